@@ -1,0 +1,29 @@
+"""Which examples a client trains on, step by step; every trainer draws them here, so all see the same batches."""
+
+import numpy as np
+
+from edgekit.clients.trainer import LocalSettings
+from edgekit.data.federated import Integers
+
+
+def shuffled(examples: int, batch_size: int, epochs: int, rng: np.random.Generator) -> list[Integers]:
+    """Shuffle anew each epoch and cut into batches; the last one of an epoch may be smaller."""
+    orders = [rng.permutation(examples) for _ in range(epochs)]
+    return [order[start : start + batch_size] for order in orders for start in range(0, examples, batch_size)]
+
+
+def poisson(examples: int, sample_rate: float, steps: int, rng: np.random.Generator) -> list[Integers]:
+    """Draw each example into each batch independently with the chance `sample_rate`; batches may be empty.
+
+    This is the sampling for which amplification by subsampling is proved (Abadi et al. 2016, section 3.1); batches of
+    a fixed size do not have that guarantee.
+    """
+    return [np.flatnonzero(rng.random(examples) < sample_rate) for _ in range(steps)]
+
+
+def draw(examples: int, settings: LocalSettings, rng: np.random.Generator) -> list[Integers]:
+    """Draw all batches of a client's round."""
+    if settings.work == "sgd":
+        return shuffled(examples, settings.batch_size, settings.epochs, rng)
+    steps = settings.steps if settings.work == "dp-sgd" else 1
+    return poisson(examples, settings.sample_rate, steps, rng)

@@ -1,0 +1,150 @@
+"""One client at a time with ordinary torch: for modules that cannot be vectorised, and the reference for those that can."""
+
+import copy
+import warnings
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgekit.arrays import Weights
+from edgekit.clients import batches
+from edgekit.clients.trainer import LocalSettings, LocalTask, Update
+from edgekit.data.federated import Integers
+from edgekit.privacy import mechanism
+
+
+class TorchTrainer:
+    """Trains any module by plain SGD; private work takes its per-example gradients from Opacus.
+
+    Args:
+        model: the module; it is copied, never changed.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def train(self, weights: Weights, task: LocalTask, settings: LocalSettings) -> Update:
+        """Train one client from the global weights.
+
+        Args:
+            weights: global weights by name (parameters and buffers).
+            task: the client's data and random numbers.
+            settings: the round's instructions.
+        """
+        model = copy.deepcopy(self.model).train()
+        load_weights(model, weights)
+        plan = batches.draw(len(task.examples), settings, task.batches_rng)
+        x, y = torch.from_numpy(task.examples.x), torch.from_numpy(task.examples.y)
+        x = x.to(next(model.parameters()).dtype)
+        loss = None
+        if settings.work == "sgd":
+            loss = _sgd(model, x, y, plan, settings)
+        elif settings.work == "clipped-sum":
+            return Update(_numpy(_PerExample(model).clipped_sum(x[plan[0]], y[plan[0]], settings.clip)), len(y), None)
+        else:
+            _dp_sgd(model, x, y, plan, settings, task.noise_rng)
+        arrays = bounded(state(model), weights, settings, task.noise_rng)
+        return Update(arrays, len(y), loss)
+
+
+def state(model: nn.Module) -> Weights:
+    """Return a module's parameters and buffers as numpy arrays."""
+    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in model.state_dict().items()}
+
+
+def load_weights(model: nn.Module, weights: Weights) -> None:
+    """Set a module's parameters and buffers; values go back to each tensor's own dtype."""
+    own = model.state_dict()
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(torch.from_numpy(np.ascontiguousarray(weights[name])))
+
+
+def add_noise(tensors: list[Tensor], deviation: float, rng: np.random.Generator) -> None:
+    """Add Gaussian noise of this standard deviation to each tensor, in place."""
+    for tensor in tensors:
+        tensor += torch.from_numpy((deviation * rng.standard_normal(tuple(tensor.shape))).astype(np.float32))
+
+
+def bounded(arrays: Weights, start: Weights, settings: LocalSettings, rng: np.random.Generator) -> Weights:
+    """Clip a client's whole update to `update_clip` and add `update_noise`, if the round asks for it.
+
+    This is the client's half of user-level privacy (McMahan et al. 2018, section 2): the difference to the global
+    weights is what is clipped.
+    """
+    if not settings.update_clip:
+        return arrays
+    difference = mechanism.clip({name: array - start[name] for name, array in arrays.items()}, settings.update_clip)
+    if settings.update_noise:
+        difference = mechanism.add_noise(difference, settings.update_noise, rng)
+    return {name: start[name] + delta for name, delta in difference.items()}
+
+
+def _sgd(model: nn.Module, x: Tensor, y: Tensor, plan: list[Integers], settings: LocalSettings) -> float:
+    parameters = list(model.parameters())
+    start = [p.detach().clone() for p in parameters] if settings.proximal_mu else []
+    optimiser = torch.optim.SGD(parameters, settings.learning_rate, settings.momentum)
+    total = 0.0
+    for indices in plan:
+        optimiser.zero_grad()
+        loss = F.cross_entropy(model(x[indices]), y[indices])
+        loss.backward()
+        with torch.no_grad():
+            for parameter, origin in zip(parameters, start, strict=False):
+                if parameter.grad is not None:
+                    parameter.grad.add_(parameter - origin, alpha=settings.proximal_mu)
+        optimiser.step()
+        total += float(loss.detach())
+    return total / len(plan)
+
+
+class _PerExample:
+    """A module whose per-example gradients Opacus records."""
+
+    def __init__(self, model: nn.Module) -> None:
+        from opacus.grad_sample import GradSampleModule
+
+        self.parameters = dict(model.named_parameters())
+        self.recording = GradSampleModule(model, loss_reduction="sum", batch_first=True)
+
+    def clipped_sum(self, x: Tensor, y: Tensor, clip: float) -> dict[str, Tensor]:
+        """Return the sum of the examples' gradients, each clipped to l2 norm `clip`."""
+        if len(y) == 0:
+            return {name: torch.zeros_like(p) for name, p in self.parameters.items()}
+        self.recording.zero_grad()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Full backward hook")  # the first layer's input needs no gradient
+            F.cross_entropy(self.recording(x), y, reduction="sum").backward()
+        each = {name: p.grad_sample for name, p in self.parameters.items()}
+        squares = torch.stack([g.flatten(1).square().sum(1) for g in each.values()]).sum(0)
+        factors = (clip / (squares.sqrt() + 1e-6)).clamp(max=1.0)
+        return {name: torch.einsum("i,i...->...", factors, g) for name, g in each.items()}
+
+    def detach(self) -> None:
+        """Take Opacus's hooks off the module again."""
+        self.recording.to_standard_module()
+
+
+def _dp_sgd(
+    model: nn.Module, x: Tensor, y: Tensor, plan: list[Integers], settings: LocalSettings, rng: np.random.Generator
+) -> None:
+    per_example = _PerExample(model)
+    parameters = per_example.parameters
+    start = {name: p.detach().clone() for name, p in parameters.items()}
+    momentum = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    for indices in plan:
+        sums = per_example.clipped_sum(x[indices], y[indices], settings.clip)
+        add_noise(list(sums.values()), settings.noise_multiplier * settings.clip, rng)
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                gradient = sums[name] / (settings.sample_rate * len(y))
+                gradient += settings.proximal_mu * (parameter - start[name])
+                momentum[name].mul_(settings.momentum).add_(gradient)
+                parameter.add_(momentum[name], alpha=-settings.learning_rate)
+    per_example.detach()
+
+
+def _numpy(tensors: dict[str, Tensor]) -> Weights:
+    return {name: tensor.detach().numpy().copy() for name, tensor in tensors.items()}

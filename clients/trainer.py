@@ -1,0 +1,108 @@
+"""What every trainer takes and gives. Numpy only: devices without torch train too."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+
+from edgekit.arrays import Weights
+from edgekit.data import Examples
+
+Work = Literal["sgd", "dp-sgd", "clipped-sum"]
+"""What a client does in a round.
+
+`sgd`: local SGD; the update is the new weights.
+`dp-sgd`: local SGD over Poisson batches with clipped examples and noise in each step (Abadi et al. 2016,
+algorithm 1); the update is the new weights, safe to send to a server that is not trusted.
+`clipped-sum`: one Poisson batch; the update is the bare sum of the clipped gradients, for a trusted server that adds
+the noise.
+"""
+
+
+@dataclass(frozen=True)
+class LocalSettings:
+    """One round's instructions to a client. They travel in the message, so every node reads them alike.
+
+    Attributes:
+        work: what to do.
+        epochs: passes over the client's data (`sgd`).
+        batch_size: examples a step (`sgd`).
+        steps: Poisson batches (`dp-sgd`).
+        learning_rate: step size.
+        momentum: of SGD.
+        proximal_mu: weight of FedProx's term mu / 2 |w - w_global|^2 (Li et al. 2020).
+        clip: largest l2 norm of one example's gradient (private work only).
+        sample_rate: chance of each example to be in a Poisson batch (private work only).
+        noise_multiplier: standard deviation of the noise in units of `clip` (`dp-sgd`).
+        update_clip: largest l2 norm of the whole update, 0 for none (unit client).
+        update_noise: standard deviation of the noise the client adds to its clipped update, 0 for none.
+    """
+
+    work: Work = "sgd"
+    epochs: int = 1
+    batch_size: int = 8
+    steps: int = 1
+    learning_rate: float = 0.1
+    momentum: float = 0.0
+    proximal_mu: float = 0.0
+    clip: float = 1.0
+    sample_rate: float = 1.0
+    noise_multiplier: float = 0.0
+    update_clip: float = 0.0
+    update_noise: float = 0.0
+
+    def to_json(self) -> str:
+        """Return the settings as JSON, for the message's config."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "LocalSettings":
+        """Read what `to_json` wrote."""
+        return cls(**json.loads(text))
+
+
+@dataclass(frozen=True)
+class LocalTask:
+    """One client's part of a round.
+
+    Attributes:
+        examples: the client's data.
+        batches_rng: draws the batches.
+        noise_rng: draws the noise.
+    """
+
+    examples: Examples
+    batches_rng: np.random.Generator
+    noise_rng: np.random.Generator
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a client sends back.
+
+    Attributes:
+        arrays: new weights, or a clipped gradient sum (`clipped-sum`).
+        examples: how many examples the client trained on.
+        loss: mean training loss of the local steps; None where the examples are protected, since it would tell of them.
+    """
+
+    arrays: Weights
+    examples: int
+    loss: float | None
+
+
+class Trainer(Protocol):
+    """Trains one client."""
+
+    def train(self, weights: Weights, task: LocalTask, settings: LocalSettings) -> Update:
+        """Return the client's update from these global weights."""
+
+
+class CohortTrainer(Protocol):
+    """Trains all clients of a round together."""
+
+    def train_cohort(self, weights: Weights, tasks: Sequence[LocalTask], settings: LocalSettings) -> list[Update]:
+        """Return the clients' updates, in the order of the tasks."""

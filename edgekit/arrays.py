@@ -1,0 +1,66 @@
+"""Named float arrays, the form in which weights travel and are stored. Numpy only: devices without torch use it."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.errors import EdgekitError
+from edgekit.runfolder import write_whole
+
+Array = NDArray[Any]
+Weights = dict[str, Array]
+"""A network's arrays by name, in the order of torch's `state_dict`."""
+
+
+def total_norm(arrays: Iterable[Array]) -> float:
+    """Return the l2 norm of all arrays taken as one vector (computed in float64)."""
+    return math.sqrt(sum(float(np.vdot(a64, a64)) for a64 in (a.astype(np.float64).ravel() for a in arrays)))
+
+
+def problem_with(arrays: Mapping[str, Array], expected: Mapping[str, Array]) -> str | None:
+    """Say what makes `arrays` unfit to stand for `expected` (names, shapes, dtypes, finiteness); None if nothing."""
+    if missing := [name for name in expected if name not in arrays]:
+        return f"array {missing[0]!r} is missing"
+    if unknown := [name for name in arrays if name not in expected]:
+        return f"array {unknown[0]!r} is unknown"
+    for name, reference in expected.items():
+        array = arrays[name]
+        if array.shape != reference.shape:
+            return f"{name!r} has shape {array.shape}, expected {reference.shape}"
+        if array.dtype != reference.dtype:
+            return f"{name!r} has dtype {array.dtype}, expected {reference.dtype}"
+        if not np.isfinite(array).all():
+            return f"{name!r} holds values that are not finite"
+    return None
+
+
+def save(path: Path, arrays: Mapping[str, Array], description: Mapping[str, Any] | None = None) -> None:
+    """Write arrays as a safetensors file, whole or not at all; `description` (JSON) goes into its header."""
+    from safetensors.numpy import save as to_bytes
+
+    header = {"edgekit": json.dumps(description)} if description is not None else None
+    write_whole(path, to_bytes({name: np.ascontiguousarray(array) for name, array in arrays.items()}, header))
+
+
+def load(path: Path) -> tuple[Weights, Any]:
+    """Read a safetensors file: its arrays, and the description in its header (None without one).
+
+    Raises:
+        EdgekitError: the file is missing or is not a safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            description = (file.metadata() or {}).get("edgekit")
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except FileNotFoundError:
+        raise EdgekitError(f"{path} does not exist") from None
+    except (SafetensorError, OSError) as error:
+        raise EdgekitError(f"{path} is not a readable safetensors file: {error}") from None
+    return arrays, None if description is None else json.loads(description)

@@ -1,0 +1,137 @@
+"""A federated dataset: what each client owns, what the server tests with, and what it may look at freely."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.errors import DataError
+
+Floats = NDArray[np.float32]
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Labelled examples in memory.
+
+    Attributes:
+        x: float32, (examples, channels, height, width) or (examples, features).
+        y: int64 class indices, (examples,).
+    """
+
+    x: Floats
+    y: Integers
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+class Source(Protocol):
+    """Labelled examples that may still lie on the disk."""
+
+    labels: Integers
+    """Class index of each example, (examples,)."""
+    groups: NDArray[np.str_] | None
+    """Owner of each example (speaker, writer), for the natural partition."""
+    classes: list[str]
+    """Class names, in the order of the indices."""
+    description: str
+    """One line for people."""
+    normalisation: dict[str, Any]
+    """How raw values become examples, for the files made for devices: x = (raw - mean) / std, and other facts."""
+
+    def load(self, indices: Integers) -> Floats:
+        """Return the examples at these indices."""
+
+
+@dataclass(frozen=True)
+class ArraySource:
+    """A source whose examples are in memory already."""
+
+    x: Floats
+    labels: Integers
+    classes: list[str]
+    description: str
+    groups: NDArray[np.str_] | None = None
+    normalisation: dict[str, Any] = field(default_factory=lambda: {"mean": 0.0, "std": 1.0})
+
+    def load(self, indices: Integers) -> Floats:
+        """Return the examples at these indices."""
+        return self.x[indices]
+
+
+@dataclass(frozen=True)
+class FederatedDataset:
+    """Clients' data, loaded only when a client is asked for, and the server's own test and calibration sets.
+
+    Attributes:
+        clients: how many clients there are; a client is a number from 0.
+        load_client: gives one client's examples. It may raise: that costs this client's update, not the run.
+        test: examples for measuring accuracy; no client owns them.
+        calibration: the server's own examples, for quantisation and spiking thresholds; no client owns them, so
+            looking at them spends no client's privacy.
+        classes: class names.
+        description: one line for people.
+        client_labels: labels of a client without loading its examples; None where that is not known.
+        total_examples: over all clients; None where that is not known.
+        normalisation: how raw values became examples: x = (raw - mean) / std.
+    """
+
+    clients: int
+    load_client: Callable[[int], Examples]
+    test: Examples
+    calibration: Examples
+    classes: list[str]
+    description: str
+    client_labels: Callable[[int], Integers] | None = None
+    total_examples: int | None = None
+    normalisation: dict[str, Any] = field(default_factory=lambda: {"mean": 0.0, "std": 1.0})
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one example: (channels, height, width) or (features,)."""
+        return self.test.x.shape[1:]
+
+    def client(self, index: int) -> Examples:
+        """Return a client's examples, checked.
+
+        Raises:
+            DataError: the client's data is empty, has another shape, or holds labels or values out of range.
+        """
+        examples = self.load_client(index)
+        if len(examples) == 0:
+            raise DataError(f"client {index} has no examples")
+        if examples.x.shape != (len(examples), *self.shape):
+            raise DataError(f"client {index} has examples of shape {examples.x.shape[1:]}, expected {self.shape}")
+        if examples.x.dtype != np.float32 or examples.y.dtype != np.int64:
+            raise DataError(
+                f"client {index} has dtypes {examples.x.dtype} and {examples.y.dtype}, expected float32 and int64"
+            )
+        if examples.y.min() < 0 or examples.y.max() >= len(self.classes):
+            raise DataError(f"client {index} has a label outside 0..{len(self.classes) - 1}")
+        if not np.isfinite(examples.x).all():
+            raise DataError(f"client {index} has values that are not finite")
+        return examples
+
+    def histogram(self, clients: Sequence[int]) -> Integers:
+        """Return how many examples of each class these clients hold, (clients, classes)."""
+        labels = self.client_labels or (lambda index: self.client(index).y)
+        return np.stack([np.bincount(labels(index), minlength=len(self.classes)) for index in clients])
+
+
+def from_source(source: Source, owners: list[Integers], test: Integers, calibration: Integers) -> FederatedDataset:
+    """Divide one source: `owners[i]` are the indices of client i."""
+    return FederatedDataset(
+        clients=len(owners),
+        load_client=lambda index: Examples(source.load(owners[index]), source.labels[owners[index]]),
+        test=Examples(source.load(test), source.labels[test]),
+        calibration=Examples(source.load(calibration), source.labels[calibration]),
+        classes=source.classes,
+        description=source.description,
+        client_labels=lambda index: source.labels[owners[index]],
+        total_examples=sum(len(owner) for owner in owners),
+        normalisation=source.normalisation,
+    )

@@ -1,0 +1,157 @@
+"""From the experiment's `data.source` to a federated dataset."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit import plugins
+from edgekit.data import partition
+from edgekit.data.federated import Examples, FederatedDataset, Integers, Source, from_source
+from edgekit.errors import DataError, ExperimentError
+from edgekit.experiment import Data
+from edgekit.randomness import generator
+
+Loaded = tuple[Source, Source | None]
+"""Training source, and a test source of its own where the data set has one."""
+
+
+def load(settings: Data, seed: int) -> FederatedDataset:
+    """Load a data set and share it among the clients.
+
+    Args:
+        settings: the experiment's [data] section; `source` is `digits`, `npz:FILE`, `idx:FOLDER`, `images:FOLDER`,
+            `audio:FOLDER`, `hf:NAME` or `package.module:function`.
+        seed: the experiment's seed; the same seed gives the same clients.
+
+    Raises:
+        ExperimentError: no such source.
+        DataError: files are missing or corrupt, or cannot be shared as asked.
+    """
+    kind, separator, place = settings.source.partition(":")
+    if settings.source == "digits":
+        loaded: Any = _digits()
+    elif separator and place and kind in _READERS:
+        loaded = _READERS[kind](place, settings)
+    elif plugins.is_import_path(settings.source):
+        loaded = _from_function(settings.source)
+    else:
+        raise ExperimentError(
+            f"data.source {settings.source!r} is none of: digits, "
+            + ", ".join(f"{name}:PLACE" for name in _READERS)
+            + ", package.module:function"
+        )
+    if isinstance(loaded, FederatedDataset):
+        return loaded
+    return _share(*loaded, settings, seed)
+
+
+def _share(source: Source, test_source: Source | None, settings: Data, seed: int) -> FederatedDataset:
+    """Hold out the test and calibration sets, and give the rest to the clients."""
+    present = np.unique(source.labels)
+    if len(present) < 2:
+        raise DataError(f"{settings.source}: all examples have one class; training needs at least two")
+    everything = np.arange(len(source.labels))
+    rest, test = everything, everything[:0]
+    if test_source is None:
+        rest, test = partition.hold_out(source.labels, settings.test_fraction, generator(seed, "test"))
+    wanted = min(settings.calibration_examples, len(rest) // 10)
+    kept, calibration = partition.hold_out(source.labels[rest], wanted, generator(seed, "calibration"))
+    rest, calibration = rest[kept], rest[calibration]
+    if len(calibration) == 0 or (test_source is None and len(test) == 0):
+        raise DataError(f"{settings.source}: {len(source.labels)} examples are too few to hold out a test set")
+    owners = [rest[owner] for owner in _owners(source, rest, settings, generator(seed, "partition"))]
+    dataset = from_source(source, owners, test, calibration)
+    if test_source is None:
+        return dataset
+    held_out = Examples(test_source.load(np.arange(len(test_source.labels))), test_source.labels)
+    return FederatedDataset(**{**dataset.__dict__, "test": held_out})
+
+
+def _owners(source: Source, rest: Integers, settings: Data, rng: np.random.Generator) -> list[Integers]:
+    labels = source.labels[rest]
+    if settings.partition == "iid":
+        return partition.iid(len(rest), settings.clients, rng)
+    if settings.partition == "dirichlet":
+        return partition.dirichlet(labels, settings.clients, settings.alpha, rng)
+    if settings.partition == "shards":
+        return partition.shards(labels, settings.clients, settings.labels_per_client, rng)
+    if source.groups is None:
+        raise DataError(
+            f"data.partition is 'natural', but {settings.source} names no owner of its examples: "
+            "give `groups` (npz), a `group` in the pattern (audio), or use iid, dirichlet or shards"
+        )
+    return partition.natural(source.groups[rest])
+
+
+def _digits() -> Loaded:
+    """Scikit-learn's handwritten digits: 1797 images of 8 x 8 pixels (Alpaydin & Kaynak 1998), scaled to 0..1."""
+    from sklearn.datasets import load_digits
+
+    from edgekit.data.federated import ArraySource
+
+    images, labels = load_digits(return_X_y=True)
+    x = (images / 16).astype(np.float32).reshape(-1, 1, 8, 8)
+    names = [str(digit) for digit in range(10)]
+    text = "handwritten digits, 1797 images of 8 x 8 pixels"
+    scale = {"mean": 0.0, "std": 16.0}
+    return ArraySource(x, labels.astype(np.int64), names, text, normalisation=scale), None
+
+
+def _npz(place: str, _: Data) -> Loaded:
+    from edgekit.data import files
+
+    return files.read_npz(Path(place))
+
+
+def _idx(place: str, _: Data) -> Loaded:
+    from edgekit.data import files
+
+    return files.read_idx(Path(place))
+
+
+def _images(place: str, settings: Data) -> Loaded:
+    from edgekit.data import images
+
+    return images.read_folder(Path(place), settings.images), None
+
+
+def _audio(place: str, settings: Data) -> Loaded:
+    from edgekit.data import audio
+
+    return audio.read_folder(Path(place), settings.audio), None
+
+
+def _hub(place: str, settings: Data) -> Loaded:
+    from edgekit.data import hub
+
+    return hub.read(place, settings.hub)
+
+
+_READERS: dict[str, Callable[[str, Data], Loaded]] = {
+    "npz": _npz,
+    "idx": _idx,
+    "images": _images,
+    "audio": _audio,
+    "hf": _hub,
+}
+
+
+def _from_function(path: str) -> FederatedDataset | Loaded:
+    """Call the user's function: it gives a FederatedDataset, or (x, y), or (x, y, groups)."""
+    from edgekit.data.files import array_source
+
+    function = plugins.load(path, "data.source")
+    try:
+        loaded = function()
+    except Exception as error:
+        raise DataError(f"{path}() raised {type(error).__name__}: {error}") from error
+    if isinstance(loaded, FederatedDataset):
+        return loaded
+    if isinstance(loaded, tuple) and len(loaded) in (2, 3):
+        x, y, *groups = (np.asarray(part) for part in loaded)
+        return array_source(x, y, path, groups=groups[0] if groups else None), None
+    raise DataError(f"{path}() returned {type(loaded).__name__}: return (x, y), (x, y, groups) or a FederatedDataset")
+
+

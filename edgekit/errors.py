@@ -1,0 +1,52 @@
+"""The family of errors a user may see. Each message says what was wrong, where, and what would be right."""
+
+
+class EdgekitError(Exception):
+    """A failure with a clear cause; the command line prints its one line and exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class UsageError(EdgekitError):
+    """The command was called wrongly: a bad experiment file, override or argument."""
+
+    exit_code = 2
+
+
+class ExperimentError(UsageError):
+    """An experiment file or override breaks the schema."""
+
+
+class DataError(EdgekitError):
+    """Data is missing, corrupt, or cannot be divided as asked."""
+
+
+class ModelError(EdgekitError):
+    """A model cannot be built, or cannot do what the experiment asks of it."""
+
+
+class TrainingError(EdgekitError):
+    """Federated training cannot go on."""
+
+
+class PrivacyError(EdgekitError):
+    """A privacy target cannot be met, or an experiment would void it."""
+
+
+class ExportError(EdgekitError):
+    """A file for devices cannot be made, or failed its check."""
+
+
+class ConversionError(EdgekitError):
+    """A network cannot be turned into spiking form."""
+
+
+class RunFolderError(EdgekitError):
+    """A run folder cannot be written, read or resumed."""
+
+
+class MissingExtraError(EdgekitError):
+    """A package of an optional extra is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed; install it with: pip install 'edgekit[{extra}]'")

@@ -1,0 +1,242 @@
+"""The experiment: one TOML file, strictly checked, and the only source of every setting of a run."""
+
+import difflib
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from edgekit.errors import ExperimentError
+from edgekit.runfolder import write_whole
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A table of the file: unknown keys, wrong types and values out of range are errors."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+
+class Audio(Section):
+    """How `audio:` turns recordings into log-mel features."""
+
+    sample_rate: Count = 8000
+    seconds: Positive = 0.64
+    mel_bands: Count = 32
+    window_ms: Positive = 32.0
+    hop_ms: Positive = 20.0
+    pattern: str = ""
+    """Regular expression on file names with the groups `label` and, optionally, `group` (speaker)."""
+
+
+class Images(Section):
+    """How `images:` reads picture files."""
+
+    height: Count = 28
+    width: Count = 28
+    grayscale: bool = True
+
+
+class Hub(Section):
+    """Columns of a dataset of the `datasets` library (`hf:`)."""
+
+    features: str = "image"
+    label: str = "label"
+    group: str = ""
+    train_split: str = "train"
+    test_split: str = ""
+
+
+class Data(Section):
+    """Where the data comes from and how the clients share it."""
+
+    source: str = "digits"
+    clients: Count = 40
+    partition: Literal["iid", "dirichlet", "shards", "natural"] = "dirichlet"
+    alpha: Positive = 1.0
+    labels_per_client: Count = 2
+    test_fraction: Fraction = 0.2
+    calibration_examples: Count = 128
+    audio: Audio = Audio()
+    images: Images = Images()
+    hub: Hub = Hub()
+
+
+class Model(Section):
+    """The network: a name of the zoo (`edgekit models`) or `package.module:Class`."""
+
+    name: str = "dscnn"
+    norm: Literal["group", "weight-standardised", "none"] = "none"
+    width: Positive = 1.0
+    arguments: dict[str, Any] = {}
+
+
+class Training(Section):
+    """One client's local training: plain SGD, with momentum if asked."""
+
+    trainer: Literal["auto", "cohort", "one-by-one"] = "auto"
+    epochs: Count = 2
+    batch_size: Count = 8
+    learning_rate: Positive = 0.1
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    memory_mb: Count = 512
+
+
+class Federation(Section):
+    """Rounds, cohorts and Flower's strategy."""
+
+    rounds: Count = 60
+    cohort: Annotated[int, Field(ge=0)] = 0
+    """Clients a round; 0 is all of them."""
+    strategy: str = "FedAvg"
+    arguments: dict[str, Any] = {}
+    average_last: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """The released model is the mean of the global models of this last fraction of the rounds; 0 is the last model."""
+    evaluate_every: Count = 1
+
+
+class Privacy(Section):
+    """Whose data one step protects (`unit`), and who adds the noise."""
+
+    unit: Literal["none", "example", "client"] = "none"
+    noise: Literal["server", "client"] = "server"
+    epsilon: Positive = 8.0
+    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    clip: Positive = 1.0
+    sample_rate: Annotated[float, Field(gt=0, le=1)] = 0.5
+    learning_rate: Positive = 1.0
+    accountant: Literal["pld", "prv", "rdp"] = "pld"
+    randomness: Literal["seed", "system"] = "seed"
+
+    @property
+    def on(self) -> bool:
+        """Whether the run is private at all."""
+        return self.unit != "none"
+
+
+class Export(Section):
+    """The files for phones and boards."""
+
+    presets: list[Literal["float32", "int8"]] = ["float32", "int8"]
+    tolerance: Positive = 0.01
+    """How much accuracy int8 may lose against float32 before the file counts as broken (a fraction)."""
+
+
+class Spiking(Section):
+    """The spiking form and its Loihi integers."""
+
+    enabled: bool = True
+    steps: Annotated[int, Field(ge=1, le=256)] = 8
+    percentile: Annotated[float, Field(gt=50, le=100)] = 99.9
+    input_bits: Annotated[int, Field(ge=1, le=6)] = 4
+    tune: bool = True
+
+
+class Experiment(Section):
+    """A whole experiment; every field has a default, so the empty file is the built-in example's plain form."""
+
+    name: str = Field(default="experiment", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    data: Data = Data()
+    model: Model = Model()
+    training: Training = Training()
+    federation: Federation = Federation()
+    privacy: Privacy = Privacy()
+    export: Export = Export()
+    spiking: Spiking = Spiking()
+
+    @model_validator(mode="after")
+    def _cohort_fits(self) -> Self:
+        if self.data.partition != "natural" and self.federation.cohort > self.data.clients:
+            raise ValueError(
+                f"federation.cohort is {self.federation.cohort}, but data.clients is only {self.data.clients}"
+            )
+        if self.privacy.unit == "example" and self.training.momentum and self.privacy.noise == "server":
+            raise ValueError(
+                "training.momentum has no effect when the server adds the noise: "
+                'use federation.strategy = "FedAvgM" with server_momentum'
+            )
+        return self
+
+
+def load(path: Path | None, overrides: Sequence[str] = ()) -> Experiment:
+    """Read an experiment: `key.path=value` overrides go before the file, the file before the defaults.
+
+    Raises:
+        ExperimentError: the file cannot be read, or breaks the schema; one line that names key and remedy.
+    """
+    settings: dict[str, Any] = {}
+    where = "experiment"
+    if path is not None:
+        where = str(path)
+        try:
+            settings = tomllib.loads(path.read_text())
+        except FileNotFoundError:
+            raise ExperimentError(f"{path} does not exist; `edgekit new {path}` writes a file to start from") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ExperimentError(f"cannot read {path}: {error}") from None
+        except tomllib.TOMLDecodeError as error:
+            raise ExperimentError(f"{path} is not valid TOML: {error}") from None
+    for override in overrides:
+        _apply(settings, override)
+    try:
+        return Experiment.model_validate(settings)
+    except ValidationError as error:
+        raise ExperimentError(f"{where}: {_explain(error)}") from None
+
+
+def save(experiment: Experiment, path: Path) -> None:
+    """Write the resolved experiment, every default spelled out, as TOML."""
+    write_whole(path, tomli_w.dumps(experiment.model_dump()))
+
+
+def _apply(settings: dict[str, Any], override: str) -> None:
+    """Set one `key.path=value` in the nested settings; a bare word counts as a string."""
+    path, separator, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not separator or not all(keys):
+        raise ExperimentError(f"override {override!r} is not of the form key.path=value, as in training.epochs=2")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    for depth, key in enumerate(keys[:-1], 1):
+        settings = settings.setdefault(key, {})
+        if not isinstance(settings, dict):
+            raise ExperimentError(f"override {override!r}: {'.'.join(keys[:depth])} is a value, not a table")
+    settings[keys[-1]] = value
+
+
+def _explain(error: ValidationError) -> str:
+    """Turn the first finding into one line that says what would be right."""
+    findings = error.errors()
+    first = findings[0]
+    place = ".".join(str(part) for part in first["loc"])
+    more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
+    if first["type"] == "extra_forbidden":
+        known = _keys_beside(first["loc"])
+        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys here: {', '.join(known)}"
+        return f"unknown key {place!r}; {hint}{more}"
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    if not place:
+        return f"{message}{more}"
+    return f"{place}: {message} (got {first['input']!r}){more}"
+
+
+def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
+    """Return the keys of the section in which a location lies."""
+    section: type[BaseModel] = Experiment
+    for part in location[:-1]:
+        inner = section.model_fields[str(part)].annotation
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        section = inner
+    return list(section.model_fields)

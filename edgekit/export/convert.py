@@ -1,0 +1,92 @@
+"""PyTorch to TFLite in float32, by litert-torch."""
+
+import copy
+import os
+import re
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgekit.errors import ExportError, MissingExtraError
+from edgekit.export.quiet import quiet
+from edgekit.models.norm import fold_weight_standardisation
+
+SIGNATURE = "classify"
+OUTPUT = "scores"
+
+
+def input_name(shape: tuple[int, ...]) -> str:
+    """Return the name of the signature's input: `image` for examples of (channels, height, width)."""
+    return "image" if len(shape) == 3 else "features"
+
+
+def device_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return an example's shape in the file: images are (height, width, channels) there."""
+    return (*shape[1:], shape[0]) if len(shape) == 3 else shape
+
+
+class _Signature(nn.Module):
+    """The network with a named input, images channels-last, and a named output."""
+
+    def __init__(self, model: nn.Module, image: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.image = image
+
+    def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
+        (x,) = inputs.values()
+        return {OUTPUT: self.model(x.permute(0, 3, 1, 2) if self.image else x)}
+
+
+def to_float32(model: nn.Module, shape: tuple[int, ...]) -> bytes:
+    """Convert a network to a float32 .tflite with the signature `classify(image) -> scores`, batch 1.
+
+    Args:
+        model: the trained network; weight standardisation is folded into its convolutions, which is exact.
+        shape: one example's shape.
+
+    Raises:
+        MissingExtraError: litert-torch is not installed.
+        ExportError: an operator cannot be converted; its layer is named.
+    """
+    os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")
+    with quiet():
+        try:
+            import litert_torch
+        except ImportError:
+            raise MissingExtraError("litert-torch", "tflite") from None
+    wrapped = _Signature(fold_weight_standardisation(copy.deepcopy(model)), len(shape) == 3).eval()
+    sample = {input_name(shape): torch.zeros(1, *device_shape(shape))}
+    try:
+        with quiet():
+            content: bytes = litert_torch.signature(SIGNATURE, wrapped, None, sample).convert().model_content()
+    except Exception as error:  # the converter raises whatever its passes raise
+        raise ExportError(_explain(error, wrapped, sample)) from error
+    return content
+
+
+def _explain(error: Exception, wrapped: nn.Module, sample: dict[str, Tensor]) -> str:
+    """Name the operator and the layer that cannot be converted."""
+    text = str(error)
+    found = re.search(r"Lowering not found: (\S+)", text)
+    if found is None:
+        return f"the model cannot be converted to TFLite: {' '.join(text.split())[:300] or type(error).__name__}"
+    operator = found[1]
+    where = _layer_of(operator, wrapped, sample)
+    return f"layer {where} uses {operator}, which has no TFLite form: replace that layer"
+
+
+def _layer_of(operator: str, wrapped: nn.Module, sample: dict[str, Tensor]) -> str:
+    try:
+        with quiet():
+            graph = torch.export.export(wrapped, (), sample).run_decompositions().graph
+    except Exception:
+        return "(unknown)"
+    for node in graph.nodes:
+        if str(node.target) == operator:
+            stack: dict[str, Any] = node.meta.get("nn_module_stack", {})
+            names = [entry[0] if isinstance(entry, tuple) else str(entry) for entry in stack.values()]
+            if names:
+                return repr(names[-1].removeprefix("L['self'].").removeprefix("model."))
+    return "(unknown)"

@@ -1,0 +1,41 @@
+"""A multi-layer perceptron."""
+
+from collections.abc import Sequence
+from math import prod
+
+from torch import Tensor, nn
+
+from edgekit.models.norm import Norm
+
+
+class MLP(nn.Module):
+    """Fully connected layers with ReLU between them.
+
+    Args:
+        shape: one example's shape; images are flattened.
+        classes: scores to give.
+        norm: `group` puts a LayerNorm (a group norm with one group) before each ReLU; the others put nothing.
+        width: multiplies the hidden sizes.
+        hidden: sizes of the hidden layers.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        classes: int,
+        *,
+        norm: Norm = "none",
+        width: float = 1.0,
+        hidden: Sequence[int] = (64, 32),
+    ) -> None:
+        super().__init__()
+        sizes = [prod(shape), *(max(1, round(size * width)) for size in hidden)]
+        layers: list[nn.Module] = [nn.Flatten()]
+        for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+            layers += [nn.Linear(inputs, outputs), *([nn.LayerNorm(outputs)] if norm == "group" else []), nn.ReLU()]
+        self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, ...) to scores (batch, classes)."""
+        scores: Tensor = self.layers(x)
+        return scores

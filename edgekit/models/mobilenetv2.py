@@ -1,0 +1,94 @@
+"""MobileNetV2: inverted residuals with linear bottlenecks (Sandler et al. 2018)."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from edgekit.models.dscnn import image_shape
+from edgekit.models.norm import Norm, convolution
+
+# Table 2 of the paper: expansion, channels, repeats, stride.
+STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+
+
+def divisible(channels: float, by: int = 8) -> int:
+    """Round to a multiple of `by`, never down by more than a tenth (the paper's reference code)."""
+    rounded = max(by, int(channels + by / 2) // by * by)
+    return rounded + by if rounded < 0.9 * channels else rounded
+
+
+class InvertedResidual(nn.Module):
+    """Expand 1 x 1, depthwise 3 x 3, project 1 x 1 without activation; added to the input where shapes allow.
+
+    Args:
+        inputs: channels in.
+        outputs: channels out.
+        stride: of the depthwise convolution.
+        expansion: hidden channels per input channel.
+        norm: normalisation of each convolution.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int, norm: Norm) -> None:
+        super().__init__()
+        hidden = inputs * expansion
+        expand = [] if expansion == 1 else [*convolution(norm, inputs, hidden, 1), nn.ReLU6()]
+        self.layers = nn.Sequential(
+            *expand,
+            *convolution(norm, hidden, hidden, 3, stride=stride, groups=hidden),
+            nn.ReLU6(),
+            *convolution(norm, hidden, outputs, 1),
+        )
+        self.residual = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, inputs, height, width) to (batch, outputs, height / stride, width / stride)."""
+        y: Tensor = self.layers(x)
+        return x + y if self.residual else y
+
+
+class MobileNetV2(nn.Module):
+    """MobileNetV2 with a width multiplier, for images of any size.
+
+    Args:
+        shape: (channels, height, width).
+        classes: scores to give.
+        norm: normalisation of each convolution.
+        width: multiplies the channels.
+        stages: (expansion, channels, repeats, stride) of each stage; a stride is left out where the map has 4
+            pixels or fewer, so that small images keep a map worth convolving.
+        head: channels before the readout; like the paper, not made smaller by a width below 1.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        classes: int,
+        *,
+        norm: Norm = "group",
+        width: float = 1.0,
+        stages: Sequence[Sequence[int]] = STAGES,
+        head: int = 1280,
+    ) -> None:
+        super().__init__()
+        inputs, height, breadth = image_shape(shape, "mobilenetv2")
+        side = min(height, breadth)
+        stride = 2 if side > 15 else 1
+        side = -(-side // stride)
+        outputs = divisible(32 * width)
+        layers: list[nn.Module] = [*convolution(norm, inputs, outputs, 3, stride=stride), nn.ReLU6()]
+        inputs = outputs
+        for expansion, channels, repeats, first_stride in stages:
+            outputs = divisible(channels * width)
+            for repeat in range(repeats):
+                stride = first_stride if repeat == 0 and side > 4 else 1
+                side = -(-side // stride)
+                layers.append(InvertedResidual(inputs, outputs, stride, expansion, norm))
+                inputs = outputs
+        outputs = divisible(head * max(1.0, width))
+        layers += [*convolution(norm, inputs, outputs, 1), nn.ReLU6(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        self.layers = nn.Sequential(*layers, nn.Linear(outputs, classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, channels, height, width) to scores (batch, classes)."""
+        scores: Tensor = self.layers(x)
+        return scores

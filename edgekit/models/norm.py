@@ -1,0 +1,90 @@
+"""Convolutions with the zoo's three choices of normalisation: group, weight-standardised, none."""
+
+import copy
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgekit.errors import ModelError
+
+Norm = Literal["group", "weight-standardised", "none"]
+
+
+class WeightStandardisedConv2d(nn.Conv2d):
+    """Convolution whose filters have zero mean and unit norm, times a learnt gain (Brock et al. 2021, section 2).
+
+        W_i = gain_i * (w_i - mean(w_i)) / sqrt(var(w_i) * fan_in + eps)
+
+    It normalises weights instead of activations, so it treats each example alone, costs nothing once trained and
+    folds exactly into a plain convolution (`fold_weight_standardisation`).
+    """
+
+    def __init__(self, *args: int, eps: float = 1e-4, **kwargs: int | bool) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self.eps = eps
+        # sqrt(2) keeps the variance through a ReLU, as He et al. 2015 do by initialisation.
+        self.gain = nn.Parameter(torch.full((self.out_channels, 1, 1, 1), math.sqrt(2.0)))
+
+    def standardised_weight(self) -> Tensor:
+        """Return the weight that the convolution applies, (out, in / groups, height, width)."""
+        fan_in = self.weight[0].numel()
+        mean = self.weight.mean((1, 2, 3), keepdim=True)
+        centred = self.weight - mean
+        variance = (centred * centred).mean((1, 2, 3), keepdim=True)
+        return self.gain * centred * torch.rsqrt(variance * fan_in + self.eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve (batch, in, height, width) to (batch, out, height, width)."""
+        return F.conv2d(x, self.standardised_weight(), self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+def convolution(
+    norm: Norm, inputs: int, outputs: int, kernel: int, *, stride: int = 1, groups: int = 1
+) -> list[nn.Module]:
+    """Return a convolution, same padding, and its normalisation, as layers for a Sequential.
+
+    Raises:
+        ModelError: no such normalisation.
+    """
+    shape = (inputs, outputs, kernel, stride, kernel // 2, 1, groups)
+    if norm == "weight-standardised":
+        return [WeightStandardisedConv2d(*shape)]
+    if norm not in ("group", "none"):
+        raise ModelError(f"model.norm {norm!r} is none of group, weight-standardised, none")
+    conv = nn.Conv2d(*shape, bias=norm == "none")
+    # Without a norm nothing else keeps the variance from layer to layer: He et al. 2015, equation 10.
+    nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+    return [conv] if norm == "none" else [conv, nn.GroupNorm(math.gcd(8, outputs), outputs)]
+
+
+def fold_weight_standardisation(model: nn.Module) -> nn.Module:
+    """Return a copy whose weight-standardised convolutions are plain ones with the same outputs."""
+    model = copy.deepcopy(model)
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, WeightStandardisedConv2d):
+                setattr(parent, name, _plain(child))
+    return _plain(model) if isinstance(model, WeightStandardisedConv2d) else model
+
+
+def _plain(conv: WeightStandardisedConv2d) -> nn.Conv2d:
+    plain = nn.Conv2d(
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,  # type: ignore[arg-type]
+        conv.stride,  # type: ignore[arg-type]
+        conv.padding,  # type: ignore[arg-type]
+        conv.dilation,  # type: ignore[arg-type]
+        conv.groups,
+        bias=conv.bias is not None,
+    )
+    with torch.no_grad():
+        plain.weight.copy_(conv.standardised_weight())
+        if conv.bias is not None and plain.bias is not None:
+            plain.bias.copy_(conv.bias)
+    return plain

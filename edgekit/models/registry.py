@@ -1,0 +1,85 @@
+"""From the experiment's [model] section to a torch module."""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from edgekit import plugins
+from edgekit.errors import EdgekitError, ExperimentError, ModelError
+from edgekit.experiment import Model
+from edgekit.models.dscnn import DSCNN
+from edgekit.models.mlp import MLP
+from edgekit.models.mobilenetv2 import MobileNetV2
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A network of the zoo."""
+
+    build: Callable[..., nn.Module]
+    summary: str
+    source: str
+
+
+ZOO = {
+    "mlp": Entry(MLP, "fully connected layers with ReLU", "Rumelhart et al. 1986"),
+    "dscnn": Entry(DSCNN, "depthwise separable convolutions", "Howard et al. 2017, MobileNets"),
+    "mobilenetv2": Entry(
+        MobileNetV2, "inverted residuals with linear bottlenecks, ReLU6, width multiplier", "Sandler et al. 2018"
+    ),
+}
+
+
+def build(settings: Model, shape: tuple[int, ...], classes: int, seed: int) -> nn.Module:
+    """Build the network with weights drawn from the seed, and see that it maps examples to class scores.
+
+    Args:
+        settings: the experiment's [model] section.
+        shape: one example's shape, (channels, height, width) or (features,).
+        classes: how many scores the network must give.
+        seed: the same seed gives the same weights.
+
+    Raises:
+        ExperimentError: no such model, or arguments it does not take.
+        ModelError: it cannot be built, or its output is not (batch, classes).
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = _construct(settings, shape, classes)
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"model.name {settings.name!r} gave {type(model).__name__}, not a torch.nn.Module")
+    try:
+        with torch.no_grad():
+            scores = model.eval()(torch.zeros(2, *shape))
+    except Exception as error:
+        raise ModelError(f"{settings.name} cannot take examples of shape {shape}: {_one_line(error)}") from error
+    if not isinstance(scores, torch.Tensor) or scores.shape != (2, classes):
+        found = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
+        raise ModelError(f"{settings.name} gives {found} for two examples; it must give scores of shape (2, {classes})")
+    return model
+
+
+def _construct(settings: Model, shape: tuple[int, ...], classes: int) -> nn.Module:
+    entry = ZOO.get(settings.name)
+    if entry is None and not plugins.is_import_path(settings.name):
+        near = difflib.get_close_matches(settings.name, ZOO, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"the zoo has {', '.join(ZOO)}"
+        raise ExperimentError(f"model.name {settings.name!r} is unknown; {hint} Or give package.module:Class")
+    try:
+        if entry is None:
+            model: nn.Module = plugins.load(settings.name, "model.name")(**settings.arguments)
+            return model
+        return entry.build(shape, classes, norm=settings.norm, width=settings.width, **settings.arguments)
+    except EdgekitError:
+        raise
+    except TypeError as error:
+        raise ExperimentError(f"model.arguments do not fit {settings.name}: {_one_line(error)}") from error
+    except Exception as error:
+        raise ModelError(f"{settings.name} cannot be built: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

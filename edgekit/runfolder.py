@@ -1,0 +1,138 @@
+"""The run folder: one folder a run, each file written whole or not at all, each line appended before it counts."""
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from edgekit.errors import RunFolderError, UsageError
+
+
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Write a file so that a reader, or a crash, sees the old content or the new, never a part of it.
+
+    Raises:
+        RunFolderError: the folder cannot be written or the disk is full; nothing is left behind.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        raise RunFolderError(f"cannot write {path}: {error.strerror}") from None
+
+
+def append_line(path: Path, record: dict[str, Any]) -> None:
+    """Append one JSON line and wait until it is on the disk.
+
+    A line that could only be written in part (a full disk) is cut off again.
+
+    Raises:
+        RunFolderError: the line could not be written.
+    """
+    line = (json.dumps(record) + "\n").encode()
+    try:
+        with open(path, "ab", buffering=0) as file:
+            start = file.tell()
+            try:
+                if file.write(line) != len(line):
+                    raise OSError(28, "No space left on device")
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(start)
+                raise
+    except OSError as error:
+        raise RunFolderError(f"cannot write {path}: {error.strerror}") from None
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the records of a JSON-lines file; a last line cut short by a crash is left out.
+
+    Raises:
+        RunFolderError: a line before the last is not JSON.
+    """
+    if not path.exists():
+        return
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, 1):
+        try:
+            if line:
+                yield json.loads(line)
+        except ValueError:
+            if number < len(lines):
+                raise RunFolderError(f"{path} line {number} is not JSON") from None
+
+
+class RunFolder:
+    """The files of one run: see DESIGN, "The command line and the run folder are the contract"."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.experiment = path / "experiment.toml"
+        self.metrics = path / "metrics.jsonl"
+        self.privacy = path / "privacy.jsonl"
+        self.model = path / "model.safetensors"
+        self.checkpoint = path / "checkpoint"
+        self.export = path / "export"
+        self.spiking = path / "spiking"
+        self.report = path / "report.html"
+        self.result = path / "result.json"
+
+    @classmethod
+    def create(cls, path: Path) -> "RunFolder":
+        """Make a new run folder.
+
+        Raises:
+            UsageError: the folder exists and is not empty, so nothing of an earlier run is ever overwritten.
+            RunFolderError: it cannot be made.
+        """
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            hint = f"; go on with it by `edgekit resume {path}`" if (path / "experiment.toml").exists() else ""
+            raise UsageError(f"{path} exists already and is not empty: give another --out{hint}")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunFolderError(f"cannot make the run folder {path}: {error.strerror}") from None
+        if not os.access(path, os.W_OK):
+            raise RunFolderError(f"cannot write into the run folder {path}: Permission denied")
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """Open an existing run folder.
+
+        Raises:
+            UsageError: this is not a run folder.
+        """
+        if not (path / "experiment.toml").is_file():
+            raise UsageError(f"{path} is not a run folder: it has no experiment.toml")
+        return cls(path)
+
+    @classmethod
+    def next_free(cls, parent: Path, name: str) -> Path:
+        """Return `parent/name-001`, or the first number that is still free."""
+        return next(path for n in range(1, 100_000) if not (path := parent / f"{name}-{n:03d}").exists())
+
+    def write_json(self, path: Path, record: dict[str, Any]) -> None:
+        """Write a JSON file of this run, whole or not at all."""
+        write_whole(path, json.dumps(record, indent=2) + "\n")
+
+    def read_result(self) -> dict[str, Any]:
+        """Return result.json, or {} for a run that has not ended."""
+        if not self.result.exists():
+            return {}
+        result: dict[str, Any] = json.loads(self.result.read_text())
+        return result

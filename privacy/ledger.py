@@ -1,0 +1,94 @@
+"""The ledger: every use of data is written down, on the disk, before it happens."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from edgekit.errors import PrivacyError
+from edgekit.privacy.accounting import epsilon
+from edgekit.runfolder import append_line, read_lines
+
+
+@dataclass(frozen=True)
+class Charge:
+    """One round's use of data.
+
+    Attributes:
+        round: the round.
+        unit: `example` or `client`.
+        noise: `server` or `client`.
+        noise_multiplier: of the Gaussian mechanism.
+        sample_rate: Poisson rate of a unit in a step.
+        steps: mechanism steps.
+        clients: whose data is charged; None is everybody's.
+        draw: names the random numbers, so that a round repeated with the same ones, which releases nothing new, is
+            told from one with fresh numbers, which does.
+    """
+
+    round: int
+    unit: str
+    noise: str
+    noise_multiplier: float
+    sample_rate: float
+    steps: int
+    clients: tuple[int, ...] | None
+    draw: str
+
+
+class Ledger:
+    """Charges of one run, in `privacy.jsonl`.
+
+    Args:
+        path: the file; charges already there count.
+
+    Raises:
+        PrivacyError: the file holds a line that is not a charge. Nothing is guessed about spent privacy.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._charges: set[tuple[int, str]] = set()
+        self._everyone: Counter[tuple[float, float]] = Counter()
+        self._own: dict[int, Counter[tuple[float, float]]] = {}
+        self._epsilons: dict[tuple[object, ...], float] = {}
+        for line in read_lines(path):
+            try:
+                clients = line["clients"]
+                self._count(Charge(**{**line, "clients": None if clients is None else tuple(clients)}))
+            except (KeyError, TypeError):
+                raise PrivacyError(f"{path} holds a line that is not a charge: {line}") from None
+
+    def charge(self, charge: Charge) -> None:
+        """Write a charge down, and count it; one written before, with the same random numbers, is not counted again.
+
+        Raises:
+            RunFolderError: it cannot be written; then the data must not be used.
+        """
+        if (charge.round, charge.draw) in self._charges:
+            return
+        append_line(self.path, asdict(charge))
+        self._count(charge)
+
+    def epsilon(self, delta: float, accountant: str) -> float:
+        """Return what the most-charged unit has spent."""
+        histories = {self._history(own) for own in self._own.values()} or {self._history(Counter())}
+        return max(self._spent(history, delta, accountant) for history in histories)
+
+    def _count(self, charge: Charge) -> None:
+        self._charges.add((charge.round, charge.draw))
+        key = (charge.noise_multiplier, charge.sample_rate)
+        for counter in self._counters(charge.clients):
+            counter[key] += charge.steps
+
+    def _counters(self, clients: tuple[int, ...] | None) -> Iterable[Counter[tuple[float, float]]]:
+        return [self._everyone] if clients is None else [self._own.setdefault(client, Counter()) for client in clients]
+
+    def _history(self, own: Counter[tuple[float, float]]) -> tuple[tuple[float, float, int], ...]:
+        return tuple(sorted((noise, rate, steps) for (noise, rate), steps in (own + self._everyone).items()))
+
+    def _spent(self, history: tuple[tuple[float, float, int], ...], delta: float, accountant: str) -> float:
+        key = (history, delta, accountant)
+        if key not in self._epsilons:
+            self._epsilons[key] = epsilon(history, delta, accountant)
+        return self._epsilons[key]

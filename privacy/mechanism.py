@@ -1,0 +1,27 @@
+"""The mechanisms: clipping bounds what one unit can change, Gaussian noise hides it (Dwork & Roth 2014, section 3.5)."""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from edgekit.arrays import Weights, total_norm
+
+
+def clip(arrays: Weights, bound: float) -> Weights:
+    """Scale arrays so that their joint l2 norm is at most `bound`; shorter ones stay as they are."""
+    factor = min(1.0, bound / (total_norm(arrays.values()) + 1e-12))
+    return {name: (factor * array).astype(array.dtype) for name, array in arrays.items()}
+
+
+def add_noise(arrays: Weights, deviation: float, rng: np.random.Generator) -> Weights:
+    """Add independent Gaussian noise of this standard deviation to every value."""
+    return {name: array + (deviation * rng.standard_normal(array.shape)).astype(array.dtype) for name, array in arrays.items()}
+
+
+def total(updates: Iterable[Weights], like: Weights) -> Weights:
+    """Add up updates in float64, starting from zeros shaped `like`; the sum of none is zero."""
+    sums = {name: np.zeros(array.shape, np.float64) for name, array in like.items()}
+    for update in updates:
+        for name, array in update.items():
+            sums[name] += array
+    return {name: array.astype(like[name].dtype) for name, array in sums.items()}

@@ -1,0 +1,311 @@
+"""The coordinator: rounds of a Flower strategy over a grid, with privacy, metrics and checkpoints."""
+
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from flwr.app import ConfigRecord, Message
+from flwr.common import ArrayRecord
+from torch import nn
+
+from edgekit.arrays import Weights, problem_with
+from edgekit.clients import LocalSettings
+from edgekit.clients.app import SimulatedClients, read_arrays, to_record
+from edgekit.clients.cohort import VectorisedTrainer, obstacle
+from edgekit.clients.torch_trainer import TorchTrainer, state
+from edgekit.data import FederatedDataset
+from edgekit.errors import DataError, ModelError, TrainingError
+from edgekit.experiment import Experiment
+from edgekit.models import check_private
+from edgekit.privacy import Charge, Ledger, Plan, make_plan
+from edgekit.randomness import generator
+from edgekit.runfolder import RunFolder, append_line, read_lines, write_whole
+from edgekit.server import checkpoint, strategies
+from edgekit.server.checkpoint import Checkpoint
+from edgekit.server.evaluation import evaluate
+from edgekit.server.local_grid import LocalGrid
+from edgekit.server.private import as_only_reply, noised_mean
+from edgekit.server.selection import draw_cohort
+
+FRUITLESS_ROUNDS = 3
+"""A run in which every client fails this many times in a row ends: nothing would ever be learnt."""
+
+
+@dataclass(frozen=True)
+class RoundMetrics:
+    """One line of metrics.jsonl.
+
+    Attributes:
+        round: from 1.
+        loss: of the global model on the test set, None in rounds without evaluation.
+        accuracy: likewise.
+        cohort: clients asked.
+        replies: updates accepted.
+        failures: clients that raised, or whose update was refused.
+        bytes_up: size of the arrays that came.
+        bytes_down: size of the arrays that were sent.
+        seconds: the round took.
+        epsilon: spent so far, None without privacy.
+    """
+
+    round: int
+    loss: float | None
+    accuracy: float | None
+    cohort: int
+    replies: int
+    failures: int
+    bytes_up: int
+    bytes_down: int
+    seconds: float
+    epsilon: float | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How training ended.
+
+    Attributes:
+        weights: of the model to release.
+        rounds: finished rounds.
+        interrupted: whether Ctrl-C ended it early.
+        trainer: which trainer ran, and why.
+    """
+
+    weights: Weights
+    rounds: int
+    interrupted: bool
+    trainer: str
+
+
+class Coordinator:
+    """Trains one experiment's model across its clients, in this process.
+
+    Args:
+        experiment: the experiment.
+        dataset: the clients' data.
+        model: the network, with its first weights.
+        run: the run folder.
+        on_round: called after each round.
+        on_notice: called with a line for people.
+
+    Raises:
+        ModelError: the model cannot do what the experiment asks.
+        PrivacyError: the privacy target cannot be reached.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        dataset: FederatedDataset,
+        model: nn.Module,
+        run: RunFolder,
+        on_round: Callable[[RoundMetrics], None] = lambda metrics: None,
+        on_notice: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.experiment = experiment
+        self.dataset = dataset
+        self.model = model
+        self.run_folder = run
+        self.on_round = on_round
+        self.on_notice = on_notice
+        privacy, federation = experiment.privacy, experiment.federation
+        cohort = federation.cohort or dataset.clients
+        if cohort > dataset.clients:
+            raise DataError(f"federation.cohort is {cohort}, but there are only {dataset.clients} clients")
+        self.cohort = cohort
+        self.strategy = strategies.build(federation, privacy)
+        self.plan: Plan | None = None
+        if privacy.on:
+            check_private(model)
+            self.plan = make_plan(privacy, federation.rounds, cohort / dataset.clients, experiment.training.epochs)
+        self.ledger = Ledger(run.privacy)
+        # The numbers that privacy rests on: from the seed for a simulation that can be repeated, or nobody's to know.
+        self.private_seed = experiment.seed if privacy.randomness == "seed" else secrets.randbits(128)
+        self.draw = f"seed {experiment.seed}" if privacy.randomness == "seed" else secrets.token_hex(8)
+        trainer, self.trainer = self._choose_trainer()
+        clients = SimulatedClients(dataset, TorchTrainer(model), trainer, self.private_seed)
+        self.grid = LocalGrid(clients.app, dataset.clients, clients.train_cohort if trainer else None)
+
+    def _choose_trainer(self) -> tuple[VectorisedTrainer | None, str]:
+        training = self.experiment.training
+        if training.trainer == "one-by-one":
+            return None, "one client at a time, as training.trainer says"
+        reason = obstacle(self.model, self.dataset.shape, len(self.dataset.classes))
+        if reason is None:
+            return VectorisedTrainer(self.model, training.memory_mb << 20), "whole cohort in vectorised steps"
+        if training.trainer == "cohort":
+            raise ModelError(f"training.trainer is 'cohort', but {reason}: use 'auto'")
+        self.on_notice(f"one client at a time: {reason}")
+        return None, f"one client at a time: {reason}"
+
+    def run(self) -> Outcome:
+        """Train from the newest checkpoint, or from the start, to the last round.
+
+        Ctrl-C ends it after the last finished round; what is there can be used, and resumed.
+
+        Raises:
+            TrainingError: no client could train.
+        """
+        found = checkpoint.latest(self.run_folder.checkpoint)
+        current = found or Checkpoint(0, state(self.model))
+        if problem := problem_with(current.weights, state(self.model)):
+            raise TrainingError(f"the checkpoint is not one of this model: {problem}")
+        if found:
+            strategies.restore(self.strategy, found.strategy_arrays, found.strategy)
+        _keep_rounds(self.run_folder.metrics, current.round)
+        fruitless = 0
+        interrupted = False
+        try:
+            while current.round < self.experiment.federation.rounds:
+                current, metrics, reason = self._round(current)
+                fruitless = fruitless + 1 if metrics.failures and not metrics.replies else 0
+                if fruitless == FRUITLESS_ROUNDS:
+                    raise TrainingError(f"every client failed in {fruitless} rounds in a row; the last said: {reason}")
+        except KeyboardInterrupt:
+            interrupted = True
+        return Outcome(current.average or current.weights, current.round, interrupted, self.trainer)
+
+    def _round(self, before: Checkpoint) -> tuple[Checkpoint, RoundMetrics, str]:
+        """Run one round; return the state after it, its metrics, and the last failure's reason."""
+        started = time.perf_counter()
+        number = before.round + 1
+        by_client = self.plan is not None and (self.plan.unit, self.plan.noise) == ("client", "server")
+        rng = generator(self.private_seed if by_client else self.experiment.seed, "cohort", number)
+        cohort = draw_cohort(self.dataset.clients, self.cohort, poisson=by_client, rng=rng)
+        self._charge(number, cohort, everyone=by_client)
+
+        # Flower's strategies cannot configure a round of nobody: an empty Poisson cohort is shown one client, which
+        # is then not asked.
+        self.grid.online = cohort or [0]
+        config = ConfigRecord({"local-settings": self._local_settings().to_json()})
+        messages = list(self.strategy.configure_train(number, to_record(before.weights), config, self.grid))
+        messages = messages if cohort else []
+        replies = list(self.grid.send_and_receive(messages))
+        accepted, reasons = self._check(replies, before.weights)
+        weights = self._aggregate(number, accepted, before.weights, len(cohort))
+
+        after = self._after(before, number, weights)
+        loss, accuracy = self._evaluate(number, weights)
+        size = sum(array.nbytes for array in before.weights.values())
+        metrics = RoundMetrics(
+            round=number,
+            loss=loss,
+            accuracy=accuracy,
+            cohort=len(cohort),
+            replies=len(accepted),
+            failures=len(messages) - len(accepted),
+            bytes_up=size * len(accepted),
+            bytes_down=size * len(messages),
+            seconds=round(time.perf_counter() - started, 4),
+            epsilon=None if self.plan is None else round(self.ledger.epsilon(self.plan.delta, self.plan.accountant), 4),
+        )
+        append_line(self.run_folder.metrics, asdict(metrics))
+        checkpoint.save(self.run_folder.checkpoint, after)
+        for client, reason in reasons:
+            self.on_notice(f"round {number}: client {client} left out: {reason}")
+        self.on_round(metrics)
+        return after, metrics, reasons[-1][1] if reasons else ""
+
+    def _charge(self, number: int, cohort: list[int], *, everyone: bool) -> None:
+        if self.plan is None:
+            return
+        plan = self.plan
+        whom = None if everyone or len(cohort) == self.dataset.clients else tuple(cohort)
+        self.ledger.charge(
+            Charge(
+                number, plan.unit, plan.noise, plan.noise_multiplier, plan.sample_rate, plan.steps, whom, self.draw
+            )
+        )
+
+    def _local_settings(self) -> LocalSettings:
+        training, privacy, plan = self.experiment.training, self.experiment.privacy, self.plan
+        common = LocalSettings(
+            epochs=training.epochs,
+            batch_size=training.batch_size,
+            learning_rate=training.learning_rate,
+            momentum=training.momentum,
+        )
+        if plan is None:
+            return common
+        if plan.unit == "client":
+            noise = plan.noise_multiplier * plan.sensitivity if plan.noise == "client" else 0.0
+            return LocalSettings(**{**asdict(common), "update_clip": plan.clip, "update_noise": noise})
+        return LocalSettings(
+            **{
+                **asdict(common),
+                "work": "clipped-sum" if plan.noise == "server" else "dp-sgd",
+                "steps": plan.steps,
+                "clip": plan.clip,
+                "sample_rate": privacy.sample_rate,
+                "noise_multiplier": plan.noise_multiplier,
+            }
+        )
+
+    def _check(self, replies: list[Message], weights: Weights) -> tuple[list[Message], list[tuple[int, str]]]:
+        """Sort replies into accepted ones, and (client, reason) of those that cost their update."""
+        accepted, reasons = [], []
+        for reply in replies:
+            problem = reply.error.reason if reply.has_error() else problem_with(read_arrays(reply), weights)
+            if problem is None:
+                accepted.append(reply)
+            else:
+                reasons.append((self.grid.client_of(reply.metadata.src_node_id), problem))
+        return accepted, reasons
+
+    def _aggregate(self, number: int, replies: list[Message], weights: Weights, cohort: int) -> Weights:
+        privacy, plan = self.experiment.privacy, self.plan
+        if plan is not None and plan.noise == "server":
+            if plan.unit == "client":
+                expected = float(self.cohort)
+            else:
+                expected = plan.sample_rate * self._examples() * self.cohort / self.dataset.clients
+            rng = generator(self.private_seed, "server noise", number)
+            mean = noised_mean(replies, weights, plan, expected, privacy.learning_rate, rng)
+            replies = [as_only_reply(mean, 0)]
+        if not replies:
+            return weights
+        record, _ = self.strategy.aggregate_train(number, replies)
+        if record is None:
+            return weights
+        assert isinstance(record, ArrayRecord)
+        new = {name: array.numpy().astype(weights[name].dtype) for name, array in record.items()}
+        if problem := problem_with(new, weights):
+            raise TrainingError(
+                f"round {number}: the strategy {self.experiment.federation.strategy} gave unusable weights ({problem}): "
+                "lower the learning rate"
+            )
+        return new
+
+    def _examples(self) -> int:
+        if self.dataset.total_examples is None:
+            raise DataError("unit example with noise by the server needs to know how many examples there are in all")
+        return self.dataset.total_examples
+
+    def _after(self, before: Checkpoint, number: int, weights: Weights) -> Checkpoint:
+        """Return the new state; in the last rounds the running mean of the weights moves on too."""
+        federation = self.experiment.federation
+        average, averaged = before.average, before.averaged
+        if number > federation.rounds * (1 - federation.average_last):
+            averaged += 1
+            old = average or weights
+            average = {name: old[name] + (w - old[name]) / averaged for name, w in weights.items()}
+            average = {name: array.astype(weights[name].dtype) for name, array in average.items()}
+        return Checkpoint(number, weights, average, averaged, *strategies.state(self.strategy))
+
+    def _evaluate(self, number: int, weights: Weights) -> tuple[float | None, float | None]:
+        federation = self.experiment.federation
+        if number % federation.evaluate_every and number != federation.rounds:
+            return None, None
+        loss, accuracy = evaluate(self.model, weights, self.dataset.test)
+        return round(loss, 6), round(accuracy, 6)
+
+
+def _keep_rounds(path: Path, last: int) -> None:
+    """Drop the metrics of rounds after the checkpoint: they will be run again."""
+    import json
+
+    lines = [line for line in read_lines(path) if line["round"] <= last]
+    if path.exists():
+        write_whole(path, "".join(json.dumps(line) + "\n" for line in lines))

@@ -1,0 +1,96 @@
+"""Flower's Grid in this process: no Ray, no server, the same strategies."""
+
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+
+from edgekit.clients.app import error_reply
+from edgekit.flower import begin_run, give_id
+
+CohortFunction = Callable[[Sequence[Message], Sequence[Context]], list[Message]]
+
+FIRST_NODE = 1000
+"""Node ids start here: Flower keeps the small ones for itself."""
+
+
+class LocalGrid(Grid):
+    """Delivers messages to clients in this process.
+
+    Args:
+        app: answers one message, as on a SuperNode; what it raises becomes an error reply.
+        clients: how many nodes there are.
+        train_cohort: answers all training messages of a round at once, instead of `app`.
+    """
+
+    def __init__(self, app: ClientApp, clients: int, train_cohort: CohortFunction | None = None) -> None:
+        self.app = app
+        self.clients = clients
+        self.train_cohort = train_cohort
+        self.online: list[int] | None = None
+        """Clients that strategies see; None is all."""
+        self._run = begin_run(secrets.randbits(62))
+        self._waiting: dict[str, Message] = {}
+
+    def set_run(self, run: Run) -> None:
+        """Set the run."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """The run."""
+        return self._run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """Make a message."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the ids of the nodes that are online."""
+        return [FIRST_NODE + client for client in (range(self.clients) if self.online is None else self.online)]
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Take messages in; `pull_messages` answers them."""
+        ids = []
+        for message in messages:
+            ids.append(give_id(message))
+            self._waiting[ids[-1]] = message
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Answer messages that were pushed."""
+        return self._answer([self._waiting.pop(i) for i in message_ids if i in self._waiting])
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Answer messages, in the order of their nodes so that sums do not depend on a strategy's shuffling."""
+        ordered = sorted(messages, key=lambda message: message.metadata.dst_node_id)
+        return self.pull_messages(self.push_messages(ordered))
+
+    def client_of(self, node: int) -> int:
+        """Return the client's number of a node id."""
+        return node - FIRST_NODE
+
+    def _answer(self, messages: list[Message]) -> list[Message]:
+        contexts = [self._context(message.metadata.dst_node_id) for message in messages]
+        if self.train_cohort and messages and all(m.metadata.message_type == "train" for m in messages):
+            replies = self.train_cohort(messages, contexts)
+        else:
+            replies = [self._answer_one(message, context) for message, context in zip(messages, contexts, strict=True)]
+        for reply in replies:
+            give_id(reply)
+        return replies
+
+    def _answer_one(self, message: Message, context: Context) -> Message:
+        try:
+            return self.app(message, context)
+        except Exception as error:
+            return error_reply(error, message)
+
+    def _context(self, node: int) -> Context:
+        config = {"partition-id": self.client_of(node), "num-partitions": self.clients}
+        return Context(self._run.run_id, node, config, RecordDict(), {})  # type: ignore[arg-type]
