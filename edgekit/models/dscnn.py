@@ -32,6 +32,8 @@ class DSCNN(nn.Module):
         strides: stride of the first convolution, then of each block. By default the first convolution halves images
             of 16 pixels and more, and each block halves the map while it is larger than 4 pixels.
         pool: side of the map that the readout sees; the map before it is average-pooled down to it.
+        depthwise_activation: whether a ReLU follows the depthwise convolutions too, as in MobileNets; without it, as
+            in Xception (Chollet 2017, section 4.7), small networks learn better under noise.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class DSCNN(nn.Module):
         channels: Sequence[int] = (32, 64, 64),
         strides: Sequence[int] | None = None,
         pool: int = 1,
+        depthwise_activation: bool = True,
     ) -> None:
         super().__init__()
         inputs, *map_size = image_shape(shape, "dscnn")
@@ -59,7 +62,8 @@ class DSCNN(nn.Module):
             if number == 0:
                 layers += [*convolution(norm, inputs, outputs, 3, stride=stride), nn.ReLU()]
             else:
-                layers += [*convolution(norm, inputs, inputs, 3, stride=stride, groups=inputs), nn.ReLU()]
+                layers += convolution(norm, inputs, inputs, 3, stride=stride, groups=inputs)
+                layers += [nn.ReLU()] if depthwise_activation else []
                 layers += [*convolution(norm, inputs, outputs, 1), nn.ReLU()]
             map_size = [-(-size // stride) for size in map_size]
             inputs = outputs

@@ -25,6 +25,8 @@ class WeightStandardisedConv2d(nn.Conv2d):
     def __init__(self, *args: int, eps: float = 1e-4, **kwargs: int | bool) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
         self.eps = eps
+        with torch.no_grad():  # rows of unit norm: the standardised weight does not see it, its gradient does
+            self.weight.div_(self.weight.square().sum((1, 2, 3), keepdim=True).sqrt())
         # sqrt(2) keeps the variance through a ReLU, as He et al. 2015 do by initialisation.
         self.gain = nn.Parameter(torch.full((self.out_channels, 1, 1, 1), math.sqrt(2.0)))
 

@@ -9,8 +9,10 @@ from torch import nn
 
 from edgekit import plugins
 from edgekit.errors import EdgekitError, ExperimentError, ModelError
+from edgekit.data.federated import Floats
 from edgekit.experiment import Model
 from edgekit.models.dscnn import DSCNN
+from edgekit.models.lsuv import unit_variance
 from edgekit.models.mlp import MLP
 from edgekit.models.mobilenetv2 import MobileNetV2
 
@@ -33,7 +35,9 @@ ZOO = {
 }
 
 
-def build(settings: Model, shape: tuple[int, ...], classes: int, seed: int) -> nn.Module:
+def build(
+    settings: Model, shape: tuple[int, ...], classes: int, seed: int, calibration: Floats | None = None
+) -> nn.Module:
     """Build the network with weights drawn from the seed, and see that it maps examples to class scores.
 
     Args:
@@ -41,6 +45,8 @@ def build(settings: Model, shape: tuple[int, ...], classes: int, seed: int) -> n
         shape: one example's shape, (channels, height, width) or (features,).
         classes: how many scores the network must give.
         seed: the same seed gives the same weights.
+        calibration: the server's own examples, (examples, ...); networks of the zoo without activation norms are
+            scaled to unit variance on them (`lsuv`). Without them they keep their random scale.
 
     Raises:
         ExperimentError: no such model, or arguments it does not take.
@@ -59,6 +65,8 @@ def build(settings: Model, shape: tuple[int, ...], classes: int, seed: int) -> n
     if not isinstance(scores, torch.Tensor) or scores.shape != (2, classes):
         found = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
         raise ModelError(f"{settings.name} gives {found} for two examples; it must give scores of shape (2, {classes})")
+    if settings.name in ZOO and settings.norm != "group" and calibration is not None:
+        unit_variance(model, torch.from_numpy(calibration))
     return model
 
 

@@ -1,0 +1,70 @@
+"""What this machine is and has. No import of what it looks for: it answers at once, and on a device without torch."""
+
+import os
+import platform
+import re
+import shutil
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+
+from edgekit import __version__
+
+PURPOSES = {
+    "train": "federated training, privacy, the report",
+    "tflite": "files for phones and boards",
+    "spiking": "spiking networks and .nir files",
+    "hub": "data sets of the datasets library (hf:)",
+    "ray": "Flower's own simulation engine, for comparison",
+}
+
+
+@dataclass(frozen=True)
+class Extra:
+    """An optional part of edgekit.
+
+    Attributes:
+        name: of the extra.
+        purpose: what it is for.
+        installed: version by package.
+        missing: packages that are not installed.
+        command: that installs it.
+    """
+
+    name: str
+    purpose: str
+    installed: dict[str, str]
+    missing: list[str]
+    command: str
+
+
+def describe() -> dict[str, str]:
+    """Return facts of this machine, as texts."""
+    facts = {
+        "edgekit": __version__,
+        "python": f"{platform.python_version()} ({platform.system()} {platform.machine()})",
+        "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+        "disk free": f"{shutil.disk_usage('.').free / 2**30:.1f} GiB here",
+    }
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        facts["memory"] = f"{memory / 2**30:.1f} GiB"
+    return facts
+
+
+def extras() -> list[Extra]:
+    """Return the state of each extra, read from edgekit's own metadata."""
+    packages: dict[str, list[str]] = {name: [] for name in PURPOSES}
+    for requirement in requires("edgekit") or []:
+        found = re.match(r"([A-Za-z0-9._-]+)[^;]*;\s*extra == ['\"]([a-z]+)['\"]", requirement)
+        if found and found[2] in packages:
+            packages[found[2]].append("ray" if "[simulation]" in requirement else found[1])
+    result = []
+    for name, purpose in PURPOSES.items():
+        installed, missing = {}, []
+        for package in packages[name]:
+            try:
+                installed[package] = version(package)
+            except PackageNotFoundError:
+                missing.append(package)
+        result.append(Extra(name, purpose, installed, missing, f"pip install 'edgekit[{name}]'"))
+    return result

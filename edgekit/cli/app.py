@@ -1,0 +1,55 @@
+"""Put the commands together, and turn every expected failure into one line and an exit code."""
+
+import sys
+
+import typer
+
+from edgekit import __version__
+from edgekit.cli import doctor, models, new, resume, run
+from edgekit.cli.terminal import complain
+from edgekit.errors import EdgekitError
+
+app = typer.Typer(
+    name="edgekit",
+    help="Federated training for edge devices: privacy, TFLite, spiking networks. Start with `edgekit run`.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+app.command()(run.run)
+app.command()(resume.resume)
+app.command()(new.new)
+app.command()(models.models)
+app.command()(doctor.doctor)
+
+
+def _version(show: bool) -> None:
+    if show:
+        print(f"edgekit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
+) -> None:
+    """Carry the options that come before a command."""
+
+
+def main() -> None:
+    """Run the command line; exit 0, 1 (failed) or 2 (wrong usage)."""
+    try:
+        app()
+    except EdgekitError as error:
+        complain(str(error))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        complain("stopped")
+        sys.exit(1)
+    except MemoryError:
+        complain("out of memory: lower training.memory_mb or training.batch_size")
+        sys.exit(1)
+    except OSError as error:
+        complain(f"{error.filename or 'the system'}: {error.strerror or error}")
+        sys.exit(1)

@@ -1,0 +1,43 @@
+"""`edgekit models`: the zoo."""
+
+from typing import Annotated
+
+import typer
+
+
+def models(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """List the networks of the zoo, with their size on 28 x 28 grey images of 10 classes.
+
+    Example:
+
+        edgekit models
+    """
+    import json
+
+    from rich.console import Console
+    from rich.table import Table
+
+    try:
+        from edgekit.models import ZOO
+    except ModuleNotFoundError as error:
+        from edgekit.errors import MissingExtraError
+
+        raise MissingExtraError(str(error.name), "train") from None
+
+    rows = []
+    for name, entry in ZOO.items():
+        model = entry.build((1, 28, 28), 10)
+        parameters = sum(p.numel() for p in model.parameters())
+        rows.append({"name": name, "parameters": parameters, "summary": entry.summary, "source": entry.source})
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("name", "parameters", "what it is", "source"):
+        table.add_column(heading, justify="right" if heading == "parameters" else "left")
+    for row in rows:
+        table.add_row(row["name"], f"{row['parameters']:,}", row["summary"], row["source"])
+    Console(highlight=False).print(table)
+    print('\nYour own: model.name = "package.module:Class" in the experiment.')

@@ -1,0 +1,27 @@
+"""`edgekit resume`: go on after a crash or Ctrl-C."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def resume(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print result.json and nothing else.")] = False,
+) -> None:
+    """Go on with a run that was stopped, from its last finished round.
+
+    It ends with the same bits as a run that was never stopped.
+
+    Example:
+
+        edgekit resume runs/digits-001
+    """
+    from edgekit.cli.run import finish
+    from edgekit.cli.terminal import Terminal
+
+    with Terminal(silent=as_json) as terminal:
+        from edgekit import pipeline
+
+        finish(terminal, pipeline.resume(folder, terminal), folder, as_json)

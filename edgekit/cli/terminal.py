@@ -1,0 +1,106 @@
+"""What people see: a live line while rounds run on a terminal, plain lines elsewhere, JSON for machines."""
+
+import json
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from edgekit.server import RoundMetrics
+
+PLAIN_INTERVAL_SECONDS = 5.0
+STAGES = {
+    "data": "Loading data",
+    "training": "Training",
+    "export": "Making and checking .tflite files",
+    "spiking": "Making and running the spiking network",
+    "report": "Writing the report",
+}
+
+
+def complain(message: str) -> None:
+    """Print a one-line error."""
+    print(f"edgekit: {' '.join(message.split())}", file=sys.stderr)
+
+
+class Terminal:
+    """Shows a run's progress.
+
+    Args:
+        silent: show nothing (for `--json`).
+    """
+
+    def __init__(self, silent: bool = False) -> None:
+        from rich.console import Console
+
+        self.silent = silent
+        self.console = Console(highlight=False, quiet=silent)
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._last_plain = 0.0
+
+    def __enter__(self) -> "Terminal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def stage(self, name: str) -> None:
+        """Say that a stage begins."""
+        self._stop()
+        self.console.print(f"[bold]{STAGES[name]}[/bold]")
+
+    def notice(self, line: str) -> None:
+        """Print a line, above the live one."""
+        self.console.print(f"  {line}", markup=False)
+
+    def round(self, metrics: "RoundMetrics", rounds: int) -> None:
+        """Show a round's figures: live on a terminal, else a plain line every few seconds."""
+        if self.silent:
+            return
+        line = _round_line(metrics, rounds)
+        if not self.console.is_terminal:
+            now = time.monotonic()
+            if now - self._last_plain >= PLAIN_INTERVAL_SECONDS or metrics.round in (1, rounds):
+                self._last_plain = now
+                self.console.print(f"  {line}", markup=False)
+            return
+        if self._progress is None:
+            self._progress, self._task = _live(self.console, rounds)
+        assert self._task is not None
+        self._progress.update(self._task, completed=metrics.round, description=line)
+        if metrics.round == rounds:
+            self._stop()
+            self.notice(line)
+
+    def result(self, record: dict[str, Any]) -> None:
+        """Print a record as JSON."""
+        print(json.dumps(record, indent=2))
+
+    def _stop(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+def _round_line(metrics: "RoundMetrics", rounds: int) -> str:
+    parts = [f"round {metrics.round}/{rounds}"]
+    if metrics.accuracy is not None:
+        parts.append(f"accuracy {metrics.accuracy:.4f}")
+    if metrics.epsilon is not None:
+        parts.append(f"epsilon {metrics.epsilon:.2f}")
+    parts.append(f"{metrics.replies}/{metrics.cohort} clients")
+    parts.append(f"{metrics.seconds:.2f} s")
+    return "  ".join(parts)
+
+
+def _live(console: Any, rounds: int) -> tuple["Progress", "TaskID"]:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    progress = Progress(
+        TextColumn("  {task.description}"), BarColumn(), TimeRemainingColumn(), console=console, transient=True
+    )
+    progress.start()
+    return progress, progress.add_task("", total=rounds)

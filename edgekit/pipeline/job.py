@@ -1,0 +1,244 @@
+"""The main job. Each stage is a function of what came before it, and writes into the run folder."""
+
+import platform
+import time
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from edgekit import __version__, arrays, experiment as experiments
+from edgekit.clients.torch_trainer import load_weights
+from edgekit.data import FederatedDataset
+from edgekit.data import load as load_data
+from edgekit.errors import EdgekitError
+from edgekit.experiment import Experiment
+from edgekit.export import export
+from edgekit.export.convert import to_float32
+from edgekit.models import ZOO, build
+from edgekit.neuromorphic.trace import trace
+from edgekit.pipeline.spiking import SpikingResult, make_spiking
+from edgekit.privacy import summary
+from edgekit.report import write_report
+from edgekit.runfolder import RunFolder
+from edgekit.server import Coordinator, Outcome, RoundMetrics
+from edgekit.server.evaluation import evaluate
+
+STATED_PACKAGES = ("torch", "flwr", "opacus", "dp-accounting", "litert-torch", "ai-edge-litert", "snntorch", "numpy")
+
+
+class Listener(Protocol):
+    """Told what happens, to show it."""
+
+    def stage(self, name: str) -> None:
+        """A stage begins."""
+
+    def round(self, metrics: RoundMetrics, rounds: int) -> None:
+        """A round ended."""
+
+    def notice(self, line: str) -> None:
+        """Something a person should know."""
+
+
+@dataclass
+class Job:
+    """One run under way: what its stages share.
+
+    Attributes:
+        experiment: resolved.
+        folder: the run folder.
+        listener: told what happens.
+        result: what result.json will hold.
+        failures: stages that failed; the others still run, so that nothing is lost.
+        started: of the clock, in seconds.
+    """
+
+    experiment: Experiment
+    folder: RunFolder
+    listener: Listener
+    result: dict[str, Any] = field(default_factory=dict)
+    failures: list[EdgekitError] = field(default_factory=list)
+    started: float = field(default_factory=time.perf_counter)
+
+
+def run(experiment: Experiment, out: Path, listener: Listener) -> dict[str, Any]:
+    """Do the whole main job in a new run folder.
+
+    Args:
+        experiment: the experiment.
+        out: the run folder; it must not exist, or be empty.
+        listener: told what happens.
+
+    Returns:
+        What result.json holds.
+
+    Raises:
+        EdgekitError: something failed; what could be done is in the folder.
+    """
+    folder = RunFolder.create(out)
+    experiments.save(experiment, folder.experiment)
+    return _work(Job(experiment, folder, listener))
+
+
+def resume(path: Path, listener: Listener) -> dict[str, Any]:
+    """Go on with a run where its newest checkpoint stands; it ends with the bits of an undisturbed run.
+
+    Raises:
+        EdgekitError: this is not a run folder, or something failed again.
+    """
+    folder = RunFolder.open(path)
+    return _work(Job(experiments.load(folder.experiment), folder, listener))
+
+
+def _work(job: Job) -> dict[str, Any]:
+    # Small networks run fastest on one thread, and sums come out the same on every machine with as many cores.
+    torch.set_num_threads(1)
+    job.listener.stage("data")
+    experiment = job.experiment
+    dataset = load_data(experiment.data, experiment.seed)
+    model = build(
+        experiment.model, dataset.shape, len(dataset.classes), experiment.seed, dataset.calibration.x
+    )
+    job.listener.notice(f"{dataset.description}; {dataset.clients} clients")
+    _check_early(model, dataset, experiment)
+    coordinator = Coordinator(
+        experiment,
+        dataset,
+        model,
+        job.folder,
+        on_round=lambda metrics: job.listener.round(metrics, experiment.federation.rounds),
+        on_notice=job.listener.notice,
+    )
+    if coordinator.plan is not None:
+        job.listener.notice(
+            f"{summary(coordinator.plan)} Noise multiplier {coordinator.plan.noise_multiplier:.3f}."
+        )
+    job.listener.stage("training")
+    outcome = coordinator.run()
+    _keep_model(job, dataset, model, coordinator, outcome)
+    spiking: SpikingResult | None = None
+    if not outcome.interrupted:
+        _export(job, dataset, model, coordinator)
+        spiking = _spike(job, dataset, model)
+    job.listener.stage("report")
+    job.result["seconds"] = round(time.perf_counter() - job.started, 2)
+    write_report(job.folder, experiment, job.result, dataset, coordinator.plan, spiking)
+    job.folder.write_json(job.folder.result, job.result)
+    if job.failures:
+        raise job.failures[0]
+    return job.result
+
+
+def _check_early(model: nn.Module, dataset: FederatedDataset, experiment: Experiment) -> None:
+    """See, before hours of training, that a module of the user's can be delivered in the forms asked for.
+
+    Raises:
+        ExportError, ConversionError: it cannot; the layer is named.
+    """
+    if experiment.model.name in ZOO:
+        return
+    if experiment.spiking.enabled:
+        try:
+            trace(model, dataset.shape, torch.from_numpy(dataset.calibration.x))
+        except EdgekitError as error:
+            raise type(error)(f"{error}; or set spiking.enabled = false") from error
+    if experiment.export.presets:
+        try:
+            to_float32(model, dataset.shape)
+        except EdgekitError as error:
+            raise type(error)(f"{error}; or set export.presets = []") from error
+
+
+def _keep_model(
+    job: Job, dataset: FederatedDataset, model: nn.Module, coordinator: Coordinator, outcome: Outcome
+) -> None:
+    """Save the trained weights, and write down how training went."""
+    arrays.save(job.folder.model, outcome.weights, {"model": job.experiment.model.model_dump()})
+    _, accuracy = evaluate(model, outcome.weights, dataset.test)
+    load_weights(model, outcome.weights)
+    plan = coordinator.plan
+    job.result.update(
+        {
+            "name": job.experiment.name,
+            "accuracy": round(accuracy, 6),
+            "rounds": outcome.rounds,
+            "interrupted": outcome.interrupted,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "trainer": outcome.trainer,
+            "data": {"description": dataset.description, "clients": dataset.clients, "test": len(dataset.test)},
+            "privacy": None,
+            "versions": {"edgekit": __version__, "python": platform.python_version(), **_versions()},
+        }
+    )
+    if plan is not None:
+        job.result["privacy"] = {
+            "unit": plan.unit,
+            "noise": plan.noise,
+            "epsilon": round(coordinator.ledger.epsilon(plan.delta, plan.accountant), 4),
+            "delta": plan.delta,
+            "accountant": plan.accountant,
+            "noise_multiplier": round(plan.noise_multiplier, 4),
+            "statement": summary(plan),
+        }
+
+
+def _export(job: Job, dataset: FederatedDataset, model: nn.Module, coordinator: Coordinator) -> None:
+    experiment = job.experiment
+    job.result["tflite"] = {}
+    if not experiment.export.presets:
+        return
+    job.listener.stage("export")
+    card = {
+        "edgekit": __version__,
+        "name": experiment.name,
+        "model": experiment.model.name,
+        "data": dataset.description,
+        "privacy": summary(coordinator.plan),
+    }
+    try:
+        done = export(
+            model, dataset, experiment.export.presets, job.folder.export, card, experiment.export.tolerance
+        )
+    except EdgekitError as error:
+        _failed(job, "export", error)
+        return
+    for preset, file in done.items():
+        facts = asdict(file)
+        job.result["tflite"][preset] = {**facts, "path": str(file.path.relative_to(job.folder.path))}
+        job.listener.notice(
+            f"{facts['path'].name}: {file.bytes:,} bytes, accuracy {file.accuracy:.4f} in {next(iter(file.runtimes))}"
+        )
+
+
+def _spike(job: Job, dataset: FederatedDataset, model: nn.Module) -> SpikingResult | None:
+    job.result["spiking"] = None
+    if not job.experiment.spiking.enabled:
+        return None
+    job.listener.stage("spiking")
+    try:
+        spiking = make_spiking(model, dataset, job.experiment, job.folder)
+    except EdgekitError as error:
+        _failed(job, "spiking", error)
+        return None
+    job.result["spiking"] = spiking.facts
+    for line in spiking.notices:
+        job.listener.notice(line)
+    return spiking
+
+
+def _failed(job: Job, stage: str, error: EdgekitError) -> None:
+    job.failures.append(error)
+    job.result.setdefault("failed", {})[stage] = str(error)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in STATED_PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

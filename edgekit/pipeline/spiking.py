@@ -1,0 +1,122 @@
+"""The spiking stage: convert, tune if it helps, round to Loihi's integers, run them, and count what they cost."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from edgekit.data import FederatedDataset
+from edgekit.data.federated import Floats
+from edgekit.experiment import Experiment
+from edgekit.neuromorphic import SpikingNetwork, convert, emulator, loihi, network, quantise
+from edgekit.neuromorphic.energy import cost, macs
+from edgekit.neuromorphic.exchange import write_nir
+from edgekit.neuromorphic.tune import tune
+from edgekit.runfolder import RunFolder
+
+WORTH_TUNING = 0.01
+"""Accuracy on the calibration examples that spikes must lose before tuning is tried."""
+CURVE = (1, 2, 4, 8, 16, 32)
+"""Time steps at which accuracy is measured for the report."""
+
+
+@dataclass(frozen=True)
+class SpikingResult:
+    """What the stage found.
+
+    Attributes:
+        facts: for result.json.
+        notices: for people.
+        raster: spikes of one test example, by layer: (steps, neurons) booleans.
+        layer_names: of the layers of the raster.
+        sample: the example, as the network takes it.
+        sample_label: its class.
+        voltages: of the readout for that example, (steps, classes).
+    """
+
+    facts: dict[str, Any]
+    notices: list[str]
+    raster: list[np.ndarray[Any, np.dtype[np.bool_]]]
+    layer_names: list[str]
+    sample: Floats
+    sample_label: str
+    voltages: np.ndarray[Any, np.dtype[np.int32]]
+
+
+def make_spiking(
+    model: nn.Module, dataset: FederatedDataset, experiment: Experiment, folder: RunFolder
+) -> SpikingResult:
+    """Make the spiking form of a trained network; write `spiking/network.nir` and `spiking/loihi.npz`.
+
+    Raises:
+        ConversionError: the network has no spiking form.
+    """
+    settings, test, labels = experiment.spiking, dataset.test.x, dataset.test.y
+    converted = convert(model, dataset.calibration, dataset.classes, settings)
+    spiking = converted.network
+    notices = []
+    tuned = "not needed"
+    if settings.tune:
+        lost = converted.accuracy_folded - _accuracy_float(
+            spiking, dataset.calibration.x, dataset.calibration.y, settings.steps
+        )
+        if lost > WORTH_TUNING:
+            spiking, tuned = tune(spiking, dataset.calibration, settings.steps, experiment.seed)
+            notices.append(tuned)
+    else:
+        tuned = "off"
+
+    curve = {}
+    for steps in sorted({*CURVE, settings.steps}):
+        made = quantise(spiking, steps, dataset.calibration.x)
+        scores = emulator.run(made, made.encode(test)).scores
+        curve[steps] = {
+            "float": round(_accuracy_float(spiking, test, labels, steps), 6),
+            "loihi": round(float((scores.argmax(1) == labels).mean()), 6),
+        }
+    integers = quantise(spiking, settings.steps, dataset.calibration.x)
+    codes = integers.encode(test)
+    activity = emulator.run(integers, codes)
+    spent = cost(integers, codes, activity)
+    right = int(np.flatnonzero(activity.scores.argmax(1) == labels)[:1].sum())
+    sample = emulator.run(integers, codes[right : right + 1], record=True)
+
+    loihi.save(integers, folder.spiking / "loihi.npz")
+    write_nir(spiking, folder.spiking / "network.nir")
+    facts = {
+        "steps": settings.steps,
+        "accuracy_float": curve[settings.steps]["float"],
+        "accuracy_loihi": curve[settings.steps]["loihi"],
+        "spikes_per_inference": round(spent.spikes, 1),
+        "synops": round(spent.synops, 1),
+        "macs": macs(model, dataset.shape),
+        "energy_joules_estimate": float(f"{spent.energy_joules:.4g}"),
+        "cores": spent.cores,
+        "neurons": spent.neurons,
+        "synapses": spent.synapses,
+        "backend": "emulator (Loihi fixed point)",
+        "by_steps": {str(steps): accuracies for steps, accuracies in curve.items()},
+        "frozen_norms": list(converted.frozen),
+        "tuning": tuned,
+    }
+    notices.append(
+        f"spiking, {settings.steps} steps: accuracy {facts['accuracy_loihi']:.4f} in Loihi integers; "
+        f"{spent.synops:,.0f} synaptic operations beside {facts['macs']:,} multiply-adds"
+    )
+    return SpikingResult(
+        facts,
+        notices,
+        [spikes[0].reshape(settings.steps, -1) for spikes, _, _ in sample.records[:-1]],
+        [layer.name for layer in integers.layers[:-1]],
+        test[right],
+        dataset.classes[labels[right]],
+        sample.records[-1][2][0],
+    )
+
+
+def _accuracy_float(
+    spiking: SpikingNetwork, x: Floats, labels: np.ndarray[Any, np.dtype[np.int64]], steps: int
+) -> float:
+    scores = [network.run(spiking, part, steps) for part in np.array_split(x, max(1, len(x) // 500))]
+    return float((np.concatenate(scores).argmax(1) == labels).mean())

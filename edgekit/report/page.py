@@ -1,0 +1,114 @@
+"""From a run to report.html: one file, no network, light and dark, wide and narrow."""
+
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+
+from edgekit.data import FederatedDataset
+from edgekit.experiment import Experiment
+from edgekit.privacy import Plan, covered, not_covered
+from edgekit.report import pictures
+from edgekit.runfolder import RunFolder, read_lines, write_whole
+
+if TYPE_CHECKING:
+    from edgekit.pipeline.spiking import SpikingResult
+
+SHOWN_CLIENTS = 1000
+
+
+def write_report(
+    folder: RunFolder,
+    experiment: Experiment,
+    result: dict[str, Any],
+    dataset: FederatedDataset,
+    plan: Plan | None,
+    spiking: "SpikingResult | None",
+) -> None:
+    """Write report.html.
+
+    Args:
+        folder: the run folder; its metrics.jsonl is drawn.
+        experiment: resolved.
+        result: what result.json will hold.
+        dataset: the clients' data, for the picture of sizes and labels.
+        plan: the privacy plan, None without privacy.
+        spiking: what the spiking stage found, None without it.
+    """
+    rounds = list(read_lines(folder.metrics))
+    shown = range(min(dataset.clients, SHOWN_CLIENTS))
+    drawn = {"clients": pictures.clients(dataset.histogram(shown), dataset.classes)}
+    if rounds:
+        drawn["training"] = pictures.training(rounds, None if plan is None else plan.target_epsilon)
+    if spiking is not None:
+        facts = result["spiking"]
+        drawn["steps"] = pictures.steps(facts["by_steps"], facts["steps"], result["accuracy"])
+        drawn["raster"] = pictures.raster(spiking.raster, spiking.layer_names)
+        drawn["voltages"] = pictures.voltages(spiking.voltages, dataset.classes, spiking.sample_label)
+        drawn["sample"] = pictures.image(spiking.sample)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+                                     lstrip_blocks=True)
+    template = environment.from_string(files("edgekit.report").joinpath("page.html").read_text())
+    page = template.render(
+        result=result,
+        experiment=experiment,
+        settings=folder.experiment.read_text(),
+        style=files("edgekit.report").joinpath("page.css").read_text(),
+        pictures=drawn,
+        forms=_forms(result),
+        rounds=rounds,
+        shown_clients=len(shown),
+        clients=dataset.clients,
+        plan=plan,
+        covered=covered(plan),
+        not_covered=not_covered(plan, experiment),
+        sample_label=None if spiking is None else spiking.sample_label,
+    )
+    write_whole(folder.report, page)
+
+
+def _forms(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return one row for each form of the model: name, where it runs, bytes, accuracy."""
+    rows = [
+        {
+            "name": "PyTorch",
+            "runs_on": "servers",
+            "format": "float32",
+            "bytes": 4 * result["parameters"],
+            "accuracy": result["accuracy"],
+            "file": "model.safetensors",
+        }
+    ]
+    for preset, facts in result.get("tflite", {}).items():
+        rows.append(
+            {
+                "name": f"TFLite {preset}",
+                "runs_on": "phones, boards",
+                "format": preset,
+                "bytes": facts["bytes"],
+                "accuracy": facts["accuracy"],
+                "file": facts["path"],
+            }
+        )
+    if spiking := result.get("spiking"):
+        rows.append(
+            {
+                "name": f"Spiking, {spiking['steps']} steps",
+                "runs_on": "simulators that read NIR",
+                "format": "float32",
+                "bytes": None,
+                "accuracy": spiking["accuracy_float"],
+                "file": "spiking/network.nir",
+            }
+        )
+        rows.append(
+            {
+                "name": f"Loihi integers, {spiking['steps']} steps",
+                "runs_on": "Loihi-style chips",
+                "format": "8-bit",
+                "bytes": None,
+                "accuracy": spiking["accuracy_loihi"],
+                "file": "spiking/loihi.npz",
+            }
+        )
+    return rows

@@ -1,0 +1,200 @@
+"""The report's pictures, as SVG text that takes its colours from the page, so that they suit light and dark."""
+
+import io
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Colours that stand for the page's own; `_svg` puts the variables in their place.
+INK, FAINT, FIRST, SECOND, THIRD = "#010101", "#020202", "#030303", "#040404", "#050505"
+_VARIABLES = {INK: "--ink", FAINT: "--line", FIRST: "--first", SECOND: "--second", THIRD: "--third"}
+
+
+def training(rounds: Sequence[dict[str, Any]], target: float | None) -> str:
+    """Draw accuracy by round and, under privacy, epsilon by round beside it.
+
+    Args:
+        rounds: lines of metrics.jsonl.
+        target: planned epsilon, None without privacy.
+    """
+    figure, axes = _figure(9.0, 2.9, 1 if target is None else 2)
+    left = axes[0]
+    measured = [line for line in rounds if line["accuracy"] is not None]
+    left.plot([line["round"] for line in measured], [line["accuracy"] for line in measured], color=FIRST, lw=2)
+    _title(left, "Test accuracy of the global model")
+    left.set_ylim(0, 1.02)
+    left.set_xlabel("round")
+    if target is not None:
+        right = axes[1]
+        right.plot([line["round"] for line in rounds], [line["epsilon"] for line in rounds], color=SECOND, lw=2)
+        right.axhline(target, color=INK, lw=1, ls=(0, (2, 3)))
+        right.annotate(f"target {target:g}", (0, target), xytext=(4, -4), textcoords="offset points", va="top")
+        right.set_ylim(0, target * 1.1)
+        right.set_xlabel("round")
+        _title(right, "Epsilon spent")
+    return _svg(figure, "Accuracy and epsilon by round")
+
+
+def clients(histogram: NDArray[np.int64], classes: Sequence[str]) -> str:
+    """Draw each client's size and mix of labels: one column a client, stacked by class, largest first.
+
+    Args:
+        histogram: examples of each class, (clients, classes).
+        classes: class names.
+    """
+    import matplotlib
+
+    order = np.argsort(-histogram.sum(1), kind="stable")
+    held = histogram[order]
+    figure, (axis,) = _figure(9.0, 3.1, 1)
+    colours = matplotlib.colormaps["viridis"](np.linspace(0.05, 0.95, len(classes)))
+    bottom = np.zeros(len(held))
+    width = 0.85 if len(held) <= 150 else 1.0
+    for number, name in enumerate(classes):
+        axis.bar(np.arange(len(held)), held[:, number], width, bottom, color=colours[number], label=name, linewidth=0)
+        bottom += held[:, number]
+    axis.set_xlim(-0.6, len(held) - 0.4)
+    axis.set_xticks([])
+    axis.set_xlabel(f"{len(held)} clients, largest first")
+    _title(axis, "Examples of each class, by client")
+    if len(classes) <= 20:
+        axis.legend(
+            ncols=len(classes) if len(classes) <= 12 else 10,
+            frameon=False,
+            fontsize=8,
+            handlelength=0.8,
+            handletextpad=0.4,
+            columnspacing=1.0,
+            loc="upper right",
+        )
+    return _svg(figure, "Each client's number of examples, by class")
+
+
+def steps(by_steps: dict[str, dict[str, float]], chosen: int, reference: float) -> str:
+    """Draw accuracy against time steps, beside the accuracy of the network it came from."""
+    figure, (axis,) = _figure(4.4, 3.0, 1)
+    counts = [int(key) for key in by_steps]
+    for kind, colour, name in (("float", FIRST, "float"), ("loihi", SECOND, "Loihi integers")):
+        axis.plot(counts, [by_steps[str(n)][kind] for n in counts], color=colour, lw=2, marker="o", ms=4, label=name)
+    axis.axhline(reference, color=INK, lw=1, ls=(0, (2, 3)), label="network before conversion")
+    axis.axvline(chosen, color=FAINT, lw=1)
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(counts, [str(n) for n in counts])
+    axis.minorticks_off()
+    lowest = min(min(values.values()) for values in by_steps.values())
+    axis.set_ylim(max(0.0, lowest - 0.05), 1.005)
+    axis.set_xlabel("time steps")
+    axis.legend(frameon=False, fontsize=8, loc="lower right")
+    _title(axis, "Accuracy by time steps")
+    return _svg(figure, "Accuracy of the spiking network by time steps")
+
+
+def raster(spikes: Sequence[NDArray[np.bool_]], names: Sequence[str]) -> str:
+    """Draw one example's spikes: a dot a spike, a band a layer, (steps, neurons) each."""
+    figure, (axis,) = _figure(4.4, 3.0, 1)
+    start = 0
+    ticks, labels = [], []
+    for number, layer in enumerate(spikes):
+        when, who = np.nonzero(layer)
+        colour = (FIRST, SECOND, THIRD)[number % 3]
+        axis.scatter(when + 1, start + who, s=1.2, color=colour, linewidths=0, rasterized=False)
+        ticks.append(start + layer.shape[1] / 2)
+        labels.append(f"layer {number + 1}\n{layer.shape[1]:,} neurons\n{len(when):,} spikes")
+        start += layer.shape[1]
+        if number < len(spikes) - 1:
+            axis.axhline(start, color=FAINT, lw=1)
+    axis.set_yticks(ticks, labels, fontsize=7)
+    axis.grid(False)
+    axis.set_ylim(start, 0)
+    axis.set_xlabel("time step")
+    axis.set_xlim(0.5, len(spikes[0]) + 0.5)
+    _title(axis, "Every spike of this one example")
+    return _svg(figure, "Spike raster of one test example")
+
+
+def voltages(values: NDArray[np.int32], classes: Sequence[str], answer: str) -> str:
+    """Draw the readout's voltages of one example by time step: the highest is the answer."""
+    figure, (axis,) = _figure(4.4, 3.0, 1)
+    for number, name in enumerate(classes):
+        mine = name == answer
+        axis.plot(
+            range(1, len(values) + 1),
+            values[:, number] / 64,
+            color=SECOND if mine else FAINT,
+            lw=2.4 if mine else 1.2,
+            zorder=3 if mine else 2,
+        )
+    axis.annotate(answer, (len(values), values[-1, list(classes).index(answer)] / 64), xytext=(5, 0),
+                  textcoords="offset points", va="center", weight="bold")
+    axis.set_xlabel("time step")
+    _title(axis, "Voltage of each class")
+    return _svg(figure, "Readout voltages of one example")
+
+
+def image(example: NDArray[np.float32]) -> str:
+    """Draw one example: an image as pixels, other features as bars."""
+    figure, (axis,) = _figure(2.2, 2.2, 1)
+    axis.axis("off")
+    if example.ndim == 3:
+        pixels = example.transpose(1, 2, 0) if example.shape[0] == 3 else example[0]
+        low, high = float(pixels.min()), float(pixels.max())
+        axis.imshow((pixels - low) / max(high - low, 1e-9), cmap="gray_r", interpolation="nearest")
+    else:
+        axis.bar(range(example.size), example.ravel(), color=FIRST)
+    return _svg(figure, "The example, as the network sees it")
+
+
+def _figure(width: float, height: float, columns: int) -> tuple["Figure", list["Axes"]]:
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    matplotlib.rcParams.update(
+        {
+            "svg.fonttype": "none",
+            "svg.hashsalt": "edgekit",
+            "font.family": "sans-serif",
+            "font.size": 9,
+            "text.color": INK,
+            "axes.labelcolor": INK,
+            "axes.edgecolor": FAINT,
+            "xtick.color": INK,
+            "ytick.color": INK,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.color": FAINT,
+            "grid.linewidth": 0.6,
+            "axes.axisbelow": True,
+        }
+    )
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.patch.set_alpha(0)
+    axes = figure.subplots(1, columns, squeeze=False)[0]
+    for axis in axes:
+        axis.patch.set_alpha(0)
+        axis.tick_params(length=0)
+    return figure, list(axes)
+
+
+def _title(axis: "Axes", text: str) -> None:
+    axis.set_title(text, loc="left", fontsize=10, color=INK)
+
+
+def _svg(figure: "Figure", description: str) -> str:
+    """Return the figure as an inline SVG element with the page's colours and a name for screen readers."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour, f"var({variable})")
+    text = re.sub(r"font: ([^;\"]*?)'[^;\"]*", r"font: \1system-ui, sans-serif", text)
+    return re.sub(r'<svg[^>]*?viewBox="([^"]*)"[^>]*>', rf'<svg role="img" aria-label="{description}" viewBox="\1">', text)

@@ -1,0 +1,7 @@
+"""Spiking networks: conversion, Loihi integers, the exact emulator, and exchange files."""
+
+from edgekit.neuromorphic.convert import Converted, convert
+from edgekit.neuromorphic.loihi import LoihiNetwork, quantise
+from edgekit.neuromorphic.network import SpikingNetwork
+
+__all__ = ["Converted", "LoihiNetwork", "SpikingNetwork", "convert", "quantise"]

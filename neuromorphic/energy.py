@@ -1,0 +1,109 @@
+"""What an inference costs on Loihi: synaptic operations, spikes, cores, and an estimate of the energy."""
+
+from dataclasses import dataclass
+from math import ceil, prod
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from edgekit.neuromorphic.emulator import Activity, Integers
+from edgekit.neuromorphic.loihi import LoihiNetwork, LoihiSynapse
+from edgekit.neuromorphic.network import INPUT
+
+# Davies et al. 2018 (IEEE Micro 38(1), "Loihi: a neuromorphic manycore processor"), table 2, at 0.75 V.
+JOULES_SYNAPTIC_OPERATION = 23.6e-12
+JOULES_ACTIVE_NEURON = 81e-12
+JOULES_INACTIVE_NEURON = 52e-12
+
+# The same, section "Architecture": a core has 1,024 neurons and 128 KB of synapse memory.
+NEURONS_PER_CORE = 1024
+SYNAPSE_BYTES_PER_CORE = 128 << 10
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Means over examples, for all steps of one inference.
+
+    Attributes:
+        spikes: of neurons (the graded input is not counted).
+        synops: synaptic operations: each spike, or non-zero input value, times the synapses it reaches.
+        energy_joules: dynamic energy, an estimate from published figures, without static power and input.
+        cores: Loihi 1 cores by neurons and synapse memory.
+        neurons: in all layers.
+        synapses: connections, each counted once for every pair of neurons, as Loihi 1 stores them.
+    """
+
+    spikes: float
+    synops: float
+    energy_joules: float
+    cores: int
+    neurons: int
+    synapses: int
+
+
+def cost(network: LoihiNetwork, codes: Integers, activity: Activity) -> Cost:
+    """Count what a run cost.
+
+    Args:
+        network: the integer network.
+        codes: its constant input, (examples, ...).
+        activity: of the run.
+    """
+    examples = len(codes)
+    spikes = sum(float(layer.sum()) for layer in activity.spikes) / examples
+    synops = 0.0
+    cores = neurons = synapses = 0
+    for layer in network.layers:
+        here = 0
+        for synapse in layer.synapses:
+            shape = network.input_shape if synapse.source == INPUT else network.layers[synapse.source].shape
+            reached = fan_out(synapse, shape)
+            here += int(reached.sum())
+            if synapse.source == INPUT:
+                sent = torch.from_numpy((codes != 0).sum(0) * network.steps)
+            else:
+                sent = torch.from_numpy(activity.spikes[synapse.source]).sum(0)
+            synops += float((sent.reshape(shape) * reached).sum()) / examples
+        neurons += prod(layer.shape)
+        synapses += here
+        cores += max(ceil(prod(layer.shape) / NEURONS_PER_CORE), ceil(here / SYNAPSE_BYTES_PER_CORE))
+    updates = neurons * network.steps
+    energy = (
+        synops * JOULES_SYNAPTIC_OPERATION
+        + spikes * JOULES_ACTIVE_NEURON
+        + (updates - spikes) * JOULES_INACTIVE_NEURON
+    )
+    return Cost(spikes, synops, energy, cores, neurons, synapses)
+
+
+def fan_out(synapse: LoihiSynapse, shape: tuple[int, ...]) -> torch.Tensor:
+    """Return how many neurons each source neuron reaches through non-zero weights, of the source's shape."""
+    connected = torch.from_numpy((synapse.weight != 0).astype("float64"))
+    if synapse.kind == "dense":
+        return connected.sum(0).reshape(shape)
+    with torch.enable_grad():
+        source = torch.zeros(1, *shape, dtype=torch.float64, requires_grad=True)
+        reached = F.conv2d(source, connected, None, synapse.stride, synapse.padding, synapse.dilation, synapse.groups)
+        # A convolution is linear: the gradient of the sum of its outputs is each input's number of connections.
+        (counts,) = torch.autograd.grad(reached.sum(), source)
+    return counts[0]
+
+
+@torch.no_grad()
+def macs(model: nn.Module, shape: tuple[int, ...]) -> int:
+    """Return the multiply-accumulate operations of one inference of the network before conversion."""
+    total = 0
+
+    def count(layer: nn.Module, _: object, output: torch.Tensor) -> None:
+        nonlocal total
+        assert isinstance(layer, nn.Conv2d | nn.Linear)
+        total += layer.weight[0].numel() * output.numel()
+
+    handles = [
+        layer.register_forward_hook(count) for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)
+    ]
+    model.eval()(torch.zeros(1, *shape))
+    for handle in handles:
+        handle.remove()
+    return total

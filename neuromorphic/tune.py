@@ -1,0 +1,121 @@
+"""Surrogate-gradient tuning of a converted network with snnTorch (Neftci et al. 2019): a few epochs, at few steps."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgekit.data import Examples
+from edgekit.errors import MissingExtraError
+from edgekit.neuromorphic.network import INPUT, SpikingNetwork, Synapse, run
+
+EPOCHS = 8
+BATCH = 32
+LEARNING_RATE = 5e-4
+
+
+class SnnTorchNetwork(nn.Module):
+    """A spiking network as an snnTorch module: the same neurons, with surrogate gradients.
+
+    Args:
+        network: the network; its weights and biases become parameters.
+    """
+
+    def __init__(self, network: SpikingNetwork) -> None:
+        super().__init__()
+        try:
+            import snntorch
+        except ImportError:
+            raise MissingExtraError("snntorch", "spiking") from None
+        self.network = network
+        self.weights = nn.ParameterList(
+            nn.Parameter(torch.from_numpy(synapse.weight.copy())) for layer in network.layers for synapse in layer.synapses
+        )
+        self.biases = nn.ParameterList(nn.Parameter(torch.from_numpy(layer.bias.copy())) for layer in network.layers)
+        # beta = 1 does not leak. snnTorch fires above the threshold, not at it: on measured data that never matters.
+        self.neurons: list[Any] = [
+            snntorch.Leaky(beta=1.0, threshold=layer.threshold, reset_mechanism="subtract", reset_delay=False)
+            for layer in network.layers[:-1]
+        ]
+
+    def forward(self, x: Tensor, steps: int) -> Tensor:
+        """Map inputs (batch, ...) to the mean readout over the steps, (batch, classes)."""
+        layers = self.network.layers
+        weights = iter(self.weights)
+        held = [[(synapse, next(weights)) for synapse in layer.synapses] for layer in layers]
+        constant = []
+        for layer, bias, synapses in zip(layers, self.biases, held, strict=True):
+            from_input = [_apply(s, weight, x).view(len(x), *layer.shape) for s, weight in synapses if s.source == INPUT]
+            constant.append(bias + sum(from_input, torch.zeros(len(x), *layer.shape)))
+        voltages = [torch.full((len(x), *layer.shape), layer.threshold / 2) for layer in layers[:-1]]
+        readout = torch.zeros(len(x), *layers[-1].shape)
+        for _ in range(steps):
+            spikes: list[Tensor] = []
+            for number, layer in enumerate(layers):
+                drive = constant[number]
+                for synapse, weight in held[number]:
+                    if synapse.source != INPUT:
+                        drive = drive + _apply(synapse, weight, spikes[synapse.source]).view(len(x), *layer.shape)
+                if number == len(layers) - 1:
+                    readout = readout + drive
+                else:
+                    fired, voltages[number] = self.neurons[number](drive, voltages[number])
+                    spikes.append(fired)
+        return readout / steps
+
+    def to_network(self) -> SpikingNetwork:
+        """Return the network with the parameters as they are now."""
+        weights = iter(self.weights)
+        layers = []
+        for layer, bias in zip(self.network.layers, self.biases, strict=True):
+            synapses = tuple(replace(synapse, weight=_numpy(next(weights))) for synapse in layer.synapses)
+            layers.append(replace(layer, synapses=synapses, bias=_numpy(bias)))
+        return replace(self.network, layers=tuple(layers))
+
+
+def tune(network: SpikingNetwork, calibration: Examples, steps: int, seed: int) -> tuple[SpikingNetwork, str]:
+    """Tune on half of the calibration examples, and keep the result only if it does better on the other half.
+
+    Args:
+        network: a converted network.
+        calibration: examples whose use spends no client's privacy.
+        steps: time steps to tune for.
+        seed: of the order of the examples.
+
+    Returns:
+        The network to use, and a line that says what came of it.
+    """
+    half = np.arange(len(calibration)) % 2 == 0
+    learn = Examples(calibration.x[half], calibration.y[half])
+    judge = Examples(calibration.x[~half], calibration.y[~half])
+    module = SnnTorchNetwork(network)
+    optimiser = torch.optim.Adam(module.parameters(), LEARNING_RATE)
+    rng = torch.Generator().manual_seed(seed)
+    x, y = torch.from_numpy(network.decode(network.encode(learn.x))), torch.from_numpy(learn.y)
+    for _ in range(EPOCHS):
+        for batch in torch.randperm(len(y), generator=rng).split(BATCH):
+            optimiser.zero_grad()
+            F.cross_entropy(module(x[batch], steps), y[batch]).backward()
+            optimiser.step()
+    tuned = module.to_network()
+    before, after = (_accuracy(candidate, judge, steps) for candidate in (network, tuned))
+    if after > before:
+        return tuned, f"tuned with snnTorch: {before:.3f} to {after:.3f} on held-back calibration examples"
+    return network, f"tuning with snnTorch did not help ({before:.3f} to {after:.3f} on held-back examples): left out"
+
+
+def _accuracy(network: SpikingNetwork, examples: Examples, steps: int) -> float:
+    return float((run(network, examples.x, steps).argmax(1) == examples.y).mean())
+
+
+def _apply(synapse: Synapse, weight: Tensor, x: Tensor) -> Tensor:
+    if synapse.kind == "dense":
+        return F.linear(x.flatten(1), weight)
+    return F.conv2d(x, weight, None, synapse.stride, synapse.padding, 1, synapse.groups)
+
+
+def _numpy(tensor: Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return tensor.detach().numpy().copy()
