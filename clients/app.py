@@ -4,11 +4,11 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from edgekit.clients.trainer import CohortTrainer, LocalSettings, LocalTask, Trainer, Update
 from flwr.app import Array, ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from edgekit.arrays import Weights
-from edgekit.clients.trainer import CohortTrainer, LocalSettings, LocalTask, Trainer, Update
 from edgekit.data import FederatedDataset
 from edgekit.flower import CLIENT_RAISED
 from edgekit.randomness import generator
@@ -24,9 +24,7 @@ class SimulatedClients:
         seed: of the batches (and of the noise that clients add).
     """
 
-    def __init__(
-        self, dataset: FederatedDataset, trainer: Trainer, cohort: CohortTrainer | None, seed: int
-    ) -> None:
+    def __init__(self, dataset: FederatedDataset, trainer: Trainer, cohort: CohortTrainer | None, seed: int) -> None:
         self.dataset = dataset
         self.trainer = trainer
         self.cohort = cohort
@@ -68,8 +66,8 @@ def read_instructions(message: Message) -> tuple[Weights, LocalSettings, int]:
     """Return a training message's weights, settings and round; FedProx's `proximal-mu` goes into the settings."""
     config = next(iter(message.content.config_records.values()))
     settings = LocalSettings.from_json(str(config["local-settings"]))
-    settings = dataclasses.replace(settings, proximal_mu=float(config.get("proximal-mu", 0.0)))  # type: ignore[arg-type]
-    return read_arrays(message), settings, int(config["server-round"])  # type: ignore[call-overload]
+    settings = dataclasses.replace(settings, proximal_mu=float(config.get("proximal-mu", 0.0)))
+    return read_arrays(message), settings, int(config["server-round"])
 
 
 def read_arrays(message: Message) -> Weights:
@@ -89,7 +87,7 @@ def reply(update: Update, settings: LocalSettings, message: Message) -> Message:
     metrics: dict[str, int | float] = {"num-examples": 1 if private else update.examples}
     if not private and update.loss is not None:
         metrics["train_loss"] = update.loss
-    content = RecordDict({"arrays": to_record(update.arrays), "metrics": MetricRecord(metrics)})  # type: ignore[arg-type]
+    content = RecordDict({"arrays": to_record(update.arrays), "metrics": MetricRecord(metrics)})
     return Message(content, reply_to=message)
 
 

@@ -1,4 +1,4 @@
-"""One client at a time with ordinary torch: for modules that cannot be vectorised, and the reference for those that can."""
+"""One client at a time with ordinary torch: for modules that cannot be vectorised, and the reference for the others."""
 
 import copy
 import warnings
@@ -6,13 +6,13 @@ import warnings
 import numpy as np
 import torch
 import torch.nn.functional as F
+from edgekit.clients import batches
+from edgekit.clients.trainer import LocalSettings, LocalTask, Update
+from edgekit.privacy import mechanism
 from torch import Tensor, nn
 
 from edgekit.arrays import Weights
-from edgekit.clients import batches
-from edgekit.clients.trainer import LocalSettings, LocalTask, Update
 from edgekit.data.federated import Integers
-from edgekit.privacy import mechanism
 
 
 class TorchTrainer:
@@ -117,7 +117,7 @@ class _PerExample:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Full backward hook")  # the first layer's input needs no gradient
             F.cross_entropy(self.recording(x), y, reduction="sum").backward()
-        each = {name: p.grad_sample for name, p in self.parameters.items()}
+        each = {name: getattr(p, "grad_sample") for name, p in self.parameters.items()}  # noqa: B009 (set by Opacus)
         squares = torch.stack([g.flatten(1).square().sum(1) for g in each.values()]).sum(0)
         factors = (clip / (squares.sqrt() + 1e-6)).clamp(max=1.0)
         return {name: torch.einsum("i,i...->...", factors, g) for name, g in each.items()}

@@ -43,12 +43,13 @@ def save(path: Path, arrays: Mapping[str, Array], description: Mapping[str, Any]
     """Write arrays as a safetensors file, whole or not at all; `description` (JSON) goes into its header."""
     from safetensors.numpy import save as to_bytes
 
-    header = {"edgekit": json.dumps(description)} if description is not None else None
+    # The format sorts its tensors; the order here is part of what must come back, since noise is drawn in it.
+    header = {"edgekit": json.dumps({"order": list(arrays), "description": description})}
     write_whole(path, to_bytes({name: np.ascontiguousarray(array) for name, array in arrays.items()}, header))
 
 
 def load(path: Path) -> tuple[Weights, Any]:
-    """Read a safetensors file: its arrays, and the description in its header (None without one).
+    """Read a safetensors file: its arrays in the order they were saved, and the description in its header.
 
     Raises:
         EdgekitError: the file is missing or is not a safetensors file.
@@ -57,10 +58,10 @@ def load(path: Path) -> tuple[Weights, Any]:
 
     try:
         with safe_open(path, framework="numpy") as file:
-            description = (file.metadata() or {}).get("edgekit")
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            ours = json.loads((file.metadata() or {}).get("edgekit", "{}"))
+            arrays = {name: file.get_tensor(name) for name in ours.get("order", file.keys())}
     except FileNotFoundError:
         raise EdgekitError(f"{path} does not exist") from None
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise EdgekitError(f"{path} is not a readable safetensors file: {error}") from None
-    return arrays, None if description is None else json.loads(description)
+    return arrays, ours.get("description")

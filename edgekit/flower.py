@@ -17,6 +17,8 @@ from flwr.supercore.task_identity import TaskIdentity
 
 logging.getLogger("flwr").setLevel(logging.ERROR)
 
+__all__ = ["CLIENT_RAISED", "Run", "begin_run", "give_id"]
+
 CLIENT_RAISED = int(ErrorCode.CLIENT_APP_RAISED_EXCEPTION)
 """Error code of a reply from a client whose training raised."""
 

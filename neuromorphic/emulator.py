@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
-from torch import Tensor
-
 from edgekit.neuromorphic.loihi import LoihiLayer, LoihiNetwork, LoihiSynapse
 from edgekit.neuromorphic.network import INPUT
+from numpy.typing import NDArray
+from torch import Tensor
 
 Integers = NDArray[np.int32]
 

@@ -5,11 +5,10 @@ from math import ceil, prod
 
 import torch
 import torch.nn.functional as F
-from torch import nn
-
 from edgekit.neuromorphic.emulator import Activity, Integers
 from edgekit.neuromorphic.loihi import LoihiNetwork, LoihiSynapse
 from edgekit.neuromorphic.network import INPUT
+from torch import nn
 
 # Davies et al. 2018 (IEEE Micro 38(1), "Loihi: a neuromorphic manycore processor"), table 2, at 0.75 V.
 JOULES_SYNAPTIC_OPERATION = 23.6e-12
@@ -70,9 +69,7 @@ def cost(network: LoihiNetwork, codes: Integers, activity: Activity) -> Cost:
         cores += max(ceil(prod(layer.shape) / NEURONS_PER_CORE), ceil(here / SYNAPSE_BYTES_PER_CORE))
     updates = neurons * network.steps
     energy = (
-        synops * JOULES_SYNAPTIC_OPERATION
-        + spikes * JOULES_ACTIVE_NEURON
-        + (updates - spikes) * JOULES_INACTIVE_NEURON
+        synops * JOULES_SYNAPTIC_OPERATION + spikes * JOULES_ACTIVE_NEURON + (updates - spikes) * JOULES_INACTIVE_NEURON
     )
     return Cost(spikes, synops, energy, cores, neurons, synapses)
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from edgekit.neuromorphic.network import INPUT, SpikingLayer, SpikingNetwork, Synapse
 
 from edgekit.errors import ConversionError, MissingExtraError, RunFolderError
-from edgekit.neuromorphic.network import INPUT, SpikingLayer, SpikingNetwork, Synapse
 
 
 def write_nir(network: SpikingNetwork, path: Path) -> None:
@@ -98,5 +98,3 @@ def _synapse(
         bias=per_channel,
     )
     return node, False
-
-

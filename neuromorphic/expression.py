@@ -105,7 +105,9 @@ def _ungrouped(weight: Tensor | None, groups: int) -> Tensor:
     if groups == 1:
         return weight
     parts = weight.chunk(groups)
-    blocks = [F.pad(part, (0, 0, 0, 0, i * part.shape[1], (groups - 1 - i) * part.shape[1])) for i, part in enumerate(parts)]
+    blocks = [
+        F.pad(part, (0, 0, 0, 0, i * part.shape[1], (groups - 1 - i) * part.shape[1])) for i, part in enumerate(parts)
+    ]
     return torch.cat(blocks)
 
 
@@ -143,7 +145,9 @@ def average_pool(x: Expression, window: tuple[int, int], name: str) -> Expressio
         ConversionError: the map is not a multiple of the window, or a linear layer comes before.
     """
     if any(size % part for size, part in zip(x.shape[1:], window, strict=True)):
-        raise ConversionError(f"layer {name!r}: a map of {x.shape[1:]} is not a multiple of the pooling window {window}")
+        raise ConversionError(
+            f"layer {name!r}: a map of {x.shape[1:]} is not a multiple of the pooling window {window}"
+        )
     terms = []
     for term in x.terms:
         if term.kind != "none":

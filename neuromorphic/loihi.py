@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from edgekit.neuromorphic.network import INPUT, SpikingLayer, SpikingNetwork, Synapse
+from edgekit.neuromorphic.network import run as run_float
 from numpy.typing import NDArray
 
 from edgekit.data.federated import Floats
 from edgekit.errors import ConversionError
-from edgekit.neuromorphic.network import INPUT, SpikingLayer, SpikingNetwork, Synapse
-from edgekit.neuromorphic.network import run as run_float
 from edgekit.runfolder import write_whole
 
 Integers = NDArray[np.int32]
@@ -106,7 +106,8 @@ class LoihiNetwork:
     def encode(self, x: Floats) -> Integers:
         """Return the input's integer codes."""
         codes = np.rint((x - self.input_low) / self.input_step)
-        return np.clip(codes, 0, 2**self.input_bits - 1).astype(np.int32)
+        clipped: Integers = np.clip(codes, 0, 2**self.input_bits - 1).astype(np.int32)
+        return clipped
 
 
 def quantise(network: SpikingNetwork, steps: int, calibration: Floats) -> LoihiNetwork:
@@ -194,7 +195,7 @@ def _bias(bias: NDArray[np.float64], name: str) -> tuple[Integers, int]:
 
 
 def save(network: LoihiNetwork, path: Path) -> None:
-    """Write an .npz without pickled objects: `network` is JSON, the arrays are `LAYER.bias` and `LAYER.SYNAPSE.weight`."""
+    """Write an .npz without pickled objects: `network` is JSON; then `LAYER.bias` and `LAYER.SYNAPSE.weight`."""
     arrays: dict[str, Any] = {}
     layers = []
     for number, layer in enumerate(network.layers):

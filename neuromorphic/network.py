@@ -83,7 +83,8 @@ class SpikingNetwork:
     def encode(self, x: Floats) -> NDArray[np.int32]:
         """Return the input's integer codes, (examples, ...), 0 to 2^bits - 1."""
         codes = np.rint((x - self.input_low) / self.input_step)
-        return np.clip(codes, 0, 2**self.input_bits - 1).astype(np.int32)
+        clipped: NDArray[np.int32] = np.clip(codes, 0, 2**self.input_bits - 1).astype(np.int32)
+        return clipped
 
     def decode(self, codes: NDArray[np.int32]) -> Floats:
         """Return the values that codes stand for."""
@@ -110,7 +111,8 @@ def run(network: SpikingNetwork, x: Floats, steps: int) -> Floats:
         for layer in network.layers
     ]
     constant = [
-        torch.from_numpy(layer.bias) + sum((s.apply(current) for s in layer.synapses if s.source == INPUT), torch.zeros(()))
+        torch.from_numpy(layer.bias)
+        + sum((s.apply(current) for s in layer.synapses if s.source == INPUT), torch.zeros(()))
         for layer in network.layers
     ]
     for _ in range(steps):

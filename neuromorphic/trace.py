@@ -8,13 +8,13 @@ from typing import Any
 import torch
 import torch.fx
 import torch.nn.functional as F
+from edgekit.neuromorphic import expression as ex
+from edgekit.neuromorphic.expression import Expression
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
 from edgekit.errors import ConversionError
 from edgekit.models.norm import fold_weight_standardisation
-from edgekit.neuromorphic import expression as ex
-from edgekit.neuromorphic.expression import Expression
 
 _RELU = {F.relu, torch.relu, "relu"}
 _RELU6 = {F.relu6}
@@ -112,7 +112,7 @@ def _apply(
         return ex.flatten(x)
     if target in _MEAN and len(x.shape) == 3:
         dims = node.kwargs.get("dim", arguments[1] if len(arguments) > 1 else None)
-        if isinstance(dims, tuple | list) and sorted(int(d) % 4 for d in dims) == [2, 3]:  # type: ignore[arg-type]
+        if isinstance(dims, tuple | list) and sorted(int(d) % 4 for d in dims) == [2, 3]:
             pooled = ex.average_pool(x, (x.shape[1], x.shape[2]), name)
             keep = bool(node.kwargs.get("keepdim", arguments[2] if len(arguments) > 2 else False))
             return pooled if keep else ex.flatten(pooled)

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from edgekit.neuromorphic.network import INPUT, SpikingNetwork, Synapse, run
 from torch import Tensor, nn
 
 from edgekit.data import Examples
 from edgekit.errors import MissingExtraError
-from edgekit.neuromorphic.network import INPUT, SpikingNetwork, Synapse, run
 
 EPOCHS = 8
 BATCH = 32
@@ -32,7 +32,9 @@ class SnnTorchNetwork(nn.Module):
             raise MissingExtraError("snntorch", "spiking") from None
         self.network = network
         self.weights = nn.ParameterList(
-            nn.Parameter(torch.from_numpy(synapse.weight.copy())) for layer in network.layers for synapse in layer.synapses
+            nn.Parameter(torch.from_numpy(synapse.weight.copy()))
+            for layer in network.layers
+            for synapse in layer.synapses
         )
         self.biases = nn.ParameterList(nn.Parameter(torch.from_numpy(layer.bias.copy())) for layer in network.layers)
         # beta = 1 does not leak. snnTorch fires above the threshold, not at it: on measured data that never matters.
@@ -48,7 +50,9 @@ class SnnTorchNetwork(nn.Module):
         held = [[(synapse, next(weights)) for synapse in layer.synapses] for layer in layers]
         constant = []
         for layer, bias, synapses in zip(layers, self.biases, held, strict=True):
-            from_input = [_apply(s, weight, x).view(len(x), *layer.shape) for s, weight in synapses if s.source == INPUT]
+            from_input = [
+                _apply(s, weight, x).view(len(x), *layer.shape) for s, weight in synapses if s.source == INPUT
+            ]
             constant.append(bias + sum(from_input, torch.zeros(len(x), *layer.shape)))
         voltages = [torch.full((len(x), *layer.shape), layer.threshold / 2) for layer in layers[:-1]]
         readout = torch.zeros(len(x), *layers[-1].shape)

@@ -1,4 +1,4 @@
-"""The mechanisms: clipping bounds what one unit can change, Gaussian noise hides it (Dwork & Roth 2014, section 3.5)."""
+"""The mechanisms: clipping bounds what a unit can change, Gaussian noise hides it (Dwork & Roth 2014, section 3.5)."""
 
 from collections.abc import Iterable
 
@@ -15,7 +15,10 @@ def clip(arrays: Weights, bound: float) -> Weights:
 
 def add_noise(arrays: Weights, deviation: float, rng: np.random.Generator) -> Weights:
     """Add independent Gaussian noise of this standard deviation to every value."""
-    return {name: array + (deviation * rng.standard_normal(array.shape)).astype(array.dtype) for name, array in arrays.items()}
+    return {
+        name: array + (deviation * rng.standard_normal(array.shape)).astype(array.dtype)
+        for name, array in arrays.items()
+    }
 
 
 def total(updates: Iterable[Weights], like: Weights) -> Weights:

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from edgekit.experiment import Privacy
 from edgekit.privacy.accounting import epsilon, solve_noise_multiplier
+
+from edgekit.experiment import Privacy
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """The guarantee in plain words: what it covers, and what it does not."""
 
-from edgekit.experiment import Experiment
 from edgekit.privacy.plan import Plan
+
+from edgekit.experiment import Experiment
 
 
 def summary(plan: Plan | None) -> str:
@@ -57,7 +58,9 @@ def not_covered(plan: Plan | None, experiment: Experiment) -> list[str]:
     if plan.noise == "server":
         lines.append("The server is trusted: it sees the clients' clipped contributions before it adds the noise.")
     if plan.unit == "example":
-        lines.append("A client's data as a whole: a client with many similar examples is protected less than one example.")
+        lines.append(
+            "A client's data as a whole: a client with many similar examples is protected less than one example."
+        )
     lines.append(
         "Who takes part, how many clients and examples there are, and settings chosen by looking at results are taken "
         "as public."

@@ -6,28 +6,27 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from flwr.app import ConfigRecord, Message
-from flwr.common import ArrayRecord
-from torch import nn
-
-from edgekit.arrays import Weights, problem_with
 from edgekit.clients import LocalSettings
 from edgekit.clients.app import SimulatedClients, read_arrays, to_record
 from edgekit.clients.cohort import VectorisedTrainer, obstacle
 from edgekit.clients.torch_trainer import TorchTrainer, state
-from edgekit.data import FederatedDataset
-from edgekit.errors import DataError, ModelError, TrainingError
-from edgekit.experiment import Experiment
-from edgekit.models import check_private
 from edgekit.privacy import Charge, Ledger, Plan, make_plan
-from edgekit.randomness import generator
-from edgekit.runfolder import RunFolder, append_line, read_lines, write_whole
 from edgekit.server import checkpoint, strategies
 from edgekit.server.checkpoint import Checkpoint
 from edgekit.server.evaluation import evaluate
 from edgekit.server.local_grid import LocalGrid
 from edgekit.server.private import as_only_reply, noised_mean
 from edgekit.server.selection import draw_cohort
+from flwr.app import ArrayRecord, ConfigRecord, Message
+from torch import nn
+
+from edgekit.arrays import Weights, problem_with
+from edgekit.data import FederatedDataset
+from edgekit.errors import DataError, ModelError, TrainingError
+from edgekit.experiment import Experiment
+from edgekit.models import check_private
+from edgekit.randomness import generator
+from edgekit.runfolder import RunFolder, append_line, read_lines, write_whole
 
 FRUITLESS_ROUNDS = 3
 """A run in which every client fails this many times in a row ends: nothing would ever be learnt."""
@@ -165,6 +164,8 @@ class Coordinator:
                     raise TrainingError(f"every client failed in {fruitless} rounds in a row; the last said: {reason}")
         except KeyboardInterrupt:
             interrupted = True
+            current = checkpoint.latest(self.run_folder.checkpoint) or current
+            _keep_rounds(self.run_folder.metrics, current.round)
         return Outcome(current.average or current.weights, current.round, interrupted, self.trainer)
 
     def _round(self, before: Checkpoint) -> tuple[Checkpoint, RoundMetrics, str]:
@@ -214,9 +215,7 @@ class Coordinator:
         plan = self.plan
         whom = None if everyone or len(cohort) == self.dataset.clients else tuple(cohort)
         self.ledger.charge(
-            Charge(
-                number, plan.unit, plan.noise, plan.noise_multiplier, plan.sample_rate, plan.steps, whom, self.draw
-            )
+            Charge(number, plan.unit, plan.noise, plan.noise_multiplier, plan.sample_rate, plan.steps, whom, self.draw)
         )
 
     def _local_settings(self) -> LocalSettings:
@@ -273,7 +272,7 @@ class Coordinator:
         new = {name: array.numpy().astype(weights[name].dtype) for name, array in record.items()}
         if problem := problem_with(new, weights):
             raise TrainingError(
-                f"round {number}: the strategy {self.experiment.federation.strategy} gave unusable weights ({problem}): "
+                f"round {number}: {self.experiment.federation.strategy} gave unusable weights ({problem}): "
                 "lower the learning rate"
             )
         return new

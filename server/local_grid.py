@@ -3,13 +3,12 @@
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 
+from edgekit.clients.app import error_reply
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
 
-from edgekit.clients.app import error_reply
-from edgekit.flower import begin_run, give_id
+from edgekit.flower import Run, begin_run, give_id
 
 CohortFunction = Callable[[Sequence[Message], Sequence[Context]], list[Message]]
 
@@ -93,4 +92,4 @@ class LocalGrid(Grid):
 
     def _context(self, node: int) -> Context:
         config = {"partition-id": self.client_of(node), "num-partitions": self.clients}
-        return Context(self._run.run_id, node, config, RecordDict(), {})  # type: ignore[arg-type]
+        return Context(self._run.run_id, node, config, RecordDict(), {})

@@ -1,15 +1,20 @@
 """Noise by the server: the strategy gets one reply, the noised mean, and never a client's own update."""
 
 import numpy as np
+from edgekit.clients.app import read_arrays, to_record
+from edgekit.privacy import Plan, mechanism
 from flwr.app import Message, MetricRecord, RecordDict
 
 from edgekit.arrays import Weights
-from edgekit.clients.app import read_arrays, to_record
-from edgekit.privacy import Plan, mechanism
 
 
 def noised_mean(
-    replies: list[Message], weights: Weights, plan: Plan, expected: float, learning_rate: float, rng: np.random.Generator
+    replies: list[Message],
+    weights: Weights,
+    plan: Plan,
+    expected: float,
+    learning_rate: float,
+    rng: np.random.Generator,
 ) -> Weights:
     """Return new weights made of the clients' contributions, with the Gaussian mechanism's guarantee.
 

@@ -10,13 +10,23 @@ Pair = tuple[int, int]
 Window = tuple[Any, ...]
 
 
-class ShiftedDepthwise(torch.autograd.Function):
+def shifted_depthwise(x: Tensor, w: Tensor, stride: Pair, padding: Pair) -> Tensor:
     """y[:, c, i, j] = sum over taps (k, l) of w[c, k, l] x[:, c, i * stride + k - padding, j * stride + l - padding].
 
-    Takes x (batch, channels, height, width) and w (channels, 1, kernel height, kernel width), with a stride and a zero
-    padding; gives (batch, channels, output height, output width), channels-last.
-    """
+    Args:
+        x: (batch, channels, height, width).
+        w: (channels, 1, kernel height, kernel width).
+        stride: of the taps' window.
+        padding: zeros around the map.
 
+    Returns:
+        (batch, channels, output height, output width), channels-last.
+    """
+    y: Tensor = _ShiftedDepthwise.apply(x, w, stride, padding)  # type: ignore[no-untyped-call]
+    return y
+
+
+class _ShiftedDepthwise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, stride: Pair, padding: Pair) -> Tensor:
         """Add up the taps."""

@@ -15,11 +15,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from edgekit.clients.cohort.depthwise import shifted_depthwise
 from torch import Tensor
 from torch.nn.modules.utils import _pair
 from torch.overrides import TorchFunctionMode
-
-from edgekit.clients.cohort.depthwise import ShiftedDepthwise
 
 Dims = tuple[int | None, ...]
 Pair = tuple[int, int]
@@ -74,7 +73,7 @@ def _conv2d(
         y = y if stacked_bias is None else y + stacked_bias
         y = y.reshape(*rows.shape[:3], -1).permute(0, 3, 1, 2)
     elif depthwise and not isinstance(padding, str) and x.shape[2] * x.shape[3] <= TINY_MAP:
-        y = ShiftedDepthwise.apply(x, stacked.flatten(0, 1), stride, padding)
+        y = shifted_depthwise(x, stacked.flatten(0, 1), stride, padding)
         y = y if stacked_bias is None else y + stacked_bias.flatten()[:, None, None]
     else:
         y = F.conv2d(x, stacked.flatten(0, 1), _flat(stacked_bias), stride, padding, dilation, clients * groups)
@@ -86,7 +85,10 @@ def _linear(clients: int, dims: Dims, x: Tensor, weight: Tensor, bias: Tensor | 
     stacked = _leading(weight, dims[1], clients)
     assert stacked is not None
     y = _products(x.reshape(-1, *x.shape[-2:]), stacked)
-    y = y if bias is None else y + _leading(bias, dims[2], clients)
+    if bias is not None:
+        stacked_bias = _leading(bias, dims[2], clients)
+        assert stacked_bias is not None
+        y = y + stacked_bias
     return y.unflatten(0, x.shape[:-2]), x.dim() - 2
 
 
@@ -166,8 +168,11 @@ def max_pool2d(
     return_indices: bool = False,
 ) -> Tensor:
     """Stand for torch.nn.functional.max_pool2d."""
-    if return_indices or x.dim() != 4:
-        return F.max_pool2d(x, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+    if return_indices:
+        raise ValueError("max pooling that returns its indices has no rule")
+    if x.dim() != 4:
+        plain: Tensor = torch.max_pool2d(x, kernel_size, stride or kernel_size, padding, dilation, ceil_mode)
+        return plain
     return _ruled_max_pool2d(x, kernel_size, stride, padding, dilation, ceil_mode)
 
 

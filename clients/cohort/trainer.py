@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.func import functional_call, vmap
-
-from edgekit.arrays import Weights
 from edgekit.clients import batches
 from edgekit.clients.cohort.rules import ClientsInChannels
 from edgekit.clients.torch_trainer import TorchTrainer, add_noise, bounded
 from edgekit.clients.trainer import LocalSettings, LocalTask, Update
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from edgekit.arrays import Weights
 from edgekit.data import Examples
 from edgekit.data.federated import Integers
 from edgekit.errors import EdgekitError
@@ -37,9 +37,7 @@ def obstacle(model: nn.Module, shape: tuple[int, ...], classes: int) -> str | No
         if isinstance(layer, nn.modules.dropout._DropoutNd):
             return f"layer {name!r} ({type(layer).__name__}) draws random numbers"
     rng = np.random.default_rng(0)
-    examples = [
-        Examples(rng.random((size, *shape), np.float32), rng.integers(0, classes, size)) for size in (3, 2)
-    ]
+    examples = [Examples(rng.random((size, *shape), np.float32), rng.integers(0, classes, size)) for size in (3, 2)]
     weights = {name: p.detach().numpy().copy() for name, p in model.named_parameters()}
     settings = LocalSettings(batch_size=2, learning_rate=1e-3)
 
@@ -71,6 +69,7 @@ class VectorisedTrainer:
         self.model = model
         self.memory_bytes = memory_bytes
         self.names = [name for name, _ in model.named_parameters()]
+        self._counted: dict[tuple[int, ...], int] = {}
 
     def train_cohort(self, weights: Weights, tasks: Sequence[LocalTask], settings: LocalSettings) -> list[Update]:
         """Train all clients from the same weights.
@@ -118,7 +117,7 @@ class VectorisedTrainer:
             weights = [tensor[:active].detach().requires_grad_() for tensor in stacked]
             scores = self._scores(weights, x[rows, indices].transpose(0, 1))
             loss = F.cross_entropy(scores.flatten(0, 1), y[rows, indices].flatten(), reduction="none")
-            loss = (loss.view(active, -1) * mask).sum(1)
+            loss = (loss.view(active, -1) * mask.to(loss.dtype)).sum(1)
             gradients = torch.autograd.grad(loss.sum(), weights)
             with torch.no_grad():
                 losses[:active] += loss
@@ -159,16 +158,14 @@ class VectorisedTrainer:
             torch._foreach_add_(stacked, momentum, alpha=-settings.learning_rate)
         return stacked, None
 
-    def _clipped_sums(
-        self, stacked: list[Tensor], owners: Tensor, x: Tensor, y: Tensor, clip: float
-    ) -> list[Tensor]:
+    def _clipped_sums(self, stacked: list[Tensor], owners: Tensor, x: Tensor, y: Tensor, clip: float) -> list[Tensor]:
         """Return, for each client, the sum of its examples' gradients, each clipped to l2 norm `clip`.
 
         Every example is run as a client of its own, with its owner's weights and a batch of one, so the gradient by
         its own copy of the weights is the per-example gradient, whatever the layers are.
         """
         sums = [torch.zeros_like(tensor) for tensor in stacked]
-        bytes_each = 4 * (3 * sum(tensor[0].numel() for tensor in stacked) + 8 * self._activations(x[:1]))
+        bytes_each = 4 * (3 * sum(tensor[0].numel() for tensor in stacked) + 8 * self._activations(tuple(x.shape[1:])))
         size = max(1, self.memory_bytes // bytes_each)
         for first in range(0, len(owners), size):
             part = slice(first, first + size)
@@ -188,9 +185,7 @@ class VectorisedTrainer:
 
         def forward(parameters: list[Tensor], inputs: Tensor) -> Tensor:
             with ClientsInChannels():
-                scores: Tensor = functional_call(
-                    self.model, dict(zip(self.names, parameters, strict=True)), (inputs,)
-                )
+                scores: Tensor = functional_call(self.model, dict(zip(self.names, parameters, strict=True)), (inputs,))
             return scores
 
         scores: Tensor = vmap(forward, in_dims=(0, 1))(weights, x)
@@ -198,31 +193,34 @@ class VectorisedTrainer:
 
     def _clients_at_once(self, tasks: Sequence[LocalTask], settings: LocalSettings) -> int:
         """Return how many clients fit into the memory bound, by a count of weights, data and activations."""
-        parameters = sum(p.numel() for p in self.model.parameters())
-        block = max((len(task.examples) for task in tasks), default=1)
-        example = int(np.prod(tasks[0].examples.x.shape[1:])) if tasks else 1
-        floats = 4 * parameters + block * example
+        if not tasks:
+            return 1
+        shape = tasks[0].examples.x.shape[1:]
+        most = max(len(task.examples) for task in tasks)
+        floats = 4 * sum(p.numel() for p in self.model.parameters()) + most * int(np.prod(shape))
         if settings.work == "sgd":
-            floats += 3 * min(settings.batch_size, block) * self._activations(torch.zeros(1, *tasks[0].examples.x.shape[1:]))
+            floats += 3 * min(settings.batch_size, most) * self._activations(shape)
         return int(max(1, min(LARGEST_CHUNK, self.memory_bytes // (4 * floats))))
 
-    def _activations(self, x: Tensor) -> int:
+    def _activations(self, shape: tuple[int, ...]) -> int:
         """Return how many floats the layers' outputs for one example take."""
-        total = 0
+        if shape not in self._counted:
+            total = 0
 
-        def count(_: nn.Module, __: object, output: object) -> None:
-            nonlocal total
-            total += output.numel() if isinstance(output, Tensor) else 0
+            def count(_: nn.Module, __: object, output: object) -> None:
+                nonlocal total
+                total += output.numel() if isinstance(output, Tensor) else 0
 
-        leaves = [layer for layer in self.model.modules() if not any(True for _ in layer.children())]
-        handles = [layer.register_forward_hook(count) for layer in leaves]
-        try:
-            with torch.no_grad():
-                self.model(x)
-        finally:
-            for handle in handles:
-                handle.remove()
-        return total
+            leaves = [layer for layer in self.model.modules() if not any(True for _ in layer.children())]
+            handles = [layer.register_forward_hook(count) for layer in leaves]
+            try:
+                with torch.no_grad():
+                    self.model(torch.zeros(1, *shape, dtype=next(self.model.parameters()).dtype))
+            finally:
+                for handle in handles:
+                    handle.remove()
+            self._counted[shape] = total
+        return self._counted[shape]
 
 
 def _stack(parameter: Tensor, clients: int) -> Tensor:
@@ -252,7 +250,7 @@ def _rectangle(plan: list[Integers]) -> tuple[Tensor, Tensor]:
     """Return a step's batches as (clients, largest batch) indices, and weights that average over each real batch."""
     most = max(len(indices) for indices in plan)
     indices = np.zeros((len(plan), most), np.int64)
-    mask = np.zeros((len(plan), most), np.float32)
+    mask = np.zeros((len(plan), most))
     for row, batch in enumerate(plan):
         indices[row, : len(batch)] = batch
         mask[row, : len(batch)] = 1 / len(batch)

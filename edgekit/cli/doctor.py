@@ -35,4 +35,6 @@ def doctor(
         if versions:
             console.print(f"                 {versions}")
         if extra.missing:
-            console.print(f"                 lacks {', '.join(extra.missing)}; install with: {extra.command}", markup=False)
+            console.print(
+                f"                 lacks {', '.join(extra.missing)}; install with: {extra.command}", markup=False
+            )

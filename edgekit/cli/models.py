@@ -1,6 +1,6 @@
 """`edgekit models`: the zoo."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,7 +26,7 @@ def models(
 
         raise MissingExtraError(str(error.name), "train") from None
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, entry in ZOO.items():
         model = entry.build((1, 28, 28), 10)
         parameters = sum(p.numel() for p in model.parameters())

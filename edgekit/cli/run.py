@@ -35,7 +35,9 @@ def run(
     given = arguments or []
     paths = [argument for argument in given if "=" not in argument]
     if len(paths) > 1:
-        raise UsageError(f"one experiment file at a time: {paths[1]!r} is neither an override (key=value) nor the first")
+        raise UsageError(
+            f"one experiment file at a time: {paths[1]!r} is neither an override (key=value) nor the first"
+        )
     path = Path(paths[0]) if paths else TEMPLATE
     experiment = experiments.load(path, [argument for argument in given if "=" in argument])
     folder = out or RunFolder.next_free(Path("runs"), experiment.name)

@@ -89,8 +89,9 @@ def read_wav(path: Path, sample_rate: int) -> Floats:
     if size not in (1, 2, 4):
         raise DataError(f"{path} has {8 * size}-bit samples; 8, 16 or 32 bits are read")
     samples = np.frombuffer(data, {1: "<u1", 2: "<i2", 4: "<i4"}[size]).astype(np.float32)
-    samples = samples / 128 - 1 if size == 1 else samples / 2.0 ** (8 * size - 1)
-    return samples.reshape(-1, channels).mean(1)
+    samples = samples / np.float32(128) - 1 if size == 1 else samples / np.float32(2.0 ** (8 * size - 1))
+    mono: Floats = samples.reshape(-1, channels).mean(1)
+    return mono
 
 
 def mel_filters(bands: int, window: int, sample_rate: int) -> Floats:

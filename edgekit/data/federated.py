@@ -32,16 +32,25 @@ class Examples:
 class Source(Protocol):
     """Labelled examples that may still lie on the disk."""
 
-    labels: Integers
-    """Class index of each example, (examples,)."""
-    groups: NDArray[np.str_] | None
-    """Owner of each example (speaker, writer), for the natural partition."""
-    classes: list[str]
-    """Class names, in the order of the indices."""
-    description: str
-    """One line for people."""
-    normalisation: dict[str, Any]
-    """How raw values become examples, for the files made for devices: x = (raw - mean) / std, and other facts."""
+    @property
+    def labels(self) -> Integers:
+        """Class index of each example, (examples,)."""
+
+    @property
+    def groups(self) -> NDArray[np.str_] | None:
+        """Owner of each example (speaker, writer), for the natural partition."""
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names, in the order of the indices."""
+
+    @property
+    def description(self) -> str:
+        """One line for people."""
+
+    @property
+    def normalisation(self) -> dict[str, Any]:
+        """How raw values become examples, for the files made for devices: x = (raw - mean) / std, and other facts."""
 
     def load(self, indices: Integers) -> Floats:
         """Return the examples at these indices."""

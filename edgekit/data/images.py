@@ -38,9 +38,9 @@ class ImageFolder:
     def _read(self, path: Path) -> Floats:
         try:
             with Image.open(path) as image:
-                image = image.convert("L" if self.settings.grayscale else "RGB")
-                image = image.resize((self.settings.width, self.settings.height), Image.Resampling.BILINEAR)
-                pixels = np.asarray(image, np.float32) / 255
+                plain = image.convert("L" if self.settings.grayscale else "RGB")
+                plain = plain.resize((self.settings.width, self.settings.height), Image.Resampling.BILINEAR)
+                pixels = np.asarray(plain, np.float32) / np.float32(255)
         except (OSError, UnidentifiedImageError, ValueError) as error:
             raise DataError(f"{path} is not a readable picture: {error}") from None
         return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))

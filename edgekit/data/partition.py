@@ -10,7 +10,7 @@ from edgekit.errors import DataError
 def _enough(examples: int, clients: int) -> None:
     if examples < clients:
         raise DataError(
-            f"{examples} training examples cannot be shared by {clients} clients: set data.clients to at most {examples}"
+            f"{examples} training examples are too few for {clients} clients: set data.clients to at most {examples}"
         )
 
 
@@ -57,9 +57,7 @@ def natural(groups: NDArray[np.str_]) -> list[Integers]:
     return [np.flatnonzero(groups == group).astype(np.int64) for group in np.unique(groups)]
 
 
-def hold_out(
-    labels: Integers, fraction: float | int, rng: np.random.Generator
-) -> tuple[Integers, Integers]:
+def hold_out(labels: Integers, fraction: float | int, rng: np.random.Generator) -> tuple[Integers, Integers]:
     """Split into (kept, held out), class by class, so that both have about the same mix.
 
     Args:
@@ -74,7 +72,8 @@ def hold_out(
     for label in sorted(quota, key=lambda label: take[label] - quota[label])[: target - sum(take.values())]:
         take[label] += 1
     held = np.concatenate(
-        [rng.permutation(np.flatnonzero(labels == label))[:count] for label, count in take.items()] or [np.array([], int)]
+        [rng.permutation(np.flatnonzero(labels == label))[:count] for label, count in take.items()]
+        or [np.array([], int)]
     )
     mask = np.zeros(len(labels), bool)
     mask[held] = True

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -30,8 +29,9 @@ def load(settings: Data, seed: int) -> FederatedDataset:
         DataError: files are missing or corrupt, or cannot be shared as asked.
     """
     kind, separator, place = settings.source.partition(":")
+    loaded: FederatedDataset | Loaded
     if settings.source == "digits":
-        loaded: Any = _digits()
+        loaded = _digits()
     elif separator and place and kind in _READERS:
         loaded = _READERS[kind](place, settings)
     elif plugins.is_import_path(settings.source):
@@ -44,7 +44,8 @@ def load(settings: Data, seed: int) -> FederatedDataset:
         )
     if isinstance(loaded, FederatedDataset):
         return loaded
-    return _share(*loaded, settings, seed)
+    source, test_source = loaded
+    return _share(source, test_source, settings, seed)
 
 
 def _share(source: Source, test_source: Source | None, settings: Data, seed: int) -> FederatedDataset:
@@ -153,5 +154,3 @@ def _from_function(path: str) -> FederatedDataset | Loaded:
         x, y, *groups = (np.asarray(part) for part in loaded)
         return array_source(x, y, path, groups=groups[0] if groups else None), None
     raise DataError(f"{path}() returned {type(loaded).__name__}: return (x, y), (x, y, groups) or a FederatedDataset")
-
-

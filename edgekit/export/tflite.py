@@ -66,9 +66,10 @@ def export(
     """
     test = as_device(dataset.test.x)
     with torch.no_grad():
-        reference = np.concatenate([model.eval()(part).numpy() for part in torch.from_numpy(dataset.test.x).split(500)])
+        parts = torch.split(torch.from_numpy(dataset.test.x), 500)
+        reference = np.concatenate([model.eval()(part).numpy() for part in parts])
     float32 = to_float32(model, dataset.shape)
-    done = {}
+    done: dict[str, Exported] = {}
     for preset in presets:
         content = float32
         if preset == "int8":
@@ -104,9 +105,7 @@ def _facts(dataset: FederatedDataset, preset: str) -> dict[str, Any]:
     }
 
 
-def _check(
-    preset: str, scores: Floats, reference: Floats, dataset: FederatedDataset, tolerance: float
-) -> float:
+def _check(preset: str, scores: Floats, reference: Floats, dataset: FederatedDataset, tolerance: float) -> float:
     """Return the file's accuracy.
 
     Raises:

@@ -15,7 +15,9 @@ def image_shape(shape: Sequence[int], name: str) -> tuple[int, int, int]:
         ModelError: the examples are not images.
     """
     if len(shape) != 3:
-        raise ModelError(f"{name} needs images of (channels, height, width); these examples have {tuple(shape)}: use mlp")
+        raise ModelError(
+            f"{name} needs images of (channels, height, width); these examples have {tuple(shape)}: use mlp"
+        )
     return shape[0], shape[1], shape[2]
 
 

@@ -1,4 +1,4 @@
-"""First weights with unit variance: layer-sequential unit-variance initialisation (Mishkin & Matas 2016, algorithm 1)."""
+"""First weights: layer-sequential unit-variance initialisation (Mishkin & Matas 2016, algorithm 1)."""
 
 import torch
 from torch import Tensor, nn

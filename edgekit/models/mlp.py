@@ -1,6 +1,7 @@
 """A multi-layer perceptron."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import prod
 
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ class MLP(nn.Module):
         super().__init__()
         sizes = [prod(shape), *(max(1, round(size * width)) for size in hidden)]
         layers: list[nn.Module] = [nn.Flatten()]
-        for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+        for inputs, outputs in pairwise(sizes):
             layers += [nn.Linear(inputs, outputs), *([nn.LayerNorm(outputs)] if norm == "group" else []), nn.ReLU()]
         self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], classes))
 

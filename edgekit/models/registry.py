@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from edgekit import plugins
-from edgekit.errors import EdgekitError, ExperimentError, ModelError
 from edgekit.data.federated import Floats
+from edgekit.errors import EdgekitError, ExperimentError, ModelError
 from edgekit.experiment import Model
 from edgekit.models.dscnn import DSCNN
 from edgekit.models.lsuv import unit_variance

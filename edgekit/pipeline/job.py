@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from edgekit import __version__, arrays, experiment as experiments
+from edgekit import __version__, arrays
+from edgekit import experiment as experiments
 from edgekit.clients.torch_trainer import load_weights
 from edgekit.data import FederatedDataset
 from edgekit.data import load as load_data
@@ -99,9 +100,7 @@ def _work(job: Job) -> dict[str, Any]:
     job.listener.stage("data")
     experiment = job.experiment
     dataset = load_data(experiment.data, experiment.seed)
-    model = build(
-        experiment.model, dataset.shape, len(dataset.classes), experiment.seed, dataset.calibration.x
-    )
+    model = build(experiment.model, dataset.shape, len(dataset.classes), experiment.seed, dataset.calibration.x)
     job.listener.notice(f"{dataset.description}; {dataset.clients} clients")
     _check_early(model, dataset, experiment)
     coordinator = Coordinator(
@@ -113,9 +112,7 @@ def _work(job: Job) -> dict[str, Any]:
         on_notice=job.listener.notice,
     )
     if coordinator.plan is not None:
-        job.listener.notice(
-            f"{summary(coordinator.plan)} Noise multiplier {coordinator.plan.noise_multiplier:.3f}."
-        )
+        job.listener.notice(f"{summary(coordinator.plan)} Noise multiplier {coordinator.plan.noise_multiplier:.3f}.")
     job.listener.stage("training")
     outcome = coordinator.run()
     _keep_model(job, dataset, model, coordinator, outcome)
@@ -125,7 +122,7 @@ def _work(job: Job) -> dict[str, Any]:
         spiking = _spike(job, dataset, model)
     job.listener.stage("report")
     job.result["seconds"] = round(time.perf_counter() - job.started, 2)
-    write_report(job.folder, experiment, job.result, dataset, coordinator.plan, spiking)
+    write_report(job.folder, experiment, job.result, dataset, coordinator.plan, spiking.sample if spiking else None)
     job.folder.write_json(job.folder.result, job.result)
     if job.failures:
         raise job.failures[0]
@@ -199,9 +196,7 @@ def _export(job: Job, dataset: FederatedDataset, model: nn.Module, coordinator: 
         "privacy": summary(coordinator.plan),
     }
     try:
-        done = export(
-            model, dataset, experiment.export.presets, job.folder.export, card, experiment.export.tolerance
-        )
+        done = export(model, dataset, experiment.export.presets, job.folder.export, card, experiment.export.tolerance)
     except EdgekitError as error:
         _failed(job, "export", error)
         return

@@ -13,6 +13,7 @@ from edgekit.neuromorphic import SpikingNetwork, convert, emulator, loihi, netwo
 from edgekit.neuromorphic.energy import cost, macs
 from edgekit.neuromorphic.exchange import write_nir
 from edgekit.neuromorphic.tune import tune
+from edgekit.report import SpikingSample
 from edgekit.runfolder import RunFolder
 
 WORTH_TUNING = 0.01
@@ -28,20 +29,12 @@ class SpikingResult:
     Attributes:
         facts: for result.json.
         notices: for people.
-        raster: spikes of one test example, by layer: (steps, neurons) booleans.
-        layer_names: of the layers of the raster.
-        sample: the example, as the network takes it.
-        sample_label: its class.
-        voltages: of the readout for that example, (steps, classes).
+        sample: one test example that the network got right, for the report.
     """
 
     facts: dict[str, Any]
     notices: list[str]
-    raster: list[np.ndarray[Any, np.dtype[np.bool_]]]
-    layer_names: list[str]
-    sample: Floats
-    sample_label: str
-    voltages: np.ndarray[Any, np.dtype[np.int32]]
+    sample: SpikingSample
 
 
 def make_spiking(
@@ -104,15 +97,14 @@ def make_spiking(
         f"spiking, {settings.steps} steps: accuracy {facts['accuracy_loihi']:.4f} in Loihi integers; "
         f"{spent.synops:,.0f} synaptic operations beside {facts['macs']:,} multiply-adds"
     )
-    return SpikingResult(
-        facts,
-        notices,
-        [spikes[0].reshape(settings.steps, -1) for spikes, _, _ in sample.records[:-1]],
-        [layer.name for layer in integers.layers[:-1]],
+    shown = SpikingSample(
         test[right],
         dataset.classes[labels[right]],
+        [layer.name for layer in integers.layers[:-1]],
+        [spikes[0].reshape(settings.steps, -1) for spikes, _, _ in sample.records[:-1]],
         sample.records[-1][2][0],
     )
+    return SpikingResult(facts, notices, shown)
 
 
 def _accuracy_float(

@@ -1,9 +1,12 @@
 """From a run to report.html: one file, no network, light and dark, wide and narrow."""
 
+from dataclasses import dataclass
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
+import numpy as np
+from numpy.typing import NDArray
 
 from edgekit.data import FederatedDataset
 from edgekit.experiment import Experiment
@@ -11,10 +14,26 @@ from edgekit.privacy import Plan, covered, not_covered
 from edgekit.report import pictures
 from edgekit.runfolder import RunFolder, read_lines, write_whole
 
-if TYPE_CHECKING:
-    from edgekit.pipeline.spiking import SpikingResult
-
 SHOWN_CLIENTS = 1000
+
+
+@dataclass(frozen=True)
+class SpikingSample:
+    """One test example on its way through the spiking network.
+
+    Attributes:
+        example: as the network takes it.
+        label: its class.
+        layer_names: of the layers of neurons.
+        spikes: of each layer, (steps, neurons).
+        voltages: of the readout, (steps, classes).
+    """
+
+    example: NDArray[np.float32]
+    label: str
+    layer_names: list[str]
+    spikes: list[NDArray[np.bool_]]
+    voltages: NDArray[np.int32]
 
 
 def write_report(
@@ -23,7 +42,7 @@ def write_report(
     result: dict[str, Any],
     dataset: FederatedDataset,
     plan: Plan | None,
-    spiking: "SpikingResult | None",
+    sample: SpikingSample | None,
 ) -> None:
     """Write report.html.
 
@@ -33,21 +52,22 @@ def write_report(
         result: what result.json will hold.
         dataset: the clients' data, for the picture of sizes and labels.
         plan: the privacy plan, None without privacy.
-        spiking: what the spiking stage found, None without it.
+        sample: one example through the spiking network, None without it.
     """
     rounds = list(read_lines(folder.metrics))
     shown = range(min(dataset.clients, SHOWN_CLIENTS))
     drawn = {"clients": pictures.clients(dataset.histogram(shown), dataset.classes)}
     if rounds:
         drawn["training"] = pictures.training(rounds, None if plan is None else plan.target_epsilon)
-    if spiking is not None:
+    if sample is not None:
         facts = result["spiking"]
         drawn["steps"] = pictures.steps(facts["by_steps"], facts["steps"], result["accuracy"])
-        drawn["raster"] = pictures.raster(spiking.raster, spiking.layer_names)
-        drawn["voltages"] = pictures.voltages(spiking.voltages, dataset.classes, spiking.sample_label)
-        drawn["sample"] = pictures.image(spiking.sample)
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
-                                     lstrip_blocks=True)
+        drawn["raster"] = pictures.raster(sample.spikes, sample.layer_names)
+        drawn["voltages"] = pictures.voltages(sample.voltages, dataset.classes, sample.label)
+        drawn["sample"] = pictures.image(sample.example)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     template = environment.from_string(files("edgekit.report").joinpath("page.html").read_text())
     page = template.render(
         result=result,
@@ -55,26 +75,26 @@ def write_report(
         settings=folder.experiment.read_text(),
         style=files("edgekit.report").joinpath("page.css").read_text(),
         pictures=drawn,
-        forms=_forms(result),
+        forms=_forms(folder, result),
         rounds=rounds,
         shown_clients=len(shown),
         clients=dataset.clients,
         plan=plan,
         covered=covered(plan),
         not_covered=not_covered(plan, experiment),
-        sample_label=None if spiking is None else spiking.sample_label,
+        sample_label=None if sample is None else sample.label,
     )
     write_whole(folder.report, page)
 
 
-def _forms(result: dict[str, Any]) -> list[dict[str, Any]]:
+def _forms(folder: RunFolder, result: dict[str, Any]) -> list[dict[str, Any]]:
     """Return one row for each form of the model: name, where it runs, bytes, accuracy."""
     rows = [
         {
             "name": "PyTorch",
             "runs_on": "servers",
             "format": "float32",
-            "bytes": 4 * result["parameters"],
+            "bytes": folder.model.stat().st_size,
             "accuracy": result["accuracy"],
             "file": "model.safetensors",
         }
@@ -96,7 +116,7 @@ def _forms(result: dict[str, Any]) -> list[dict[str, Any]]:
                 "name": f"Spiking, {spiking['steps']} steps",
                 "runs_on": "simulators that read NIR",
                 "format": "float32",
-                "bytes": None,
+                "bytes": (folder.path / "spiking/network.nir").stat().st_size,
                 "accuracy": spiking["accuracy_float"],
                 "file": "spiking/network.nir",
             }
@@ -106,7 +126,7 @@ def _forms(result: dict[str, Any]) -> list[dict[str, Any]]:
                 "name": f"Loihi integers, {spiking['steps']} steps",
                 "runs_on": "Loihi-style chips",
                 "format": "8-bit",
-                "bytes": None,
+                "bytes": (folder.path / "spiking/loihi.npz").stat().st_size,
                 "accuracy": spiking["accuracy_loihi"],
                 "file": "spiking/loihi.npz",
             }

@@ -131,8 +131,14 @@ def voltages(values: NDArray[np.int32], classes: Sequence[str], answer: str) -> 
             lw=2.4 if mine else 1.2,
             zorder=3 if mine else 2,
         )
-    axis.annotate(answer, (len(values), values[-1, list(classes).index(answer)] / 64), xytext=(5, 0),
-                  textcoords="offset points", va="center", weight="bold")
+    axis.annotate(
+        answer,
+        (len(values), values[-1, list(classes).index(answer)] / 64),
+        xytext=(5, 0),
+        textcoords="offset points",
+        va="center",
+        weight="bold",
+    )
     axis.set_xlabel("time step")
     _title(axis, "Voltage of each class")
     return _svg(figure, "Readout voltages of one example")
@@ -197,4 +203,6 @@ def _svg(figure: "Figure", description: str) -> str:
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, f"var({variable})")
     text = re.sub(r"font: ([^;\"]*?)'[^;\"]*", r"font: \1system-ui, sans-serif", text)
-    return re.sub(r'<svg[^>]*?viewBox="([^"]*)"[^>]*>', rf'<svg role="img" aria-label="{description}" viewBox="\1">', text)
+    return re.sub(
+        r'<svg[^>]*?viewBox="([^"]*)"[^>]*>', rf'<svg role="img" aria-label="{description}" viewBox="\1">', text
+    )

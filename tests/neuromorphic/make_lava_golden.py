@@ -98,75 +98,180 @@ LEAKY = {"du": 1023, "dv": 128}
 CASES = (
     Case("dense, hard reset", (14,), (dense(16), dense(8)), samples=3),
     Case("dense, soft reset", (14,), (dense(16, **SOFT), dense(8, **SOFT)), samples=3),
-    Case("mixed weights of 4, 2 and 1 bits", (20,),
-         (dense(12, num_weight_bits=4, threshold=0.1),
-          dense(10, num_weight_bits=2, threshold=0.1, bias=(0, 0.9)),
-          dense(6, num_weight_bits=1, bias=(0, 2), bias_exp=1, **SOFT))),
-    Case("excitatory weights", (16,),
-         (dense(12, sign_mode=EXCITATORY, threshold=0.9),
-          dense(8, sign_mode=EXCITATORY, num_weight_bits=5, threshold=2.0, **SOFT))),
-    Case("inhibitory weights, driven by the bias", (16,),
-         (dense(12, sign_mode=INHIBITORY, num_weight_bits=6, bias=(1, 6), bias_exp=5),
-          dense(8, sign_mode=INHIBITORY, bias=(1, 8), bias_exp=5, **SOFT))),
-    Case("weights out of the range of their sign mode are clipped", (16,),
-         (dense(10, weight_range=(-300, 300)), dense(10, sign_mode=EXCITATORY, weight_range=(-300, 300)),
-          dense(6, sign_mode=INHIBITORY, weight_range=(-300, 300), bias=(0.5, 5), bias_exp=4))),
+    Case(
+        "mixed weights of 4, 2 and 1 bits",
+        (20,),
+        (
+            dense(12, num_weight_bits=4, threshold=0.1),
+            dense(10, num_weight_bits=2, threshold=0.1, bias=(0, 0.9)),
+            dense(6, num_weight_bits=1, bias=(0, 2), bias_exp=1, **SOFT),
+        ),
+    ),
+    Case(
+        "excitatory weights",
+        (16,),
+        (
+            dense(12, sign_mode=EXCITATORY, threshold=0.9),
+            dense(8, sign_mode=EXCITATORY, num_weight_bits=5, threshold=2.0, **SOFT),
+        ),
+    ),
+    Case(
+        "inhibitory weights, driven by the bias",
+        (16,),
+        (
+            dense(12, sign_mode=INHIBITORY, num_weight_bits=6, bias=(1, 6), bias_exp=5),
+            dense(8, sign_mode=INHIBITORY, bias=(1, 8), bias_exp=5, **SOFT),
+        ),
+    ),
+    Case(
+        "weights out of the range of their sign mode are clipped",
+        (16,),
+        (
+            dense(10, weight_range=(-300, 300)),
+            dense(10, sign_mode=EXCITATORY, weight_range=(-300, 300)),
+            dense(6, sign_mode=INHIBITORY, weight_range=(-300, 300), bias=(0.5, 5), bias_exp=4),
+        ),
+    ),
     Case("mixed sign mode on positive weights", (12,), (dense(10, weight_range=(0, 255)), dense(6))),
-    Case("weight exponents of both signs", (14,),
-         (dense(12, weight_exp=3, bias_exp=3), dense(10, weight_exp=-1), dense(8, weight_exp=-4, **SOFT))),
-    Case("current leaks", (14,),
-         (dense(12, du=0, threshold=1.0), dense(8, du=2047, **SOFT), dense(6, du=4094)), steps=16),
-    Case("voltage leaks", (14,),
-         (dense(12, dv=256), dense(8, dv=2048, **SOFT), dense(6, dv=4095)), steps=16),
-    Case("both leak, large bias exponents", (14,),
-         (dense(12, bias_exp=5, weight_exp=3, **LEAKY, **SOFT),
-          dense(8, bias_exp=6, weight_exp=5, **LEAKY)), steps=16),
-    Case("bias alone", (6,),
-         (dense(10, bias=(0.05, 1.2)), dense(10, bias_exp=1, **SOFT), dense(8, bias_exp=2, **LEAKY)),
-         input_rate=0.0),
-    Case("voltage meets the threshold exactly", (8,),
-         (dense(12, sign_mode=EXCITATORY, num_weight_bits=2, vth=192, bias=(0, 0)),
-          dense(12, sign_mode=EXCITATORY, num_weight_bits=1, vth=768, bias=(0, 0), **SOFT)), steps=16),
+    Case(
+        "weight exponents of both signs",
+        (14,),
+        (dense(12, weight_exp=3, bias_exp=3), dense(10, weight_exp=-1), dense(8, weight_exp=-4, **SOFT)),
+    ),
+    Case(
+        "current leaks", (14,), (dense(12, du=0, threshold=1.0), dense(8, du=2047, **SOFT), dense(6, du=4094)), steps=16
+    ),
+    Case("voltage leaks", (14,), (dense(12, dv=256), dense(8, dv=2048, **SOFT), dense(6, dv=4095)), steps=16),
+    Case(
+        "both leak, large bias exponents",
+        (14,),
+        (dense(12, bias_exp=5, weight_exp=3, **LEAKY, **SOFT), dense(8, bias_exp=6, weight_exp=5, **LEAKY)),
+        steps=16,
+    ),
+    Case(
+        "bias alone",
+        (6,),
+        (dense(10, bias=(0.05, 1.2)), dense(10, bias_exp=1, **SOFT), dense(8, bias_exp=2, **LEAKY)),
+        input_rate=0.0,
+    ),
+    Case(
+        "voltage meets the threshold exactly",
+        (8,),
+        (
+            dense(12, sign_mode=EXCITATORY, num_weight_bits=2, vth=192, bias=(0, 0)),
+            dense(12, sign_mode=EXCITATORY, num_weight_bits=1, vth=768, bias=(0, 0), **SOFT),
+        ),
+        steps=16,
+    ),
     Case("graded input of 8 bits, dense", (12,), (dense(12), dense(8, **SOFT)), num_message_bits=8),
-    Case("graded input of 4 bits, dense, leaks", (12,),
-         (dense(12, **LEAKY, **SOFT), dense(8, **LEAKY)), num_message_bits=4, samples=3),
-    Case("conv with unequal kernel, stride and padding", (2, 7, 6),
-         (conv(3, kernel=(3, 2), stride=(2, 1), padding=(0, 1)),
-          conv(2, kernel=(1, 3), stride=(1, 2), padding=(1, 0), **SOFT))),
-    Case("conv in groups", (4, 4, 5),
-         (conv(6, groups=2), conv(3, kernel=(2, 1), groups=3, threshold=0.2, **SOFT)), steps=12),
-    Case("depthwise and pointwise conv", (3, 5, 4),
-         (conv(3, groups=3, padding=(1, 1), **SOFT), conv(4, kernel=(1, 1), stride=(2, 2)),
-          conv(8, groups=4, kernel=(2, 2)))),
-    Case("dilated conv", (2, 7, 6),
-         (conv(3, dilation=(2, 1), stride=(1, 2)), conv(2, kernel=(2, 2), threshold=0.1, bias=(-1, 3)))),
-    Case("conv ignores weight exponent, bits and sign mode", (2, 4, 5),
-         (conv(3, weight_exp=3, num_weight_bits=4, threshold=0.1),
-          conv(2, kernel=(2, 2), sign_mode=EXCITATORY, weight_range=(-9, 9)))),
-    Case("graded input of 4 bits, conv to dense", (2, 5, 4),
-         (conv(3, padding=(1, 0), bias_exp=2), dense(7, **SOFT)), num_message_bits=4),
-    Case("graded input of 8 bits, conv, leaks", (2, 5, 5),
-         (conv(3, stride=(2, 2), padding=(1, 1), bias_exp=6, **LEAKY, **SOFT), dense(7, **LEAKY)),
-         num_message_bits=8),
-    Case("four layers", (1, 6, 7),
-         (conv(3, padding=(1, 1), stride=(2, 1), **SOFT), conv(3, groups=3, kernel=(2, 2)),
-          conv(4, kernel=(1, 1), **SOFT), dense(6, num_weight_bits=6)), steps=8),
-    Case("voltage clips at both ends", (16,),
-         (dense(16, weight_exp=6, vth=131071, bias=(0, 0)),
-          dense(10, weight_exp=7, vth=131071, bias=(0, 0.1), bias_exp=6, **SOFT)), input_rate=0.7, steps=16),
-    Case("current at the edge of 24 bits", (16,),  # eight spikes of 128 << 7 << 6 make 2^23
-         (dense(8, sign_mode=INHIBITORY, weight_range=(-128, -128), weight_exp=7, vth=90000),
-          dense(8, sign_mode=EXCITATORY, weight_range=(128, 128), weight_exp=7, vth=90000)),
-         input_rate=0.5, steps=16),
-    Case("current wraps at 24 bits", (16,),
-         (dense(12, weight_exp=7, du=100, vth=90000),
-          dense(8, weight_exp=7, du=200, dv=64, vth=60000, **SOFT)), input_rate=0.7, steps=12),
-    Case("activation wraps at 32 bits", (16,),
-         (dense(12, sign_mode=EXCITATORY, weight_exp=7, du=500, vth=90000), dense(6)),
-         num_message_bits=8, input_rate=0.9),
-    Case("sum of a conv wraps at 24 bits", (33, 3, 4),
-         (conv(3, sign_mode=EXCITATORY, weight_range=(200, 255), vth=90000), dense(6)),
-         num_message_bits=8, input_rate=1.0, steps=8),
+    Case(
+        "graded input of 4 bits, dense, leaks",
+        (12,),
+        (dense(12, **LEAKY, **SOFT), dense(8, **LEAKY)),
+        num_message_bits=4,
+        samples=3,
+    ),
+    Case(
+        "conv with unequal kernel, stride and padding",
+        (2, 7, 6),
+        (
+            conv(3, kernel=(3, 2), stride=(2, 1), padding=(0, 1)),
+            conv(2, kernel=(1, 3), stride=(1, 2), padding=(1, 0), **SOFT),
+        ),
+    ),
+    Case(
+        "conv in groups",
+        (4, 4, 5),
+        (conv(6, groups=2), conv(3, kernel=(2, 1), groups=3, threshold=0.2, **SOFT)),
+        steps=12,
+    ),
+    Case(
+        "depthwise and pointwise conv",
+        (3, 5, 4),
+        (
+            conv(3, groups=3, padding=(1, 1), **SOFT),
+            conv(4, kernel=(1, 1), stride=(2, 2)),
+            conv(8, groups=4, kernel=(2, 2)),
+        ),
+    ),
+    Case(
+        "dilated conv",
+        (2, 7, 6),
+        (conv(3, dilation=(2, 1), stride=(1, 2)), conv(2, kernel=(2, 2), threshold=0.1, bias=(-1, 3))),
+    ),
+    Case(
+        "conv ignores weight exponent, bits and sign mode",
+        (2, 4, 5),
+        (
+            conv(3, weight_exp=3, num_weight_bits=4, threshold=0.1),
+            conv(2, kernel=(2, 2), sign_mode=EXCITATORY, weight_range=(-9, 9)),
+        ),
+    ),
+    Case(
+        "graded input of 4 bits, conv to dense",
+        (2, 5, 4),
+        (conv(3, padding=(1, 0), bias_exp=2), dense(7, **SOFT)),
+        num_message_bits=4,
+    ),
+    Case(
+        "graded input of 8 bits, conv, leaks",
+        (2, 5, 5),
+        (conv(3, stride=(2, 2), padding=(1, 1), bias_exp=6, **LEAKY, **SOFT), dense(7, **LEAKY)),
+        num_message_bits=8,
+    ),
+    Case(
+        "four layers",
+        (1, 6, 7),
+        (
+            conv(3, padding=(1, 1), stride=(2, 1), **SOFT),
+            conv(3, groups=3, kernel=(2, 2)),
+            conv(4, kernel=(1, 1), **SOFT),
+            dense(6, num_weight_bits=6),
+        ),
+        steps=8,
+    ),
+    Case(
+        "voltage clips at both ends",
+        (16,),
+        (
+            dense(16, weight_exp=6, vth=131071, bias=(0, 0)),
+            dense(10, weight_exp=7, vth=131071, bias=(0, 0.1), bias_exp=6, **SOFT),
+        ),
+        input_rate=0.7,
+        steps=16,
+    ),
+    Case(
+        "current at the edge of 24 bits",
+        (16,),  # eight spikes of 128 << 7 << 6 make 2^23
+        (
+            dense(8, sign_mode=INHIBITORY, weight_range=(-128, -128), weight_exp=7, vth=90000),
+            dense(8, sign_mode=EXCITATORY, weight_range=(128, 128), weight_exp=7, vth=90000),
+        ),
+        input_rate=0.5,
+        steps=16,
+    ),
+    Case(
+        "current wraps at 24 bits",
+        (16,),
+        (dense(12, weight_exp=7, du=100, vth=90000), dense(8, weight_exp=7, du=200, dv=64, vth=60000, **SOFT)),
+        input_rate=0.7,
+        steps=12,
+    ),
+    Case(
+        "activation wraps at 32 bits",
+        (16,),
+        (dense(12, sign_mode=EXCITATORY, weight_exp=7, du=500, vth=90000), dense(6)),
+        num_message_bits=8,
+        input_rate=0.9,
+    ),
+    Case(
+        "sum of a conv wraps at 24 bits",
+        (33, 3, 4),
+        (conv(3, sign_mode=EXCITATORY, weight_range=(200, 255), vth=90000), dense(6)),
+        num_message_bits=8,
+        input_rate=1.0,
+        steps=8,
+    ),
 )
 
 
@@ -203,9 +308,7 @@ def output_shape(layer: Layer, shape: tuple[int, ...]) -> tuple[int, ...]:
     return layer.outputs, int(height), int(width)
 
 
-def draw_layer(
-    layer: Layer, shape: tuple[int, ...], level: float, rng: np.random.Generator
-) -> tuple[Layer, Arrays]:
+def draw_layer(layer: Layer, shape: tuple[int, ...], level: float, rng: np.random.Generator) -> tuple[Layer, Arrays]:
     """Draw weights and biases of a layer whose input has a shape and an expected mean, and set its vth."""
     fan_in = (shape[0] // layer.groups, *layer.kernel) if layer.kind == "conv" else (int(np.prod(shape)),)
     low, high = layer.weight_range or WEIGHT_RANGE[layer.sign_mode]
@@ -218,17 +321,24 @@ def draw_layer(
     return replace(layer, vth=vth), {"weights": weights, "bias_mant": bias_mant}
 
 
-def make_synapse(
-    layer: Layer, arrays: Arrays, message_bits: int, input_shape: tuple[int, ...]
-) -> Conv | Dense:
+def make_synapse(layer: Layer, arrays: Arrays, message_bits: int, input_shape: tuple[int, ...]) -> Conv | Dense:
     """Build Lava's Conv or Dense for an input in Lava's shape, (W, H, C) or (features,)."""
     weights = arrays["weights"]
-    shared = {"weight_exp": layer.weight_exp, "num_weight_bits": layer.num_weight_bits,
-              "num_message_bits": message_bits}
+    shared = {
+        "weight_exp": layer.weight_exp,
+        "num_weight_bits": layer.num_weight_bits,
+        "num_message_bits": message_bits,
+    }
     if layer.kind == "conv":  # Lava convolves where torch correlates, hence the flip; its pairs are (W, H)
-        return Conv(weight=swap_order(weights)[:, ::-1, ::-1].copy(), input_shape=input_shape,
-                    stride=layer.stride[::-1], padding=layer.padding[::-1], dilation=layer.dilation[::-1],
-                    groups=layer.groups, **shared)
+        return Conv(
+            weight=swap_order(weights)[:, ::-1, ::-1].copy(),
+            input_shape=input_shape,
+            stride=layer.stride[::-1],
+            padding=layer.padding[::-1],
+            dilation=layer.dilation[::-1],
+            groups=layer.groups,
+            **shared,
+        )
     if len(input_shape) == 3:  # the columns follow Lava's order of flattening
         weights = swap_order(weights.reshape(-1, *input_shape[::-1])).reshape(weights.shape)
     return Dense(weights=weights, sign_mode=SignMode(layer.sign_mode), **shared)
@@ -247,9 +357,17 @@ def run_in_lava(case: Case, inputs: np.ndarray, drawn: list[tuple[Layer, Arrays]
         port.connect(synapse.s_in)
         # Lava counts its steps from 1: the first activation of sample 0 reaches layer l at step l + 2
         bias_mant = swap_order(arrays["bias_mant"]) if layer.kind == "conv" else arrays["bias_mant"]
-        neurons = LIFReset(shape=synapse.a_out.shape, du=layer.du, dv=layer.dv, vth=layer.vth,
-                           bias_mant=bias_mant, bias_exp=layer.bias_exp, name=layer.reset,
-                           reset_interval=case.steps, reset_offset=(index + 2) % case.steps)
+        neurons = LIFReset(
+            shape=synapse.a_out.shape,
+            du=layer.du,
+            dv=layer.dv,
+            vth=layer.vth,
+            bias_mant=bias_mant,
+            bias_exp=layer.bias_exp,
+            name=layer.reset,
+            reset_interval=case.steps,
+            reset_offset=(index + 2) % case.steps,
+        )
         synapse.a_out.connect(neurons.a_in)
         port = neurons.s_out
         for key, target in (("spikes", neurons.s_out), ("u", neurons.u), ("v", neurons.v)):
@@ -260,7 +378,7 @@ def run_in_lava(case: Case, inputs: np.ndarray, drawn: list[tuple[Layer, Arrays]
     for index, key, monitor in monitors:
         (trace,) = next(iter(monitor.get_data().values())).values()  # {process: {variable: trace}}
         trace = swap_order(trace) if drawn[index][0].kind == "conv" else trace
-        trace = trace[index + 1:][:case.samples * case.steps].astype(bool if key == "spikes" else np.int32)
+        trace = trace[index + 1 :][: case.samples * case.steps].astype(bool if key == "spikes" else np.int32)
         records[index][key] = trace.reshape(case.samples, case.steps, *trace.shape[1:])
     source.stop()
     return records
@@ -279,8 +397,21 @@ def record_case(number: int) -> tuple[dict[str, object], Arrays]:
     records = run_in_lava(case, inputs, drawn)
     for index, ((layer, drawn_arrays), record) in enumerate(zip(drawn, records, strict=True)):
         arrays.update({f"{number}.{index}.{key}": array for key, array in {**drawn_arrays, **record}.items()})
-        names = ("kind", "stride", "padding", "dilation", "groups", "weight_exp", "num_weight_bits",
-                 "sign_mode", "vth", "du", "dv", "bias_exp", "reset")
+        names = (
+            "kind",
+            "stride",
+            "padding",
+            "dilation",
+            "groups",
+            "weight_exp",
+            "num_weight_bits",
+            "sign_mode",
+            "vth",
+            "du",
+            "dv",
+            "bias_exp",
+            "reset",
+        )
         entry = {name: getattr(layer, name) for name in names}
         entries.append({**entry, "num_message_bits": case.num_message_bits if index == 0 else 0})
     return {"name": case.name, "steps": case.steps, "samples": case.samples, "layers": entries}, arrays

@@ -1,0 +1,45 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Python 3.11 and make are all they need.
+PYTHON ?= python3.11
+BIN := .venv/bin
+SOURCES := $(shell find edgekit server clients neuromorphic privacy devices -type f -not -name '*.pyc') pyproject.toml
+
+.PHONY: demo test test-devices lint bench clean
+
+demo: .venv/installed
+	$(BIN)/edgekit run
+
+test: .venv/installed
+	$(BIN)/pytest -m "not device"
+
+test-devices: .venv/installed
+	./tests/devices/install.sh
+	$(BIN)/pytest -m device
+
+# The last two look at the installed package, so they must not find the folder of the same name.
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	cd .venv && bin/lint-imports --config ../pyproject.toml --no-cache
+	cd .venv && bin/mypy --config-file ../pyproject.toml -p edgekit
+
+bench: .venv/installed
+	$(BIN)/python benchmarks/simulation.py
+	$(BIN)/python benchmarks/example.py
+
+clean:
+	rm -rf .venv build *.egg-info
+
+# Everything that edgekit stands on, at the versions of constraints.txt; remade when those change.
+.venv/packages: constraints.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade "setuptools>=77,<81" wheel
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet -c constraints.txt ".[all,ray,dev]"
+	touch $@
+
+# edgekit itself, as the wheel that users get; tests and type checks run against it.
+.venv/installed: .venv/packages $(SOURCES)
+	rm -rf build
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --force-reinstall .
+	rm -rf build
+	touch $@

@@ -1,0 +1,239 @@
+"""The vectorised cohort equals clients trained alone, which equal torch's own optimiser; private work equals Opacus."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from edgekit.clients import LocalSettings, LocalTask, batches
+from edgekit.clients.cohort import VectorisedTrainer, obstacle
+from edgekit.clients.cohort.depthwise import shifted_depthwise
+from edgekit.clients.torch_trainer import TorchTrainer, state
+from opacus import PrivacyEngine
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from edgekit.experiment import Model
+from edgekit.models import build
+
+SMALL = {"mobilenetv2": {"stages": [[1, 16, 1, 1], [4, 24, 2, 2], [4, 24, 1, 1]], "head": 32}}
+NETS = [(name, norm) for name in ("mlp", "dscnn", "mobilenetv2") for norm in ("group", "weight-standardised", "none")]
+
+
+class Odd(nn.Module):
+    """Layers that the rules must leave to torch.func, or handle beside the common ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 6, 3, padding="same")
+        self.strided = nn.Conv2d(6, 8, 3, stride=2, padding=1, groups=2, bias=False)
+        self.mix = nn.Conv2d(8, 8, 1, stride=1)
+        self.norm = nn.LayerNorm(8)
+        self.out = nn.Linear(8, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.max_pool2d(torch.tanh(self.first(x)), 2)
+        x = F.avg_pool2d(F.gelu(self.mix(self.strided(x))), 2)
+        scores: torch.Tensor = self.out(self.norm(x.flatten(2).transpose(1, 2))).mean(1)
+        return scores
+
+
+class Recurrent(nn.Module):
+    """Torch has no batching rule for its fused GRU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(8, 12, batch_first=True)
+        self.out = nn.Linear(12, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.out(self.gru(x[:, 0])[0][:, -1])
+        return scores
+
+
+class Dropping(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.body(x)
+        return scores
+
+
+def _net(name, norm):
+    return build(Model(name=name, norm=norm, arguments=SMALL.get(name, {})), (1, 8, 8), 10, seed=3).double()
+
+
+def _tasks(blocks):
+    return [LocalTask(b, np.random.default_rng(i), np.random.default_rng(100 + i)) for i, b in enumerate(blocks)]
+
+
+def _same(one, other, tolerance):
+    return all(np.allclose(one.arrays[k], other.arrays[k], rtol=0, atol=tolerance) for k in other.arrays)
+
+
+SETTINGS = {
+    "plain": LocalSettings(epochs=2, batch_size=4, learning_rate=0.05),
+    "momentum and proximal term": LocalSettings(batch_size=3, momentum=0.9, proximal_mu=0.3, learning_rate=0.02),
+    "dp-sgd": LocalSettings(
+        work="dp-sgd", steps=3, sample_rate=0.4, clip=0.5, noise_multiplier=0.8, learning_rate=0.05, momentum=0.5
+    ),
+    "clipped sum": LocalSettings(work="clipped-sum", sample_rate=0.7, clip=0.3),
+    "bounded update": LocalSettings(batch_size=4, update_clip=0.01, update_noise=0.02),
+}
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+@pytest.mark.parametrize(("name", "norm"), NETS)
+def test_a_cohort_of_unequal_clients_equals_each_client_alone(name, norm, kind, blocks):
+    model, data = _net(name, norm), blocks(5, 17, 9, 1)
+    weights = state(model)
+    together = VectorisedTrainer(model).train_cohort(weights, _tasks(data), SETTINGS[kind])
+    for update, task in zip(together, _tasks(data), strict=True):
+        alone = TorchTrainer(model).train(weights, task, SETTINGS[kind])
+        # Noise is drawn alike but rounded to float32 on its way.
+        assert _same(update, alone, 1e-9)
+        assert update.examples == len(task.examples)
+
+
+def test_layers_without_a_rule_of_ours_are_vectorised_too(blocks):
+    model, data = Odd().double(), blocks(5, 8)
+    weights = state(model)
+    for settings in (SETTINGS["plain"], SETTINGS["clipped sum"]):
+        for update, task in zip(
+            VectorisedTrainer(model).train_cohort(weights, _tasks(data), settings), _tasks(data), strict=True
+        ):
+            assert _same(update, TorchTrainer(model).train(weights, task, settings), 1e-10)
+
+
+def test_a_small_memory_bound_changes_nothing_but_the_chunks(blocks):
+    model, data = _net("dscnn", "none"), blocks(5, 17, 9, 1, 4)
+    weights = state(model)
+    for kind in ("plain", "dp-sgd"):
+        whole, chunked = (
+            VectorisedTrainer(model, size).train_cohort(weights, _tasks(data), SETTINGS[kind]) for size in (1 << 30, 1)
+        )
+        assert all(_same(a, b, 1e-10) for a, b in zip(whole, chunked, strict=True))
+
+
+def test_training_alone_is_torchs_own_sgd(blocks):
+    model, (data,) = _net("mlp", "none"), blocks(10)
+    settings = LocalSettings(epochs=3, batch_size=4, learning_rate=0.1, momentum=0.8)
+    update = TorchTrainer(model).train(state(model), _tasks([data])[0], settings)
+    own = copy.deepcopy(model)
+    optimiser = torch.optim.SGD(own.parameters(), 0.1, 0.8)
+    for indices in batches.shuffled(10, 4, 3, np.random.default_rng(0)):
+        optimiser.zero_grad()
+        F.cross_entropy(own(torch.from_numpy(data.x[indices]).double()), torch.from_numpy(data.y[indices])).backward()
+        optimiser.step()
+    assert all(np.array_equal(update.arrays[name], array) for name, array in state(own).items())
+
+
+@pytest.mark.parametrize(("name", "norm"), NETS)
+def test_a_clipped_sum_is_the_sum_of_autograds_clipped_gradients(name, norm, blocks):
+    model, (data,) = _net(name, norm), blocks(6)
+    settings = LocalSettings(work="clipped-sum", sample_rate=1.0, clip=0.7)
+    (update,) = VectorisedTrainer(model).train_cohort(state(model), _tasks([data]), settings)
+    expected = {name: np.zeros_like(array) for name, array in state(model).items()}
+    for x, y in zip(data.x, data.y, strict=True):
+        loss = F.cross_entropy(model(torch.from_numpy(x[None]).double()), torch.tensor([y]))
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        norm_of_all = torch.sqrt(sum((g**2).sum() for g in gradients))
+        for key, gradient in zip(expected, gradients, strict=True):
+            expected[key] += (gradient * min(1.0, 0.7 / (norm_of_all + 1e-6))).numpy()
+    assert all(np.allclose(update.arrays[key], expected[key], atol=1e-12) for key in expected)
+
+
+def test_a_dp_sgd_step_without_noise_is_opacus_step(blocks):
+    (data,) = blocks(12)
+    model = build(Model(norm="group"), (1, 8, 8), 10, seed=1)
+    settings = LocalSettings(work="dp-sgd", steps=1, sample_rate=1.0, clip=0.4, learning_rate=0.3)
+    (update,) = VectorisedTrainer(model).train_cohort(state(model), _tasks([data]), settings)
+    loader = DataLoader(TensorDataset(torch.from_numpy(data.x), torch.from_numpy(data.y)), batch_size=12)
+    theirs = copy.deepcopy(model).train()
+    wrapped, optimiser, loader = PrivacyEngine().make_private(
+        module=theirs,
+        optimizer=torch.optim.SGD(theirs.parameters(), 0.3),
+        data_loader=loader,
+        noise_multiplier=0.0,
+        max_grad_norm=0.4,
+        poisson_sampling=False,
+    )
+    for x, y in loader:
+        F.cross_entropy(wrapped(x), y).backward()
+        optimiser.step()
+    for name, parameter in theirs.named_parameters():
+        assert np.allclose(update.arrays[name], parameter.detach().numpy(), atol=1e-6), name
+
+
+def test_local_noise_has_the_deviation_of_the_plan(blocks):
+    model, (data,) = _net("mlp", "none"), blocks(20)
+    quiet, noisy = (
+        LocalSettings(work="dp-sgd", sample_rate=0.5, clip=2.0, noise_multiplier=n, learning_rate=1.0) for n in (0, 3)
+    )
+    (a,), (b,) = (
+        VectorisedTrainer(model).train_cohort(state(model), _tasks([data]), settings) for settings in (quiet, noisy)
+    )
+    noise = np.concatenate([(b.arrays[k] - a.arrays[k]).ravel() for k in a.arrays])
+    # One step: learning rate * multiplier * clip / expected batch.
+    assert noise.std() == pytest.approx(3 * 2.0 / (0.5 * 20), rel=0.03)
+
+
+def test_a_client_whose_numbers_explode_harms_no_other(blocks):
+    data = blocks(6, 6, 6)
+    data[1].x[:] = 1e30
+    model = build(Model(), (1, 8, 8), 10, 0)
+    settings = LocalSettings(batch_size=2, learning_rate=0.1)
+    updates = VectorisedTrainer(model).train_cohort(state(model), _tasks(data), settings)
+    finite = [all(np.isfinite(array).all() for array in update.arrays.values()) for update in updates]
+    assert finite == [True, False, True]
+    alone = TorchTrainer(model).train(state(model), _tasks(data)[2], settings)
+    assert _same(updates[2], alone, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        (Recurrent(), "torch.func cannot vectorise it"),
+        (Dropping(), "layer 'body.1' (Dropout) draws random numbers"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10)), "layer '2' (BatchNorm1d) keeps buffers"),
+    ],
+)
+def test_what_cannot_be_vectorised_is_known_beforehand_and_says_why(module, reason):
+    assert reason in (obstacle(module, (1, 8, 8), 10) or "")
+
+
+@pytest.mark.parametrize(("name", "norm"), NETS)
+def test_the_zoo_can_be_vectorised(name, norm):
+    model = build(Model(name=name, norm=norm, arguments=SMALL.get(name, {})), (1, 8, 8), 10, 0)
+    assert obstacle(model, (1, 8, 8), 10) is None
+
+
+@pytest.mark.parametrize("stride", [(1, 1), (2, 2), (1, 2)])
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (3, 3), (5, 4)])
+@pytest.mark.parametrize("kernel", [(3, 3), (5, 3)])
+def test_shifted_depthwise_is_torchs_convolution_and_gradient(stride, size, kernel):
+    padding = (kernel[0] // 2, kernel[1] // 2)
+    x = torch.randn(2, 6, *size, dtype=torch.float64, requires_grad=True)
+    w = torch.randn(6, 1, *kernel, dtype=torch.float64, requires_grad=True)
+    ours = shifted_depthwise(x, w, stride, padding)
+    theirs = F.conv2d(x, w, None, stride, padding, 1, 6)
+    assert torch.allclose(ours, theirs, atol=1e-12)
+    seed = torch.randn_like(theirs)
+    for a, b in zip(torch.autograd.grad(ours, (x, w), seed), torch.autograd.grad(theirs, (x, w), seed), strict=True):
+        assert torch.allclose(a, b, atol=1e-12)
+
+
+def test_poisson_batches_take_each_example_at_the_rate():
+    drawn = batches.poisson(1000, 0.3, 200, np.random.default_rng(0))
+    counts = np.bincount(np.concatenate(drawn), minlength=1000)
+    assert counts.mean() == pytest.approx(60, rel=0.02)
+    assert counts.std() == pytest.approx(np.sqrt(200 * 0.3 * 0.7), rel=0.1)
+
+
+def test_shuffled_batches_hold_every_example_once_an_epoch():
+    drawn = batches.shuffled(10, 4, 2, np.random.default_rng(0))
+    assert [len(indices) for indices in drawn] == [4, 4, 2, 4, 4, 2]
+    assert sorted(np.concatenate(drawn[:3]).tolist()) == list(range(10))

@@ -1,0 +1,79 @@
+"""What the tests share: small real data, quick experiments, a listener that keeps what it hears."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from edgekit import experiment as experiments
+from edgekit.data import Examples, FederatedDataset
+from edgekit.data import load as load_data
+from edgekit.experiment import Experiment
+
+torch.set_num_threads(1)
+
+
+@dataclass
+class Heard:
+    """A listener that keeps what it hears."""
+
+    stages: list[str] = field(default_factory=list)
+    rounds: list[Any] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+
+    def stage(self, name: str) -> None:
+        self.stages.append(name)
+
+    def round(self, metrics: Any, rounds: int) -> None:
+        self.rounds.append(metrics)
+
+    def notice(self, line: str) -> None:
+        self.notices.append(line)
+
+
+@pytest.fixture
+def heard() -> Heard:
+    return Heard()
+
+
+@pytest.fixture(scope="session")
+def digits() -> FederatedDataset:
+    return load_data(Experiment().data, seed=0)
+
+
+@pytest.fixture
+def make_experiment():
+    """A small, quick experiment; each override is key=value."""
+
+    def make(*overrides: str) -> Experiment:
+        quick = ["data.clients=6", "federation.rounds=2", "training.epochs=1", "training.batch_size=32"]
+        return experiments.load(None, [*quick, *overrides])
+
+    return make
+
+
+@pytest.fixture
+def blocks():
+    """Random clients of unequal sizes, with the shape and the number of classes of digits."""
+
+    def make(*sizes: int, shape: tuple[int, ...] = (1, 8, 8), seed: int = 0) -> list[Examples]:
+        rng = np.random.default_rng(seed)
+        return [
+            Examples(rng.random((size, *shape), np.float32), rng.integers(0, 10, size).astype(np.int64))
+            for size in sizes
+        ]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def large_data() -> Path:
+    """The folder with MNIST and spoken digits, for slow tests."""
+    place = os.environ.get("EDGEKIT_DATA")
+    if not place:
+        pytest.skip("EDGEKIT_DATA is not set: it names the folder of the larger data")
+    return Path(place)

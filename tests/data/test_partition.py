@@ -1,0 +1,70 @@
+"""Partitions give every example to exactly one client, and what each promises."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgekit.data import partition
+from edgekit.errors import DataError
+
+LABELS = st.lists(st.integers(0, 4), min_size=30, max_size=200).map(lambda values: np.array(values, np.int64))
+
+
+def _holds_all_once(owners, examples):
+    assert sorted(np.concatenate(owners).tolist()) == list(range(examples))
+    assert min(len(owner) for owner in owners) >= 1
+
+
+@given(LABELS, st.integers(1, 15), st.floats(0.05, 50), st.integers(0, 2**31))
+def test_dirichlet_gives_every_example_to_one_client_and_leaves_nobody_empty(labels, clients, alpha, seed):
+    owners = partition.dirichlet(labels, clients, alpha, np.random.default_rng(seed))
+    assert len(owners) == clients
+    _holds_all_once(owners, len(labels))
+
+
+@given(st.integers(20, 300), st.integers(1, 20), st.integers(0, 2**31))
+def test_iid_sizes_differ_by_at_most_one(examples, clients, seed):
+    owners = partition.iid(examples, clients, np.random.default_rng(seed))
+    _holds_all_once(owners, examples)
+    sizes = [len(owner) for owner in owners]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_shards_give_each_client_about_k_labels():
+    labels = np.repeat(np.arange(10), 100)
+    owners = partition.shards(labels, 50, 2, np.random.default_rng(0))
+    _holds_all_once(owners, 1000)
+    assert all(len(np.unique(labels[owner])) <= 2 for owner in owners)
+
+
+def test_a_small_alpha_gives_clients_of_fewer_classes():
+    labels = np.repeat(np.arange(10), 200)
+    rng = np.random.default_rng(0)
+    classes = [
+        np.mean([len(np.unique(labels[owner])) for owner in partition.dirichlet(labels, 20, alpha, rng)])
+        for alpha in (0.05, 100.0)
+    ]
+    assert classes[0] < 5
+    assert classes[1] > 9
+
+
+def test_natural_makes_one_client_a_group():
+    owners = partition.natural(np.array(["b", "a", "b", "c"]))
+    assert [owner.tolist() for owner in owners] == [[1], [0, 2], [3]]
+
+
+@given(LABELS, st.integers(1, 10), st.integers(0, 2**31))
+def test_hold_out_keeps_the_mix_of_classes_and_the_exact_number(labels, number, seed):
+    kept, held = partition.hold_out(labels, number, np.random.default_rng(seed))
+    assert len(held) == number
+    _holds_all_once([kept, held], len(labels))
+    for label in np.unique(labels):
+        share = number * np.mean(labels == label)
+        assert abs(np.count_nonzero(labels[held] == label) - share) <= 1
+
+
+@pytest.mark.parametrize("make", [partition.iid, lambda n, c, r: partition.dirichlet(np.zeros(n, int), c, 1.0, r)])
+def test_fewer_examples_than_clients_is_an_error_that_says_how_many_would_do(make):
+    with pytest.raises(DataError, match=r"set data\.clients to at most 5"):
+        make(5, 6, np.random.default_rng(0))

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Install the Debian packages that the device suites run: a browser for the pages. Needs root where one is missing.
+set -euo pipefail
+missing=()
+command -v chromium >/dev/null || missing+=(chromium)
+[ ${#missing[@]} -eq 0 ] && exit 0
+if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
+    echo "make test-devices needs ${missing[*]}: install them with apt-get install ${missing[*]}" >&2
+    exit 1
+fi
+apt-get update -qq
+apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null

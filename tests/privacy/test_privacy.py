@@ -1,0 +1,131 @@
+"""Privacy held against Opacus and dp-accounting; the ledger; the mechanisms."""
+
+import json
+
+import numpy as np
+import pytest
+from dp_accounting import dp_event
+from dp_accounting.rdp import RdpAccountant
+from edgekit.privacy import Charge, Ledger, epsilon, make_plan, mechanism, not_covered, solve_noise_multiplier
+from opacus.accountants import PRVAccountant, RDPAccountant
+
+from edgekit.errors import PrivacyError
+from edgekit.experiment import Experiment, Privacy
+
+CASES = [(1.0, 0.01, 2000), (2.4, 0.3, 150), (5.0, 1.0, 100), (0.8, 0.05, 20)]
+
+
+@pytest.mark.parametrize(("noise", "rate", "steps"), CASES)
+def test_our_default_accountant_agrees_with_opacus_and_is_below_rdp(noise, rate, steps):
+    history = [(noise, rate, steps)]
+    prv, rdp = PRVAccountant(), RDPAccountant()
+    prv.history, rdp.history = list(history), list(history)
+    ours = epsilon(history, 1e-5)
+    assert ours == pytest.approx(prv.get_epsilon(1e-5), rel=0.01)
+    assert ours < rdp.get_epsilon(1e-5)
+    assert epsilon(history, 1e-5, "prv") == pytest.approx(prv.get_epsilon(1e-5))
+    assert epsilon(history, 1e-5, "rdp") == pytest.approx(rdp.get_epsilon(1e-5))
+
+
+def test_stretches_of_different_noise_compose_as_opacus_composes_them():
+    history = [(1.5, 0.1, 50), (2.5, 0.2, 30)]
+    prv = PRVAccountant()
+    prv.history = list(history)
+    assert epsilon(history, 1e-5) == pytest.approx(prv.get_epsilon(1e-5), rel=0.01)
+    assert epsilon([], 1e-5) == 0.0
+
+
+@pytest.mark.parametrize("accountant", ["pld", "rdp"])
+@pytest.mark.parametrize(("target", "rate", "steps"), [(8.0, 1.0, 50), (3.0, 0.1, 200), (0.5, 0.02, 100)])
+def test_the_solved_noise_meets_the_target_and_no_more(accountant, target, rate, steps):
+    noise = solve_noise_multiplier(target, 1e-5, rate, steps, accountant)
+    spent = epsilon([(noise, rate, steps)], 1e-5, accountant)
+    assert 0.98 * target < spent <= target
+    # An accountant of another house, which is looser, still agrees on the order.
+    other = RdpAccountant()
+    other.compose(dp_event.PoissonSampledDpEvent(rate, dp_event.GaussianDpEvent(noise)), steps)
+    assert spent <= other.get_epsilon(1e-5) * 1.001
+
+
+def test_an_unreachable_epsilon_says_what_would_help():
+    with pytest.raises(PrivacyError, match="raise epsilon, or take fewer rounds or a smaller sample rate"):
+        solve_noise_multiplier(1e-6, 1e-12, 1.0, 100_000)
+
+
+@pytest.mark.parametrize(
+    ("unit", "noise", "rate", "steps", "sensitivity"),
+    [
+        ("example", "server", 0.2, 1, 1.0),
+        ("example", "client", 0.2, 15, 1.0),  # 3 epochs at rate 0.2
+        ("client", "server", 0.1, 1, 1.0),
+        ("client", "client", 1.0, 1, 2.0),
+    ],
+)
+def test_the_plan_counts_only_the_sampling_that_is_proved(unit, noise, rate, steps, sensitivity):
+    settings = Privacy(unit=unit, noise=noise, sample_rate=0.2, epsilon=10.0)
+    plan = make_plan(settings, rounds=20, cohort_rate=0.1, epochs=3)
+    assert (plan.sample_rate, plan.steps, plan.sensitivity) == (rate, steps, sensitivity)
+    assert 9.8 < plan.epsilon <= 10.0
+    assert plan.epsilon == pytest.approx(epsilon([(plan.noise_multiplier, rate, 20 * steps)], 1e-5))
+
+
+def _charge(number, clients=None, draw="seed 0", steps=1):
+    return Charge(number, "example", "server", 2.0, 0.3, steps, clients, draw)
+
+
+def test_the_ledger_is_on_the_disk_before_it_counts(tmp_path):
+    ledger = Ledger(tmp_path / "privacy.jsonl")
+    for number in (1, 2, 3):
+        ledger.charge(_charge(number))
+    lines = [json.loads(line) for line in (tmp_path / "privacy.jsonl").read_text().splitlines()]
+    assert [line["round"] for line in lines] == [1, 2, 3]
+    assert ledger.epsilon(1e-5, "pld") == pytest.approx(epsilon([(2.0, 0.3, 3)], 1e-5))
+
+
+def test_a_ledger_read_back_goes_on_counting(tmp_path):
+    path = tmp_path / "privacy.jsonl"
+    Ledger(path).charge(_charge(1))
+    again = Ledger(path)
+    again.charge(_charge(2))
+    assert again.epsilon(1e-5, "pld") == pytest.approx(epsilon([(2.0, 0.3, 2)], 1e-5))
+
+
+def test_a_round_repeated_with_the_same_numbers_is_charged_once_and_with_fresh_ones_twice(tmp_path):
+    ledger = Ledger(tmp_path / "privacy.jsonl")
+    ledger.charge(_charge(1))
+    ledger.charge(_charge(1))
+    once = ledger.epsilon(1e-5, "pld")
+    ledger.charge(_charge(1, draw="fresh"))
+    assert once == pytest.approx(epsilon([(2.0, 0.3, 1)], 1e-5))
+    assert ledger.epsilon(1e-5, "pld") == pytest.approx(epsilon([(2.0, 0.3, 2)], 1e-5))
+
+
+def test_epsilon_is_the_most_charged_clients(tmp_path):
+    ledger = Ledger(tmp_path / "privacy.jsonl")
+    ledger.charge(_charge(1, (0, 1)))
+    ledger.charge(_charge(2, (1, 2)))
+    ledger.charge(_charge(3))
+    assert ledger.epsilon(1e-5, "pld") == pytest.approx(epsilon([(2.0, 0.3, 3)], 1e-5))
+
+
+def test_a_ledger_that_cannot_be_read_is_never_guessed(tmp_path):
+    (tmp_path / "privacy.jsonl").write_text('{"round": 1}\n')
+    with pytest.raises(PrivacyError, match="not a charge"):
+        Ledger(tmp_path / "privacy.jsonl")
+
+
+def test_clipping_bounds_the_joint_norm_and_leaves_short_updates_alone():
+    arrays = {"a": np.full((3, 2), 3.0, np.float32), "b": np.full(4, -2.0, np.float32)}
+    clipped = mechanism.clip(arrays, 0.5)
+    assert np.sqrt(sum((a.astype(float) ** 2).sum() for a in clipped.values())) == pytest.approx(0.5)
+    assert all(np.array_equal(a, b) for a, b in zip(mechanism.clip(arrays, 100).values(), arrays.values(), strict=True))
+    zero = {"a": np.zeros(3, np.float32)}
+    assert np.array_equal(mechanism.clip(zero, 1.0)["a"], zero["a"])
+
+
+def test_the_statement_says_that_seeded_noise_can_be_removed():
+    settings = Experiment(privacy=Privacy(unit="example"))
+    plan = make_plan(settings.privacy, 5, 1.0, 1)
+    assert any("seed" in line for line in not_covered(plan, settings))
+    released = Experiment(privacy=Privacy(unit="example", randomness="system"))
+    assert not any("seed can take" in line for line in not_covered(plan, released))

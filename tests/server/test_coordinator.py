@@ -1,0 +1,327 @@
+"""The coordinator: Flower's strategies, privacy in the loop, failing clients, and resuming with the same bits."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from edgekit import arrays
+from edgekit.clients.torch_trainer import state
+from edgekit.data import Examples, FederatedDataset
+from edgekit.errors import DataError, ExperimentError, RunFolderError, TrainingError
+from edgekit.models import build
+from edgekit.privacy import epsilon
+from edgekit.runfolder import RunFolder, read_lines
+from edgekit.server import Coordinator, checkpoint, strategies
+from edgekit.server.evaluation import evaluate
+
+ARGUMENTS = {
+    "Bulyan": ["federation.arguments.num_malicious_nodes=0"],
+    "FedAdagrad": ["federation.arguments.eta=0.05"],
+    "FedAdam": ["federation.arguments.eta=0.01", "federation.arguments.beta_1=0.9"],
+    "FedAvgM": ["federation.arguments.server_momentum=0.5"],
+    "FedProx": ["federation.arguments.proximal_mu=0.1"],
+    "FedYogi": ["federation.arguments.eta=0.01"],
+    "Krum": ["federation.arguments.num_malicious_nodes=1"],
+    "MultiKrum": ["federation.arguments.num_malicious_nodes=1", "federation.arguments.num_nodes_to_select=3"],
+    "QFedAvg": ["federation.arguments.client_learning_rate=0.1"],
+}
+
+
+@pytest.fixture
+def coordinate(tmp_path, digits):
+    """A coordinator in a run folder; digits shared by 6 clients unless a dataset is given."""
+
+    def make(experiment, name="run", dataset=None, **heard):
+        from edgekit.data import load
+
+        dataset = dataset or load(experiment.data, experiment.seed)
+        model = build(experiment.model, dataset.shape, len(dataset.classes), experiment.seed, dataset.calibration.x)
+        (tmp_path / name).mkdir(exist_ok=True)
+        return Coordinator(experiment, dataset, model, RunFolder(tmp_path / name), **heard)
+
+    return make
+
+
+def _same(one, other):
+    return all(np.array_equal(one[name], other[name]) for name in other)
+
+
+@pytest.mark.parametrize("name", strategies.NAMES)
+def test_every_strategy_of_flower_resumes_with_the_bits_of_an_undisturbed_run(
+    name, coordinate, make_experiment, tmp_path
+):
+    chosen = [f"federation.strategy={name}", *ARGUMENTS.get(name, [])]
+    whole = coordinate(make_experiment(*chosen, "federation.rounds=4"), "whole").run()
+    coordinate(make_experiment(*chosen, "federation.rounds=2"), "broken").run()
+    resumed = coordinate(make_experiment(*chosen, "federation.rounds=4"), "broken").run()
+    assert resumed.rounds == whole.rounds == 4
+    assert _same(resumed.weights, whole.weights)
+    lines = list(read_lines(tmp_path / "broken" / "metrics.jsonl"))
+    assert [line["round"] for line in lines] == [1, 2, 3, 4]
+
+
+def test_one_round_of_federated_averaging_is_the_weighted_mean_of_the_clients(coordinate, make_experiment):
+    experiment = make_experiment("federation.rounds=1", "training.batch_size=1000", "training.learning_rate=0.5")
+    made = coordinate(experiment)
+    outcome = made.run()
+    # One full batch a client: the weighted mean of the clients' steps is one step on all examples together.
+    model, dataset = made.model, made.dataset
+    start = build(experiment.model, dataset.shape, 10, experiment.seed, dataset.calibration.x)
+    clients = [dataset.client(i) for i in range(dataset.clients)]
+    x = torch.from_numpy(np.concatenate([client.x for client in clients]))
+    y = torch.from_numpy(np.concatenate([client.y for client in clients]))
+    gradients = torch.autograd.grad(F.cross_entropy(start(x), y), list(start.parameters()))
+    for (name, parameter), gradient in zip(start.named_parameters(), gradients, strict=True):
+        assert np.allclose(outcome.weights[name], (parameter - 0.5 * gradient).detach().numpy(), atol=1e-5)
+    assert set(outcome.weights) == set(state(model))
+
+
+def test_training_learns_digits(coordinate, make_experiment, digits):
+    easy = ["model.norm=weight-standardised", "model.arguments.pool=4", "training.batch_size=8"]
+    experiment = make_experiment(*easy, "federation.rounds=8", "training.learning_rate=0.1")
+    made = coordinate(experiment)
+    outcome = made.run()
+    assert evaluate(made.model, outcome.weights, made.dataset.test)[1] > 0.85
+    assert outcome.trainer == "whole cohort in vectorised steps"
+
+
+@pytest.mark.parametrize("unit", ["example", "client"])
+@pytest.mark.parametrize("noise", ["server", "client"])
+def test_privacy_is_charged_before_each_round_and_ends_at_the_target(
+    unit, noise, coordinate, make_experiment, tmp_path
+):
+    experiment = make_experiment(
+        f"privacy.unit={unit}",
+        f"privacy.noise={noise}",
+        "privacy.epsilon=6",
+        "privacy.sample_rate=0.5",
+        "federation.rounds=3",
+    )
+    made = coordinate(experiment)
+    made.run()
+    charges = list(read_lines(tmp_path / "run" / "privacy.jsonl"))
+    assert [charge["round"] for charge in charges] == [1, 2, 3]
+    lines = list(read_lines(tmp_path / "run" / "metrics.jsonl"))
+    spent = [line["epsilon"] for line in lines]
+    assert spent == sorted(spent)
+    history = [(charges[0]["noise_multiplier"], charges[0]["sample_rate"], sum(c["steps"] for c in charges))]
+    assert spent[-1] == pytest.approx(epsilon(history, 1e-5), abs=1e-3)
+    assert 5.9 < spent[-1] <= 6.0
+
+
+def test_a_charge_that_cannot_be_written_stops_the_round_before_any_data_is_used(
+    coordinate, make_experiment, tmp_path, monkeypatch
+):
+    asked = []
+    experiment = make_experiment("privacy.unit=example", "privacy.sample_rate=0.5")
+    made = coordinate(experiment, on_round=asked.append)
+    monkeypatch.setattr(type(made.dataset), "client", lambda self, index: asked.append(index))
+    (tmp_path / "run" / "privacy.jsonl").mkdir()
+    with pytest.raises(RunFolderError, match="cannot write"):
+        made.run()
+    assert asked == []
+
+
+@pytest.fixture
+def without_noise(monkeypatch):
+    monkeypatch.setattr("edgekit.privacy.mechanism.add_noise", lambda held, deviation, rng: held)
+
+
+def test_the_server_steps_by_the_sum_over_the_expected_batch(coordinate, make_experiment, without_noise):
+    """Without noise and with a wide clip, DP-SGD of everybody's whole data is plain gradient descent."""
+    overrides = ["privacy.unit=example", "privacy.sample_rate=1.0", "privacy.clip=1000.0", "privacy.learning_rate=0.5"]
+    outcome = coordinate(make_experiment(*overrides, "federation.rounds=1")).run()
+    plain = coordinate(
+        make_experiment("federation.rounds=1", "training.batch_size=1000", "training.learning_rate=0.5"), "plain"
+    ).run()
+    assert all(np.allclose(outcome.weights[k], plain.weights[k], atol=1e-5) for k in plain.weights)
+
+
+def test_the_servers_noise_has_the_deviation_of_the_plan(coordinate, make_experiment, monkeypatch):
+    base = ["privacy.unit=example", "privacy.sample_rate=0.5", "privacy.learning_rate=1.0", "federation.rounds=1"]
+    loud = coordinate(make_experiment(*base))
+    deviation = loud.plan.noise_multiplier * loud.plan.clip / (0.5 * loud.dataset.total_examples)
+    a = loud.run().weights
+    monkeypatch.setattr("edgekit.privacy.mechanism.add_noise", lambda held, deviation, rng: held)
+    b = coordinate(make_experiment(*base), "quiet").run().weights
+    noise = np.concatenate([(a[name] - b[name]).ravel() for name in a])
+    assert noise.std() == pytest.approx(deviation, rel=0.05)
+
+
+def test_an_empty_cohort_still_releases_noise(coordinate, make_experiment, monkeypatch, tmp_path):
+    experiment = make_experiment("privacy.unit=client", "federation.cohort=2", "federation.rounds=1")
+    made = coordinate(experiment)
+    monkeypatch.setattr("edgekit.server.coordinator.draw_cohort", lambda *_, **__: [])
+    before = state(made.model)
+    after = made.run().weights
+    (line,) = read_lines(tmp_path / "run" / "metrics.jsonl")
+    assert (line["cohort"], line["replies"], line["failures"]) == (0, 0, 0)
+    noise = np.concatenate([(after[name] - before[name]).ravel() for name in before])
+    assert noise.std() == pytest.approx(made.plan.noise_multiplier * made.plan.clip / 2, rel=0.05)
+
+
+def test_a_private_run_resumes_with_the_same_bits_and_is_charged_once(coordinate, make_experiment, tmp_path):
+    """The crash comes after the charge and before the checkpoint: the round is repeated with the same noise."""
+    private = ["privacy.unit=example", "privacy.sample_rate=0.5", "federation.average_last=0.5", "federation.rounds=4"]
+    whole = coordinate(make_experiment(*private), "whole").run()
+
+    class Crash(Exception):
+        pass
+
+    def crash(metrics):
+        if metrics.round == 3:
+            raise Crash
+
+    with pytest.raises(Crash):
+        coordinate(make_experiment(*private), "broken", on_round=crash).run()
+    (tmp_path / "broken" / "checkpoint" / "round-000003.safetensors").unlink()
+    resumed = coordinate(make_experiment(*private), "broken").run()
+    assert _same(resumed.weights, whole.weights)
+    assert (tmp_path / "broken" / "privacy.jsonl").read_text() == (tmp_path / "whole" / "privacy.jsonl").read_text()
+
+
+def test_with_the_systems_randomness_a_repeated_round_is_charged_again(coordinate, make_experiment, tmp_path):
+    private = ["privacy.unit=example", "privacy.sample_rate=0.5", "privacy.randomness=system", "federation.rounds=2"]
+    first = coordinate(make_experiment(*private)).run()
+    (tmp_path / "run" / "checkpoint" / "round-000002.safetensors").unlink()
+    second = coordinate(make_experiment(*private)).run()
+    assert not _same(first.weights, second.weights)
+    assert [charge["round"] for charge in read_lines(tmp_path / "run" / "privacy.jsonl")] == [1, 2, 2]
+
+
+def _dataset(clients, load_client, digits):
+    return FederatedDataset(
+        clients, load_client, digits.test, digits.calibration, digits.classes, "made", total_examples=20 * clients
+    )
+
+
+@pytest.mark.parametrize("private", [[], ["privacy.unit=example", "privacy.sample_rate=0.5"]])
+@pytest.mark.parametrize("trainer", ["auto", "one-by-one"])
+def test_a_failing_client_costs_its_update_and_never_the_run(
+    trainer, private, coordinate, make_experiment, digits, tmp_path, heard
+):
+    def client(index):
+        data = digits.client(index)
+        if index == 1:
+            raise OSError("the card was pulled out")
+        if index == 2:
+            return Examples(np.full_like(data.x, np.nan), data.y)
+        if index == 3:
+            return Examples(data.x[:, :, :5], data.y)
+        if index == 4:
+            return Examples(data.x.astype(np.float64), data.y)
+        if index == 5 and not private:
+            return Examples(data.x * np.float32(1e38), data.y)
+        return data
+
+    experiment = make_experiment(f"training.trainer={trainer}", *private)
+    made = coordinate(experiment, dataset=_dataset(6, client, digits), on_notice=heard.notice)
+    outcome = made.run()
+    lines = list(read_lines(tmp_path / "run" / "metrics.jsonl"))
+    good = 2 if private else 1
+    assert [(line["cohort"], line["replies"], line["failures"]) for line in lines] == [(6, good, 6 - good)] * 2
+    assert all(np.isfinite(array).all() for array in outcome.weights.values())
+    told = "\n".join(heard.notices)
+    for reason in ("the card was pulled out", "not finite", "has examples of shape", "float64"):
+        assert reason in told
+
+
+def test_a_run_in_which_every_client_fails_ends_and_says_why(coordinate, make_experiment, digits):
+    def client(index):
+        raise ValueError(f"no data on {index}")
+
+    experiment = make_experiment("federation.rounds=9")
+    with pytest.raises(
+        TrainingError, match="every client failed in 3 rounds in a row; the last said: ValueError: no data"
+    ):
+        coordinate(experiment, dataset=_dataset(6, client, digits)).run()
+
+
+def test_a_learning_rate_that_explodes_is_a_clear_error(coordinate, make_experiment):
+    with pytest.raises(TrainingError, match="not finite"):
+        coordinate(make_experiment("training.learning_rate=1e20", "federation.rounds=5")).run()
+
+
+def test_ctrl_c_leaves_a_run_that_can_be_used_and_resumed(coordinate, make_experiment):
+    def interrupt(metrics):
+        if metrics.round == 2:
+            raise KeyboardInterrupt
+
+    experiment = make_experiment("federation.rounds=4")
+    stopped = coordinate(experiment, "broken", on_round=interrupt).run()
+    assert (stopped.rounds, stopped.interrupted) == (2, True)
+    assert _same(coordinate(experiment, "broken").run().weights, coordinate(experiment, "whole").run().weights)
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(coordinate, make_experiment, tmp_path):
+    experiment = make_experiment("federation.rounds=3")
+    whole = coordinate(experiment).run()
+    newest = tmp_path / "run" / "checkpoint" / "round-000003.safetensors"
+    newest.write_bytes(newest.read_bytes()[:100])
+    assert checkpoint.latest(newest.parent).round == 2
+    assert _same(coordinate(experiment).run().weights, whole.weights)
+    for file in newest.parent.iterdir():
+        file.write_bytes(b"")
+    with pytest.raises(RunFolderError, match="no checkpoint in .* can be read"):
+        coordinate(experiment).run()
+
+
+def test_the_last_rounds_are_averaged(coordinate, make_experiment, tmp_path):
+    kept = []
+    experiment = make_experiment("federation.rounds=4", "federation.average_last=0.5")
+    made = coordinate(
+        experiment, on_round=lambda _: kept.append(checkpoint.latest(tmp_path / "run/checkpoint").weights)
+    )
+    outcome = made.run()
+    for name in outcome.weights:
+        assert np.allclose(outcome.weights[name], (kept[2][name] + kept[3][name]) / 2, atol=1e-6)
+
+
+def test_a_million_clients_cost_nothing_until_they_are_asked(coordinate, make_experiment, digits):
+    asked = set()
+
+    def client(index):
+        asked.add(index)
+        return digits.client(index % digits.clients)
+
+    experiment = make_experiment("federation.cohort=5", "federation.rounds=2")
+    coordinate(experiment, dataset=_dataset(10**6, client, digits)).run()
+    assert 5 <= len(asked) <= 10
+
+
+def test_a_cohort_beyond_the_natural_clients_is_an_error(coordinate, make_experiment, digits):
+    experiment = make_experiment("federation.cohort=5", "data.clients=5")
+    with pytest.raises(DataError, match="there are only 3 clients"):
+        coordinate(experiment, dataset=_dataset(3, digits.client, digits))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["federation.strategy=FedAvgg"], "did you mean 'FedAvg'"),
+        (["federation.arguments.momentum=0.9"], "do not fit FedAvg: got an unexpected keyword argument 'momentum'"),
+        (["federation.arguments.fraction_train=0.5"], "federation.cohort says how many clients take part"),
+        (["federation.strategy=DifferentialPrivacyServerSideFixedClipping"], "privacy has a section of its own"),
+        (["federation.strategy=FedMedian", "privacy.unit=client"], "looks at single clients' updates"),
+        (["federation.strategy=QFedAvg", "privacy.unit=client", "privacy.noise=client"], "needs the clients' losses"),
+        (["federation.strategy=FedProx", "privacy.unit=example"], "FedProx has no effect here"),
+        (["federation.strategy=torch.nn:Linear"], "do not fit"),
+    ],
+)
+def test_a_strategy_that_does_not_go_is_one_clear_line(overrides, message, coordinate, make_experiment):
+    with pytest.raises(ExperimentError) as caught:
+        coordinate(make_experiment(*overrides))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_metrics_have_the_contracts_keys(coordinate, make_experiment, tmp_path):
+    coordinate(make_experiment()).run()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    keys = "round loss accuracy cohort replies failures bytes_up bytes_down seconds epsilon".split()
+    assert all(list(line) == keys for line in lines)
+    size = sum(a.nbytes for a in arrays.load(tmp_path / "run/checkpoint/round-000002.safetensors")[0].values())
+    assert lines[0]["bytes_up"] == lines[0]["bytes_down"] == 6 * size

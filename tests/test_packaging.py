@@ -1,0 +1,53 @@
+"""The distribution: every folder is a package, `import edgekit` is light, and help answers at once."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import edgekit
+
+ROOT = Path(__file__).parent.parent
+TOP = ("edgekit", "server", "clients", "neuromorphic", "privacy", "devices")
+LIGHT = (
+    "edgekit.experiment",
+    "edgekit.arrays",
+    "edgekit.runfolder",
+    "edgekit.devices",
+    "edgekit.clients",
+    "edgekit.clients.batches",
+    "edgekit.privacy",
+    "edgekit.cli",
+)
+
+
+def test_the_list_of_packages_is_the_list_of_folders():
+    folders = {
+        ".".join(part for part in ("edgekit", *file.parent.relative_to(ROOT).parts) if part).replace(
+            "edgekit.edgekit", "edgekit"
+        )
+        for top in TOP
+        for file in (ROOT / top).rglob("__init__.py")
+    }
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert set(settings["tool"]["setuptools"]["packages"]) == folders
+    assert settings["project"]["version"] == edgekit.__version__
+
+
+def test_what_a_device_needs_never_imports_torch_or_flower():
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'flwr', 'sklearn', 'matplotlib', 'opacus'): sys.modules[name] = None\n"
+        f"for name in {LIGHT!r}: __import__(name)\n"
+        "print('fine')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "fine", done.stderr
+
+
+def test_every_public_name_exists():
+    import importlib
+
+    for name in tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]:
+        module = importlib.import_module(name)
+        assert all(hasattr(module, public) for public in getattr(module, "__all__", [])), name
