@@ -4,11 +4,11 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from edgekit.clients.trainer import CohortTrainer, LocalSettings, LocalTask, Trainer, Update
 from flwr.app import Array, ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from edgekit.arrays import Weights
+from edgekit.clients.trainer import CohortTrainer, LocalSettings, LocalTask, Trainer, Update
 from edgekit.data import FederatedDataset
 from edgekit.flower import CLIENT_RAISED
 from edgekit.randomness import generator

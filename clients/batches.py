@@ -1,8 +1,8 @@
 """Which examples a client trains on, step by step; every trainer draws them here, so all see the same batches."""
 
 import numpy as np
-from edgekit.clients.trainer import LocalSettings
 
+from edgekit.clients.trainer import LocalSettings
 from edgekit.data.federated import Integers
 
 

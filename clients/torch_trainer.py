@@ -6,13 +6,13 @@ import warnings
 import numpy as np
 import torch
 import torch.nn.functional as F
-from edgekit.clients import batches
-from edgekit.clients.trainer import LocalSettings, LocalTask, Update
-from edgekit.privacy import mechanism
 from torch import Tensor, nn
 
 from edgekit.arrays import Weights
+from edgekit.clients import batches
+from edgekit.clients.trainer import LocalSettings, LocalTask, Update
 from edgekit.data.federated import Integers
+from edgekit.privacy import mechanism
 
 
 class TorchTrainer:

@@ -17,6 +17,9 @@ PURPOSES = {
     "ray": "Flower's own simulation engine, for comparison",
 }
 
+IMPORTED_AS = {"PIL": "pillow", "sklearn": "scikit-learn", "dp_accounting": "dp-accounting"}
+"""Packages whose import has another name; elsewhere only dashes and underscores differ."""
+
 
 @dataclass(frozen=True)
 class Extra:
@@ -51,14 +54,27 @@ def describe() -> dict[str, str]:
     return facts
 
 
-def extras() -> list[Extra]:
-    """Return the state of each extra, read from edgekit's own metadata."""
+def extra_with(module: str) -> tuple[str, str | None]:
+    """Return the package that a module comes from, and the extra that installs it (None if no extra does)."""
+    top = module.partition(".")[0]
+    package = IMPORTED_AS.get(top, top.replace("_", "-"))
+    return package, next((name for name, packages in _packages().items() if package in packages), None)
+
+
+def _packages() -> dict[str, list[str]]:
+    """Return each extra's packages, from edgekit's own metadata."""
     packages: dict[str, list[str]] = {name: [] for name in PURPOSES}
     for requirement in requires("edgekit") or []:
         found = re.match(r"([A-Za-z0-9._-]+)[^;]*;\s*extra == ['\"]([a-z]+)['\"]", requirement)
         if found and found[2] in packages:
             packages[found[2]].append("ray" if "[simulation]" in requirement else found[1])
+    return packages
+
+
+def extras() -> list[Extra]:
+    """Return the state of each extra."""
     result = []
+    packages = _packages()
     for name, purpose in PURPOSES.items():
         installed, missing = {}, []
         for package in packages[name]:

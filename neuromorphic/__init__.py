@@ -1,6 +1,6 @@
 """Spiking networks: conversion, Loihi integers, the exact emulator, and exchange files."""
 
-from edgekit.neuromorphic.convert import Converted, convert
+from edgekit.neuromorphic.conversion import Converted, convert
 from edgekit.neuromorphic.loihi import LoihiNetwork, quantise
 from edgekit.neuromorphic.network import SpikingNetwork
 

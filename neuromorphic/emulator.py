@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 import torch.nn.functional as F
-from edgekit.neuromorphic.loihi import LoihiLayer, LoihiNetwork, LoihiSynapse
-from edgekit.neuromorphic.network import INPUT
 from numpy.typing import NDArray
 from torch import Tensor
+
+from edgekit.neuromorphic.loihi import LoihiLayer, LoihiNetwork, LoihiSynapse
+from edgekit.neuromorphic.network import INPUT
 
 Integers = NDArray[np.int32]
 

@@ -5,10 +5,11 @@ from math import ceil, prod
 
 import torch
 import torch.nn.functional as F
+from torch import nn
+
 from edgekit.neuromorphic.emulator import Activity, Integers
 from edgekit.neuromorphic.loihi import LoihiNetwork, LoihiSynapse
 from edgekit.neuromorphic.network import INPUT
-from torch import nn
 
 # Davies et al. 2018 (IEEE Micro 38(1), "Loihi: a neuromorphic manycore processor"), table 2, at 0.75 V.
 JOULES_SYNAPTIC_OPERATION = 23.6e-12

@@ -1,7 +1,8 @@
 """The spiking network as a .nir file (Pedersen et al. 2024), which other simulators read.
 
 NIR's integrate-and-fire neuron has no soft reset and no initial voltage; both are in the graph's metadata, under
-`edgekit`. Synapses that share a target are separate nodes whose outputs NIR adds.
+`edgekit`. Synapses that share a target are separate nodes whose outputs NIR adds. Grouped convolutions are written as
+plain ones with zeros between the groups: nir 1.0 mistakes a grouped one's input, and other readers refuse it.
 """
 
 import json
@@ -11,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from edgekit.neuromorphic.network import INPUT, SpikingLayer, SpikingNetwork, Synapse
+import torch
 
 from edgekit.errors import ConversionError, MissingExtraError, RunFolderError
+from edgekit.neuromorphic.expression import ungrouped
+from edgekit.neuromorphic.network import INPUT, SpikingLayer, SpikingNetwork, Synapse
 
 
 def write_nir(network: SpikingNetwork, path: Path) -> None:
@@ -90,11 +93,11 @@ def _synapse(
             )
     node = nir.Conv2d(
         input_shape=shape[1:],
-        weight=synapse.weight,
+        weight=ungrouped(torch.from_numpy(synapse.weight), synapse.groups).numpy(),
         stride=synapse.stride,
         padding=synapse.padding,
         dilation=1,
-        groups=synapse.groups,
+        groups=1,
         bias=per_channel,
     )
     return node, False

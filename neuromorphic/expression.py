@@ -91,7 +91,8 @@ def _convolved(
             groups=groups,
         )
     if term.kind == "conv" and weight.shape[2:] == (1, 1) and stride == (1, 1) and padding == (0, 0):
-        first, second = _ungrouped(term.weight, term.groups), _ungrouped(weight, groups)
+        assert term.weight is not None
+        first, second = ungrouped(term.weight, term.groups), ungrouped(weight, groups)
         return replace(term, weight=torch.einsum("om,mcij->ocij", second[:, :, 0, 0], first), groups=1)
     raise ConversionError(
         f"layer {name!r}: a convolution after a linear layer, with no activation between, has no spiking form unless "
@@ -99,9 +100,8 @@ def _convolved(
     )
 
 
-def _ungrouped(weight: Tensor | None, groups: int) -> Tensor:
+def ungrouped(weight: Tensor, groups: int) -> Tensor:
     """Return a grouped convolution's weight as that of a plain one, zeros between the groups."""
-    assert weight is not None
     if groups == 1:
         return weight
     parts = weight.chunk(groups)

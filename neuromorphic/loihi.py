@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from edgekit.neuromorphic.network import INPUT, SpikingLayer, SpikingNetwork, Synapse
-from edgekit.neuromorphic.network import run as run_float
 from numpy.typing import NDArray
 
 from edgekit.data.federated import Floats
 from edgekit.errors import ConversionError
+from edgekit.neuromorphic.network import INPUT, SpikingLayer, SpikingNetwork, Synapse
+from edgekit.neuromorphic.network import run as run_float
 from edgekit.runfolder import write_whole
 
 Integers = NDArray[np.int32]
@@ -123,7 +123,7 @@ def quantise(network: SpikingNetwork, steps: int, calibration: Floats) -> LoihiN
         calibration: examples that show how far the readout's voltage goes, (examples, ...).
 
     Raises:
-        ConversionError: a bias does not fit into Loihi's format.
+        ConversionError: biases are too large beside the threshold for Loihi's format.
     """
     extent = float(np.abs(run_float(network, calibration, steps)).max()) * steps
     layers = [_layer(network, layer, steps, extent) for layer in network.layers]
@@ -151,14 +151,21 @@ def _layer(network: SpikingNetwork, layer: SpikingLayer, steps: int, extent: flo
             bias = bias + _drive(synapse, low).reshape(layer.shape) / unit
         weights.append(weight)
     largest = max((float(np.abs(weight).max()) for weight in weights), default=0.0) or 1.0
-    scale = LARGEST_WEIGHT / largest
+    # The largest bias must fit its format too; with inputs far from zero it is what limits the scale.
+    largest_bias = float(np.abs(bias).max()) + 0.5 / steps
+    scale = min(LARGEST_WEIGHT / largest, LARGEST_BIAS * 2**LARGEST_BIAS_EXPONENT / 64 / max(largest_bias, 1e-9))
     if readout:
         # Half of the voltage's range for what calibration saw; the other half for what it did not.
         scale = min(scale, 0.5 * VOLTAGE_LIMIT / 64 / max(extent, 1e-9))
     else:
         bias = bias + 0.5 / steps
-        scale = float(min(round(scale), LARGEST_THRESHOLD))
-    mantissa, exponent = _bias(bias * scale * 64, layer.name)
+        scale = float(min(int(scale), LARGEST_THRESHOLD))
+        if scale < 1:
+            raise ConversionError(
+                f"layer {layer.name!r}: its biases are {largest_bias:.0f} times its threshold, more than Loihi's "
+                "format holds; train with a smaller learning rate, or with a norm"
+            )
+    mantissa, exponent = _bias(bias * scale * 64)
     synapses = tuple(
         LoihiSynapse(
             synapse.source,
@@ -182,16 +189,11 @@ def _drive(synapse: Synapse, x: Floats) -> NDArray[np.float64]:
     return drive
 
 
-def _bias(bias: NDArray[np.float64], name: str) -> tuple[Integers, int]:
-    """Return the mantissas and their exponent: the smallest that fits loses least."""
-    for exponent in range(LARGEST_BIAS_EXPONENT + 1):
-        mantissa = np.rint(bias / 2**exponent)
-        if np.abs(mantissa).max(initial=0) <= LARGEST_BIAS:
-            return mantissa.astype(np.int32), exponent
-    raise ConversionError(
-        f"layer {name!r}: a bias is {np.abs(bias).max() / 64:.0f} times a weight's unit, more than Loihi's format "
-        "holds; train with a smaller learning rate, or with a norm"
-    )
+def _bias(bias: NDArray[np.float64]) -> tuple[Integers, int]:
+    """Return the mantissas and their exponent: the smallest that holds them loses least."""
+    largest = float(np.abs(bias).max(initial=0))
+    exponent = next(e for e in range(LARGEST_BIAS_EXPONENT + 1) if largest / 2**e <= LARGEST_BIAS + 0.5)
+    return np.rint(bias / 2**exponent).astype(np.int32), exponent
 
 
 def save(network: LoihiNetwork, path: Path) -> None:

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 import torch.fx
 import torch.nn.functional as F
-from edgekit.neuromorphic import expression as ex
-from edgekit.neuromorphic.expression import Expression
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
 from edgekit.errors import ConversionError
 from edgekit.models.norm import fold_weight_standardisation
+from edgekit.neuromorphic import expression as ex
+from edgekit.neuromorphic.expression import Expression
 
 _RELU = {F.relu, torch.relu, "relu"}
 _RELU6 = {F.relu6}

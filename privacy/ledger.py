@@ -5,9 +5,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from edgekit.privacy.accounting import epsilon
-
 from edgekit.errors import PrivacyError
+from edgekit.privacy.accounting import epsilon
 from edgekit.runfolder import append_line, read_lines
 
 

@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
-from edgekit.privacy.accounting import epsilon, solve_noise_multiplier
-
 from edgekit.experiment import Privacy
+from edgekit.privacy.accounting import epsilon, solve_noise_multiplier
 
 
 @dataclass(frozen=True)

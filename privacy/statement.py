@@ -1,8 +1,7 @@
 """The guarantee in plain words: what it covers, and what it does not."""
 
-from edgekit.privacy.plan import Plan
-
 from edgekit.experiment import Experiment
+from edgekit.privacy.plan import Plan
 
 
 def summary(plan: Plan | None) -> str:

@@ -6,27 +6,27 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from flwr.app import ArrayRecord, ConfigRecord, Message
+from torch import nn
+
+from edgekit.arrays import Weights, problem_with
 from edgekit.clients import LocalSettings
 from edgekit.clients.app import SimulatedClients, read_arrays, to_record
 from edgekit.clients.cohort import VectorisedTrainer, obstacle
 from edgekit.clients.torch_trainer import TorchTrainer, state
+from edgekit.data import FederatedDataset
+from edgekit.errors import DataError, ModelError, TrainingError
+from edgekit.experiment import Experiment
+from edgekit.models import check_private
 from edgekit.privacy import Charge, Ledger, Plan, make_plan
+from edgekit.randomness import generator
+from edgekit.runfolder import RunFolder, append_line, read_lines, write_whole
 from edgekit.server import checkpoint, strategies
 from edgekit.server.checkpoint import Checkpoint
 from edgekit.server.evaluation import evaluate
 from edgekit.server.local_grid import LocalGrid
 from edgekit.server.private import as_only_reply, noised_mean
 from edgekit.server.selection import draw_cohort
-from flwr.app import ArrayRecord, ConfigRecord, Message
-from torch import nn
-
-from edgekit.arrays import Weights, problem_with
-from edgekit.data import FederatedDataset
-from edgekit.errors import DataError, ModelError, TrainingError
-from edgekit.experiment import Experiment
-from edgekit.models import check_private
-from edgekit.randomness import generator
-from edgekit.runfolder import RunFolder, append_line, read_lines, write_whole
 
 FRUITLESS_ROUNDS = 3
 """A run in which every client fails this many times in a row ends: nothing would ever be learnt."""

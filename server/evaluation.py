@@ -2,10 +2,10 @@
 
 import torch
 import torch.nn.functional as F
-from edgekit.clients.torch_trainer import load_weights
 from torch import nn
 
 from edgekit.arrays import Weights
+from edgekit.clients.torch_trainer import load_weights
 from edgekit.data import Examples
 
 

@@ -3,11 +3,11 @@
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 
-from edgekit.clients.app import error_reply
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
+from edgekit.clients.app import error_reply
 from edgekit.flower import Run, begin_run, give_id
 
 CohortFunction = Callable[[Sequence[Message], Sequence[Context]], list[Message]]

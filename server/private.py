@@ -1,11 +1,11 @@
 """Noise by the server: the strategy gets one reply, the noised mean, and never a client's own update."""
 
 import numpy as np
-from edgekit.clients.app import read_arrays, to_record
-from edgekit.privacy import Plan, mechanism
 from flwr.app import Message, MetricRecord, RecordDict
 
 from edgekit.arrays import Weights
+from edgekit.clients.app import read_arrays, to_record
+from edgekit.privacy import Plan, mechanism
 
 
 def noised_mean(

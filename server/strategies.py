@@ -5,13 +5,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from edgekit.clients.app import to_record
 from flwr.app import ArrayRecord
 from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import Strategy
 
 from edgekit import plugins
 from edgekit.arrays import Array, Weights
+from edgekit.clients.app import to_record
 from edgekit.errors import ExperimentError
 from edgekit.experiment import Federation, Privacy
 

@@ -35,6 +35,11 @@ class Heard:
         self.notices.append(line)
 
 
+@pytest.fixture(scope="session")
+def new_listener() -> type[Heard]:
+    return Heard
+
+
 @pytest.fixture
 def heard() -> Heard:
     return Heard()

@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from edgekit.clients.cohort.depthwise import shifted_depthwise
 from torch import Tensor
 from torch.nn.modules.utils import _pair
 from torch.overrides import TorchFunctionMode
+
+from edgekit.clients.cohort.depthwise import shifted_depthwise
 
 Dims = tuple[int | None, ...]
 Pair = tuple[int, int]

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from edgekit.clients import batches
-from edgekit.clients.cohort.rules import ClientsInChannels
-from edgekit.clients.torch_trainer import TorchTrainer, add_noise, bounded
-from edgekit.clients.trainer import LocalSettings, LocalTask, Update
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from edgekit.arrays import Weights
+from edgekit.clients import batches
+from edgekit.clients.cohort.rules import ClientsInChannels
+from edgekit.clients.torch_trainer import TorchTrainer, add_noise, bounded
+from edgekit.clients.trainer import LocalSettings, LocalTask, Update
 from edgekit.data import Examples
 from edgekit.data.federated import Integers
 from edgekit.errors import EdgekitError

@@ -44,6 +44,14 @@ def main() -> None:
     except EdgekitError as error:
         complain(str(error))
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        from edgekit.devices.host import extra_with
+
+        package, extra = extra_with(error.name or "")
+        if extra is None:
+            raise
+        complain(f"{package} is not installed; install it with: pip install 'edgekit[{extra}]'")
+        sys.exit(1)
     except KeyboardInterrupt:
         complain("stopped")
         sys.exit(1)

@@ -19,12 +19,7 @@ def models(
     from rich.console import Console
     from rich.table import Table
 
-    try:
-        from edgekit.models import ZOO
-    except ModuleNotFoundError as error:
-        from edgekit.errors import MissingExtraError
-
-        raise MissingExtraError(str(error.name), "train") from None
+    from edgekit.models import ZOO
 
     rows: list[dict[str, Any]] = []
     for name, entry in ZOO.items():

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from edgekit.data import FederatedDataset
@@ -55,7 +56,9 @@ def make_spiking(
             spiking, dataset.calibration.x, dataset.calibration.y, settings.steps
         )
         if lost > WORTH_TUNING:
-            spiking, tuned = tune(spiking, dataset.calibration, settings.steps, experiment.seed)
+            with torch.no_grad():
+                scores = model.eval()(torch.from_numpy(dataset.calibration.x))
+            spiking, tuned = tune(spiking, dataset.calibration, scores, settings.steps, experiment.seed)
             notices.append(tuned)
     else:
         tuned = "off"
@@ -63,10 +66,10 @@ def make_spiking(
     curve = {}
     for steps in sorted({*CURVE, settings.steps}):
         made = quantise(spiking, steps, dataset.calibration.x)
-        scores = emulator.run(made, made.encode(test)).scores
+        voltages = emulator.run(made, made.encode(test)).scores
         curve[steps] = {
             "float": round(_accuracy_float(spiking, test, labels, steps), 6),
-            "loihi": round(float((scores.argmax(1) == labels).mean()), 6),
+            "loihi": round(float((voltages.argmax(1) == labels).mean()), 6),
         }
     integers = quantise(spiking, settings.steps, dataset.calibration.x)
     codes = integers.encode(test)

@@ -200,6 +200,9 @@ def _svg(figure: "Figure", description: str) -> str:
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    # All pictures are in one document, where an id must be used once.
+    prefix = re.sub(r"[^a-z]+", "-", description.lower())
+    text = re.sub(r'(\bid="|"#|url\(#)', rf"\g<1>{prefix}-", text)
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, f"var({variable})")
     text = re.sub(r"font: ([^;\"]*?)'[^;\"]*", r"font: \1system-ui, sans-serif", text)

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from edgekit.clients import LocalSettings, LocalTask, batches
-from edgekit.clients.cohort import VectorisedTrainer, obstacle
-from edgekit.clients.cohort.depthwise import shifted_depthwise
-from edgekit.clients.torch_trainer import TorchTrainer, state
 from opacus import PrivacyEngine
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from edgekit.clients import LocalSettings, LocalTask, batches
+from edgekit.clients.cohort import VectorisedTrainer, obstacle
+from edgekit.clients.cohort.depthwise import shifted_depthwise
+from edgekit.clients.torch_trainer import TorchTrainer, state
 from edgekit.experiment import Model
 from edgekit.models import build
 

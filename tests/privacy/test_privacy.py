@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from dp_accounting import dp_event
 from dp_accounting.rdp import RdpAccountant
-from edgekit.privacy import Charge, Ledger, epsilon, make_plan, mechanism, not_covered, solve_noise_multiplier
 from opacus.accountants import PRVAccountant, RDPAccountant
 
 from edgekit.errors import PrivacyError
 from edgekit.experiment import Experiment, Privacy
+from edgekit.privacy import Charge, Ledger, epsilon, make_plan, mechanism, not_covered, solve_noise_multiplier
 
 CASES = [(1.0, 0.01, 2000), (2.4, 0.3, 150), (5.0, 1.0, 100), (0.8, 0.05, 20)]
 

@@ -168,14 +168,14 @@ def test_a_private_run_resumes_with_the_same_bits_and_is_charged_once(coordinate
     private = ["privacy.unit=example", "privacy.sample_rate=0.5", "federation.average_last=0.5", "federation.rounds=4"]
     whole = coordinate(make_experiment(*private), "whole").run()
 
-    class Crash(Exception):
+    class CrashError(Exception):
         pass
 
     def crash(metrics):
         if metrics.round == 3:
-            raise Crash
+            raise CrashError
 
-    with pytest.raises(Crash):
+    with pytest.raises(CrashError):
         coordinate(make_experiment(*private), "broken", on_round=crash).run()
     (tmp_path / "broken" / "checkpoint" / "round-000003.safetensors").unlink()
     resumed = coordinate(make_experiment(*private), "broken").run()
@@ -321,7 +321,18 @@ def test_a_strategy_that_does_not_go_is_one_clear_line(overrides, message, coord
 def test_the_metrics_have_the_contracts_keys(coordinate, make_experiment, tmp_path):
     coordinate(make_experiment()).run()
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    keys = "round loss accuracy cohort replies failures bytes_up bytes_down seconds epsilon".split()
+    keys = [
+        "round",
+        "loss",
+        "accuracy",
+        "cohort",
+        "replies",
+        "failures",
+        "bytes_up",
+        "bytes_down",
+        "seconds",
+        "epsilon",
+    ]
     assert all(list(line) == keys for line in lines)
     size = sum(a.nbytes for a in arrays.load(tmp_path / "run/checkpoint/round-000002.safetensors")[0].values())
     assert lines[0]["bytes_up"] == lines[0]["bytes_down"] == 6 * size

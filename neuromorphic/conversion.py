@@ -5,14 +5,14 @@ from typing import Literal
 
 import numpy as np
 import torch
-from edgekit.neuromorphic.expression import Expression, Term
-from edgekit.neuromorphic.network import INPUT, SpikingLayer, SpikingNetwork, Synapse
-from edgekit.neuromorphic.trace import Traced, trace
 from torch import Tensor, nn
 
 from edgekit.data import Examples
 from edgekit.errors import ConversionError
 from edgekit.experiment import Spiking
+from edgekit.neuromorphic.expression import Expression, Term
+from edgekit.neuromorphic.network import INPUT, SpikingLayer, SpikingNetwork, Synapse
+from edgekit.neuromorphic.trace import Traced, trace
 
 LARGEST_FREEZING_LOSS = 0.1
 """Accuracy on the calibration examples that freezing norms may cost; beyond it the spiking form is refused."""

@@ -1,0 +1,173 @@
+"""The command line as people use it: real processes, exit codes, one-line errors, help with an example."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgekit import arrays
+
+EDGEKIT = [str(Path(sys.executable).parent / "edgekit")]
+QUICK = ["data.clients=5", "federation.rounds=2", "export.presets=[]", "spiking.enabled=false", "privacy.unit=none"]
+COMMANDS = ["run", "resume", "new", "models", "doctor"]
+
+
+def _run(*arguments, cwd, **kwargs):
+    return subprocess.run(
+        [*EDGEKIT, *arguments], capture_output=True, text=True, cwd=cwd, timeout=240, check=False, **kwargs
+    )
+
+
+def _fails(done, code, message):
+    assert done.returncode == code, done.stdout + done.stderr
+    assert re.search(message, done.stderr), done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command, tmp_path):
+    done = _run(command, "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert f"edgekit {command}" in done.stdout
+    assert "Example" in done.stdout
+
+
+def test_help_loads_nothing_heavy(tmp_path):
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'flwr', 'numpy', 'matplotlib', 'pydantic', 'sklearn'): sys.modules[name] = None\n"
+        "sys.argv = ['edgekit', '--help']\n"
+        "from edgekit.cli import main\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert "run" in done.stdout, done.stderr
+
+
+def test_a_run_prints_its_progress_and_where_the_report_is(tmp_path):
+    done = _run("run", *QUICK, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "round 2/2  accuracy 0." in done.stdout
+    assert "runs/digits-001/report.html" in done.stdout
+    assert (tmp_path / "runs/digits-001/report.html").exists()
+
+
+def test_json_is_all_that_a_machine_gets(tmp_path):
+    done = _run("run", *QUICK, "--out", "a", "--json", cwd=tmp_path)
+    assert json.loads(done.stdout) == json.loads((tmp_path / "a/result.json").read_text())
+
+
+def test_a_new_experiment_runs_as_it_is_and_is_never_overwritten(tmp_path):
+    assert _run("new", "mine.toml", cwd=tmp_path).returncode == 0
+    _fails(_run("new", "mine.toml", cwd=tmp_path), 2, "exists already")
+    done = _run("run", "mine.toml", *QUICK, "--out", "b", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_epsilon_is_in_every_progress_line_of_a_private_run(tmp_path):
+    quick = [item for item in QUICK if not item.startswith("privacy")]
+    done = _run("run", *quick, "--out", "p", cwd=tmp_path)
+    lines = [line for line in done.stdout.splitlines() if "round " in line and "/2" in line]
+    assert lines
+    assert all("epsilon" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["run", "training.epoch=1"], 2, "did you mean 'epochs'"),
+        (["run", "nowhere.toml"], 2, "does not exist"),
+        (["run", "a.toml", "b.toml"], 2, "one experiment file at a time"),
+        (["run", "data.source=npz:nowhere.npz"], 1, "does not exist"),
+        (
+            ["run", "privacy.unit=client", "federation.cohort=3", "privacy.epsilon=1e-9", "privacy.delta=1e-12"],
+            1,
+            "cannot be reached",
+        ),
+        (["run", "--out", "/proc/edgekit"], 1, "cannot make the run folder"),
+        (["run", "data.clients=5000"], 1, "too few for 5000 clients"),
+        (["resume", "nowhere"], 2, "is not a run folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_the_right_exit_code(arguments, code, message, tmp_path):
+    _fails(_run(*arguments, cwd=tmp_path), code, message)
+
+
+def test_a_wrong_option_is_wrong_usage(tmp_path):
+    done = _run("run", "--nonsense", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_leaves_a_usable_run_and_resume_ends_with_the_same_bits(tmp_path):
+    overrides = [item.replace("rounds=2", "rounds=12") for item in QUICK]
+    assert _run("run", *overrides, "--out", "whole", cwd=tmp_path).returncode == 0
+    process = subprocess.Popen(
+        [*EDGEKIT, "run", *overrides, "--out", "broken"],
+        cwd=tmp_path,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    metrics = tmp_path / "broken/metrics.jsonl"
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 2):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "go on with: edgekit resume broken" in errors
+    assert "Traceback" not in errors
+    for name in ("model.safetensors", "report.html", "result.json"):
+        assert (tmp_path / "broken" / name).exists()
+    assert _run("resume", "broken", cwd=tmp_path).returncode == 0
+    whole, broken = (arrays.load(tmp_path / name / "model.safetensors")[0] for name in ("whole", "broken"))
+    assert all(np.array_equal(whole[name], broken[name]) for name in whole)
+
+
+def test_a_killed_run_resumes_with_the_same_bits(tmp_path):
+    overrides = [item.replace("rounds=2", "rounds=12") for item in QUICK]
+    assert _run("run", *overrides, "--out", "whole", cwd=tmp_path).returncode == 0
+    process = subprocess.Popen(
+        [*EDGEKIT, "run", *overrides, "--out", "killed"], cwd=tmp_path, stdout=subprocess.DEVNULL
+    )
+    metrics = tmp_path / "killed/metrics.jsonl"
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 2):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "killed/result.json").exists()
+    assert _run("resume", "killed", cwd=tmp_path).returncode == 0
+    whole, killed = (arrays.load(tmp_path / name / "model.safetensors")[0] for name in ("whole", "killed"))
+    assert all(np.array_equal(whole[name], killed[name]) for name in whole)
+
+
+def test_models_and_doctor_speak_to_people_and_machines(tmp_path):
+    assert [row["name"] for row in json.loads(_run("models", "--json", cwd=tmp_path).stdout)] == [
+        "mlp",
+        "dscnn",
+        "mobilenetv2",
+    ]
+    assert "Sandler" in _run("models", cwd=tmp_path).stdout
+    found = json.loads(_run("doctor", "--json", cwd=tmp_path).stdout)
+    assert {extra["name"] for extra in found["extras"]} == {"train", "tflite", "spiking", "hub", "ray"}
+    assert not any(extra["missing"] for extra in found["extras"] if extra["name"] != "ray")
+
+
+def test_without_torch_the_error_names_the_extra(tmp_path):
+    code = (
+        "import sys\nsys.modules['torch'] = None\nsys.argv = ['edgekit', 'run']\nfrom edgekit.cli import main\nmain()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path, env=dict(os.environ)
+    )
+    _fails(done, 1, r"pip install 'edgekit\[train\]'")

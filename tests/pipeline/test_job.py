@@ -1,0 +1,217 @@
+"""The main job end to end, small: every stage, its files, and what is kept when something fails."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from edgekit import arrays, pipeline
+from edgekit import experiment as experiments
+from edgekit.cli.new import TEMPLATE
+from edgekit.errors import ConversionError, EdgekitError, ExportError, UsageError
+from edgekit.export import read_metadata
+from edgekit.neuromorphic.loihi import load as load_loihi
+
+QUICK = ["data.clients=5", "federation.rounds=3", "privacy.sample_rate=0.5", "export.tolerance=0.3"]
+MODEL = "edgekit_test_nets:Net"
+BODY = """
+import torch
+from torch import nn
+class Odd(nn.Module):
+    def forward(self, x):
+        return {forward}
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Conv2d(1, 4, 3), nn.ReLU(), Odd(), nn.Flatten(), nn.Linear({features}, 10))
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, new_listener):
+    """One whole quick run, and what its listener heard."""
+    out, heard = tmp_path_factory.mktemp("run") / "digits", new_listener()
+    result = pipeline.run(experiments.load(TEMPLATE, QUICK), out, heard)
+    return out, result, heard
+
+
+def test_the_run_folder_holds_what_the_contract_says(finished):
+    out, result, _ = finished
+    files = {str(file.relative_to(out)) for file in out.rglob("*") if file.is_file()}
+    assert files == {
+        "experiment.toml",
+        "metrics.jsonl",
+        "privacy.jsonl",
+        "model.safetensors",
+        "checkpoint/round-000002.safetensors",
+        "checkpoint/round-000003.safetensors",
+        "export/float32.tflite",
+        "export/int8.tflite",
+        "spiking/loihi.npz",
+        "spiking/network.nir",
+        "report.html",
+        "result.json",
+    }
+    assert json.loads((out / "result.json").read_text()) == result
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_the_result_has_the_contracts_keys(finished):
+    _, result, _ = finished
+    assert {"accuracy", "rounds", "parameters", "privacy", "tflite", "spiking", "seconds"} <= set(result)
+    assert {"unit", "noise", "epsilon", "delta", "accountant"} <= set(result["privacy"])
+    for facts in result["tflite"].values():
+        assert set(facts) == {"path", "bytes", "accuracy", "max_abs_error", "runtimes"}
+    wanted = {
+        "steps",
+        "accuracy_float",
+        "accuracy_loihi",
+        "spikes_per_inference",
+        "synops",
+        "macs",
+        "energy_joules_estimate",
+        "cores",
+    }
+    assert wanted <= set(result["spiking"])
+    assert 7.8 < result["privacy"]["epsilon"] <= 8.0
+
+
+def test_the_files_are_what_they_say(finished):
+    out, result, _ = finished
+    weights, description = arrays.load(out / "model.safetensors")
+    assert sum(array.size for array in weights.values()) == result["parameters"]
+    assert description["model"]["name"] == "dscnn"
+    metadata = read_metadata((out / "export/int8.tflite").read_bytes())
+    assert "differential privacy for one example" in metadata["privacy"]
+    assert load_loihi(out / "spiking/loihi.npz").steps == 8
+    assert experiments.load(out / "experiment.toml") == experiments.load(TEMPLATE, QUICK)
+
+
+def test_the_listener_hears_every_stage_and_round(finished):
+    _, _, heard = finished
+    assert heard.stages == ["data", "training", "export", "spiking", "report"]
+    assert [metrics.round for metrics in heard.rounds] == [1, 2, 3]
+    assert all(metrics.epsilon for metrics in heard.rounds)
+
+
+class _Page(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.links, self.pictures, self.open = [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.links += [found[key] for key in ("src", "href") if key in found]
+        if tag == "svg":
+            self.pictures.append(found.get("aria-label"))
+        if tag not in ("meta", "br", "path", "use", "rect"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in ("meta", "br", "path", "use", "rect"):
+            assert self.open.pop() == tag
+
+
+def test_the_report_is_one_whole_file_without_links_outside(finished):
+    out, result, _ = finished
+    text = (out / "report.html").read_text()
+    page = _Page()
+    page.feed(text)
+    assert page.open == []
+    assert [link for link in page.links if not link.startswith("#")] == []
+    assert len(page.pictures) == 6
+    assert all(page.pictures)
+    assert f"{100 * result['accuracy']:.1f} %" in text
+    for colour in ("#010101", "#020202", "#030303"):
+        assert colour not in text
+    assert "What it does not cover" in text
+    ids = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
+    assert len(ids) == 6
+
+
+def test_the_pictures_of_one_page_do_not_share_ids(finished):
+    """Inline SVGs live in one document: an id used twice would let one picture borrow another's shapes."""
+    text = (finished[0] / "report.html").read_text()
+    owners = {}
+    for number, picture in enumerate(re.findall(r"<svg.*?</svg>", text, re.DOTALL)):
+        for name in re.findall(r'\bid="([^"]+)"', picture):
+            owners.setdefault(name, set()).add(number)
+    assert [name for name, pictures in owners.items() if len(pictures) > 1] == []
+
+
+def test_a_finished_run_is_not_overwritten_and_resuming_it_changes_no_bit(finished, heard):
+    out, result, _ = finished
+    before, _ = arrays.load(out / "model.safetensors")
+    with pytest.raises(UsageError, match="edgekit resume"):
+        pipeline.run(experiments.load(TEMPLATE, QUICK), out, heard)
+    again = pipeline.resume(out, heard)
+    after, _ = arrays.load(out / "model.safetensors")
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+    assert again["accuracy"] == result["accuracy"]
+    assert heard.rounds == []
+
+
+def _use(tmp_path, monkeypatch, **body):
+    (tmp_path / "edgekit_test_nets.py").write_text(BODY.format(**body))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(__import__("sys").modules, "edgekit_test_nets", raising=False)
+
+
+def test_a_network_of_the_users_goes_all_the_way(tmp_path, monkeypatch, heard):
+    _use(tmp_path, monkeypatch, forward="nn.functional.avg_pool2d(x, 2)", features=36)
+    result = pipeline.run(
+        experiments.load(None, [*QUICK, f"model.name={MODEL}", "federation.rounds=2"]), tmp_path / "run", heard
+    )
+    assert set(result["tflite"]) == {"float32", "int8"}
+    assert result["spiking"]["steps"] == 8
+    assert result["privacy"] is None
+    assert "No differential privacy" in (tmp_path / "run/report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("forward", "features", "error", "message"),
+    [
+        (
+            "nn.functional.max_pool2d(x, 2)",
+            36,
+            ConversionError,
+            "max_pool2d.* has no spiking form; or set spiking.enabled",
+        ),
+        ("torch.linalg.svd(x).S", 24, EdgekitError, "has no spiking form"),
+    ],
+)
+def test_what_cannot_be_delivered_is_said_before_training(
+    forward, features, error, message, tmp_path, monkeypatch, heard
+):
+    _use(tmp_path, monkeypatch, forward=forward, features=features)
+    with pytest.raises(error, match=message):
+        pipeline.run(experiments.load(None, [*QUICK, f"model.name={MODEL}"]), tmp_path / "run", heard)
+    assert heard.rounds == []
+
+
+def test_an_operator_without_tflite_form_is_said_before_training(tmp_path, monkeypatch, heard):
+    _use(tmp_path, monkeypatch, forward="torch.linalg.svd(x).S", features=24)
+    settings = experiments.load(None, [*QUICK, f"model.name={MODEL}", "spiking.enabled=false"])
+    with pytest.raises(ExportError, match="layer '2' uses aten._linalg_svd.*or set export.presets"):
+        pipeline.run(settings, tmp_path / "run", heard)
+    assert heard.rounds == []
+
+
+def test_a_stage_that_fails_leaves_the_others_and_the_report(tmp_path, heard):
+    """Untrained group norm: int8 ranges are fine, but the spiking form is refused after training."""
+    settings = experiments.load(
+        None,
+        [*QUICK, "model.norm=group", "export.presets=['float32']", "federation.rounds=1", "training.learning_rate=0.3"],
+    )
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr("edgekit.neuromorphic.conversion.LARGEST_FREEZING_LOSS", -2.0)
+    try:
+        with pytest.raises(ConversionError, match="freezing the norms"):
+            pipeline.run(settings, tmp_path / "run", heard)
+    finally:
+        monkey.undo()
+    kept = json.loads((tmp_path / "run/result.json").read_text())
+    assert "freezing the norms" in kept["failed"]["spiking"]
+    assert (tmp_path / "run/export/float32.tflite").exists()
+    assert "The stage “spiking” failed" in (tmp_path / "run/report.html").read_text()
