@@ -3,14 +3,13 @@
 import dataclasses
 from collections.abc import Sequence
 
-import numpy as np
-from flwr.app import Array, ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from edgekit.arrays import Weights
 from edgekit.clients.trainer import CohortTrainer, LocalSettings, LocalTask, Trainer, Update
 from edgekit.data import FederatedDataset
-from edgekit.flower import CLIENT_RAISED
+from edgekit.flower import CLIENT_RAISED, InProcessArray
 from edgekit.randomness import generator
 
 
@@ -40,25 +39,38 @@ class SimulatedClients:
         weights, settings, server_round = read_instructions(messages[0])
         for place, context in enumerate(contexts):
             try:
-                ready.append((place, self._task(context, server_round)))
+                ready.append((place, self._task(context, settings, server_round)))
             except Exception as error:
                 replies[place] = error_reply(error, messages[place])
         if ready:
-            updates = self.cohort.train_cohort(weights, [task for _, task in ready], settings)
+            try:
+                updates = self.cohort.train_cohort(weights, [task for _, task in ready], settings)
+            except Exception:
+                # One client's data broke the common step: alone, only that client fails.
+                return [self._answer(message, context) for message, context in zip(messages, contexts, strict=True)]
             for (place, _), update in zip(ready, updates, strict=True):
                 replies[place] = reply(update, settings, messages[place])
         return [replies[place] for place in range(len(messages))]
 
+    def _answer(self, message: Message, context: Context) -> Message:
+        try:
+            return self._train_one(message, context)
+        except Exception as error:
+            return error_reply(error, message)
+
     def _train_one(self, message: Message, context: Context) -> Message:
         weights, settings, server_round = read_instructions(message)
-        return reply(self.trainer.train(weights, self._task(context, server_round), settings), settings, message)
+        return reply(
+            self.trainer.train(weights, self._task(context, settings, server_round), settings), settings, message
+        )
 
-    def _task(self, context: Context, server_round: int) -> LocalTask:
+    def _task(self, context: Context, settings: LocalSettings, server_round: int) -> LocalTask:
         client = int(context.node_config["partition-id"])
         return LocalTask(
-            self.dataset.client(client),
+            self.dataset.client(client, drop_unfit=settings.work != "sgd"),
             generator(self.seed, "batches", server_round, client),
-            generator(self.seed, "client noise", server_round, client),
+            # Noise of other settings is other noise: the same at two scales could be taken off by subtraction.
+            generator(self.seed, "client noise", settings.to_json(), server_round, client),
         )
 
 
@@ -77,8 +89,11 @@ def read_arrays(message: Message) -> Weights:
 
 
 def to_record(arrays: Weights) -> ArrayRecord:
-    """Return arrays as Flower's record."""
-    return ArrayRecord({name: Array(np.asarray(array)) for name, array in arrays.items()})
+    """Return arrays as a record of a message within this process."""
+    record = ArrayRecord()  # filled one by one: its constructor would serialise each array
+    for name, array in arrays.items():
+        record[name] = InProcessArray(array)
+    return record
 
 
 def reply(update: Update, settings: LocalSettings, message: Message) -> Message:

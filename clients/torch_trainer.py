@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -37,12 +38,28 @@ class TorchTrainer:
         load_weights(model, weights)
         plan = batches.draw(len(task.examples), settings, task.batches_rng)
         x, y = torch.from_numpy(task.examples.x), torch.from_numpy(task.examples.y)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(task.batches_rng.integers(2**63)))  # of layers that draw, as Dropout does
+            return self._train(model, weights, x, y, plan, task, settings)
+
+    def _train(
+        self,
+        model: nn.Module,
+        weights: Weights,
+        x: Tensor,
+        y: Tensor,
+        plan: list[Integers],
+        task: LocalTask,
+        settings: LocalSettings,
+    ) -> Update:
         x = x.to(next(model.parameters()).dtype)
         loss = None
         if settings.work == "sgd":
             loss = _sgd(model, x, y, plan, settings)
         elif settings.work == "clipped-sum":
-            return Update(_numpy(_PerExample(model).clipped_sum(x[plan[0]], y[plan[0]], settings.clip)), len(y), None)
+            sums = _PerExample(model).clipped_sum(x[plan[0]], y[plan[0]], settings.clip)
+            frozen = {name: torch.zeros_like(p) for name, p in model.named_parameters() if not p.requires_grad}
+            return Update(_numpy({**frozen, **sums}), len(y), None)
         else:
             _dp_sgd(model, x, y, plan, settings, task.noise_rng)
         arrays = bounded(state(model), weights, settings, task.noise_rng)
@@ -59,13 +76,33 @@ def load_weights(model: nn.Module, weights: Weights) -> None:
     own = model.state_dict()
     with torch.no_grad():
         for name, tensor in own.items():
-            tensor.copy_(torch.from_numpy(np.ascontiguousarray(weights[name])))
+            tensor.copy_(torch.from_numpy(np.array(weights[name], order="C")))
 
 
 def add_noise(tensors: list[Tensor], deviation: float, rng: np.random.Generator) -> None:
     """Add Gaussian noise of this standard deviation to each tensor, in place."""
     for tensor in tensors:
         tensor += torch.from_numpy((deviation * rng.standard_normal(tuple(tensor.shape))).astype(np.float32))
+
+
+def clipped(gradients: Sequence[Tensor], bound: float) -> list[Tensor]:
+    """Scale each example's gradient to l2 norm `bound` over all parameters, if it is longer (Abadi et al. 2016).
+
+    An example whose gradient is not finite counts as zero: otherwise it would take its whole client's sum with it,
+    and one example's influence would not be bounded.
+
+    Args:
+        gradients: one a parameter, (examples, ...).
+        bound: largest norm.
+    """
+    squares = torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients]).sum(0)
+    finite = squares.isfinite()
+    factors = (bound / (squares.sqrt() + 1e-6)).clamp(max=1.0)
+    result = []
+    for gradient in gradients:
+        columns = (-1, *[1] * (gradient.dim() - 1))
+        result.append(torch.where(finite.view(columns), gradient * factors.view(columns), 0.0))
+    return result
 
 
 def bounded(arrays: Weights, start: Weights, settings: LocalSettings, rng: np.random.Generator) -> Weights:
@@ -106,7 +143,7 @@ class _PerExample:
     def __init__(self, model: nn.Module) -> None:
         from opacus.grad_sample import GradSampleModule
 
-        self.parameters = dict(model.named_parameters())
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.recording = GradSampleModule(model, loss_reduction="sum", batch_first=True)
 
     def clipped_sum(self, x: Tensor, y: Tensor, clip: float) -> dict[str, Tensor]:
@@ -118,9 +155,8 @@ class _PerExample:
             warnings.filterwarnings("ignore", "Full backward hook")  # the first layer's input needs no gradient
             F.cross_entropy(self.recording(x), y, reduction="sum").backward()
         each = {name: getattr(p, "grad_sample") for name, p in self.parameters.items()}  # noqa: B009 (set by Opacus)
-        squares = torch.stack([g.flatten(1).square().sum(1) for g in each.values()]).sum(0)
-        factors = (clip / (squares.sqrt() + 1e-6)).clamp(max=1.0)
-        return {name: torch.einsum("i,i...->...", factors, g) for name, g in each.items()}
+        scaled = clipped(list(each.values()), clip)
+        return {name: gradient.sum(0) for name, gradient in zip(each, scaled, strict=True)}
 
     def detach(self) -> None:
         """Take Opacus's hooks off the module again."""

@@ -45,7 +45,7 @@ def save(path: Path, arrays: Mapping[str, Array], description: Mapping[str, Any]
 
     # The format sorts its tensors; the order here is part of what must come back, since noise is drawn in it.
     header = {"edgekit": json.dumps({"order": list(arrays), "description": description})}
-    write_whole(path, to_bytes({name: np.ascontiguousarray(array) for name, array in arrays.items()}, header))
+    write_whole(path, to_bytes({name: np.array(array, order="C") for name, array in arrays.items()}, header))
 
 
 def load(path: Path) -> tuple[Weights, Any]:

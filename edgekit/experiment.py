@@ -1,13 +1,14 @@
 """The experiment: one TOML file, strictly checked, and the only source of every setting of a run."""
 
 import difflib
+import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgekit.errors import ExperimentError
 from edgekit.runfolder import write_whole
@@ -15,6 +16,18 @@ from edgekit.runfolder import write_whole
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+
+
+def _plain(arguments: dict[str, Any]) -> dict[str, Any]:
+    try:
+        json.dumps(arguments, allow_nan=False)
+    except (TypeError, ValueError):
+        raise ValueError("arguments must be numbers, texts, booleans, and lists and tables of them") from None
+    return arguments
+
+
+Arguments = Annotated[dict[str, Any], AfterValidator(_plain)]
+"""Arguments of a constructor, as plain values that any file can hold."""
 
 
 class Section(BaseModel):
@@ -74,7 +87,7 @@ class Model(Section):
     name: str = "dscnn"
     norm: Literal["group", "weight-standardised", "none"] = "none"
     width: Positive = 1.0
-    arguments: dict[str, Any] = {}
+    arguments: Arguments = {}
 
 
 class Training(Section):
@@ -91,11 +104,11 @@ class Training(Section):
 class Federation(Section):
     """Rounds, cohorts and Flower's strategy."""
 
-    rounds: Count = 60
+    rounds: Annotated[int, Field(ge=1, le=100_000)] = 60
     cohort: Annotated[int, Field(ge=0)] = 0
     """Clients a round; 0 is all of them."""
     strategy: str = "FedAvg"
-    arguments: dict[str, Any] = {}
+    arguments: Arguments = {}
     average_last: Annotated[float, Field(ge=0, le=1)] = 0.0
     """The released model is the mean of the global models of this last fraction of the rounds; 0 is the last model."""
     evaluate_every: Count = 1
@@ -106,7 +119,7 @@ class Privacy(Section):
 
     unit: Literal["none", "example", "client"] = "none"
     noise: Literal["server", "client"] = "server"
-    epsilon: Positive = 8.0
+    epsilon: Annotated[float, Field(gt=0, le=100)] = 8.0
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     clip: Positive = 1.0
     sample_rate: Annotated[float, Field(gt=0, le=1)] = 0.5
@@ -152,11 +165,7 @@ class Experiment(Section):
     spiking: Spiking = Spiking()
 
     @model_validator(mode="after")
-    def _cohort_fits(self) -> Self:
-        if self.data.partition != "natural" and self.federation.cohort > self.data.clients:
-            raise ValueError(
-                f"federation.cohort is {self.federation.cohort}, but data.clients is only {self.data.clients}"
-            )
+    def _sections_agree(self) -> Self:
         if self.privacy.unit == "example" and self.training.momentum and self.privacy.noise == "server":
             raise ValueError(
                 "training.momentum has no effect when the server adds the noise: "

@@ -6,18 +6,22 @@ Importing this module first also settles Flower's environment: no telemetry, no 
 import logging
 import os
 import uuid
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
-from flwr.app import Message
-from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+from flwr.app import Array, Message
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode, SType
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 logging.getLogger("flwr").setLevel(logging.ERROR)
 
-__all__ = ["CLIENT_RAISED", "Run", "begin_run", "give_id"]
+__all__ = ["CLIENT_RAISED", "InProcessArray", "Run", "begin_run", "give_id"]
 
 CLIENT_RAISED = int(ErrorCode.CLIENT_APP_RAISED_EXCEPTION)
 """Error code of a reply from a client whose training raised."""
@@ -34,3 +38,29 @@ def give_id(message: Message) -> str:
     message_id = str(uuid.uuid4())
     message.metadata.__dict__["_message_id"] = message_id
     return message_id
+
+
+class InProcessArray(Array):
+    """An array of a message that does not leave this process: its bytes are made only when somebody asks for them.
+
+    Flower's own array is always serialised, which takes longer than the local training of a small network.
+
+    Args:
+        ndarray: the array; it is not copied here, but each `numpy()` gives a copy, as Flower's does.
+    """
+
+    def __init__(self, ndarray: NDArray[Any]) -> None:
+        self.__dict__.update(dtype=str(ndarray.dtype), shape=ndarray.shape, stype=SType.NUMPY, _held=ndarray)
+
+    def numpy(self) -> NDArray[Any]:
+        """Return a copy of the array."""
+        held: NDArray[Any] = self.__dict__["_held"]
+        return np.array(held)
+
+    @property
+    def data(self) -> bytes:
+        """The array's bytes, in Flower's own form."""
+        if "_bytes" not in self.__dict__:
+            self.__dict__["_bytes"] = Array(self.__dict__["_held"]).data
+        content: bytes = self.__dict__["_bytes"]
+        return content

@@ -16,4 +16,4 @@ def generator(seed: int, *purpose: str | int) -> np.random.Generator:
         purpose: words and non-negative integers.
     """
     words = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in purpose]
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, *words])))
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, len(words), *words])))

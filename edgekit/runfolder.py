@@ -1,6 +1,7 @@
 """The run folder: one folder a run, each file written whole or not at all, each line appended before it counts."""
 
 import contextlib
+import io
 import json
 import os
 import tempfile
@@ -17,36 +18,49 @@ def write_whole(path: Path, content: bytes | str) -> None:
     Raises:
         RunFolderError: the folder cannot be written or the disk is full; nothing is left behind.
     """
-    data = content.encode() if isinstance(content, str) else content
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a file beside `path` to write into; it takes the place of `path` when all went well, else it is removed.
+
+    Raises:
+        RunFolderError: the folder cannot be written or the disk is full.
+    """
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = Path(name)
+        os.close(descriptor)
+        yield temporary
+        with open(temporary, "rb") as file:
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-        raise RunFolderError(f"cannot write {path}: {error.strerror}") from None
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise RunFolderError(f"cannot write {path}: {error.strerror or error}") from None
+        raise
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:
     """Append one JSON line and wait until it is on the disk.
 
-    A line that could only be written in part (a full disk) is cut off again.
+    A line that could only be written in part (a full disk) is cut off again, and so is one that a crash left.
 
     Raises:
         RunFolderError: the line could not be written.
     """
     line = (json.dumps(record) + "\n").encode()
     try:
-        with open(path, "ab", buffering=0) as file:
-            start = file.tell()
+        with open(path, "a+b", buffering=0) as file:
+            _end_with_newline(file)
+            start = file.seek(0, os.SEEK_END)
             try:
                 if file.write(line) != len(line):
                     raise OSError(28, "No space left on device")
@@ -56,6 +70,20 @@ def append_line(path: Path, record: dict[str, Any]) -> None:
                 raise
     except OSError as error:
         raise RunFolderError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _end_with_newline(file: io.FileIO) -> None:
+    """Mend a last line without its newline: a whole record gets it, a part of one is cut off."""
+    file.seek(0)
+    whole, newline, tail = file.readall().rpartition(b"\n")
+    if not tail:
+        return
+    try:
+        json.loads(tail)
+    except ValueError:
+        file.truncate(len(whole) + len(newline))
+    else:
+        file.write(b"\n")
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -6,17 +6,16 @@ plain ones with zeros between the groups: nir 1.0 mistakes a grouped one's input
 """
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from edgekit.errors import ConversionError, MissingExtraError, RunFolderError
+from edgekit.errors import ConversionError, MissingExtraError
 from edgekit.neuromorphic.expression import ungrouped
 from edgekit.neuromorphic.network import INPUT, SpikingLayer, SpikingNetwork, Synapse
+from edgekit.runfolder import replacing
 
 
 def write_nir(network: SpikingNetwork, path: Path) -> None:
@@ -59,18 +58,8 @@ def write_nir(network: SpikingNetwork, path: Path) -> None:
         "classes": network.classes,
     }
     graph = nir.NIRGraph(nodes, edges, metadata={"edgekit": json.dumps(facts)})
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(descriptor)
+    with replacing(path) as temporary:
         nir.write(temporary, graph)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
-        raise RunFolderError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def _synapse(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgekit.data.federated import Floats
 from edgekit.errors import ConversionError
-from edgekit.neuromorphic.network import INPUT, SpikingLayer, SpikingNetwork, Synapse
+from edgekit.neuromorphic.network import INPUT, SpikingLayer, SpikingNetwork, Synapse, encode
 from edgekit.neuromorphic.network import run as run_float
 from edgekit.runfolder import write_whole
 
@@ -61,7 +61,7 @@ class LoihiSynapse:
 
 @dataclass(frozen=True)
 class LoihiLayer:
-    """Integer neurons: see `emulator.step`.
+    """Integer neurons: see `emulator.scan`.
 
     Attributes:
         name: of the layer.
@@ -105,9 +105,7 @@ class LoihiNetwork:
 
     def encode(self, x: Floats) -> Integers:
         """Return the input's integer codes."""
-        codes = np.rint((x - self.input_low) / self.input_step)
-        clipped: Integers = np.clip(codes, 0, 2**self.input_bits - 1).astype(np.int32)
-        return clipped
+        return encode(x, self.input_low, self.input_step, self.input_bits)
 
 
 def quantise(network: SpikingNetwork, steps: int, calibration: Floats) -> LoihiNetwork:
@@ -192,7 +190,7 @@ def _drive(synapse: Synapse, x: Floats) -> NDArray[np.float64]:
 def _bias(bias: NDArray[np.float64]) -> tuple[Integers, int]:
     """Return the mantissas and their exponent: the smallest that holds them loses least."""
     largest = float(np.abs(bias).max(initial=0))
-    exponent = next(e for e in range(LARGEST_BIAS_EXPONENT + 1) if largest / 2**e <= LARGEST_BIAS + 0.5)
+    exponent = next(e for e in range(LARGEST_BIAS_EXPONENT + 1) if largest / 2**e <= LARGEST_BIAS)
     return np.rint(bias / 2**exponent).astype(np.int32), exponent
 
 

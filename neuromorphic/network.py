@@ -15,6 +15,12 @@ INPUT = -1
 """Source number of the network's input; layers are numbered from 0."""
 
 
+def encode(x: Floats, low: float, step: float, bits: int) -> NDArray[np.int32]:
+    """Return the integer codes of inputs, 0 to 2^bits - 1; code k stands for low + k step."""
+    codes: NDArray[np.int32] = np.clip(np.rint((x - low) / step), 0, 2**bits - 1).astype(np.int32)
+    return codes
+
+
 @dataclass(frozen=True)
 class Synapse:
     """Connections from one source to a layer: `conv` (a convolution) or `dense` (a matrix over the flat source).
@@ -82,9 +88,7 @@ class SpikingNetwork:
 
     def encode(self, x: Floats) -> NDArray[np.int32]:
         """Return the input's integer codes, (examples, ...), 0 to 2^bits - 1."""
-        codes = np.rint((x - self.input_low) / self.input_step)
-        clipped: NDArray[np.int32] = np.clip(codes, 0, 2**self.input_bits - 1).astype(np.int32)
-        return clipped
+        return encode(x, self.input_low, self.input_step, self.input_bits)
 
     def decode(self, codes: NDArray[np.int32]) -> Floats:
         """Return the values that codes stand for."""

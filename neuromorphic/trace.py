@@ -85,6 +85,8 @@ def trace(model: nn.Module, shape: tuple[int, ...], calibration: Tensor) -> Trac
             values[node] = _apply(node, graph, values, layers, statistics)
     if not isinstance(result, Expression):
         raise ConversionError("the network must return its scores as one tensor")
+    if not layers:
+        raise ConversionError("the network has no ReLU, so there is nothing that could spike")
     if any(term.kind == "none" for term in result.terms):
         raise ConversionError("the network must end in a linear layer, whose voltages are the scores")
     return Traced(tuple(layers), result, tuple(statistics.frozen))

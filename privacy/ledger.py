@@ -48,7 +48,7 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._charges: set[tuple[int, str]] = set()
+        self._charges: set[Charge] = set()
         self._everyone: Counter[tuple[float, float]] = Counter()
         self._own: dict[int, Counter[tuple[float, float]]] = {}
         self._epsilons: dict[tuple[object, ...], float] = {}
@@ -64,9 +64,15 @@ class Ledger:
 
         Raises:
             RunFolderError: it cannot be written; then the data must not be used.
+            PrivacyError: the round was charged with the same random numbers and other settings.
         """
-        if (charge.round, charge.draw) in self._charges:
+        if charge in self._charges:
             return
+        if any((made.round, made.draw) == (charge.round, charge.draw) for made in self._charges):
+            raise PrivacyError(
+                f"{self.path} holds round {charge.round} with other settings: the privacy of a run under way cannot be "
+                "changed; start a new run"
+            )
         append_line(self.path, asdict(charge))
         self._count(charge)
 
@@ -75,8 +81,25 @@ class Ledger:
         histories = {self._history(own) for own in self._own.values()} or {self._history(Counter())}
         return max(self._spent(history, delta, accountant) for history in histories)
 
+    def epsilon_with(self, charge: Charge, delta: float, accountant: str) -> float:
+        """Return what the most-charged unit would have spent after another charge."""
+        if charge in self._charges:
+            return self.epsilon(delta, accountant)
+        clients = self._own if charge.clients is None else charge.clients
+        more = Counter({(charge.noise_multiplier, charge.sample_rate): charge.steps})
+        histories = {self._history(self._own.get(client, Counter()) + more) for client in clients}
+        histories = histories or {self._history(more)}
+        return max(
+            [self._spent(history, delta, accountant) for history in histories] + [self.epsilon(delta, accountant)]
+        )
+
+    @property
+    def rounds(self) -> int:
+        """How many rounds were charged."""
+        return len({charge.round for charge in self._charges})
+
     def _count(self, charge: Charge) -> None:
-        self._charges.add((charge.round, charge.draw))
+        self._charges.add(charge)
         key = (charge.noise_multiplier, charge.sample_rate)
         for counter in self._counters(charge.clients):
             counter[key] += charge.steps

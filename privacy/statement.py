@@ -4,36 +4,44 @@ from edgekit.experiment import Experiment
 from edgekit.privacy.plan import Plan
 
 
-def summary(plan: Plan | None) -> str:
-    """Return the guarantee in one sentence."""
+def summary(plan: Plan | None, spent: float, rounds: int, *, seeded: bool) -> str:
+    """Return the guarantee in one sentence.
+
+    Args:
+        plan: the plan, None without privacy.
+        spent: epsilon that the ledger counts.
+        rounds: that the ledger counts.
+        seeded: whether the noise comes from the experiment's seed.
+    """
     if plan is None:
         return "No differential privacy: the updates and the model may tell of single examples."
     whose = "one example" if plan.unit == "example" else "everything that one client owns"
+    simulated = " Simulated: the noise comes from the experiment's seed." if seeded else ""
     return (
-        f"({plan.epsilon:.2f}, {plan.delta:g})-differential privacy for {whose}, noise added by the {plan.noise}, "
-        f"counted by the {plan.accountant.upper()} accountant over {plan.rounds} rounds."
+        f"({spent:.2f}, {plan.delta:g})-differential privacy for {whose}, noise added by the {plan.noise}, "
+        f"counted by the {plan.accountant.upper()} accountant over {rounds} rounds.{simulated}"
     )
 
 
-def covered(plan: Plan | None) -> list[str]:
-    """Return what the guarantee covers."""
+def covered(plan: Plan | None, spent: float) -> list[str]:
+    """Return what the guarantee covers, with the epsilon that was spent."""
     if plan is None:
         return []
     lines = []
     if plan.unit == "example":
         lines.append(
             "Adding or removing any single training example changes the probability of any outcome by a factor of at "
-            f"most e^{plan.epsilon:.2f}, except with probability {plan.delta:g}."
+            f"most e^{spent:.2f}, except with probability {plan.delta:g}."
         )
     elif plan.noise == "server":
         lines.append(
             "Adding or removing all data of any single client changes the probability of any outcome by a factor of "
-            f"at most e^{plan.epsilon:.2f}, except with probability {plan.delta:g}."
+            f"at most e^{spent:.2f}, except with probability {plan.delta:g}."
         )
     else:
         lines.append(
             "Replacing all data of any single client by any other changes the probability of what it sends by a "
-            f"factor of at most e^{plan.epsilon:.2f}, except with probability {plan.delta:g}."
+            f"factor of at most e^{spent:.2f}, except with probability {plan.delta:g}."
         )
     if plan.noise == "server":
         lines.append(
@@ -60,14 +68,22 @@ def not_covered(plan: Plan | None, experiment: Experiment) -> list[str]:
         lines.append(
             "A client's data as a whole: a client with many similar examples is protected less than one example."
         )
-    lines.append(
-        "Who takes part, how many clients and examples there are, and settings chosen by looking at results are taken "
-        "as public."
-    )
+    if (plan.unit, plan.noise) == ("client", "server"):
+        lines.append(
+            "Who takes part in which round must stay secret, since the count relies on it: metrics.jsonl and the "
+            "messages of a run show each round's cohort; keep them with the data."
+        )
+    else:
+        lines.append("Who takes part, and how many examples each client has, is taken as public.")
+    lines.append("Settings chosen by looking at results of earlier runs are not counted.")
     if experiment.privacy.randomness == "seed":
         lines.append(
             "The random numbers come from the experiment's seed, so that the run can be repeated; whoever knows the "
             'seed can take the noise off again. For a model to be released, set privacy.randomness = "system".'
+        )
+    else:
+        lines.append(
+            "The noise comes from a counter-based generator (Philox) that the system's entropy seeds once a run."
         )
     lines.append(
         "This page and metrics.jsonl: test accuracies come from the server's test set, but the picture of the clients' "

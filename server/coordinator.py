@@ -1,9 +1,11 @@
 """The coordinator: rounds of a Flower strategy over a grid, with privacy, metrics and checkpoints."""
 
+import json
 import secrets
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 
 from flwr.app import ArrayRecord, ConfigRecord, Message
@@ -154,13 +156,21 @@ class Coordinator:
         if found:
             strategies.restore(self.strategy, found.strategy_arrays, found.strategy)
         _keep_rounds(self.run_folder.metrics, current.round)
+        rounds = self.experiment.federation.rounds
         fruitless = 0
         interrupted = False
         try:
-            while current.round < self.experiment.federation.rounds:
-                current, metrics, reason = self._round(current)
+            while current.round < rounds:
+                cohort = self._draw_cohort(current.round + 1)
+                if not self._can_afford(current.round + 1, cohort):
+                    self.on_notice(
+                        f"stopped before round {current.round + 1}: it would spend more than epsilon "
+                        f"{self.experiment.privacy.epsilon:g}, since rounds repeated with fresh noise count too"
+                    )
+                    break
+                current, metrics, reason = self._round(current, cohort)
                 fruitless = fruitless + 1 if metrics.failures and not metrics.replies else 0
-                if fruitless == FRUITLESS_ROUNDS:
+                if fruitless == min(FRUITLESS_ROUNDS, rounds):
                     raise TrainingError(f"every client failed in {fruitless} rounds in a row; the last said: {reason}")
         except KeyboardInterrupt:
             interrupted = True
@@ -168,14 +178,22 @@ class Coordinator:
             _keep_rounds(self.run_folder.metrics, current.round)
         return Outcome(current.average or current.weights, current.round, interrupted, self.trainer)
 
-    def _round(self, before: Checkpoint) -> tuple[Checkpoint, RoundMetrics, str]:
+    def _draw_cohort(self, number: int) -> list[int]:
+        seed = self.private_seed if self._by_client else self.experiment.seed
+        rng = generator(seed, "cohort", number)
+        return draw_cohort(self.dataset.clients, self.cohort, poisson=self._by_client, rng=rng)
+
+    @property
+    def _by_client(self) -> bool:
+        """Whether clients are the protected unit of a trusted server, which samples them as privacy counts on."""
+        return self.plan is not None and (self.plan.unit, self.plan.noise) == ("client", "server")
+
+    def _round(self, before: Checkpoint, cohort: list[int]) -> tuple[Checkpoint, RoundMetrics, str]:
         """Run one round; return the state after it, its metrics, and the last failure's reason."""
         started = time.perf_counter()
         number = before.round + 1
-        by_client = self.plan is not None and (self.plan.unit, self.plan.noise) == ("client", "server")
-        rng = generator(self.private_seed if by_client else self.experiment.seed, "cohort", number)
-        cohort = draw_cohort(self.dataset.clients, self.cohort, poisson=by_client, rng=rng)
-        self._charge(number, cohort, everyone=by_client)
+        if self.plan is not None:
+            self.ledger.charge(self._charge(self.plan, number, cohort))
 
         # Flower's strategies cannot configure a round of nobody: an empty Poisson cohort is shown one client, which
         # is then not asked.
@@ -209,13 +227,17 @@ class Coordinator:
         self.on_round(metrics)
         return after, metrics, reasons[-1][1] if reasons else ""
 
-    def _charge(self, number: int, cohort: list[int], *, everyone: bool) -> None:
+    def _can_afford(self, number: int, cohort: list[int]) -> bool:
         if self.plan is None:
-            return
-        plan = self.plan
-        whom = None if everyone or len(cohort) == self.dataset.clients else tuple(cohort)
-        self.ledger.charge(
-            Charge(number, plan.unit, plan.noise, plan.noise_multiplier, plan.sample_rate, plan.steps, whom, self.draw)
+            return True
+        charge = self._charge(self.plan, number, cohort)
+        after = self.ledger.epsilon_with(charge, self.plan.delta, self.plan.accountant)
+        return after <= self.plan.target_epsilon * (1 + 1e-6)
+
+    def _charge(self, plan: Plan, number: int, cohort: list[int]) -> Charge:
+        whom = None if self._by_client or len(cohort) == self.dataset.clients else tuple(cohort)
+        return Charge(
+            number, plan.unit, plan.noise, plan.noise_multiplier, plan.sample_rate, plan.steps, whom, self.draw
         )
 
     def _local_settings(self) -> LocalSettings:
@@ -260,12 +282,18 @@ class Coordinator:
                 expected = float(self.cohort)
             else:
                 expected = plan.sample_rate * self._examples() * self.cohort / self.dataset.clients
-            rng = generator(self.private_seed, "server noise", number)
+            # Noise of another scale is other noise: the same at two scales could be taken off by subtraction.
+            scale = f"{plan.noise_multiplier!r} {plan.clip!r}"
+            rng = generator(self.private_seed, "server noise", scale, number)
             mean = noised_mean(replies, weights, plan, expected, privacy.learning_rate, rng)
             replies = [as_only_reply(mean, 0)]
         if not replies:
             return weights
-        record, _ = self.strategy.aggregate_train(number, replies)
+        try:
+            record, _ = self.strategy.aggregate_train(number, replies)
+        except Exception as error:  # strategies raise many kinds, and may be the user's own
+            name = self.experiment.federation.strategy
+            raise TrainingError(f"round {number}: {name} could not aggregate the updates: {error}") from error
         if record is None:
             return weights
         assert isinstance(record, ArrayRecord)
@@ -291,20 +319,23 @@ class Coordinator:
             old = average or weights
             average = {name: old[name] + (w - old[name]) / averaged for name, w in weights.items()}
             average = {name: array.astype(weights[name].dtype) for name, array in average.items()}
-        return Checkpoint(number, weights, average, averaged, *strategies.state(self.strategy))
+        arrays, description, skipped = strategies.state(self.strategy)
+        if number == 1 and skipped:
+            self.on_notice(
+                f"the strategy's {', '.join(skipped)} cannot be kept in checkpoints: a resumed run starts them anew"
+            )
+        return Checkpoint(number, weights, average, averaged, arrays, description)
 
     def _evaluate(self, number: int, weights: Weights) -> tuple[float | None, float | None]:
         federation = self.experiment.federation
         if number % federation.evaluate_every and number != federation.rounds:
             return None, None
         loss, accuracy = evaluate(self.model, weights, self.dataset.test)
-        return round(loss, 6), round(accuracy, 6)
+        return round(loss, 6) if isfinite(loss) else None, round(accuracy, 6)
 
 
 def _keep_rounds(path: Path, last: int) -> None:
     """Drop the metrics of rounds after the checkpoint: they will be run again."""
-    import json
-
     lines = [line for line in read_lines(path) if line["round"] <= last]
     if path.exists():
         write_whole(path, "".join(json.dumps(line) + "\n" for line in lines))

@@ -37,6 +37,9 @@ _OURS = {
     "min_train_nodes": "federation.cohort says how many clients take part",
     "min_evaluate_nodes": "accuracy is measured on the server's test set",
     "min_available_nodes": "data.clients says how many clients there are",
+    "weighted_by_key": "updates weigh by their clients' examples, or alike under privacy",
+    "arrayrecord_key": "edgekit's clients know the name",
+    "configrecord_key": "edgekit's clients know the name",
 }
 
 
@@ -103,19 +106,22 @@ def _constructor(name: str) -> Callable[..., Any]:
     raise ExperimentError(f"federation.strategy {name!r} is unknown; {hint}")
 
 
-def state(strategy: Strategy) -> tuple[Weights, dict[str, Any]]:
-    """Return what a strategy remembers between rounds, as arrays and JSON.
+def state(strategy: Strategy) -> tuple[Weights, dict[str, Any], list[str]]:
+    """Return what a strategy remembers between rounds: arrays, JSON, and the names of what can be neither.
 
-    Flower has no checkpoints. A strategy's memory is its attributes: arrays, and lists and dicts of them. Attributes
-    of other kinds (functions) are settings that the constructor makes again.
+    Flower has no checkpoints. A strategy's memory is its attributes: numbers, arrays, and lists and dicts of them.
+    Functions are settings that the constructor makes again.
     """
     arrays: Weights = {}
     description = {}
+    skipped = []
     for name, value in vars(strategy).items():
         encoded = _encode(value, name, arrays)
         if encoded is not None:
             description[name] = encoded
-    return arrays, description
+        elif not callable(value):
+            skipped.append(name)
+    return arrays, description, skipped
 
 
 def restore(strategy: Strategy, arrays: Weights, description: dict[str, Any]) -> None:

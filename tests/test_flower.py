@@ -3,7 +3,9 @@
 import re
 from pathlib import Path
 
-from flwr.app import Error, Message, RecordDict
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
 
 from edgekit import flower
 
@@ -29,3 +31,25 @@ def test_a_process_that_began_a_run_can_make_messages_and_replies():
     assert reply.has_error()
     assert reply.metadata.reply_to_message_id == message.metadata.message_id
     assert reply.metadata.src_node_id == 1001
+
+
+@pytest.mark.parametrize("array", [np.arange(6, dtype=np.float32).reshape(2, 3), np.array(3), np.zeros((0, 2))])
+def test_an_array_within_the_process_is_flowers_array_without_the_bytes(array):
+    ours, theirs = flower.InProcessArray(array), Array(array)
+    assert (ours.dtype, ours.shape, ours.stype) == (theirs.dtype, theirs.shape, theirs.stype)
+    assert "_bytes" not in vars(ours)
+    assert ours.data == theirs.data
+    assert np.array_equal(ours.numpy(), theirs.numpy())
+    record = ArrayRecord()
+    record["a"] = ours
+    assert np.array_equal(record.to_numpy_ndarrays()[0], array)
+    # Wherever Flower copies it, it becomes Flower's own.
+    assert np.array_equal(ArrayRecord({"a": ours})["a"].numpy(), array)
+
+
+def test_a_strategy_that_writes_into_what_it_got_harms_nobody():
+    array = np.ones(3, np.float32)
+    ours = flower.InProcessArray(array)
+    ours.numpy()[:] = 7
+    assert array.tolist() == [1, 1, 1]
+    assert ours.numpy().tolist() == [1, 1, 1]

@@ -11,7 +11,7 @@ from torch.func import functional_call, vmap
 from edgekit.arrays import Weights
 from edgekit.clients import batches
 from edgekit.clients.cohort.rules import ClientsInChannels
-from edgekit.clients.torch_trainer import TorchTrainer, add_noise, bounded
+from edgekit.clients.torch_trainer import TorchTrainer, add_noise, bounded, clipped
 from edgekit.clients.trainer import LocalSettings, LocalTask, Update
 from edgekit.data import Examples
 from edgekit.data.federated import Integers
@@ -36,6 +36,8 @@ def obstacle(model: nn.Module, shape: tuple[int, ...], classes: int) -> str | No
             return f"layer {name or type(layer).__name__!r} ({type(layer).__name__}) keeps buffers"
         if isinstance(layer, nn.modules.dropout._DropoutNd):
             return f"layer {name!r} ({type(layer).__name__}) draws random numbers"
+    if frozen := [name for name, parameter in model.named_parameters() if not parameter.requires_grad]:
+        return f"parameter {frozen[0]!r} is frozen"
     rng = np.random.default_rng(0)
     examples = [Examples(rng.random((size, *shape), np.float32), rng.integers(0, classes, size)) for size in (3, 2)]
     weights = {name: p.detach().numpy().copy() for name, p in model.named_parameters()}
@@ -173,10 +175,7 @@ class VectorisedTrainer:
             loss = F.cross_entropy(self._scores(weights, x[None, part]).flatten(0, 1), y[part], reduction="none")
             gradients = torch.autograd.grad(loss.sum(), weights)
             with torch.no_grad():
-                squares = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0)
-                factors = (clip / (squares.sqrt() + 1e-6)).clamp(max=1.0)
-                for total, gradient in zip(sums, gradients, strict=True):
-                    scaled = gradient * factors.view(-1, *[1] * (gradient.dim() - 1))
+                for total, scaled in zip(sums, clipped(gradients, clip), strict=True):
                     total.index_add_(0, owners[part], scaled)
         return sums
 

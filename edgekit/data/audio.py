@@ -35,7 +35,7 @@ class AudioFolder:
         """Return log-mel features, (examples, 1, mel bands, frames).
 
         Raises:
-            DataError: a file is not a mono wav of the expected sample rate; the message names it.
+            DataError: a file is not a wav of the expected sample rate; the message names it.
         """
         return np.stack([log_mel(read_wav(self.files[i], self.settings.sample_rate), self.settings) for i in indices])
 
@@ -88,6 +88,7 @@ def read_wav(path: Path, sample_rate: int) -> Floats:
         raise DataError(f"{path} has {rate} samples a second; set data.audio.sample_rate to it, or resample the file")
     if size not in (1, 2, 4):
         raise DataError(f"{path} has {8 * size}-bit samples; 8, 16 or 32 bits are read")
+    data = data[: len(data) // (size * channels) * (size * channels)]
     samples = np.frombuffer(data, {1: "<u1", 2: "<i2", 4: "<i4"}[size]).astype(np.float32)
     samples = samples / np.float32(128) - 1 if size == 1 else samples / np.float32(2.0 ** (8 * size - 1))
     mono: Floats = samples.reshape(-1, channels).mean(1)
@@ -117,6 +118,8 @@ def log_mel(samples: Floats, settings: Audio) -> Floats:
     """
     window = round(settings.sample_rate * settings.window_ms / 1000)
     hop = round(settings.sample_rate * settings.hop_ms / 1000)
+    if window < 2 or hop < 1:
+        raise ExperimentError("data.audio: window_ms and hop_ms must hold at least two samples and one")
     length = max(round(settings.sample_rate * settings.seconds), window)
     samples = np.pad(samples[:length], (0, max(0, length - len(samples))))
     frames = np.lib.stride_tricks.sliding_window_view(samples, window)[::hop]

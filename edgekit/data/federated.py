@@ -104,26 +104,43 @@ class FederatedDataset:
         """Shape of one example: (channels, height, width) or (features,)."""
         return self.test.x.shape[1:]
 
-    def client(self, index: int) -> Examples:
+    def client(self, index: int, *, drop_unfit: bool = False) -> Examples:
         """Return a client's examples, checked.
+
+        Args:
+            index: the client.
+            drop_unfit: leave out single examples with values or labels out of range, instead of refusing the client:
+                where examples are protected, one of them must not decide over its client's others.
 
         Raises:
             DataError: the client's data is empty, has another shape, or holds labels or values out of range.
         """
         examples = self.load_client(index)
-        if len(examples) == 0:
-            raise DataError(f"client {index} has no examples")
-        if examples.x.shape != (len(examples), *self.shape):
-            raise DataError(f"client {index} has examples of shape {examples.x.shape[1:]}, expected {self.shape}")
-        if examples.x.dtype != np.float32 or examples.y.dtype != np.int64:
-            raise DataError(
-                f"client {index} has dtypes {examples.x.dtype} and {examples.y.dtype}, expected float32 and int64"
-            )
-        if examples.y.min() < 0 or examples.y.max() >= len(self.classes):
-            raise DataError(f"client {index} has a label outside 0..{len(self.classes) - 1}")
-        if not np.isfinite(examples.x).all():
-            raise DataError(f"client {index} has values that are not finite")
+        if drop_unfit and examples.x.ndim > 1 and len(examples.x) == len(examples.y):
+            fit = np.isfinite(examples.x).reshape(len(examples), -1).all(1)
+            fit &= (examples.y >= 0) & (examples.y < len(self.classes))
+            examples = Examples(examples.x[fit], examples.y[fit])
+        self.check(examples, f"client {index}")
         return examples
+
+    def check(self, examples: Examples, whose: str) -> None:
+        """See that examples are of this dataset's shape, types and classes.
+
+        Raises:
+            DataError: they are not; the message begins with `whose`.
+        """
+        if len(examples) == 0:
+            raise DataError(f"{whose} has no examples")
+        if examples.y.ndim != 1:
+            raise DataError(f"{whose} has labels of shape {examples.y.shape}, expected ({len(examples)},)")
+        if examples.x.shape != (len(examples), *self.shape):
+            raise DataError(f"{whose} has examples of shape {examples.x.shape[1:]}, expected {self.shape}")
+        if examples.x.dtype != np.float32 or examples.y.dtype != np.int64:
+            raise DataError(f"{whose} has dtypes {examples.x.dtype} and {examples.y.dtype}, expected float32 and int64")
+        if examples.y.min() < 0 or examples.y.max() >= len(self.classes):
+            raise DataError(f"{whose} has a label outside 0..{len(self.classes) - 1}")
+        if not np.isfinite(examples.x).all():
+            raise DataError(f"{whose} has values that are not finite")
 
     def histogram(self, clients: Sequence[int]) -> Integers:
         """Return how many examples of each class these clients hold, (clients, classes)."""

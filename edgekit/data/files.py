@@ -49,8 +49,10 @@ def array_source(
     Raises:
         DataError: lengths differ, labels are not whole numbers from 0, or the examples are unfit.
     """
-    if y.ndim != 1 or len(x) != len(y) or len(y) == 0:
-        raise DataError(f"{where}: {len(x)} examples and labels of shape {y.shape}; one label an example is needed")
+    if y.ndim != 1 or x.ndim == 0 or len(x) != len(y) or len(y) == 0:
+        raise DataError(
+            f"{where}: examples of shape {x.shape}, labels of shape {y.shape}; one label an example is needed"
+        )
     if groups is not None and groups.shape != y.shape:
         raise DataError(f"{where}: groups have shape {groups.shape}; one group an example is needed")
     if y.dtype.kind in "US":
@@ -61,6 +63,8 @@ def array_source(
         classes = classes or [str(label) for label in range(int(y.max()) + 1)]
     else:
         raise DataError(f"{where}: labels must be whole numbers from 0, or names; these are {y.dtype}")
+    if len(classes) > len(labels):
+        raise DataError(f"{where}: labels go up to {labels.max()}, but there are only {len(labels)} examples")
     features = as_features(x, where)
     shape = " x ".join(str(size) for size in features.shape[1:])
     return ArraySource(
@@ -114,8 +118,12 @@ def _same_kind(train: ArraySource, test: ArraySource, where: str) -> ArraySource
         raise DataError(f"{where}: test examples have shape {test.x.shape[1:]}, training ones {train.x.shape[1:]}")
     if not set(test.classes) <= set(train.classes):
         raise DataError(f"{where}: the test set has classes that training lacks")
+    if test.normalisation != train.normalisation:
+        raise DataError(f"{where}: test and training examples have different number types")
     labels = np.array([train.classes.index(name) for name in test.classes])[test.labels]
-    return ArraySource(test.x, labels.astype(np.int64), train.classes, test.description, test.groups)
+    return ArraySource(
+        test.x, labels.astype(np.int64), train.classes, test.description, test.groups, test.normalisation
+    )
 
 
 def _idx(folder: Path, stem: str) -> Array:

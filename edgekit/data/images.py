@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from edgekit.data.federated import Floats, Integers
 from edgekit.errors import DataError
@@ -41,7 +41,7 @@ class ImageFolder:
                 plain = image.convert("L" if self.settings.grayscale else "RGB")
                 plain = plain.resize((self.settings.width, self.settings.height), Image.Resampling.BILINEAR)
                 pixels = np.asarray(plain, np.float32) / np.float32(255)
-        except (OSError, UnidentifiedImageError, ValueError) as error:
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise DataError(f"{path} is not a readable picture: {error}") from None
         return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 

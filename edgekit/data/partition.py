@@ -78,3 +78,27 @@ def hold_out(labels: Integers, fraction: float | int, rng: np.random.Generator) 
     mask = np.zeros(len(labels), bool)
     mask[held] = True
     return np.flatnonzero(~mask).astype(np.int64), np.flatnonzero(mask).astype(np.int64)
+
+
+def hold_out_groups(
+    groups: NDArray[np.str_], share: float | int, rng: np.random.Generator
+) -> tuple[Integers, Integers]:
+    """Split into (kept, held out) by whole groups, in random order, until the share of examples is reached.
+
+    Args:
+        groups: owner of each example, (examples,).
+        share: a float below 1 is a share of the examples; an int is their number.
+        rng: random numbers.
+
+    Raises:
+        DataError: nobody would be left.
+    """
+    wanted = share * len(groups) if isinstance(share, float) else share
+    held = np.zeros(len(groups), bool)
+    for group in rng.permutation(np.unique(groups)):
+        if held.sum() >= wanted:
+            break
+        held |= groups == group
+    if held.all():
+        raise DataError("too few owners to hold out whole ones for test and calibration: lower data.test_fraction")
+    return np.flatnonzero(~held).astype(np.int64), np.flatnonzero(held).astype(np.int64)

@@ -16,13 +16,15 @@ Loaded = tuple[Source, Source | None]
 """Training source, and a test source of its own where the data set has one."""
 
 
-def load(settings: Data, seed: int) -> FederatedDataset:
+def load(settings: Data, seed: int, *, whole_groups: bool = False) -> FederatedDataset:
     """Load a data set and share it among the clients.
 
     Args:
         settings: the experiment's [data] section; `source` is `digits`, `npz:FILE`, `idx:FOLDER`, `images:FOLDER`,
             `audio:FOLDER`, `hf:NAME` or `package.module:function`.
         seed: the experiment's seed; the same seed gives the same clients.
+        whole_groups: with the natural partition, hold out whole owners for test and calibration, so that no client
+            has data in them.
 
     Raises:
         ExperimentError: no such source.
@@ -43,23 +45,37 @@ def load(settings: Data, seed: int) -> FederatedDataset:
             + ", package.module:function"
         )
     if isinstance(loaded, FederatedDataset):
-        return loaded
-    source, test_source = loaded
-    return _share(source, test_source, settings, seed)
+        dataset = loaded
+    else:
+        source, test_source = loaded
+        dataset = _share(source, test_source, settings, seed, whole_groups)
+    dataset.check(dataset.test, "the test set")
+    dataset.check(dataset.calibration, "the calibration set")
+    return dataset
 
 
-def _share(source: Source, test_source: Source | None, settings: Data, seed: int) -> FederatedDataset:
+def _share(
+    source: Source, test_source: Source | None, settings: Data, seed: int, whole_groups: bool
+) -> FederatedDataset:
     """Hold out the test and calibration sets, and give the rest to the clients."""
     present = np.unique(source.labels)
     if len(present) < 2:
         raise DataError(f"{settings.source}: all examples have one class; training needs at least two")
     everything = np.arange(len(source.labels))
     rest, test = everything, everything[:0]
+    groups = source.groups if whole_groups and settings.partition == "natural" else None
+
+    def hold_out(share: float | int, purpose: str) -> tuple[Integers, Integers]:
+        rng = generator(seed, purpose)
+        if groups is not None:
+            kept, held = partition.hold_out_groups(groups[rest], share, rng)
+        else:
+            kept, held = partition.hold_out(source.labels[rest], share, rng)
+        return rest[kept], rest[held]
+
     if test_source is None:
-        rest, test = partition.hold_out(source.labels, settings.test_fraction, generator(seed, "test"))
-    wanted = min(settings.calibration_examples, len(rest) // 10)
-    kept, calibration = partition.hold_out(source.labels[rest], wanted, generator(seed, "calibration"))
-    rest, calibration = rest[kept], rest[calibration]
+        rest, test = hold_out(settings.test_fraction, "test")
+    rest, calibration = hold_out(min(settings.calibration_examples, len(rest) // 10), "calibration")
     if len(calibration) == 0 or (test_source is None and len(test) == 0):
         raise DataError(f"{settings.source}: {len(source.labels)} examples are too few to hold out a test set")
     owners = [rest[owner] for owner in _owners(source, rest, settings, generator(seed, "partition"))]
@@ -146,11 +162,12 @@ def _from_function(path: str) -> FederatedDataset | Loaded:
     function = plugins.load(path, "data.source")
     try:
         loaded = function()
+        if isinstance(loaded, FederatedDataset):
+            return loaded
+        parts = [np.asarray(part) for part in loaded] if isinstance(loaded, tuple) else []
     except Exception as error:
         raise DataError(f"{path}() raised {type(error).__name__}: {error}") from error
-    if isinstance(loaded, FederatedDataset):
-        return loaded
-    if isinstance(loaded, tuple) and len(loaded) in (2, 3):
-        x, y, *groups = (np.asarray(part) for part in loaded)
+    if len(parts) in (2, 3):
+        x, y, *groups = parts
         return array_source(x, y, path, groups=groups[0] if groups else None), None
     raise DataError(f"{path}() returned {type(loaded).__name__}: return (x, y), (x, y, groups) or a FederatedDataset")

@@ -65,6 +65,9 @@ def build(
     if not isinstance(scores, torch.Tensor) or scores.shape != (2, classes):
         found = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
         raise ModelError(f"{settings.name} gives {found} for two examples; it must give scores of shape (2, {classes})")
+    for name, parameter in model.named_parameters():
+        if parameter.dtype != torch.float32:
+            raise ModelError(f"parameter {name!r} is {parameter.dtype}; networks are trained in torch.float32")
     if settings.name in ZOO and settings.norm != "group" and calibration is not None:
         unit_variance(model, torch.from_numpy(calibration))
     return model

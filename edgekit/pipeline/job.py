@@ -12,6 +12,7 @@ from torch import nn
 
 from edgekit import __version__, arrays
 from edgekit import experiment as experiments
+from edgekit.clients.cohort.memory import keep_freed_memory
 from edgekit.clients.torch_trainer import load_weights
 from edgekit.data import FederatedDataset
 from edgekit.data import load as load_data
@@ -81,7 +82,13 @@ def run(experiment: Experiment, out: Path, listener: Listener) -> dict[str, Any]
     """
     folder = RunFolder.create(out)
     experiments.save(experiment, folder.experiment)
-    return _work(Job(experiment, folder, listener))
+    try:
+        return _work(Job(experiment, folder, listener))
+    except EdgekitError:
+        if list(out.iterdir()) == [folder.experiment]:  # nothing was done: leave the name free for a corrected run
+            folder.experiment.unlink()
+            out.rmdir()
+        raise
 
 
 def resume(path: Path, listener: Listener) -> dict[str, Any]:
@@ -97,9 +104,11 @@ def resume(path: Path, listener: Listener) -> dict[str, Any]:
 def _work(job: Job) -> dict[str, Any]:
     # Small networks run fastest on one thread, and sums come out the same on every machine with as many cores.
     torch.set_num_threads(1)
+    keep_freed_memory()
     job.listener.stage("data")
     experiment = job.experiment
-    dataset = load_data(experiment.data, experiment.seed)
+    whole_groups = experiment.privacy.unit == "client"
+    dataset = load_data(experiment.data, experiment.seed, whole_groups=whole_groups)
     model = build(experiment.model, dataset.shape, len(dataset.classes), experiment.seed, dataset.calibration.x)
     job.listener.notice(f"{dataset.description}; {dataset.clients} clients")
     _check_early(model, dataset, experiment)
@@ -112,18 +121,24 @@ def _work(job: Job) -> dict[str, Any]:
         on_notice=job.listener.notice,
     )
     if coordinator.plan is not None:
-        job.listener.notice(f"{summary(coordinator.plan)} Noise multiplier {coordinator.plan.noise_multiplier:.3f}.")
+        plan = coordinator.plan
+        job.listener.notice(
+            f"planned: epsilon {plan.epsilon:.2f} at delta {plan.delta:g} for one {plan.unit}, {plan.rounds} rounds, "
+            f"noise multiplier {plan.noise_multiplier:.3f}, added by the {plan.noise}"
+        )
     job.listener.stage("training")
     outcome = coordinator.run()
     _keep_model(job, dataset, model, coordinator, outcome)
     spiking: SpikingResult | None = None
     if not outcome.interrupted:
-        _export(job, dataset, model, coordinator)
+        _export(job, dataset, model)
         spiking = _spike(job, dataset, model)
     job.listener.stage("report")
     job.result["seconds"] = round(time.perf_counter() - job.started, 2)
-    write_report(job.folder, experiment, job.result, dataset, coordinator.plan, spiking.sample if spiking else None)
     job.folder.write_json(job.folder.result, job.result)
+    write_report(job.folder, experiment, job.result, dataset, coordinator.plan, spiking.sample if spiking else None)
+    for failure in job.failures[1:]:
+        job.listener.notice(str(failure))
     if job.failures:
         raise job.failures[0]
     return job.result
@@ -156,7 +171,7 @@ def _keep_model(
     arrays.save(job.folder.model, outcome.weights, {"model": job.experiment.model.model_dump()})
     _, accuracy = evaluate(model, outcome.weights, dataset.test)
     load_weights(model, outcome.weights)
-    plan = coordinator.plan
+    plan, ledger = coordinator.plan, coordinator.ledger
     job.result.update(
         {
             "name": job.experiment.name,
@@ -170,19 +185,21 @@ def _keep_model(
             "versions": {"edgekit": __version__, "python": platform.python_version(), **_versions()},
         }
     )
+    spent = 0.0 if plan is None else ledger.epsilon(plan.delta, plan.accountant)
+    seeded = job.experiment.privacy.randomness == "seed"
+    job.result["privacy_statement"] = summary(plan, spent, ledger.rounds, seeded=seeded)
     if plan is not None:
         job.result["privacy"] = {
             "unit": plan.unit,
             "noise": plan.noise,
-            "epsilon": round(coordinator.ledger.epsilon(plan.delta, plan.accountant), 4),
+            "epsilon": round(spent, 4),
             "delta": plan.delta,
             "accountant": plan.accountant,
             "noise_multiplier": round(plan.noise_multiplier, 4),
-            "statement": summary(plan),
         }
 
 
-def _export(job: Job, dataset: FederatedDataset, model: nn.Module, coordinator: Coordinator) -> None:
+def _export(job: Job, dataset: FederatedDataset, model: nn.Module) -> None:
     experiment = job.experiment
     job.result["tflite"] = {}
     if not experiment.export.presets:
@@ -193,7 +210,7 @@ def _export(job: Job, dataset: FederatedDataset, model: nn.Module, coordinator: 
         "name": experiment.name,
         "model": experiment.model.name,
         "data": dataset.description,
-        "privacy": summary(coordinator.plan),
+        "privacy": job.result["privacy_statement"],
     }
     try:
         done = export(model, dataset, experiment.export.presets, job.folder.export, card, experiment.export.tolerance)

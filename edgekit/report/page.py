@@ -1,5 +1,6 @@
 """From a run to report.html: one file, no network, light and dark, wide and narrow."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -56,7 +57,8 @@ def write_report(
     """
     rounds = list(read_lines(folder.metrics))
     shown = range(min(dataset.clients, SHOWN_CLIENTS))
-    drawn = {"clients": pictures.clients(dataset.histogram(shown), dataset.classes)}
+    histogram, unreadable = _histogram(dataset, shown)
+    drawn = {"clients": pictures.clients(histogram, dataset.classes)}
     if rounds:
         drawn["training"] = pictures.training(rounds, None if plan is None else plan.target_epsilon)
     if sample is not None:
@@ -78,13 +80,26 @@ def write_report(
         forms=_forms(folder, result),
         rounds=rounds,
         shown_clients=len(shown),
+        unreadable=unreadable,
         clients=dataset.clients,
         plan=plan,
-        covered=covered(plan),
+        covered=covered(plan, result["privacy"]["epsilon"] if plan else 0.0),
         not_covered=not_covered(plan, experiment),
         sample_label=None if sample is None else sample.label,
     )
     write_whole(folder.report, page)
+
+
+def _histogram(dataset: FederatedDataset, clients: Iterable[int]) -> tuple[NDArray[np.int64], int]:
+    """Return the clients' examples by class, and how many clients' data could not be read (their rows are zero)."""
+    rows, unreadable = [], 0
+    for client in clients:
+        try:
+            rows.append(dataset.histogram([client])[0])
+        except Exception:
+            rows.append(np.zeros(len(dataset.classes), np.int64))
+            unreadable += 1
+    return np.stack(rows), unreadable
 
 
 def _forms(folder: RunFolder, result: dict[str, Any]) -> list[dict[str, Any]]:

@@ -193,6 +193,22 @@ def test_a_client_whose_numbers_explode_harms_no_other(blocks):
     assert _same(updates[2], alone, 1e-5)
 
 
+def test_a_module_with_dropout_trains_alike_each_time(blocks):
+    (data,) = blocks(12)
+    model = Dropping()
+    settings = LocalSettings(batch_size=4)
+    one, same = (TorchTrainer(model).train(state(model), _tasks([data])[0], settings) for _ in range(2))
+    assert all(np.array_equal(one.arrays[name], same.arrays[name]) for name in one.arrays)
+
+
+def test_a_module_with_batch_norm_keeps_its_counter(blocks):
+    (data,) = blocks(12)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10))
+    update = TorchTrainer(model).train(state(model), _tasks([data])[0], LocalSettings(batch_size=4))
+    assert update.arrays["2.num_batches_tracked"].shape == ()
+    assert update.arrays["2.num_batches_tracked"] == 3
+
+
 @pytest.mark.parametrize(
     ("module", "reason"),
     [

@@ -68,3 +68,15 @@ def test_hold_out_keeps_the_mix_of_classes_and_the_exact_number(labels, number, 
 def test_fewer_examples_than_clients_is_an_error_that_says_how_many_would_do(make):
     with pytest.raises(DataError, match=r"set data\.clients to at most 5"):
         make(5, 6, np.random.default_rng(0))
+
+
+@given(st.lists(st.sampled_from("abcde"), min_size=5, max_size=60), st.integers(0, 2**31))
+def test_whole_owners_are_held_out(owners, seed):
+    groups = np.array(owners)
+    try:
+        kept, held = partition.hold_out_groups(groups, 0.3, np.random.default_rng(seed))
+    except DataError:
+        return
+    _holds_all_once([kept, held], len(groups))
+    assert not set(groups[kept]) & set(groups[held])
+    assert len(held) >= 0.3 * len(groups)

@@ -90,6 +90,11 @@ def test_batch_norm_under_privacy_is_refused_and_the_layer_is_named():
         check_private(MaybeNormed())
 
 
+def test_a_layer_that_keeps_something_of_the_data_is_refused_under_privacy():
+    with pytest.raises(ModelError, match=r"layer '0' \(InstanceNorm2d\) keeps 'running_mean'"):
+        check_private(nn.Sequential(nn.InstanceNorm2d(1, track_running_stats=True)))
+
+
 @pytest.mark.parametrize(
     ("settings", "shape", "error", "message"),
     [

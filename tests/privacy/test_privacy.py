@@ -100,6 +100,29 @@ def test_a_round_repeated_with_the_same_numbers_is_charged_once_and_with_fresh_o
     assert ledger.epsilon(1e-5, "pld") == pytest.approx(epsilon([(2.0, 0.3, 2)], 1e-5))
 
 
+def test_a_round_charged_with_other_settings_is_refused(tmp_path):
+    ledger = Ledger(tmp_path / "privacy.jsonl")
+    ledger.charge(_charge(1))
+    with pytest.raises(PrivacyError, match="cannot be changed; start a new run"):
+        ledger.charge(_charge(1, steps=2))
+
+
+def test_a_ledger_cut_short_by_a_crash_goes_on(tmp_path):
+    path = tmp_path / "privacy.jsonl"
+    Ledger(path).charge(_charge(1))
+    path.write_text(path.read_text() + '{"round": 2, "uni')
+    Ledger(path).charge(_charge(2))
+    assert Ledger(path).rounds == 2
+
+
+def test_what_a_charge_would_cost_is_known_before_it_is_made(tmp_path):
+    ledger = Ledger(tmp_path / "privacy.jsonl")
+    ledger.charge(_charge(1, (0, 1)))
+    ahead = ledger.epsilon_with(_charge(2, (1, 2)), 1e-5, "pld")
+    ledger.charge(_charge(2, (1, 2)))
+    assert ahead == ledger.epsilon(1e-5, "pld") == ledger.epsilon_with(_charge(2, (1, 2)), 1e-5, "pld")
+
+
 def test_epsilon_is_the_most_charged_clients(tmp_path):
     ledger = Ledger(tmp_path / "privacy.jsonl")
     ledger.charge(_charge(1, (0, 1)))

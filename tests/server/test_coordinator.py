@@ -184,12 +184,31 @@ def test_a_private_run_resumes_with_the_same_bits_and_is_charged_once(coordinate
 
 
 def test_with_the_systems_randomness_a_repeated_round_is_charged_again(coordinate, make_experiment, tmp_path):
-    private = ["privacy.unit=example", "privacy.sample_rate=0.5", "privacy.randomness=system", "federation.rounds=2"]
-    first = coordinate(make_experiment(*private)).run()
-    (tmp_path / "run" / "checkpoint" / "round-000002.safetensors").unlink()
+    private = ["privacy.unit=example", "privacy.sample_rate=0.5", "privacy.randomness=system", "federation.rounds=3"]
+    coordinate(make_experiment(*private)).run()
+    for number in (2, 3):
+        (tmp_path / "run" / "checkpoint" / f"round-00000{number}.safetensors").unlink()
     second = coordinate(make_experiment(*private)).run()
-    assert not _same(first.weights, second.weights)
-    assert [charge["round"] for charge in read_lines(tmp_path / "run" / "privacy.jsonl")] == [1, 2, 2]
+    # No checkpoint is left, and the three charges that were planned are spent: nothing more may be released.
+    assert second.rounds == 0
+    assert [charge["round"] for charge in read_lines(tmp_path / "run" / "privacy.jsonl")] == [1, 2, 3]
+
+
+def test_a_run_with_the_systems_randomness_is_charged_for_what_it_repeats_and_stops_in_time(
+    coordinate, make_experiment, tmp_path, heard
+):
+    private = ["privacy.unit=example", "privacy.sample_rate=0.5", "privacy.randomness=system", "federation.rounds=4"]
+
+    def interrupt(metrics):
+        if metrics.round == 2:
+            (tmp_path / "run" / "checkpoint" / "round-000002.safetensors").unlink()
+            raise KeyboardInterrupt
+
+    coordinate(make_experiment(*private), on_round=interrupt).run()
+    second = coordinate(make_experiment(*private), on_notice=heard.notice).run()
+    assert [charge["round"] for charge in read_lines(tmp_path / "run" / "privacy.jsonl")] == [1, 2, 2, 3]
+    assert second.rounds == 3
+    assert "stopped before round 4: it would spend more than epsilon 8" in heard.notices[-1]
 
 
 def _dataset(clients, load_client, digits):
@@ -221,11 +240,13 @@ def test_a_failing_client_costs_its_update_and_never_the_run(
     made = coordinate(experiment, dataset=_dataset(6, client, digits), on_notice=heard.notice)
     outcome = made.run()
     lines = list(read_lines(tmp_path / "run" / "metrics.jsonl"))
+    # Under privacy a client whose examples are all unfit has none; otherwise its numbers are refused.
     good = 2 if private else 1
     assert [(line["cohort"], line["replies"], line["failures"]) for line in lines] == [(6, good, 6 - good)] * 2
     assert all(np.isfinite(array).all() for array in outcome.weights.values())
     told = "\n".join(heard.notices)
-    for reason in ("the card was pulled out", "not finite", "has examples of shape", "float64"):
+    unfit = "has no examples" if private else "not finite"
+    for reason in ("the card was pulled out", unfit, "has examples of shape", "float64"):
         assert reason in told
 
 
@@ -238,6 +259,23 @@ def test_a_run_in_which_every_client_fails_ends_and_says_why(coordinate, make_ex
         TrainingError, match="every client failed in 3 rounds in a row; the last said: ValueError: no data"
     ):
         coordinate(experiment, dataset=_dataset(6, client, digits)).run()
+
+
+def test_one_examples_numbers_never_take_its_client_out(coordinate, make_experiment, digits, tmp_path):
+    """Under privacy an example may be anything: it must count at most its clipped gradient, alone."""
+
+    def client(index):
+        data = digits.client(index)
+        x = data.x.copy()
+        x[0] = np.nan
+        x[1] = 3e38
+        return Examples(x, data.y)
+
+    for trainer in ("auto", "one-by-one"):
+        experiment = make_experiment("privacy.unit=example", "privacy.sample_rate=1.0", f"training.trainer={trainer}")
+        made = coordinate(experiment, trainer, dataset=_dataset(6, client, digits))
+        made.run()
+        assert [line["failures"] for line in read_lines(tmp_path / trainer / "metrics.jsonl")] == [0, 0]
 
 
 def test_a_learning_rate_that_explodes_is_a_clear_error(coordinate, make_experiment):
