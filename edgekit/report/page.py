@@ -60,7 +60,9 @@ def write_report(
     histogram, unreadable = _histogram(dataset, shown)
     drawn = {"clients": pictures.clients(histogram, dataset.classes)}
     if rounds:
-        drawn["training"] = pictures.training(rounds, None if plan is None else plan.target_epsilon)
+        drawn["accuracy"] = pictures.accuracy(rounds)
+        if plan is not None:
+            drawn["epsilon"] = pictures.epsilon(rounds, plan.target_epsilon)
     if sample is not None:
         facts = result["spiking"]
         drawn["steps"] = pictures.steps(facts["by_steps"], facts["steps"], result["accuracy"])

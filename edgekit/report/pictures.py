@@ -17,29 +17,27 @@ INK, FAINT, FIRST, SECOND, THIRD = "#010101", "#020202", "#030303", "#040404", "
 _VARIABLES = {INK: "--ink", FAINT: "--line", FIRST: "--first", SECOND: "--second", THIRD: "--third"}
 
 
-def training(rounds: Sequence[dict[str, Any]], target: float | None) -> str:
-    """Draw accuracy by round and, under privacy, epsilon by round beside it.
-
-    Args:
-        rounds: lines of metrics.jsonl.
-        target: planned epsilon, None without privacy.
-    """
-    figure, axes = _figure(9.0, 2.9, 1 if target is None else 2)
-    left = axes[0]
+def accuracy(rounds: Sequence[dict[str, Any]]) -> str:
+    """Draw accuracy by round, from the lines of metrics.jsonl."""
+    figure, axis = _figure(5.0, 2.9)
     measured = [line for line in rounds if line["accuracy"] is not None]
-    left.plot([line["round"] for line in measured], [line["accuracy"] for line in measured], color=FIRST, lw=2)
-    _title(left, "Test accuracy of the global model")
-    left.set_ylim(0, 1.02)
-    left.set_xlabel("round")
-    if target is not None:
-        right = axes[1]
-        right.plot([line["round"] for line in rounds], [line["epsilon"] for line in rounds], color=SECOND, lw=2)
-        right.axhline(target, color=INK, lw=1, ls=(0, (2, 3)))
-        right.annotate(f"target {target:g}", (0, target), xytext=(4, -4), textcoords="offset points", va="top")
-        right.set_ylim(0, target * 1.1)
-        right.set_xlabel("round")
-        _title(right, "Epsilon spent")
-    return _svg(figure, "Accuracy and epsilon by round")
+    axis.plot([line["round"] for line in measured], [line["accuracy"] for line in measured], color=FIRST, lw=2)
+    _title(axis, "Test accuracy of the global model")
+    axis.set_ylim(0, 1.02)
+    axis.set_xlabel("round")
+    return _svg(figure, "Accuracy by round")
+
+
+def epsilon(rounds: Sequence[dict[str, Any]], target: float) -> str:
+    """Draw the epsilon spent by round, from the lines of metrics.jsonl, below the planned one."""
+    figure, axis = _figure(5.0, 2.9)
+    axis.plot([line["round"] for line in rounds], [line["epsilon"] for line in rounds], color=SECOND, lw=2)
+    axis.axhline(target, color=INK, lw=1, ls=(0, (2, 3)))
+    axis.annotate(f"target {target:g}", (0, target), xytext=(4, -4), textcoords="offset points", va="top")
+    axis.set_ylim(0, target * 1.1)
+    axis.set_xlabel("round")
+    _title(axis, "Epsilon spent")
+    return _svg(figure, "Epsilon by round")
 
 
 def clients(histogram: NDArray[np.int64], classes: Sequence[str]) -> str:
@@ -53,7 +51,7 @@ def clients(histogram: NDArray[np.int64], classes: Sequence[str]) -> str:
 
     order = np.argsort(-histogram.sum(1), kind="stable")
     held = histogram[order]
-    figure, (axis,) = _figure(9.0, 3.1, 1)
+    figure, axis = _figure(9.0, 3.1)
     colours = matplotlib.colormaps["viridis"](np.linspace(0.05, 0.95, len(classes)))
     bottom = np.zeros(len(held))
     width = 0.85 if len(held) <= 150 else 1.0
@@ -79,7 +77,7 @@ def clients(histogram: NDArray[np.int64], classes: Sequence[str]) -> str:
 
 def steps(by_steps: dict[str, dict[str, float]], chosen: int, reference: float) -> str:
     """Draw accuracy against time steps, beside the accuracy of the network it came from."""
-    figure, (axis,) = _figure(4.4, 3.0, 1)
+    figure, axis = _figure(4.4, 3.0)
     counts = [int(key) for key in by_steps]
     for kind, colour, name in (("float", FIRST, "float"), ("loihi", SECOND, "Loihi integers")):
         axis.plot(counts, [by_steps[str(n)][kind] for n in counts], color=colour, lw=2, marker="o", ms=4, label=name)
@@ -98,7 +96,7 @@ def steps(by_steps: dict[str, dict[str, float]], chosen: int, reference: float) 
 
 def raster(spikes: Sequence[NDArray[np.bool_]], names: Sequence[str]) -> str:
     """Draw one example's spikes: a dot a spike, a band a layer, (steps, neurons) each."""
-    figure, (axis,) = _figure(4.4, 3.0, 1)
+    figure, axis = _figure(4.4, 3.0)
     start = 0
     ticks, labels = [], []
     for number, layer in enumerate(spikes):
@@ -121,7 +119,7 @@ def raster(spikes: Sequence[NDArray[np.bool_]], names: Sequence[str]) -> str:
 
 def voltages(values: NDArray[np.int32], classes: Sequence[str], answer: str) -> str:
     """Draw the readout's voltages of one example by time step: the highest is the answer."""
-    figure, (axis,) = _figure(4.4, 3.0, 1)
+    figure, axis = _figure(4.4, 3.0)
     for number, name in enumerate(classes):
         mine = name == answer
         axis.plot(
@@ -146,7 +144,7 @@ def voltages(values: NDArray[np.int32], classes: Sequence[str], answer: str) -> 
 
 def image(example: NDArray[np.float32]) -> str:
     """Draw one example: an image as pixels, other features as bars."""
-    figure, (axis,) = _figure(2.2, 2.2, 1)
+    figure, axis = _figure(2.2, 2.2)
     axis.axis("off")
     if example.ndim == 3:
         pixels = example.transpose(1, 2, 0) if example.shape[0] == 3 else example[0]
@@ -157,7 +155,7 @@ def image(example: NDArray[np.float32]) -> str:
     return _svg(figure, "The example, as the network sees it")
 
 
-def _figure(width: float, height: float, columns: int) -> tuple["Figure", list["Axes"]]:
+def _figure(width: float, height: float) -> tuple["Figure", "Axes"]:
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -182,11 +180,10 @@ def _figure(width: float, height: float, columns: int) -> tuple["Figure", list["
     )
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.patch.set_alpha(0)
-    axes = figure.subplots(1, columns, squeeze=False)[0]
-    for axis in axes:
-        axis.patch.set_alpha(0)
-        axis.tick_params(length=0)
-    return figure, list(axes)
+    axis = figure.subplots()
+    axis.patch.set_alpha(0)
+    axis.tick_params(length=0)
+    return figure, axis
 
 
 def _title(axis: "Axes", text: str) -> None:
