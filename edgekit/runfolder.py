@@ -1,6 +1,5 @@
 """The run folder: one folder a run, each file written whole or not at all, each line appended before it counts."""
 
-import contextlib
 import io
 import json
 import os
@@ -18,25 +17,14 @@ def write_whole(path: Path, content: bytes | str) -> None:
     Raises:
         RunFolderError: the folder cannot be written or the disk is full; nothing is left behind.
     """
-    with replacing(path) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a file beside `path` to write into; it takes the place of `path` when all went well, else it is removed.
-
-    Raises:
-        RunFolderError: the folder cannot be written or the disk is full.
-    """
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         temporary = Path(name)
-        os.close(descriptor)
-        yield temporary
-        with open(temporary, "rb") as file:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)

@@ -5,6 +5,7 @@ NIR's integrate-and-fire neuron has no soft reset and no initial voltage; both a
 plain ones with zeros between the groups: nir 1.0 mistakes a grouped one's input, and other readers refuse it.
 """
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from edgekit.errors import ConversionError, MissingExtraError
 from edgekit.neuromorphic.expression import ungrouped
 from edgekit.neuromorphic.network import INPUT, SpikingLayer, SpikingNetwork, Synapse
-from edgekit.runfolder import replacing
+from edgekit.runfolder import write_whole
 
 
 def write_nir(network: SpikingNetwork, path: Path) -> None:
@@ -58,8 +59,9 @@ def write_nir(network: SpikingNetwork, path: Path) -> None:
         "classes": network.classes,
     }
     graph = nir.NIRGraph(nodes, edges, metadata={"edgekit": json.dumps(facts)})
-    with replacing(path) as temporary:
-        nir.write(temporary, graph)
+    content = io.BytesIO()
+    nir.write(content, graph)
+    write_whole(path, content.getvalue())
 
 
 def _synapse(

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -149,6 +150,26 @@ def test_a_killed_run_resumes_with_the_same_bits(tmp_path):
     assert _run("resume", "killed", cwd=tmp_path).returncode == 0
     whole, killed = (arrays.load(tmp_path / name / "model.safetensors")[0] for name in ("whole", "killed"))
     assert all(np.array_equal(whole[name], killed[name]) for name in whole)
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path):
+    """Files may not grow beyond 60 kB here, as on a disk that has no more: the .nir file is the first that would."""
+
+    def fill_the_disk():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+
+    quick = ["data.clients=5", "federation.rounds=2", "export.presets=[]", "privacy.unit=none"]
+    done = subprocess.run(
+        [*EDGEKIT, "run", *quick, "--out", "full"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+        preexec_fn=fill_the_disk,
+    )
+    _fails(done, 1, "cannot write .*: File too large")
+    assert not (tmp_path / "full/spiking/network.nir").exists()
+    assert [file for file in (tmp_path / "full").rglob("*") if file.name.startswith(".")] == []
 
 
 def test_models_and_doctor_speak_to_people_and_machines(tmp_path):
