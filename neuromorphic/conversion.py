@@ -92,6 +92,8 @@ def _layer(name: str, drive: Expression, threshold: Tensor | None, thresholds: l
             weight = weight / threshold.view(-1, *[1] * (weight.dim() - 1))
         synapses.append(_synapse(term, weight))
     bias = (drive.bias / columns).contiguous().numpy().astype(np.float32)
+    if bias.ndim == 3 and np.allclose(bias, bias[:, :1, :1], rtol=1e-5, atol=1e-7):
+        bias = np.ascontiguousarray(np.broadcast_to(bias[:, :1, :1], bias.shape))  # rounding aside, it is shared
     return SpikingLayer(name, tuple(synapses), bias, 1.0 if threshold is not None else float("inf"), drive.shape)
 
 

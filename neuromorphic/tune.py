@@ -36,7 +36,7 @@ class SnnTorchNetwork(nn.Module):
             for layer in network.layers
             for synapse in layer.synapses
         )
-        self.biases = nn.ParameterList(nn.Parameter(torch.from_numpy(layer.bias.copy())) for layer in network.layers)
+        self.biases = nn.ParameterList(nn.Parameter(_per_channel(layer.bias)) for layer in network.layers)
         # beta = 1 does not leak. snnTorch fires above the threshold, not at it: with real numbers that is the same.
         self.neurons: list[Any] = [
             snntorch.Leaky(beta=1.0, threshold=layer.threshold, reset_mechanism="subtract")
@@ -76,7 +76,7 @@ class SnnTorchNetwork(nn.Module):
         layers = []
         for layer, bias in zip(self.network.layers, self.biases, strict=True):
             synapses = tuple(replace(synapse, weight=_numpy(next(weights))) for synapse in layer.synapses)
-            layers.append(replace(layer, synapses=synapses, bias=_numpy(bias)))
+            layers.append(replace(layer, synapses=synapses, bias=_numpy(bias.expand(layer.shape))))
         return replace(self.network, layers=tuple(layers))
 
 
@@ -123,6 +123,12 @@ def _fit(
             F.cross_entropy(module(inputs[batch], steps), wanted[batch]).backward()
             optimiser.step()
     return module.to_network()
+
+
+def _per_channel(bias: np.ndarray[Any, np.dtype[np.float32]]) -> Tensor:
+    """Return one bias a channel, (channels, 1, 1), if the neurons of each share theirs, so that they go on sharing."""
+    first = bias[:, :1, :1] if bias.ndim == 3 else bias
+    return torch.from_numpy((first if np.array_equal(np.broadcast_to(first, bias.shape), bias) else bias).copy())
 
 
 def _accuracy(network: SpikingNetwork, examples: Examples, steps: int) -> float:

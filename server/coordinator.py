@@ -4,7 +4,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from pathlib import Path
 
@@ -203,7 +203,7 @@ class Coordinator:
         messages = messages if cohort else []
         replies = list(self.grid.send_and_receive(messages))
         accepted, reasons = self._check(replies, before.weights)
-        weights = self._aggregate(number, accepted, before.weights, len(cohort))
+        weights = self._aggregate(number, accepted, before.weights)
 
         after = self._after(before, number, weights)
         loss, accuracy = self._evaluate(number, weights)
@@ -252,16 +252,14 @@ class Coordinator:
             return common
         if plan.unit == "client":
             noise = plan.noise_multiplier * plan.sensitivity if plan.noise == "client" else 0.0
-            return LocalSettings(**{**asdict(common), "update_clip": plan.clip, "update_noise": noise})
-        return LocalSettings(
-            **{
-                **asdict(common),
-                "work": "clipped-sum" if plan.noise == "server" else "dp-sgd",
-                "steps": plan.steps,
-                "clip": plan.clip,
-                "sample_rate": privacy.sample_rate,
-                "noise_multiplier": plan.noise_multiplier,
-            }
+            return replace(common, update_clip=plan.clip, update_noise=noise)
+        return replace(
+            common,
+            work="clipped-sum" if plan.noise == "server" else "dp-sgd",
+            steps=plan.steps,
+            clip=plan.clip,
+            sample_rate=privacy.sample_rate,
+            noise_multiplier=plan.noise_multiplier,
         )
 
     def _check(self, replies: list[Message], weights: Weights) -> tuple[list[Message], list[tuple[int, str]]]:
@@ -275,7 +273,7 @@ class Coordinator:
                 reasons.append((self.grid.client_of(reply.metadata.src_node_id), problem))
         return accepted, reasons
 
-    def _aggregate(self, number: int, replies: list[Message], weights: Weights, cohort: int) -> Weights:
+    def _aggregate(self, number: int, replies: list[Message], weights: Weights) -> Weights:
         privacy, plan = self.experiment.privacy, self.plan
         if plan is not None and plan.noise == "server":
             if plan.unit == "client":

@@ -34,14 +34,14 @@ def test_the_list_of_packages_is_the_list_of_folders():
     assert settings["project"]["version"] == edgekit.__version__
 
 
-def test_what_a_device_needs_never_imports_torch_or_flower():
+def test_what_a_device_needs_never_imports_torch_or_flower(tmp_path):
     code = (
         "import sys\n"
         "for name in ('torch', 'flwr', 'sklearn', 'matplotlib', 'opacus'): sys.modules[name] = None\n"
         f"for name in {LIGHT!r}: __import__(name)\n"
         "print('fine')"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.stdout.strip() == "fine", done.stderr
 
 

@@ -1,5 +1,6 @@
 """Files are written whole or not at all, and nothing of an earlier run is overwritten."""
 
+import contextlib
 import json
 import os
 import resource
@@ -14,29 +15,31 @@ from edgekit.errors import EdgekitError, RunFolderError, UsageError
 from edgekit.runfolder import RunFolder, append_line, read_lines, write_whole
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def full_disk():
-    """A limit on the size of files, which ends writes as a full disk does."""
+    """Limit the size of files, which ends writes as a full disk does; pytest's own output must not be under it."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_leaves_the_old_file_and_no_part_of_the_new(tmp_path, full_disk):
+def test_a_full_disk_leaves_the_old_file_and_no_part_of_the_new(tmp_path):
     path = tmp_path / "result.json"
     write_whole(path, "old")
-    with pytest.raises(RunFolderError, match="cannot write"):
+    with full_disk(), pytest.raises(RunFolderError, match="cannot write"):
         write_whole(path, "x" * 100_000)
     assert path.read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
 
 
-def test_a_line_that_does_not_fit_is_cut_off_again(tmp_path, full_disk):
+def test_a_line_that_does_not_fit_is_cut_off_again(tmp_path):
     path = tmp_path / "metrics.jsonl"
     append_line(path, {"round": 1})
-    with pytest.raises(RunFolderError, match="cannot write"):
+    with full_disk(), pytest.raises(RunFolderError, match="cannot write"):
         append_line(path, {"text": "x" * 100_000})
     assert list(read_lines(path)) == [{"round": 1}]
 

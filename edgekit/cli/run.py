@@ -1,20 +1,12 @@
 """`edgekit run`: the main job."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-EXAMPLE = """Train, export, convert, report: the whole main job, into one run folder.
-
-Without a file it does the built-in example on real handwritten digits.
-
-Examples:
-
-    edgekit run
-
-    edgekit run mine.toml --out runs/first federation.rounds=20 privacy.epsilon=4
-"""
+if TYPE_CHECKING:
+    from edgekit.cli.terminal import Terminal
 
 
 def run(
@@ -25,7 +17,16 @@ def run(
     out: Annotated[Path | None, typer.Option(help="The run folder; by default runs/NAME-001, -002 …")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print result.json and nothing else.")] = False,
 ) -> None:
-    """Run the main job."""
+    """Train, export, convert, report: the whole main job, into one run folder.
+
+    Without a file it does the built-in example on real handwritten digits.
+
+    Examples:
+
+        edgekit run
+
+        edgekit run mine.toml --out runs/first federation.rounds=20 privacy.epsilon=4
+    """
     from edgekit import experiment as experiments
     from edgekit.cli.new import TEMPLATE
     from edgekit.cli.terminal import Terminal
@@ -44,22 +45,16 @@ def run(
     with Terminal(silent=as_json) as terminal:
         from edgekit import pipeline
 
-        result = pipeline.run(experiment, folder, terminal)
-        finish(terminal, result, folder, as_json)
+        finish(terminal, pipeline.run(experiment, folder, terminal), folder, as_json)
 
 
-def finish(terminal: "object", result: "dict[str, object]", folder: Path, as_json: bool) -> None:
+def finish(terminal: "Terminal", result: dict[str, Any], folder: Path, as_json: bool) -> None:
     """Print where the results are; a run that was stopped early counts as failed."""
-    from edgekit.cli.terminal import Terminal
     from edgekit.errors import TrainingError
 
-    assert isinstance(terminal, Terminal)
     if as_json:
         terminal.result(result)
     if result["interrupted"]:
         raise TrainingError(f"stopped after round {result['rounds']}; go on with: edgekit resume {folder}")
     terminal.console.print(f"[bold]Done[/bold] in {result['seconds']} s: accuracy {result['accuracy']:.4f}")
     terminal.notice(str(folder / "report.html"))
-
-
-run.__doc__ = EXAMPLE

@@ -14,11 +14,14 @@ from edgekit.neuromorphic import SpikingNetwork, convert, emulator, loihi, netwo
 from edgekit.neuromorphic.energy import cost, macs
 from edgekit.neuromorphic.exchange import write_nir
 from edgekit.neuromorphic.tune import tune
+from edgekit.randomness import generator
 from edgekit.report import SpikingSample
 from edgekit.runfolder import RunFolder
 
 WORTH_TUNING = 0.01
 """Accuracy on the calibration examples that spikes must lose before tuning is tried."""
+MOST_EXAMPLES = 1000
+"""Test examples that are run through the emulator: a point of accuracy is then 10 of them, and seconds are enough."""
 CURVE = (1, 2, 4, 8, 16, 32)
 """Time steps at which accuracy is measured for the report."""
 
@@ -46,7 +49,10 @@ def make_spiking(
     Raises:
         ConversionError: the network has no spiking form.
     """
-    settings, test, labels = experiment.spiking, dataset.test.x, dataset.test.y
+    settings = experiment.spiking
+    order = generator(experiment.seed, "spiking test").permutation(len(dataset.test))
+    chosen = np.sort(order[:MOST_EXAMPLES])
+    test, labels = dataset.test.x[chosen], dataset.test.y[chosen]
     converted = convert(model, dataset.calibration, dataset.classes, settings)
     spiking = converted.network
     notices = []
@@ -89,6 +95,7 @@ def make_spiking(
         "macs": macs(model, dataset.shape),
         "energy_joules_estimate": float(f"{spent.energy_joules:.4g}"),
         "cores": spent.cores,
+        "examples": len(test),
         "neurons": spent.neurons,
         "synapses": spent.synapses,
         "backend": "emulator (Loihi fixed point)",
