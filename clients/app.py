@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from functools import lru_cache
 
 from flwr.app import ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -70,8 +71,14 @@ class SimulatedClients:
             self.dataset.client(client, drop_unfit=settings.work != "sgd"),
             generator(self.seed, "batches", server_round, client),
             # Noise of other settings is other noise: the same at two scales could be taken off by subtraction.
-            generator(self.seed, "client noise", settings.to_json(), server_round, client),
+            generator(self.seed, "client noise", _as_text(settings), server_round, client),
         )
+
+
+@lru_cache(maxsize=4)
+def _as_text(settings: LocalSettings) -> str:
+    """Return the settings as JSON: the same for all clients of a round, so made once."""
+    return settings.to_json()
 
 
 def read_instructions(message: Message) -> tuple[Weights, LocalSettings, int]:
