@@ -44,20 +44,10 @@ class SimulatedClients:
             except Exception as error:
                 replies[place] = error_reply(error, messages[place])
         if ready:
-            try:
-                updates = self.cohort.train_cohort(weights, [task for _, task in ready], settings)
-            except Exception:
-                # One client's data broke the common step: alone, only that client fails.
-                return [self._answer(message, context) for message, context in zip(messages, contexts, strict=True)]
+            updates = self.cohort.train_cohort(weights, [task for _, task in ready], settings)
             for (place, _), update in zip(ready, updates, strict=True):
                 replies[place] = reply(update, settings, messages[place])
         return [replies[place] for place in range(len(messages))]
-
-    def _answer(self, message: Message, context: Context) -> Message:
-        try:
-            return self._train_one(message, context)
-        except Exception as error:
-            return error_reply(error, message)
 
     def _train_one(self, message: Message, context: Context) -> Message:
         weights, settings, server_round = read_instructions(message)

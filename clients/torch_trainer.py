@@ -82,7 +82,7 @@ def load_weights(model: nn.Module, weights: Weights) -> None:
 def add_noise(tensors: list[Tensor], deviation: float, rng: np.random.Generator) -> None:
     """Add Gaussian noise of this standard deviation to each tensor, in place."""
     for tensor in tensors:
-        tensor += torch.from_numpy((deviation * rng.standard_normal(tuple(tensor.shape))).astype(np.float32))
+        tensor += torch.from_numpy(mechanism.gaussian(tuple(tensor.shape), deviation, rng, np.float32))
 
 
 def clipped(gradients: Sequence[Tensor], bound: float) -> list[Tensor]:

@@ -145,10 +145,3 @@ class RunFolder:
     def write_json(self, path: Path, record: dict[str, Any]) -> None:
         """Write a JSON file of this run, whole or not at all."""
         write_whole(path, json.dumps(record, indent=2) + "\n")
-
-    def read_result(self) -> dict[str, Any]:
-        """Return result.json, or {} for a run that has not ended."""
-        if not self.result.exists():
-            return {}
-        result: dict[str, Any] = json.loads(self.result.read_text())
-        return result

@@ -1,10 +1,11 @@
 """The mechanisms: clipping bounds what a unit can change, Gaussian noise hides it (Dwork & Roth 2014, section 3.5)."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
-from edgekit.arrays import Weights, total_norm
+from edgekit.arrays import Array, Weights, total_norm
 
 
 def clip(arrays: Weights, bound: float) -> Weights:
@@ -13,12 +14,15 @@ def clip(arrays: Weights, bound: float) -> Weights:
     return {name: (factor * array).astype(array.dtype) for name, array in arrays.items()}
 
 
+def gaussian(shape: tuple[int, ...], deviation: float, rng: np.random.Generator, dtype: Any) -> Array:
+    """Draw independent Gaussian noise of this standard deviation."""
+    noise: Array = (deviation * rng.standard_normal(shape)).astype(dtype)
+    return noise
+
+
 def add_noise(arrays: Weights, deviation: float, rng: np.random.Generator) -> Weights:
     """Add independent Gaussian noise of this standard deviation to every value."""
-    return {
-        name: array + (deviation * rng.standard_normal(array.shape)).astype(array.dtype)
-        for name, array in arrays.items()
-    }
+    return {name: array + gaussian(array.shape, deviation, rng, array.dtype) for name, array in arrays.items()}
 
 
 def total(updates: Iterable[Weights], like: Weights) -> Weights:

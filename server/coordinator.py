@@ -127,7 +127,7 @@ class Coordinator:
         self.draw = f"seed {experiment.seed}" if privacy.randomness == "seed" else secrets.token_hex(8)
         trainer, self.trainer = self._choose_trainer()
         clients = SimulatedClients(dataset, TorchTrainer(model), trainer, self.private_seed)
-        self.grid = LocalGrid(clients.app, dataset.clients, clients.train_cohort if trainer else None)
+        self.grid = LocalGrid(clients.app, dataset.clients, clients.train_cohort if trainer else None, on_notice)
 
     def _choose_trainer(self) -> tuple[VectorisedTrainer | None, str]:
         training = self.experiment.training

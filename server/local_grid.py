@@ -22,10 +22,19 @@ class LocalGrid(Grid):
     Args:
         app: answers one message, as on a SuperNode; what it raises becomes an error reply.
         clients: how many nodes there are.
-        train_cohort: answers all training messages of a round at once, instead of `app`.
+        train_cohort: answers all training messages of a round at once, instead of `app`; should that raise, the
+            clients are answered one by one, so that only the one at fault fails.
+        on_notice: called with a line for people when that happens.
     """
 
-    def __init__(self, app: ClientApp, clients: int, train_cohort: CohortFunction | None = None) -> None:
+    def __init__(
+        self,
+        app: ClientApp,
+        clients: int,
+        train_cohort: CohortFunction | None = None,
+        on_notice: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.on_notice = on_notice
         self.app = app
         self.clients = clients
         self.train_cohort = train_cohort
@@ -76,13 +85,23 @@ class LocalGrid(Grid):
 
     def _answer(self, messages: list[Message]) -> list[Message]:
         contexts = [self._context(message.metadata.dst_node_id) for message in messages]
-        if self.train_cohort and messages and all(m.metadata.message_type == "train" for m in messages):
-            replies = self.train_cohort(messages, contexts)
-        else:
+        replies = self._answer_together(messages, contexts)
+        if replies is None:
             replies = [self._answer_one(message, context) for message, context in zip(messages, contexts, strict=True)]
         for reply in replies:
             give_id(reply)
         return replies
+
+    def _answer_together(self, messages: list[Message], contexts: list[Context]) -> list[Message] | None:
+        """Answer a round's training messages at once; None if that is not possible."""
+        if not (self.train_cohort and messages and all(m.metadata.message_type == "train" for m in messages)):
+            return None
+        try:
+            return self.train_cohort(messages, contexts)
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            self.on_notice(f"the cohort's common step failed ({reason}): its clients train one at a time this round")
+            return None
 
     def _answer_one(self, message: Message, context: Context) -> Message:
         try:

@@ -72,14 +72,14 @@ def make_spiking(
     curve = {}
     for steps in sorted({*CURVE, settings.steps}):
         made = quantise(spiking, steps, dataset.calibration.x)
-        voltages = emulator.run(made, made.encode(test)).scores
+        ran = emulator.run(made, made.encode(test))
         curve[steps] = {
             "float": round(_accuracy_float(spiking, test, labels, steps), 6),
-            "loihi": round(float((voltages.argmax(1) == labels).mean()), 6),
+            "loihi": round(float((ran.scores.argmax(1) == labels).mean()), 6),
         }
-    integers = quantise(spiking, settings.steps, dataset.calibration.x)
+        if steps == settings.steps:
+            integers, activity = made, ran
     codes = integers.encode(test)
-    activity = emulator.run(integers, codes)
     spent = cost(integers, codes, activity)
     right = int(np.flatnonzero(activity.scores.argmax(1) == labels)[:1].sum())
     sample = emulator.run(integers, codes[right : right + 1], record=True)

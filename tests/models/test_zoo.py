@@ -82,6 +82,7 @@ def test_calibration_examples_give_every_layer_unit_variance(digits):
 
 def test_a_module_of_the_users_by_its_import_path():
     model = build(Model(name=f"{__name__}:MaybeNormed", arguments={"normed": False}), (1, 8, 8), 10, 0)
+    assert type(model).__name__ == "MaybeNormed"
     check_private(model)
 
 

@@ -68,3 +68,20 @@ def test_a_poisson_cohort_takes_each_client_at_the_rate():
     # Independent coins: two clients are together as often as the product of their chances.
     together = np.mean([0 in d and 1 in d for d in map(set, draws)])
     assert together == pytest.approx(0.04, abs=0.015)
+
+
+def test_a_common_step_that_breaks_is_said_and_the_clients_are_answered_one_by_one(digits):
+    model = build(Model(), digits.shape, 10, 0)
+    clients = SimulatedClients(digits, TorchTrainer(model), None, 0)
+    told = []
+
+    def broken(messages, contexts):
+        raise RuntimeError("shapes do not agree")
+
+    grid = LocalGrid(clients.app, digits.clients, broken, told.append)
+    config = ConfigRecord({"local-settings": LocalSettings().to_json(), "server-round": 1})
+    content = RecordDict({"arrays": to_record(state(model)), "config": config})
+    replies = list(grid.send_and_receive([Message(content, node, "train") for node in (1001, 1000)]))
+    assert [reply.metadata.src_node_id for reply in replies] == [1000, 1001]
+    assert not any(reply.has_error() for reply in replies)
+    assert told == ["the cohort's common step failed (shapes do not agree): its clients train one at a time this round"]
