@@ -12,6 +12,7 @@ from edgekit import __version__
 PURPOSES = {
     "train": "federated training, privacy, the report",
     "tflite": "files for phones and boards",
+    "litert": "training on a device without torch",
     "spiking": "spiking networks and .nir files",
     "hub": "data sets of the datasets library (hf:)",
     "ray": "Flower's own simulation engine, for comparison",

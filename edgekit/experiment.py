@@ -93,7 +93,7 @@ class Model(Section):
 class Training(Section):
     """One client's local training: plain SGD, with momentum if asked."""
 
-    trainer: Literal["auto", "cohort", "one-by-one"] = "auto"
+    trainer: Literal["auto", "cohort", "one-by-one", "litert"] = "auto"
     epochs: Count = 2
     batch_size: Count = 8
     learning_rate: Positive = 0.1
@@ -133,12 +133,22 @@ class Privacy(Section):
         return self.unit != "none"
 
 
+Preset = Literal["float32", "float16", "int8-weights", "int8-dynamic", "int8", "int8-full"]
+Runtime = Literal["ai-edge-litert", "tflite-runtime"]
+
+
 class Export(Section):
     """The files for phones and boards."""
 
-    presets: list[Literal["float32", "int8"]] = ["float32", "int8"]
+    presets: list[Preset] = ["float32", "int8"]
     tolerance: Positive = 0.01
-    """How much accuracy int8 may lose against float32 before the file counts as broken (a fraction)."""
+    """How much accuracy a file may lose against the network before it counts as broken (a fraction)."""
+    runtimes: list[Runtime] = Field(default=["ai-edge-litert"], min_length=1)
+    """The runtimes that the files are claimed to run in; each file is checked in each of them."""
+    training: bool = False
+    """Whether to write the training graph too, which devices train with."""
+    training_batch: Annotated[int, Field(ge=1, le=1024)] = 16
+    licence: str = ""
 
 
 class Spiking(Section):

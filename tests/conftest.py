@@ -13,6 +13,7 @@ from edgekit import experiment as experiments
 from edgekit.data import Examples, FederatedDataset
 from edgekit.data import load as load_data
 from edgekit.experiment import Experiment
+from edgekit.export.runtimes import TFLITE_RUNTIME
 
 torch.set_num_threads(1)
 
@@ -82,3 +83,10 @@ def large_data() -> Path:
     if not place:
         pytest.skip("EDGEKIT_DATA is not set: it names the folder of the larger data")
     return Path(place)
+
+
+@pytest.fixture(scope="session")
+def old_runtime():
+    """tflite-runtime 2.14, which needs an environment of its own: made once, kept in edgekit's cache."""
+    TFLITE_RUNTIME.install()
+    return "tflite-runtime"

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from edgekit.errors import ExportError, MissingExtraError
+from edgekit.export.group_norm import with_fast_group_norms
 from edgekit.export.quiet import quiet
 from edgekit.models.norm import fold_weight_standardisation
 
 SIGNATURE = "classify"
 OUTPUT = "scores"
+LARGEST_BYTES = 2**31
 
 
 def input_name(shape: tuple[int, ...]) -> str:
@@ -50,13 +52,15 @@ def to_float32(model: nn.Module, shape: tuple[int, ...]) -> bytes:
         MissingExtraError: litert-torch is not installed.
         ExportError: an operator cannot be converted; its layer is named.
     """
+    check_size(model)
     os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")
     with quiet():
         try:
             import litert_torch
         except ImportError:
             raise MissingExtraError("litert-torch", "tflite") from None
-    wrapped = _Signature(fold_weight_standardisation(copy.deepcopy(model)), len(shape) == 3).eval()
+    made = with_fast_group_norms(fold_weight_standardisation(copy.deepcopy(model)))
+    wrapped = _Signature(made, len(shape) == 3).eval()
     sample = {input_name(shape): torch.zeros(1, *device_shape(shape))}
     try:
         with quiet():
@@ -66,12 +70,31 @@ def to_float32(model: nn.Module, shape: tuple[int, ...]) -> bytes:
     return content
 
 
-def _explain(error: Exception, wrapped: nn.Module, sample: dict[str, Tensor]) -> str:
-    """Name the operator and the layer that cannot be converted."""
+def check_size(model: nn.Module) -> None:
+    """See that a network fits the format, whose offsets are signed 32-bit numbers.
+
+    Raises:
+        ExportError: it does not.
+    """
+    size = sum(array.numel() * array.element_size() for array in (*model.parameters(), *model.buffers()))
+    if size >= LARGEST_BYTES:
+        raise ExportError(
+            f"the network has {size / 2**30:.1f} GiB of weights, a .tflite holds less than 2 GiB: make it smaller"
+        )
+
+
+def reason(error: Exception) -> str:
+    """Return a converter's error as one line."""
     text = str(error)
     found = re.search(r"Lowering not found: (\S+)", text)
+    return f"{found[1]} has no TFLite form" if found else " ".join(text.split())[:300] or type(error).__name__
+
+
+def _explain(error: Exception, wrapped: nn.Module, sample: dict[str, Tensor]) -> str:
+    """Name the operator and the layer that cannot be converted."""
+    found = re.search(r"Lowering not found: (\S+)", str(error))
     if found is None:
-        return f"the model cannot be converted to TFLite: {' '.join(text.split())[:300] or type(error).__name__}"
+        return f"the model cannot be converted to TFLite: {reason(error)}"
     operator = found[1]
     where = _layer_of(operator, wrapped, sample)
     return f"layer {where} uses {operator}, which has no TFLite form: replace that layer"

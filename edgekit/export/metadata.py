@@ -1,5 +1,6 @@
 """What a .tflite says about itself: a flatbuffer metadata entry named `edgekit.json`, in any reader's reach."""
 
+import collections
 import json
 from typing import Any
 
@@ -18,19 +19,29 @@ def _schema() -> Any:
     return schema_py_generated
 
 
+def _parsed(content: bytes) -> Any:
+    if content[4:8] != b"TFL3":
+        raise ExportError("not a .tflite file: it lacks the mark TFL3")
+    try:
+        return _schema().ModelT.InitFromPackedBuf(content, 0)
+    except MissingExtraError:
+        raise
+    except Exception as error:  # a reader of flatbuffers follows offsets wherever they lead
+        raise ExportError("not a readable .tflite file: it is truncated or corrupt") from error
+
+
 def add_metadata(content: bytes, metadata: dict[str, Any]) -> bytes:
-    """Return the file with the metadata in it."""
+    """Return the file with the metadata in it; what it had of ours before is replaced."""
     import flatbuffers
 
-    schema = _schema()
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    schema, model = _schema(), _parsed(content)
     buffer = schema.BufferT()
     buffer.data = np.frombuffer(json.dumps(metadata).encode(), np.uint8)
     model.buffers.append(buffer)
     entry = schema.MetadataT()
     entry.name = ENTRY
     entry.buffer = len(model.buffers) - 1
-    model.metadata = [*(model.metadata or []), entry]
+    model.metadata = [*(other for other in model.metadata or [] if other.name != ENTRY.encode()), entry]
     builder = flatbuffers.Builder(len(content) + 4096)
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
@@ -44,10 +55,93 @@ def read_metadata(content: bytes) -> dict[str, Any] | None:
     """
     if content[4:8] != b"TFL3":
         raise ExportError("not a .tflite file: it lacks the mark TFL3")
-    model = _schema().Model.GetRootAs(content, 0)
-    for number in range(model.MetadataLength()):
-        entry = model.Metadata(number)
-        if entry.Name().decode() == ENTRY:
-            found: dict[str, Any] = json.loads(model.Buffers(entry.Buffer()).DataAsNumpy().tobytes())
+    try:
+        return _entry(content)
+    except Exception as error:  # a reader of flatbuffers follows offsets wherever they lead
+        raise ExportError("not a readable .tflite file: it is truncated or corrupt") from error
+
+
+def _entry(content: bytes) -> dict[str, Any] | None:
+    """Find the entry with flatbuffers alone, which a device with no more than tflite-runtime has too."""
+    from flatbuffers import encode, number_types, packer
+    from flatbuffers.table import Table
+
+    def tables(table: Any, field: int) -> list[Any]:
+        offset = table.Offset(4 + 2 * field)
+        start = table.Vector(offset) if offset else 0
+        count = table.VectorLen(offset) if offset else 0
+        return [Table(table.Bytes, table.Indirect(start + 4 * number)) for number in range(count)]
+
+    model = Table(content, encode.Get(packer.uoffset, content, 0))
+    buffers, entries = 4, 6  # of the table Model in TFLite's schema
+    for entry in tables(model, entries):
+        name, number = entry.Offset(4), entry.Offset(6)
+        if name and entry.String(entry.Pos + name).decode() == ENTRY:
+            place = entry.Get(number_types.Uint32Flags, entry.Pos + number) if number else 0
+            buffer = tables(model, buffers)[place]
+            data = buffer.Offset(4)
+            start, size = buffer.Vector(data), buffer.VectorLen(data)
+            found: dict[str, Any] = json.loads(content[start : start + size])
             return found
     return None
+
+
+def describe(content: bytes) -> dict[str, Any]:
+    """Return what a .tflite holds: its signatures, operators, number formats, size and our metadata.
+
+    Raises:
+        ExportError: this is not a .tflite.
+    """
+    schema, model = _schema(), _parsed(content)
+    metadata = read_metadata(content)
+    try:
+        kinds = _names(schema.BuiltinOperator)
+        types = _names(schema.TensorType)
+        operators: collections.Counter[str] = collections.Counter()
+        weights: collections.Counter[str] = collections.Counter()
+        for graph in model.subgraphs:
+            for operator in graph.operators:
+                code = model.operatorCodes[operator.opcodeIndex]
+                kind = max(code.builtinCode, code.deprecatedBuiltinCode)
+                custom = code.customCode.decode() if code.customCode else "CUSTOM"
+                operators[custom if kinds[kind] == "CUSTOM" else kinds[kind]] += 1
+            for tensor in graph.tensors:
+                data = model.buffers[tensor.buffer].data
+                if data is not None:
+                    weights[types[tensor.type]] += len(data)
+        return {
+            "bytes": len(content),
+            "signatures": _signatures(model, types),
+            "operators": dict(operators.most_common()),
+            "constant_bytes": dict(weights.most_common()),
+            "metadata": metadata,
+        }
+    except Exception as error:
+        raise ExportError("not a readable .tflite file: it is truncated or corrupt") from error
+
+
+def _names(enumeration: Any) -> dict[int, str]:
+    return {value: name for name, value in vars(enumeration).items() if isinstance(value, int)}
+
+
+def _signatures(model: Any, types: dict[int, str]) -> dict[str, Any]:
+    def tensor(graph: Any, number: int) -> dict[str, Any]:
+        found = graph.tensors[number]
+        shape = [] if found.shape is None else [int(size) for size in found.shape]
+        return {"shape": shape, "dtype": types[found.type].lower()}
+
+    result: dict[str, Any] = {}
+    for signature in model.signatureDefs or []:
+        graph = model.subgraphs[signature.subgraphIndex]
+        ends = {"inputs": signature.inputs, "outputs": signature.outputs}
+        result[signature.signatureKey.decode()] = {
+            end: {pair.name.decode(): tensor(graph, pair.tensorIndex) for pair in pairs} for end, pairs in ends.items()
+        }
+    if not result:
+        graph = model.subgraphs[0]
+        ends = {"inputs": graph.inputs, "outputs": graph.outputs}
+        result["(no signature)"] = {
+            end: {graph.tensors[number].name.decode(): tensor(graph, number) for number in numbers}
+            for end, numbers in ends.items()
+        }
+    return result

@@ -9,9 +9,11 @@ from torch import nn
 
 from edgekit.errors import ExportError, RunFolderError
 from edgekit.experiment import Model
-from edgekit.export import export, read_metadata, tflite
+from edgekit.export import quantise, tflite, verify
 from edgekit.export.convert import to_float32
-from edgekit.export.verify import run_in_litert
+from edgekit.export.metadata import add_metadata, describe, read_metadata
+from edgekit.export.tflite import Subject, export
+from edgekit.export.verify import Ran, call, run_examples
 from edgekit.models import build
 
 NETS = [("mlp", "group"), ("dscnn", "weight-standardised"), ("dscnn", "group"), ("mobilenetv2", "none")]
@@ -52,26 +54,64 @@ def trained(digits):
 @pytest.mark.parametrize(("name", "norm"), NETS)
 def test_the_float32_file_gives_torchs_scores(name, norm, digits):
     model = build(Model(name=name, norm=norm, arguments=SMALL.get(name, {})), digits.shape, 10, 0)
-    scores = run_in_litert(to_float32(model, digits.shape), tflite.as_device(digits.test.x[:20]))
+    scores = run_examples(to_float32(model, digits.shape), tflite.as_device(digits.test.x[:20])).scores
     assert np.allclose(scores, model(torch.from_numpy(digits.test.x[:20])).detach().numpy(), atol=2e-6)
 
 
-def test_both_presets_pass_their_check_and_int8_is_within_half_a_point(trained, digits, tmp_path):
-    done = export(trained, digits, ["float32", "int8"], tmp_path, {"name": "test"}, 0.01)
-    assert done["float32"].accuracy > 0.9
-    assert done["int8"].accuracy >= done["float32"].accuracy - 0.005
-    assert done["float32"].max_abs_error < 1e-4
-    assert done["int8"].bytes < done["float32"].bytes
-    for preset, file in done.items():
-        assert file.path == tmp_path / f"{preset}.tflite"
-        assert file.bytes == file.path.stat().st_size
-        interpreter = Interpreter(model_path=str(file.path))
-        assert interpreter.get_signature_list() == {"classify": {"inputs": ["image"], "outputs": ["scores"]}}
-        assert interpreter.get_input_details()[0]["shape"].tolist() == [1, 8, 8, 1]
+@pytest.mark.parametrize("preset", quantise.PRESETS)
+def test_every_preset_keeps_the_accuracy_in_both_runtimes(preset, trained, digits, tmp_path, old_runtime):
+    claimed = ["ai-edge-litert", old_runtime]
+    done = export(Subject.of(trained, digits), [preset], tmp_path, {"name": "test"}, 0.01, claimed)[preset]
+    network = float((trained(torch.from_numpy(digits.test.x)).argmax(1).numpy() == digits.test.y).mean())
+    assert network > 0.9
+    assert list(done.runtimes) == ["ai-edge-litert 2.3.0", "tflite-runtime 2.14.0"]
+    assert min(done.runtimes.values()) >= network - 0.005
+    assert done.path == tmp_path / f"{preset}.tflite"
+    assert done.bytes == done.path.stat().st_size
+    assert all(0 < taken.min <= taken.median <= taken.max for taken in done.latency_us.values())
+    assert done.max_abs_error < (1e-4 if preset == "float32" else 20)
+    interpreter = Interpreter(model_path=str(done.path))
+    assert interpreter.get_signature_list() == {"classify": {"inputs": ["image"], "outputs": ["scores"]}}
+    (source,) = interpreter.get_input_details()
+    assert source["shape"].tolist() == [1, 8, 8, 1]
+    assert source["dtype"] == (np.int8 if preset == "int8-full" else np.float32)
+
+
+def test_quantised_weights_are_stored_in_their_format(trained, digits, tmp_path):
+    done = export(Subject.of(trained, digits), ["float16", "int8-dynamic", "int8-full"], tmp_path, {}, 0.01)
+    constants = {preset: describe(file.path.read_bytes())["constant_bytes"] for preset, file in done.items()}
+    weights = sum(p.numel() for name, p in trained.named_parameters() if name.endswith("weight"))
+    assert constants["float16"]["FLOAT16"] >= 2 * weights
+    assert constants["int8-dynamic"]["INT8"] >= weights
+    assert "FLOAT32" not in constants["int8-full"]
+
+
+def test_dynamic_quantisation_with_a_scale_a_channel_is_garbage_in_the_old_runtime(
+    trained, digits, old_runtime, monkeypatch, tmp_path
+):
+    """Why fully connected layers have one scale in int8-dynamic; and the check finds it although nothing crashes."""
+    by_channel = {**quantise.RECIPES, "int8-dynamic": lambda made: made.add_dynamic_config(".*", "*", 8)}
+    monkeypatch.setattr(quantise, "RECIPES", by_channel)
+    with pytest.raises(ExportError, match=r"accuracy 0\.\d+ in tflite-runtime, the network 0\.9"):
+        export(Subject.of(trained, digits), ["int8-dynamic"], tmp_path, {}, 0.01, ["ai-edge-litert", old_runtime])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_group_norms_faster_form_is_torchs_also_on_constant_maps(digits):
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.GroupNorm(4, 8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))
+    with torch.no_grad():
+        model[0].bias.add_(100.0)
+    constant = np.stack([np.full((1, 8, 8), value, np.float32) for value in np.linspace(0, 50, 40)])
+    for x in (constant, digits.test.x[:20]):
+        scores = run_examples(to_float32(model, (1, 8, 8)), tflite.as_device(x)).scores
+        assert np.isfinite(scores).all()
+    model[0].bias.data.zero_()
+    scores = run_examples(to_float32(model, (1, 8, 8)), tflite.as_device(digits.test.x[:20])).scores
+    assert np.allclose(scores, model(torch.from_numpy(digits.test.x[:20])).detach().numpy(), atol=2e-6)
 
 
 def test_the_metadata_is_there_for_any_reader_of_flatbuffers(trained, digits, tmp_path):
-    path = export(trained, digits, ["float32"], tmp_path, {"name": "test"}, 0.01)["float32"].path
+    path = export(Subject.of(trained, digits), ["float32"], tmp_path, {"name": "test"}, 0.01)["float32"].path
     ours = read_metadata(path.read_bytes())
     assert ours["output"]["labels"] == [str(digit) for digit in range(10)]
     assert ours["input"]["normalisation"] == {"mean": 0.0, "std": 16.0}
@@ -79,6 +119,9 @@ def test_the_metadata_is_there_for_any_reader_of_flatbuffers(trained, digits, tm
     model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
     (entry,) = [entry for entry in model.metadata if entry.name == b"edgekit.json"]
     assert b'"preset": "float32"' in bytes(model.buffers[entry.buffer].data)
+    again = add_metadata(path.read_bytes(), {"other": 1})
+    assert read_metadata(again) == {"other": 1}
+    assert len([e for e in schema.ModelT.InitFromPackedBuf(again, 0).metadata if e.name == b"edgekit.json"]) == 1
 
 
 def test_a_file_of_another_kind_is_refused():
@@ -86,32 +129,81 @@ def test_a_file_of_another_kind_is_refused():
         read_metadata(b"PK\x03\x04 something else")
 
 
+@pytest.mark.parametrize("kept", [0.02, 0.3, 0.6, 0.9])
+def test_a_truncated_file_is_refused(trained, digits, kept):
+    content = to_float32(trained, digits.shape)
+    content = content[: int(kept * len(content))]
+    with pytest.raises(ExportError, match="truncated or corrupt"):
+        describe(content)
+    with pytest.raises(ExportError, match="cannot run the file|was killed by signal"):
+        verify.probe(content, "ai-edge-litert")
+
+
 def test_an_operator_that_cannot_be_converted_is_named_with_its_layer():
     with pytest.raises(ExportError, match="layer 'odd' uses aten._linalg_svd.default"):
         to_float32(Unconvertible(), (1, 8, 8))
 
 
+def test_a_network_above_the_formats_size_is_refused_before_any_work(monkeypatch):
+    big = nn.Linear(1, 1)
+    big.weight = nn.Parameter(torch.empty(1).expand(2**29))
+    with pytest.raises(ExportError, match=r"2.0 GiB of weights, a .tflite holds less than 2 GiB"):
+        to_float32(big, (1,))
+
+
+def test_calibration_examples_of_one_class_are_refused(trained, digits):
+    with pytest.raises(ExportError, match="all 3 calibration examples are of one class, number 7"):
+        tflite.check_calibration(np.array([7, 7, 7]))
+    with pytest.raises(ExportError, match="int8 needs examples to calibrate on"):
+        quantise.quantise(b"", "int8", "image", None)
+
+
 def test_a_float32_file_that_differs_from_torch_is_an_error_and_is_not_written(trained, digits, tmp_path, monkeypatch):
-    monkeypatch.setattr(tflite, "run_in_litert", lambda content, x: run_in_litert(content, x) * 1.1)
+    def wrong(content, x, name="ai-edge-litert"):
+        ran = run_examples(content, x, name)
+        return Ran(ran.scores * 1.1, ran.latency)
+
+    monkeypatch.setattr(tflite, "run_examples", wrong)
     with pytest.raises(ExportError, match="differs from torch by"):
-        export(trained, digits, ["float32"], tmp_path, {}, 0.01)
+        export(Subject.of(trained, digits), ["float32"], tmp_path, {}, 0.01)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_int8_file_that_lost_its_accuracy_is_an_error_and_is_not_written(trained, digits, tmp_path, monkeypatch):
+def test_an_int8_file_that_lost_its_accuracy_is_an_error_and_is_not_written(trained, digits, tmp_path):
     # Ranges calibrated on blank images are far too narrow for real ones.
-    monkeypatch.setattr(tflite, "as_device", lambda x: np.moveaxis(x, 1, -1) * (len(x) == len(digits.test)))
-    with pytest.raises(ExportError, match=r"int8.tflite has accuracy 0\.\d+ in LiteRT, the network"):
-        export(trained, digits, ["int8"], tmp_path, {}, 0.01)
+    subject = Subject.of(trained, digits)
+    blank = Subject(**{**subject.__dict__, "calibration": np.zeros_like(subject.calibration)})
+    with pytest.raises(ExportError, match=r"int8.tflite has accuracy 0\.\d+ in ai-edge-litert, the network"):
+        export(blank, ["int8"], tmp_path, {}, 0.01)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_the_runtime_refuses_is_an_error():
-    with pytest.raises(ExportError, match="LiteRT"):
-        run_in_litert(b"\0\0\0\0TFL3 and then nothing", np.zeros((1, 4), np.float32))
+    with pytest.raises(ExportError, match="ai-edge-litert"):
+        run_examples(b"\0\0\0\0TFL3 and then nothing", np.zeros((1, 4), np.float32))
+
+
+def test_a_runtime_that_hangs_is_stopped(trained, digits, monkeypatch):
+    monkeypatch.setattr(verify, "TIME_LIMIT_SECONDS", 0.05)
+    with pytest.raises(ExportError, match="ai-edge-litert did not finish within"):
+        run_examples(to_float32(trained, digits.shape), tflite.as_device(digits.test.x))
+
+
+def test_a_runtime_that_aborts_does_not_take_us_with_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(verify, "WORKER", tmp_path / "worker.py")
+    (tmp_path / "worker.py").write_text("import os; os.abort()")
+    with pytest.raises(ExportError, match="was killed by signal 6"):
+        call(b"", [])
+
+
+def test_a_missing_runtime_is_an_error_with_the_command_that_installs_it(tmp_path, monkeypatch, trained, digits):
+    monkeypatch.setenv("EDGEKIT_HOME", str(tmp_path / "nothing here"))
+    with pytest.raises(ExportError, match="edgekit doctor --install tflite-runtime"):
+        export(Subject.of(trained, digits), ["float32"], tmp_path, {}, 0.01, ["tflite-runtime"])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_written_is_an_error(trained, digits, tmp_path):
     (tmp_path / "export").write_text("a file in the way")
     with pytest.raises(RunFolderError, match="cannot write"):
-        export(trained, digits, ["float32"], tmp_path / "export", {}, 0.01)
+        export(Subject.of(trained, digits), ["float32"], tmp_path / "export", {}, 0.01)

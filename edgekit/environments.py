@@ -1,0 +1,74 @@
+"""Python environments of their own, for packages that cannot live beside ours."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgekit.errors import EdgekitError
+
+
+def home() -> Path:
+    """Return the folder where edgekit keeps what it installs: `$EDGEKIT_HOME`, else one in the user's cache."""
+    place = os.environ.get("EDGEKIT_HOME")
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return Path(place) if place else (Path(cache) if cache else Path.home() / ".cache") / "edgekit"
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A virtual environment that edgekit makes on demand and runs programs in.
+
+    Attributes:
+        name: of its folder, with the version of what is in it.
+        python: the version it needs, as in 3.11.
+        requirements: for pip.
+    """
+
+    name: str
+    python: str
+    requirements: tuple[str, ...]
+
+    @property
+    def executable(self) -> Path:
+        """The environment's Python; it exists once `install` has finished."""
+        return home() / "environments" / self.name / "bin" / "python"
+
+    @property
+    def installed(self) -> bool:
+        """Whether the environment is there, whole."""
+        return (self.executable.parent.parent / "installed").exists()
+
+    def install(self) -> None:
+        """Make the environment; one that is there already is kept.
+
+        Raises:
+            EdgekitError: the right Python is missing, or pip failed.
+        """
+        if self.installed:
+            return
+        folder = self.executable.parent.parent
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        self._run([self._base(), "-m", "venv", str(folder)])
+        self._run([str(self.executable), "-m", "pip", "install", "--quiet", *self.requirements])
+        (folder / "installed").touch()
+
+    def _base(self) -> str:
+        if f"{sys.version_info.major}.{sys.version_info.minor}" == self.python:
+            return sys.executable
+        found = shutil.which(f"python{self.python}")
+        if found is None:
+            raise EdgekitError(f"{self.name} needs Python {self.python}: put python{self.python} on the PATH")
+        return found
+
+    def _run(self, command: list[str]) -> None:
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1800)
+        except subprocess.TimeoutExpired:
+            raise EdgekitError(f"{self.name} was not installed within 30 minutes") from None
+        if done.returncode:
+            last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no message"]
+            raise EdgekitError(f"{self.name} cannot be installed: {last[0]}")

@@ -1,0 +1,104 @@
+"""Runs a .tflite in a process of its own: `python worker.py REQUEST.json ARRAYS.npz RESULT.npz`.
+
+A file of its own that imports numpy and a runtime, nothing of edgekit: it also runs in environments that have no more.
+"""
+
+import json
+import sys
+import time
+from typing import Any
+
+import numpy as np
+
+try:
+    from ai_edge_litert.interpreter import Interpreter
+except ImportError:
+    from tflite_runtime.interpreter import Interpreter
+
+LONGEST_MEASUREMENT_SECONDS = 2.0
+
+
+def encoded(values: Any, detail: Any) -> Any:
+    """Bring float values into a tensor's number format."""
+    if detail["dtype"] == np.float32 or not np.issubdtype(values.dtype, np.floating):
+        return values.astype(detail["dtype"])
+    scale, zero = detail["quantization"]
+    limits = np.iinfo(detail["dtype"])
+    return np.clip(np.round(values / (scale or 1.0)) + zero, limits.min, limits.max).astype(detail["dtype"])
+
+
+def decoded(values: Any, detail: Any) -> Any:
+    """Bring a tensor's values back to float."""
+    if np.issubdtype(values.dtype, np.floating):
+        return values.astype(np.float32)
+    scale, zero = detail["quantization"]
+    return (values.astype(np.float32) - zero) * np.float32(scale or 1.0)
+
+
+def measured(interpreter: Any, request: Any) -> Any:
+    """Return how long each of some runs took, on one thread, after some that do not count."""
+    for _ in range(request["warm_up"]):
+        interpreter.invoke()
+    taken: list[float] = []
+    end = time.perf_counter() + LONGEST_MEASUREMENT_SECONDS
+    while len(taken) < request["runs"] and (not taken or time.perf_counter() < end):
+        start = time.perf_counter()
+        interpreter.invoke()
+        taken.append(time.perf_counter() - start)
+    return np.array(taken)
+
+
+def classify(model: str, request: Any, arrays: Any) -> dict[str, Any]:
+    """Run each example through the file's first graph; measure the latency of a run on one thread."""
+    interpreter = Interpreter(model_path=model, num_threads=1)
+    interpreter.allocate_tensors()
+    (source,), target = interpreter.get_input_details(), interpreter.get_output_details()[0]
+    scores = []
+    for example in arrays["x"]:
+        interpreter.set_tensor(source["index"], encoded(example[None], source))
+        interpreter.invoke()
+        scores.append(decoded(interpreter.get_tensor(target["index"]), target)[0])
+    return {"scores": np.stack(scores), "seconds": measured(interpreter, request)}
+
+
+def call(model: str, request: Any, arrays: Any) -> dict[str, Any]:
+    """Call signatures, one after the other, with the inputs `NUMBER/NAME`; give their outputs likewise."""
+    interpreter = Interpreter(model_path=model, num_threads=1)
+    interpreter.allocate_tensors()
+    results = {}
+    for number, signature in enumerate(request["signatures"]):
+        prefix = f"{number}/"
+        inputs = {name[len(prefix) :]: array for name, array in arrays.items() if name.startswith(prefix)}
+        for name, output in interpreter.get_signature_runner(signature)(**inputs).items():
+            results[prefix + name] = np.array(output)
+    return results
+
+
+def probe(model: str, request: Any, arrays: Any) -> dict[str, Any]:
+    """Run a file of any kind once, on the same random numbers wherever it runs."""
+    interpreter = Interpreter(model_path=model, num_threads=1)
+    interpreter.allocate_tensors()
+    rng = np.random.RandomState(0)
+    for detail in interpreter.get_input_details():
+        values = np.array(rng.rand(*detail["shape"]), np.float32)
+        floating = np.issubdtype(detail["dtype"], np.floating)
+        whole = np.array(rng.randint(0, 2 if detail["dtype"] == np.bool_ else 100, detail["shape"]))
+        interpreter.set_tensor(detail["index"], (values if floating else whole).astype(detail["dtype"]))
+    interpreter.invoke()
+    details = interpreter.get_output_details()
+    outputs = [decoded(interpreter.get_tensor(detail["index"]), detail) for detail in details]
+    return {"scores": np.concatenate([output.ravel() for output in outputs]), "seconds": measured(interpreter, request)}
+
+
+def main(request_path: str, arrays_path: str, result_path: str) -> None:
+    """Do what the request asks."""
+    with open(request_path) as file:
+        request = json.load(file)
+    with np.load(arrays_path) as file:
+        arrays = dict(file)
+    work = {"classify": classify, "call": call, "probe": probe}[request["work"]]
+    np.savez(result_path, **work(request["model"], request, arrays))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
