@@ -32,11 +32,11 @@ class WeightStandardisedConv2d(nn.Conv2d):
 
     def standardised_weight(self) -> Tensor:
         """Return the weight that the convolution applies, (out, in / groups, height, width)."""
-        fan_in = self.weight[0].numel()
-        mean = self.weight.mean((1, 2, 3), keepdim=True)
-        centred = self.weight - mean
-        variance = (centred * centred).mean((1, 2, 3), keepdim=True)
-        return self.gain * centred * torch.rsqrt(variance * fan_in + self.eps)
+        filters = self.weight.flatten(1)  # few dimensions, since old runtimes take no more than five with a batch
+        centred = filters - filters.mean(1, keepdim=True)
+        variance = (centred * centred).mean(1, keepdim=True)
+        scale = self.gain.flatten(1) * torch.rsqrt(variance * filters.shape[1] + self.eps)
+        return (centred * scale).reshape(self.weight.shape)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (batch, in, height, width) to (batch, out, height, width)."""

@@ -1,0 +1,302 @@
+"""Make a training file, and hold its steps against torch's before it counts."""
+
+import copy
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from edgekit.arrays import Array
+from edgekit.errors import ExportError, MissingExtraError
+from edgekit.export import runtimes
+from edgekit.export.convert import check_size, device_shape, reason
+from edgekit.export.metadata import add_metadata
+from edgekit.export.quiet import quiet
+from edgekit.export.training.steps import Options, Step, Steps
+from edgekit.export.verify import call
+
+aten = torch.ops.aten
+
+LARGEST_ERROR = 1e-5
+"""Largest difference to torch's after a step, relative to the largest weight."""
+
+DRAWS = 3
+"""Random batches that a step may be held against torch's on."""
+
+
+def training_file(
+    model: nn.Module,
+    shape: tuple[int, ...],
+    classes: int,
+    options: Options,
+    card: dict[str, Any],
+    claimed: Sequence[str] = ("ai-edge-litert",),
+) -> tuple[bytes, float]:
+    """Return a .tflite with the signatures train, train_dp, infer, evaluate and parameters, each checked.
+
+    Args:
+        model: the network, with the weights that `parameters` gives.
+        shape: one example's shape.
+        classes: how many scores it gives.
+        options: of the training signatures.
+        card: facts for the metadata.
+        claimed: runtimes that the file shall run in.
+
+    Returns:
+        The file, and the largest difference of its steps to torch's.
+
+    Raises:
+        MissingExtraError: litert-torch is not installed.
+        ExportError: a layer or operator cannot be trained or converted, or the file's steps are not torch's.
+    """
+    runtimes.check(claimed)
+    model = copy.deepcopy(model).train()
+    check_trainable(model)
+    check_size(model)
+    steps = Steps(model, options)
+    draws = [_samples(steps, shape, classes, seed) for seed in range(DRAWS)]
+    content = _convert(steps, draws[0])
+    error = max(_verify(content, model, steps, draws, name) for name in claimed)
+    facts = {**_facts(steps, shape, classes), "runtimes": [runtimes.label(name) for name in claimed]}
+    return add_metadata(content, {**facts, **card}), error
+
+
+def check_trainable(model: nn.Module) -> None:
+    """See that a network's training step is a function of weights and batch alone.
+
+    Raises:
+        ExportError: a layer keeps or draws something, or has weights that are no float32; it is named.
+    """
+    for name, layer in model.named_modules():
+        kind = f"layer {name or type(layer).__name__!r} ({type(layer).__name__})"
+        for buffer, _ in layer.named_buffers(recurse=False):
+            raise ExportError(
+                f"{kind} keeps {buffer!r} beside its weights, which a training graph cannot: use group norm or weight "
+                "standardisation, or make a constant a plain attribute"
+            )
+        if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p:
+            raise ExportError(f"{kind} draws random numbers, which a training graph cannot: set its p to 0")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ExportError("the network has no parameters that can be trained")
+    for name, parameter in model.named_parameters():
+        if parameter.dtype != torch.float32:
+            raise ExportError(f"parameter {name!r} is {parameter.dtype}; training graphs hold torch.float32")
+    if tied := set(model.state_dict()) - {name for name, _ in model.named_parameters()}:
+        raise ExportError(
+            f"parameter {min(tied)!r} is another name of a shared one, which a training graph cannot hold"
+        )
+
+
+class _Traced(nn.Module):
+    """A traced function as the module with named inputs and outputs that litert-torch takes."""
+
+    def __init__(self, step: nn.Module, inputs: list[str], outputs: list[str]) -> None:
+        super().__init__()
+        self.step, self.inputs, self.outputs = step, inputs, outputs
+
+    def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
+        return dict(zip(self.outputs, self.step(*(inputs[name] for name in self.inputs)), strict=True))
+
+
+class _Initial(nn.Module):
+    """The function without inputs that gives the weights a federation starts from."""
+
+    w: Tensor
+
+    def __init__(self, w: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("w", w)
+
+    def forward(self) -> dict[str, Tensor]:
+        return {"w": self.w * 1.0}
+
+
+def _traced(function: Step, sample: dict[str, Tensor]) -> nn.Module:
+    """Trace a function with its gradients into plain operators."""
+    outputs: list[str] = []
+
+    def flat(*inputs: Tensor) -> tuple[Tensor, ...]:
+        result = function(**dict(zip(sample, inputs, strict=True)))
+        outputs[:] = list(result)
+        return tuple(result.values())
+
+    graph = make_fx(flat, decomposition_table=_decompositions(), tracing_mode="real")(*sample.values())
+    for node in list(graph.graph.nodes):
+        if node.target in (aten.alias.default, aten.detach.default, aten.lift_fresh_copy.default):
+            node.replace_all_uses_with(node.args[0])
+            graph.graph.erase_node(node)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return _Traced(graph, list(sample), outputs)
+
+
+def _decompositions() -> dict[Any, Callable[..., Any]]:
+    from torch._decomp import core_aten_decompositions
+
+    return dict(core_aten_decompositions())
+
+
+def _samples(steps: Steps, shape: tuple[int, ...], classes: int, seed: int = 0) -> dict[str, dict[str, Tensor]]:
+    """Return each signature's inputs, on random data; the last example of the batch is masked out."""
+    options = steps.options
+    random = torch.Generator().manual_seed(seed)
+    w = steps.initial()
+    x = torch.rand(options.batch, *device_shape(shape), generator=random)
+    y = F.one_hot(torch.randint(classes, (options.batch,), generator=random), classes).float()
+    mask = torch.ones(options.batch)
+    mask[-1] = 1.0 if options.batch == 1 else 0.0
+    noise, velocity, drift = (torch.randn(len(w), generator=random) * scale for scale in (0.01, 0.01, 0.1))
+    batch = {"x": x, "y": y, "mask": mask}
+    more: dict[str, Tensor] = {}
+    if options.momentum:
+        more |= {"momentum": torch.tensor(0.9), "velocity": velocity}
+    if options.proximal:
+        more |= {"mu": torch.tensor(0.01), "anchor": w + drift}
+    # A step of about 0.1 whatever the bound, so that the check sees the clipped gradients.
+    private = {**batch, "lr": torch.tensor(0.1 / min(1.0, options.clip)), "noise": noise * options.clip, "w": w, **more}
+    return {
+        "train": {**batch, "lr": torch.tensor(0.1), "w": w, **more},
+        **({"train_dp": private} if options.private else {}),
+        "infer": {"x": x, "w": w},
+        "evaluate": {**batch, "w": w},
+    }
+
+
+def _convert(steps: Steps, samples: dict[str, dict[str, Tensor]]) -> bytes:
+    os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")
+    with quiet():
+        try:
+            import litert_torch
+        except ImportError:
+            raise MissingExtraError("litert-torch", "tflite") from None
+    modules = {}
+    for name, sample in samples.items():
+        try:
+            modules[name] = _traced(getattr(steps, name), sample)
+        except ExportError:
+            raise
+        except Exception as error:  # a user's forward may do anything
+            raise ExportError(f"the network's {name} step cannot be traced: {reason(error)}") from error
+    try:
+        # `parameters` comes last: it has no operators, and XNNPACK takes no graph that follows such a one in the file.
+        converter = litert_torch
+        for name, sample in samples.items():
+            converter = converter.signature(name, modules[name], None, sample)
+        converter = converter.signature("parameters", _Initial(steps.initial()), None, {})
+        with quiet():
+            content: bytes = converter.convert().model_content()
+    except Exception as error:  # the converter raises whatever its passes raise
+        raise ExportError(f"the training graph cannot be converted: {reason(error)}") from error
+    return content
+
+
+def _verify(
+    content: bytes, model: nn.Module, steps: Steps, draws: Sequence[dict[str, dict[str, Tensor]]], runtime: str
+) -> float:
+    """Run every signature in a runtime, and return the largest difference to plain torch.
+
+    Raises:
+        ExportError: it is more than rounding on every draw. In deep networks rounding can carry an activation over the
+            corner of a rectifier, which changes a gradient by more, but not on each draw.
+    """
+    finding = ("", 0.0)
+    for samples in draws:
+        finding = _largest_difference(content, model, steps, samples, runtime)
+        if finding[1] <= LARGEST_ERROR:
+            return finding[1]
+    raise ExportError(f"in {runtime} the training graph's {finding[0]} differs from torch's by {finding[1]:.2g}")
+
+
+def _largest_difference(
+    content: bytes, model: nn.Module, steps: Steps, samples: dict[str, dict[str, Tensor]], runtime: str
+) -> tuple[str, float]:
+    """Return which output of which signature differs most from torch's, and by how much."""
+    inputs: list[tuple[str, dict[str, Array]]] = [
+        (name, {key: value.numpy() for key, value in sample.items()}) for name, sample in samples.items()
+    ]
+    *ran, initial = call(content, [*inputs, ("parameters", {})], runtime)
+    expected = reference(model, steps.options, samples)
+    if not np.array_equal(initial["w"], steps.initial().numpy()):
+        raise ExportError(f"in {runtime} the training graph's `parameters` are not the network's")
+    errors = {}
+    for (name, sample), outputs in zip(inputs, ran, strict=True):
+        for key, right in expected[name].items():
+            size = max(1.0, float(np.abs(right).max()), float(np.abs(sample["w"]).max()))
+            error = float(np.abs(outputs[key] - right).max()) / size
+            errors[f"{key} of {name}"] = error if np.isfinite(error) else np.inf
+    worst = max(errors, key=lambda name: errors[name])
+    return worst, errors[worst]
+
+
+def reference(model: nn.Module, options: Options, samples: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Array]]:
+    """Return what torch gives for the signatures' inputs, by its own operators and autograd, example by example."""
+    parameters = list(model.parameters())
+
+    def gradient(x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
+        loss = (_losses(model, x, y) * mask).sum() / mask.sum().clamp(min=1.0)
+        loss.backward()
+        found = [p.grad for p in parameters]
+        model.zero_grad()
+        return torch.cat(
+            [torch.zeros(p.numel()) if g is None else g.flatten() for g, p in zip(found, parameters, strict=True)]
+        )
+
+    def stepped(sample: dict[str, Tensor], direction: Tensor) -> dict[str, Array]:
+        if options.proximal:
+            direction = direction + sample["mu"] * (sample["w"] - sample["anchor"])
+        if options.momentum:
+            direction = sample["momentum"] * sample["velocity"] + direction
+        result = {"w": sample["w"] - sample["lr"] * direction}
+        return {k: v.numpy() for k, v in ({**result, "velocity": direction} if options.momentum else result).items()}
+
+    x, y, mask = (samples["train"][name] for name in ("x", "y", "mask"))
+    with torch.no_grad():
+        scores, losses = _scores(model, x), _losses(model, x, y)
+        correct = (scores.argmax(1) == y.argmax(1)).float()
+    plain = stepped(samples["train"], gradient(x, y, mask))
+    result: dict[str, dict[str, Array]] = {
+        "train": {**plain, "loss": ((losses * mask).sum() / mask.sum()).numpy()},
+        "infer": {"scores": scores.numpy()},
+        "evaluate": {"loss": (losses * mask).sum().numpy(), "correct": (correct * mask).sum().numpy()},
+    }
+    if options.private:
+        total = samples["train_dp"]["noise"].clone()
+        for i in range(options.batch):
+            if mask[i]:
+                one = gradient(x[i : i + 1], y[i : i + 1], mask[i : i + 1])
+                total += one * min(1.0, options.clip / (float(one.norm()) + 1e-6))
+        result["train_dp"] = stepped(samples["train_dp"], total)
+    return result
+
+
+def _scores(model: nn.Module, x: Tensor) -> Tensor:
+    scores: Tensor = model(x.permute(0, 3, 1, 2) if x.dim() == 4 else x)
+    return scores
+
+
+def _losses(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return -(y * F.log_softmax(_scores(model, x), 1)).sum(1)
+
+
+def _facts(steps: Steps, shape: tuple[int, ...], classes: int) -> dict[str, Any]:
+    """Return what a trainer on a device needs to know of the file."""
+    options = steps.options
+    return {
+        "kind": "training",
+        "batch": options.batch,
+        "clip": options.clip,
+        "momentum": options.momentum,
+        "proximal": options.proximal,
+        "private": options.private,
+        "shape": list(shape),
+        "classes": classes,
+        "parameters": [
+            {"name": name, "shape": list(size), "trainable": name not in steps.frozen}
+            for name, size in steps.shapes.items()
+        ],
+    }

@@ -1,0 +1,198 @@
+"""The functions of a training file: train, train_dp, infer, evaluate, parameters.
+
+All weights travel as one vector w (parameters,), each parameter flattened in the order of `named_parameters()`.
+Gradients come from autograd over the module's own forward, run under `rules.Rules`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from edgekit.errors import ExportError
+from edgekit.experiment import Experiment
+from edgekit.export.training.rules import Rules, as_images
+
+Step = Callable[..., dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the training signatures can do beyond plain SGD.
+
+    Attributes:
+        batch: examples a call; smaller batches are filled up and masked.
+        clip: largest l2 norm of an example's gradient in `train_dp`.
+        momentum: whether they take `velocity` and `momentum`, and return the new velocity.
+        proximal: whether they take FedProx's `anchor`, the round's global weights, and `mu` (Li et al. 2020).
+        private: whether there is a `train_dp`; some networks can have none.
+    """
+
+    batch: int = 16
+    clip: float = 1.0
+    momentum: bool = False
+    proximal: bool = False
+    private: bool = True
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> "Options":
+        """Return what an experiment's clients need."""
+        return cls(
+            max(experiment.export.training_batch, experiment.training.batch_size),
+            experiment.privacy.clip,
+            experiment.training.momentum > 0,
+            experiment.federation.strategy == "FedProx",
+        )
+
+
+class Steps:
+    """The functions of one network's training file.
+
+    Args:
+        model: the network.
+        options: of the file.
+    """
+
+    def __init__(self, model: nn.Module, options: Options) -> None:
+        self.model = model
+        self.options = options
+        self.shapes = {name: p.shape for name, p in model.named_parameters()}
+        self.frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+
+    def train(self, x: Tensor, y: Tensor, mask: Tensor, lr: Tensor, w: Tensor, **more: Tensor) -> dict[str, Tensor]:
+        """Take one step of SGD on the mean cross-entropy of the examples that the mask keeps.
+
+        Args:
+            x: (batch, height, width, channels) or (batch, ...).
+            y: class probabilities (batch, classes), one-hot for plain labels.
+            mask: (batch,), 1 for an example, 0 for filling.
+            lr: step size, a scalar.
+            w: weights (parameters,).
+            more: `momentum`, `velocity` and `mu`, `anchor`, where the options say so.
+
+        Returns:
+            `loss`, a scalar, the new `w`, and the new `velocity`.
+        """
+        parts = self._leaves(w)
+        losses = self._losses(parts, x, y, Rules())
+        loss = (losses * mask).sum() / mask.sum().clamp(min=1.0)
+        free = self._free(parts)
+        found = dict(zip(free, torch.autograd.grad(loss, list(free.values()), allow_unused=True), strict=True))
+        gradient = torch.cat([_or_zeros(found.get(name), part.shape).reshape(-1) for name, part in parts.items()])
+        return {"loss": loss.detach(), **self._stepped(w, gradient, lr, more)}
+
+    def train_dp(
+        self, x: Tensor, y: Tensor, mask: Tensor, lr: Tensor, noise: Tensor, w: Tensor, **more: Tensor
+    ) -> dict[str, Tensor]:
+        """Take one private step (Abadi et al. 2016, algorithm 1).
+
+            w - lr * (sum_i mask_i * g_i * min(1, clip / |g_i|) + noise)
+
+        The sum is not divided: `lr` is the step size over the expected size of a Poisson batch, and likewise `mu` is
+        FedProx's times that size. So a batch of more examples than fit is a chain of calls with the same w, no noise
+        but in the first: what they add to w adds up.
+
+        Args:
+            x, y, mask, w, more: as for `train`.
+            lr: step size over the expected batch size.
+            noise: (parameters,), already of its standard deviation noise_multiplier * clip.
+
+        Returns:
+            The new `w` and `velocity`. No loss: it would tell of the examples. If an example's gradient is not finite,
+            neither is `w`: the caller must look for that example and leave it out, as LiteRTTrainer does.
+        """
+        parts = self._leaves(w)
+        rules = Rules(batch=self.options.batch)
+        losses = self._losses(parts, x, y, rules)
+        gradients = self._per_example(losses.sum(), parts, rules)
+        rows = [gradient.reshape(self.options.batch, -1) for gradient in gradients]
+        squares = torch.stack([(row * row).sum(1) for row in rows]).sum(0)
+        factors = mask * torch.clamp(self.options.clip / (torch.sqrt(squares) + 1e-6), max=1.0)
+        total = torch.cat([(factors[None] @ row)[0] for row in rows]) + noise
+        return self._stepped(w, total, lr, more)
+
+    def infer(self, x: Tensor, w: Tensor) -> dict[str, Tensor]:
+        """Return the `scores` (batch, classes)."""
+        with torch.no_grad():
+            return {"scores": self._scores(self._leaves(w), x, Rules())}
+
+    def evaluate(self, x: Tensor, y: Tensor, mask: Tensor, w: Tensor) -> dict[str, Tensor]:
+        """Return the sums of `loss` and of `correct` answers over the examples that the mask keeps."""
+        with torch.no_grad():
+            scores = self._scores(self._leaves(w), x, Rules())
+            losses = -(y * F.log_softmax(scores, -1)).sum(-1)
+            correct = (scores.argmax(-1) == y.argmax(-1)).float()
+            return {"loss": (losses * mask).sum(), "correct": (correct * mask).sum()}
+
+    def initial(self) -> Tensor:
+        """Return the module's own weights as one vector."""
+        return torch.cat([p.detach().reshape(-1) for p in self.model.parameters()])
+
+    def _leaves(self, w: Tensor) -> dict[str, Tensor]:
+        sizes = [shape.numel() for shape in self.shapes.values()]
+        pieces = torch.split(w, sizes)
+        return {
+            name: piece.reshape(shape).detach().requires_grad_(name not in self.frozen)
+            for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)
+        }
+
+    def _free(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: part for name, part in parts.items() if name not in self.frozen}
+
+    def _scores(self, parts: dict[str, Tensor], x: Tensor, rules: Rules) -> Tensor:
+        inputs = as_images(x.permute(1, 2, 0, 3)) if x.dim() == 4 else x
+        with rules:
+            scores: Tensor = functional_call(self.model, parts, (inputs,))
+        return scores
+
+    def _losses(self, parts: dict[str, Tensor], x: Tensor, y: Tensor, rules: Rules) -> Tensor:
+        return -(y * F.log_softmax(self._scores(parts, x, rules), -1)).sum(-1)
+
+    def _per_example(self, loss: Tensor, parts: dict[str, Tensor], rules: Rules) -> list[Tensor]:
+        """Return each parameter's gradients, (batch, *shape).
+
+        Operators give the gradients by the weights that they used; those that a module computed from its parameters
+        first, as weight standardisation does, are followed back through that computation.
+        """
+        used = [weight for weight, _ in rules.used]
+        zeros = [each for _, each in rules.used]
+        reached = torch.autograd.grad(loss, zeros, retain_graph=True, allow_unused=True)
+        by_used = [_or_zeros(gradient, each.shape) for gradient, each in zip(reached, zeros, strict=True)]
+        free = self._free(parts)
+        stray = torch.autograd.grad(loss, list(free.values()), retain_graph=True, allow_unused=True)
+        for name, gradient in zip(free, stray, strict=True):
+            if gradient is not None:
+                raise ExportError(
+                    f"parameter {name!r} is used outside convolutions, linear layers and norms, so its gradient by one "
+                    "example is not known: leave train_dp out (edgekit export --no-private)"
+                )
+        total: dict[str, Tensor] = {}
+        names = {id(part): name for name, part in parts.items()}
+        for weight, gradient in zip(used, by_used, strict=True):
+            if id(weight) in names:
+                found = {names[id(weight)]: gradient}
+            else:
+                back = torch.autograd.grad(
+                    weight, list(free.values()), gradient, is_grads_batched=True, allow_unused=True, retain_graph=True
+                )
+                found = {name: g for name, g in zip(free, back, strict=True) if g is not None}
+            for name, g in found.items():
+                total[name] = total[name] + g if name in total else g
+        batch = self.options.batch
+        return [_or_zeros(total.get(name), (batch, *part.shape)) for name, part in parts.items()]
+
+    def _stepped(self, w: Tensor, gradient: Tensor, lr: Tensor, more: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Add FedProx's term and momentum, and take the step."""
+        if self.options.proximal:
+            gradient = gradient + more["mu"] * (w - more["anchor"])
+        if not self.options.momentum:
+            return {"w": w - lr * gradient}
+        velocity = more["momentum"] * more["velocity"] + gradient
+        return {"w": w - lr * velocity, "velocity": velocity}
+
+
+def _or_zeros(gradient: Tensor | None, shape: Sequence[int]) -> Tensor:
+    return torch.zeros(*shape) if gradient is None else gradient
