@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from edgekit.arrays import Weights
 from edgekit.clients import batches
-from edgekit.clients.trainer import LocalSettings, LocalTask, Update
+from edgekit.clients.trainer import LocalSettings, LocalTask, Update, bounded
 from edgekit.data.federated import Integers
 from edgekit.privacy import mechanism
 
@@ -103,20 +103,6 @@ def clipped(gradients: Sequence[Tensor], bound: float) -> list[Tensor]:
         columns = (-1, *[1] * (gradient.dim() - 1))
         result.append(torch.where(finite.view(columns), gradient * factors.view(columns), 0.0))
     return result
-
-
-def bounded(arrays: Weights, start: Weights, settings: LocalSettings, rng: np.random.Generator) -> Weights:
-    """Clip a client's whole update to `update_clip` and add `update_noise`, if the round asks for it.
-
-    This is the client's half of user-level privacy (McMahan et al. 2018, section 2): the difference to the global
-    weights is what is clipped.
-    """
-    if not settings.update_clip:
-        return arrays
-    difference = mechanism.clip({name: array - start[name] for name, array in arrays.items()}, settings.update_clip)
-    if settings.update_noise:
-        difference = mechanism.add_noise(difference, settings.update_noise, rng)
-    return {name: start[name] + delta for name, delta in difference.items()}
 
 
 def _sgd(model: nn.Module, x: Tensor, y: Tensor, plan: list[Integers], settings: LocalSettings) -> float:

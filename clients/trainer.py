@@ -2,14 +2,17 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 
 from edgekit.arrays import Weights
 from edgekit.data import Examples
+from edgekit.errors import TrainingError
+from edgekit.privacy import mechanism
 
 Work = Literal["sgd", "dp-sgd", "clipped-sum"]
 """What a client does in a round.
@@ -54,14 +57,43 @@ class LocalSettings:
     update_clip: float = 0.0
     update_noise: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Refuse settings out of range: they come over the network, and privacy is reckoned with them.
+
+        Raises:
+            TrainingError: a setting is out of range; it is named.
+        """
+        numbers = [field.name for field in dataclasses.fields(self) if field.name != "work"]
+        if self.work not in get_args(Work):
+            raise TrainingError(f"the round asks for the unknown work {self.work!r}")
+        for name in numbers:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+                raise TrainingError(f"the round's {name} is {value!r}; it must be a finite number, not negative")
+        for name in ("epochs", "batch_size", "steps"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise TrainingError(f"the round's {name} is {getattr(self, name)!r}; it must be a whole number from 1")
+        if not 0 < self.sample_rate <= 1 or self.clip <= 0 or self.momentum >= 1:
+            raise TrainingError(
+                f"the round's sample_rate is {self.sample_rate!r}, clip {self.clip!r}, momentum {self.momentum!r}; "
+                "they must be in (0, 1], above 0, and below 1"
+            )
+
     def to_json(self) -> str:
         """Return the settings as JSON, for the message's config."""
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> "LocalSettings":
-        """Read what `to_json` wrote."""
-        return cls(**json.loads(text))
+        """Read what `to_json` wrote.
+
+        Raises:
+            TrainingError: it is no such text, or a setting is out of range.
+        """
+        try:
+            return cls(**json.loads(text))
+        except (TypeError, ValueError) as error:
+            raise TrainingError(f"the round's settings cannot be read: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -106,3 +138,17 @@ class CohortTrainer(Protocol):
 
     def train_cohort(self, weights: Weights, tasks: Sequence[LocalTask], settings: LocalSettings) -> list[Update]:
         """Return the clients' updates, in the order of the tasks."""
+
+
+def bounded(arrays: Weights, start: Weights, settings: LocalSettings, rng: np.random.Generator) -> Weights:
+    """Clip a client's whole update to `update_clip` and add `update_noise`, if the round asks for it.
+
+    This is the client's half of user-level privacy (McMahan et al. 2018, section 2): the difference to the global
+    weights is what is clipped.
+    """
+    if not settings.update_clip:
+        return arrays
+    difference = mechanism.clip({name: array - start[name] for name, array in arrays.items()}, settings.update_clip)
+    if settings.update_noise:
+        difference = mechanism.add_noise(difference, settings.update_noise, rng)
+    return {name: start[name] + delta for name, delta in difference.items()}

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 
 from edgekit.errors import PrivacyError
@@ -73,6 +74,7 @@ class Ledger:
                 f"{self.path} holds round {charge.round} with other settings: the privacy of a run under way cannot be "
                 "changed; start a new run"
             )
+        _check(charge)
         append_line(self.path, asdict(charge))
         self._count(charge)
 
@@ -99,6 +101,7 @@ class Ledger:
         return len({charge.round for charge in self._charges})
 
     def _count(self, charge: Charge) -> None:
+        _check(charge)
         self._charges.add(charge)
         key = (charge.noise_multiplier, charge.sample_rate)
         for counter in self._counters(charge.clients):
@@ -115,3 +118,8 @@ class Ledger:
         if key not in self._epsilons:
             self._epsilons[key] = epsilon(history, delta, accountant)
         return self._epsilons[key]
+
+
+def _check(charge: Charge) -> None:
+    if not (isfinite(charge.noise_multiplier) and 0 < charge.sample_rate <= 1 and charge.steps >= 1):
+        raise PrivacyError(f"this is not a charge that can be counted: {charge}")

@@ -12,13 +12,16 @@ from flwr.app import ArrayRecord, ConfigRecord, Message
 from torch import nn
 
 from edgekit.arrays import Weights, problem_with
-from edgekit.clients import LocalSettings
+from edgekit.clients import LocalSettings, Trainer
 from edgekit.clients.app import SimulatedClients, read_arrays, to_record
 from edgekit.clients.cohort import VectorisedTrainer, obstacle
+from edgekit.clients.litert import LiteRTTrainer
 from edgekit.clients.torch_trainer import TorchTrainer, state
 from edgekit.data import FederatedDataset
 from edgekit.errors import DataError, ModelError, TrainingError
 from edgekit.experiment import Experiment
+from edgekit.export.training.file import training_file
+from edgekit.export.training.steps import Options
 from edgekit.models import check_private
 from edgekit.privacy import Charge, Ledger, Plan, make_plan
 from edgekit.randomness import generator
@@ -125,9 +128,25 @@ class Coordinator:
         # The numbers that privacy rests on: from the seed for a simulation that can be repeated, or nobody's to know.
         self.private_seed = experiment.seed if privacy.randomness == "seed" else secrets.randbits(128)
         self.draw = f"seed {experiment.seed}" if privacy.randomness == "seed" else secrets.token_hex(8)
-        trainer, self.trainer = self._choose_trainer()
-        clients = SimulatedClients(dataset, TorchTrainer(model), trainer, self.private_seed)
-        self.grid = LocalGrid(clients.app, dataset.clients, clients.train_cohort if trainer else None, on_notice)
+        if experiment.training.trainer == "litert":
+            single: Trainer = self._litert_trainer()
+            cohort_trainer, self.trainer = None, "one client at a time in LiteRT, as devices without torch train"
+        else:
+            single = TorchTrainer(model)
+            cohort_trainer, self.trainer = self._choose_trainer()
+        clients = SimulatedClients(dataset, single, cohort_trainer, self.private_seed)
+        together = clients.train_cohort if cohort_trainer else None
+        self.grid = LocalGrid(clients.app, dataset.clients, together, on_notice)
+
+    def _litert_trainer(self) -> LiteRTTrainer:
+        """Make the training file, or take the one that this run made before it was stopped."""
+        path = self.run_folder.checkpoint / "training.tflite"
+        options = replace(Options.of(self.experiment), private=self.experiment.privacy.unit == "example")
+        if not path.exists():
+            self.on_notice("making the training graph")
+            content, _ = training_file(self.model, self.dataset.shape, len(self.dataset.classes), options, {})
+            write_whole(path, content)
+        return LiteRTTrainer(path)
 
     def _choose_trainer(self) -> tuple[VectorisedTrainer | None, str]:
         training = self.experiment.training

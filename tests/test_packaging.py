@@ -16,6 +16,9 @@ LIGHT = (
     "edgekit.devices",
     "edgekit.clients",
     "edgekit.clients.batches",
+    "edgekit.clients.litert",
+    "edgekit.environments",
+    "edgekit.export.metadata",
     "edgekit.privacy",
     "edgekit.cli",
 )

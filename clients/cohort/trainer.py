@@ -11,8 +11,8 @@ from torch.func import functional_call, vmap
 from edgekit.arrays import Weights
 from edgekit.clients import batches
 from edgekit.clients.cohort.rules import ClientsInChannels
-from edgekit.clients.torch_trainer import TorchTrainer, add_noise, bounded, clipped
-from edgekit.clients.trainer import LocalSettings, LocalTask, Update
+from edgekit.clients.torch_trainer import TorchTrainer, add_noise, clipped
+from edgekit.clients.trainer import LocalSettings, LocalTask, Update, bounded
 from edgekit.data import Examples
 from edgekit.data.federated import Integers
 from edgekit.errors import EdgekitError

@@ -374,3 +374,19 @@ def test_the_metrics_have_the_contracts_keys(coordinate, make_experiment, tmp_pa
     assert all(list(line) == keys for line in lines)
     size = sum(a.nbytes for a in arrays.load(tmp_path / "run/checkpoint/round-000002.safetensors")[0].values())
     assert lines[0]["bytes_up"] == lines[0]["bytes_down"] == 6 * size
+
+
+def test_litert_clients_end_where_torch_clients_end(tmp_path, make_experiment):
+    """A simulation of devices without torch: the same batches, so the same model up to rounding."""
+    from edgekit.data import load
+
+    ends = {}
+    for trainer in ("one-by-one", "litert"):
+        experiment = make_experiment(f"training.trainer={trainer}", "model.name=mlp", "data.clients=6")
+        run = RunFolder.create(tmp_path / trainer)
+        dataset = load(experiment.data, experiment.seed)
+        model = build(experiment.model, dataset.shape, 10, experiment.seed, dataset.calibration.x)
+        ends[trainer] = Coordinator(experiment, dataset, model, run).run().weights
+    assert (tmp_path / "litert/checkpoint/training.tflite").exists()
+    for name, array in ends["one-by-one"].items():
+        assert np.allclose(ends["litert"][name], array, atol=1e-5)

@@ -1,0 +1,311 @@
+"""Trains one client with a training file (`edgekit export --training`): numpy and LiteRT, no torch."""
+
+import secrets
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit.arrays import Array, Weights, problem_with
+from edgekit.clients import batches
+from edgekit.clients.trainer import LocalSettings, LocalTask, Update, bounded
+from edgekit.data import Examples
+from edgekit.data.federated import Floats, Integers
+from edgekit.errors import DataError, MissingExtraError, ModelError, PrivacyError, TrainingError
+from edgekit.export.metadata import read_metadata
+from edgekit.privacy import Charge, Ledger, mechanism
+
+ACCOUNTANT = "rdp-integer"
+"""What a device reckons with: it needs no package."""
+
+
+class Budget:
+    """What a device lets be spent of its data's privacy, and the ledger that counts it.
+
+    Args:
+        ledger: the device's own, on its disk. What it counts holds as far as the training file clips as it says, so
+            the file must come from somebody the device trusts.
+        epsilon: over all rounds, whoever asks.
+        delta: the other half of the guarantee.
+    """
+
+    def __init__(self, ledger: Ledger, epsilon: float, delta: float) -> None:
+        self.ledger, self.epsilon, self.delta = ledger, epsilon, delta
+
+    def spend(self, settings: LocalSettings) -> None:
+        """Write down what a round will spend, before it does.
+
+        Raises:
+            PrivacyError: the round does not protect the data, or there is not enough left; nothing is spent then.
+        """
+        charge = _charge(settings, self.ledger.rounds + 1)
+        if charge is None:
+            raise PrivacyError(
+                "this device protects its data itself, but the round asks for an update without noise of its own: "
+                "set privacy.noise = 'client'"
+            )
+        after = self.ledger.epsilon_with(charge, self.delta, ACCOUNTANT)
+        if not after <= self.epsilon:
+            raise PrivacyError(
+                f"this device will spend epsilon {self.epsilon:g} at delta {self.delta:g} and no more; with this round "
+                f"it would have spent {after:.2f}"
+            )
+        self.ledger.charge(charge)
+
+
+def _charge(settings: LocalSettings, number: int) -> Charge | None:
+    """Return what a round spends by noise that this client adds; None if it adds none."""
+    draw = secrets.token_hex(8)  # each call draws fresh noise, so each counts
+    if settings.work == "dp-sgd" and settings.noise_multiplier > 0:
+        noise, rate, steps = settings.noise_multiplier, settings.sample_rate, settings.steps
+        return Charge(number, "example", "client", noise, rate, steps, None, draw)
+    if settings.work == "sgd" and settings.update_clip and settings.update_noise:
+        noise = settings.update_noise / (2 * settings.update_clip)  # any update may replace any other: Plan.sensitivity
+        return Charge(number, "client", "client", noise, 1.0, 1, None, draw)
+    return None
+
+
+class LiteRTTrainer:
+    """Trains a client by the signatures of a training file; the interpreter stays loaded between rounds.
+
+    Args:
+        file: the training file, or its content.
+        budget: what may be spent of the data's privacy; None leaves the counting to the coordinator.
+
+    Raises:
+        ModelError: this is not a training file.
+        MissingExtraError: neither ai-edge-litert nor tflite-runtime is installed.
+    """
+
+    def __init__(self, file: Path | bytes, budget: Budget | None = None) -> None:
+        content = file if isinstance(file, bytes) else file.read_bytes()
+        found = read_metadata(content)
+        if found is None or found.get("kind") != "training":
+            raise ModelError("this .tflite has no training graph of edgekit's: make one with edgekit export --training")
+        self.facts: dict[str, Any] = found
+        self.budget = budget
+        self._interpreter = _interpreter(content)
+        self._run = {name: self._interpreter.get_signature_runner(name) for name in self._signatures()}
+        self._sizes = [int(np.prod(p["shape"])) for p in found["parameters"]]
+        self.batch = int(found["batch"])
+
+    def initial(self) -> Weights:
+        """Return the weights that the file carries."""
+        return self._named(self._run["parameters"]()["w"])
+
+    def train(self, weights: Weights, task: LocalTask, settings: LocalSettings) -> Update:
+        """Train one client from the global weights.
+
+        Args:
+            weights: global weights by name.
+            task: the client's data and random numbers.
+            settings: the round's instructions.
+
+        Raises:
+            ModelError: the weights are of another network.
+            TrainingError: the file was not made for these settings.
+            PrivacyError: the budget does not allow it.
+        """
+        w = self._flat(weights)
+        self._check(settings)
+        self._check_examples(task.examples)
+        if self.budget is not None:
+            self.budget.spend(settings)
+        plan = batches.draw(len(task.examples), settings, task.batches_rng)
+        loss = None
+        if settings.work == "sgd":
+            w, loss = self._sgd(w, plan, task.examples, settings)
+        elif settings.work == "dp-sgd":
+            w = self._dp_sgd(w, plan, task, settings)
+        else:
+            return Update(self._named(self._sum(w, plan[0], task.examples)), len(task.examples), None)
+        arrays = bounded(self._named(w), weights, settings, task.noise_rng)
+        return Update(arrays, len(task.examples), loss)
+
+    def evaluate(self, weights: Weights, examples: Examples) -> tuple[float, float]:
+        """Return the mean loss and the accuracy on examples."""
+        w = self._flat(weights)
+        loss = correct = 0.0
+        for start in range(0, len(examples), self.batch):
+            indices = np.arange(start, min(start + self.batch, len(examples)))
+            result = self._run["evaluate"](w=w, **self._filled(examples, indices))
+            loss, correct = loss + float(result["loss"]), correct + float(result["correct"])
+        return loss / len(examples), correct / len(examples)
+
+    def _sgd(self, w: Array, plan: list[Integers], examples: Examples, settings: LocalSettings) -> tuple[Array, float]:
+        more = self._more(w, settings, 1.0)
+        total = 0.0
+        for indices in plan:
+            result = self._run["train"](
+                w=w, lr=np.float32(settings.learning_rate), **self._filled(examples, indices), **more
+            )
+            w = result["w"]
+            if "velocity" in more:
+                more["velocity"] = result["velocity"]
+            total += float(result["loss"])
+        return w, total / len(plan)
+
+    def _dp_sgd(self, w: Array, plan: list[Integers], task: LocalTask, settings: LocalSettings) -> Array:
+        expected = settings.sample_rate * len(task.examples)
+        rate = np.float32(settings.learning_rate / expected)
+        more = self._more(w, settings, expected)
+        for indices in plan:
+            noise = self._noise(settings.noise_multiplier * float(self.facts["clip"]), task.noise_rng)
+            w, velocity = self._clipped(w, indices, task.examples, rate, noise, more)
+            if "velocity" in more:
+                more["velocity"] = velocity
+        return w
+
+    def _sum(self, w: Array, indices: Integers, examples: Examples) -> Array:
+        """Return the sum of the clipped gradients of a Poisson batch: the step, at rate 1 and without noise."""
+        step = {"noise": np.zeros_like(w), **self._more(w, LocalSettings(), 1.0)}
+        total = np.zeros_like(w)
+        for part in self._parts(indices):
+            total += w - self._private_step(w, part, examples, np.float32(1.0), step)["w"]
+        return total
+
+    def _clipped(
+        self, w: Array, indices: Integers, examples: Examples, rate: np.float32, noise: Array, more: dict[str, Array]
+    ) -> tuple[Array, Array]:
+        """Take one private step over a Poisson batch of any size: in parts, of which the first has noise and terms."""
+        quiet = self._more(w, LocalSettings(), 1.0)
+        step = {"noise": noise, **more}
+        after, velocity = w, np.zeros_like(w)
+        for part in self._parts(indices):
+            result = self._private_step(w, part, examples, rate, step)
+            after = after + (result["w"] - w)
+            velocity = velocity + result.get("velocity", 0.0)
+            step = {"noise": np.zeros_like(w), **quiet}
+        return after, velocity
+
+    def _parts(self, indices: Integers) -> list[Integers]:
+        """Cut a Poisson batch into parts that fit; an empty one is one empty part."""
+        return [indices[start : start + self.batch] for start in range(0, max(1, len(indices)), self.batch)]
+
+    def _private_step(
+        self, w: Array, indices: Integers, examples: Examples, rate: np.float32, step: dict[str, Array]
+    ) -> dict[str, Array]:
+        """Call `train_dp`; an example whose gradient is not finite counts as zero, as in `torch_trainer.clipped`.
+
+        It would make the whole sum not finite, which no clipping bounds and which tells of it. So it is looked for,
+        one by one, and left out.
+        """
+
+        def stepped(chosen: Integers) -> dict[str, Array]:
+            result: dict[str, Array] = self._run["train_dp"](w=w, lr=rate, **self._filled(examples, chosen), **step)
+            return result
+
+        def finite(result: dict[str, Array]) -> bool:
+            return bool(np.isfinite(result["w"]).all())
+
+        if len(indices):
+            result = stepped(indices)
+            if finite(result):
+                return result
+            indices = np.array([i for i in indices if finite(stepped(np.array([i])))], np.int64)
+        return stepped(indices) if len(indices) else _nobodys_step(w, rate, step)
+
+    def _more(self, w: Array, settings: LocalSettings, scale: float) -> dict[str, Array]:
+        """Return the inputs of momentum and FedProx, as far as the file has them; `scale` is that of the gradients."""
+        more: dict[str, Array] = {}
+        if self.facts["momentum"]:
+            more |= {"momentum": np.array(settings.momentum, np.float32), "velocity": np.zeros_like(w)}
+        if self.facts["proximal"]:
+            more |= {"mu": np.array(settings.proximal_mu * scale, np.float32), "anchor": w.copy()}
+        return more
+
+    def _noise(self, deviation: float, rng: np.random.Generator) -> Floats:
+        parts = [
+            mechanism.gaussian((size,), deviation, rng, np.float32) if p["trainable"] else np.zeros(size, np.float32)
+            for p, size in zip(self.facts["parameters"], self._sizes, strict=True)
+        ]
+        return np.concatenate(parts)
+
+    def _filled(self, examples: Examples, indices: Integers) -> dict[str, Array]:
+        """Return a batch in the file's layout, filled up with an example that the mask leaves out.
+
+        Real ones, since a network need not be defined at zero.
+        """
+        fill = indices[:1] if len(indices) else np.zeros(1, np.int64)
+        filled = np.concatenate([indices, np.repeat(fill, self.batch - len(indices))])
+        x = np.asarray(examples.x[filled], np.float32)
+        x = np.ascontiguousarray(x.transpose(0, 2, 3, 1)) if x.ndim == 4 else x
+        y = np.zeros((self.batch, int(self.facts["classes"])), np.float32)
+        mask = np.zeros(self.batch, np.float32)
+        y[np.arange(len(indices)), examples.y[indices]] = 1.0
+        mask[: len(indices)] = 1.0
+        return {"x": x, "y": y, "mask": mask}
+
+    def _check(self, settings: LocalSettings) -> None:
+        facts = self.facts
+        problem = None
+        if settings.work == "sgd" and settings.batch_size > self.batch:
+            problem = f"takes batches of at most {self.batch}, the round wants {settings.batch_size}"
+        elif settings.work != "sgd" and not facts["private"]:
+            problem = "was made without a private step"
+        elif settings.work != "sgd" and not np.isclose(settings.clip, facts["clip"], rtol=1e-6, atol=0):
+            problem = f"clips at {facts['clip']:g}, the round wants {settings.clip:g}"
+        elif settings.momentum and not facts["momentum"]:
+            problem = "was made without momentum"
+        elif settings.proximal_mu and not facts["proximal"]:
+            problem = "was made without FedProx's term"
+        if problem:
+            raise TrainingError(f"the training file {problem}: export it anew with the experiment's settings")
+
+    def _check_examples(self, examples: Examples) -> None:
+        shape, classes = tuple(self.facts["shape"]), int(self.facts["classes"])
+        if len(examples) == 0:
+            raise DataError("this client has no examples")
+        if examples.x.shape[1:] != shape:
+            raise DataError(f"the training file takes examples of {shape}, this client's are {examples.x.shape[1:]}")
+        if examples.y.min() < 0 or examples.y.max() >= classes:
+            raise DataError(
+                f"the training file has {classes} classes, this client's labels go from "
+                f"{examples.y.min()} to {examples.y.max()}"
+            )
+
+    def _signatures(self) -> list[str]:
+        there = self._interpreter.get_signature_list()
+        wanted = ["train", "infer", "evaluate", "parameters", *(["train_dp"] if self.facts["private"] else [])]
+        if missing := [name for name in wanted if name not in there]:
+            raise ModelError(f"the training file lacks the signature {missing[0]!r}: export it anew")
+        return wanted
+
+    def _flat(self, weights: Weights) -> Floats:
+        expected = {p["name"]: np.empty(p["shape"], np.float32) for p in self.facts["parameters"]}
+        if problem := problem_with(weights, expected):
+            raise ModelError(f"these weights are not of the training file's network: {problem}")
+        return np.concatenate([weights[name].ravel() for name in expected])
+
+    def _named(self, w: Array) -> Weights:
+        pieces = np.split(w, np.cumsum(self._sizes)[:-1])
+        return {
+            p["name"]: np.array(piece.reshape(p["shape"]), np.float32, order="C")
+            for p, piece in zip(self.facts["parameters"], pieces, strict=True)
+        }
+
+
+def _nobodys_step(w: Array, rate: np.float32, step: dict[str, Array]) -> dict[str, Array]:
+    """Return what `train_dp` gives for an empty Poisson batch."""
+    direction = step["noise"]
+    if "anchor" in step:
+        direction = direction + step["mu"] * (w - step["anchor"])
+    if "velocity" in step:
+        direction = step["momentum"] * step["velocity"] + direction
+    return {"w": w - rate * direction, "velocity": direction}
+
+
+def _interpreter(content: bytes) -> Any:
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError:
+        try:
+            from tflite_runtime.interpreter import Interpreter
+        except ImportError:
+            raise MissingExtraError("ai-edge-litert", "litert") from None
+    try:
+        interpreter = Interpreter(model_content=content, num_threads=1)
+        interpreter.allocate_tensors()
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(f"the runtime refuses the training file: {' '.join(str(error).split())[:200]}") from error
+    return interpreter

@@ -1,0 +1,269 @@
+"""LiteRT clients: the torch trainer's updates, a whole federation without torch, and a budget that is kept."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from edgekit.clients import LocalSettings, LocalTask
+from edgekit.clients.litert import Budget, LiteRTTrainer
+from edgekit.clients.torch_trainer import TorchTrainer, state
+from edgekit.data import Examples
+from edgekit.errors import DataError, ExportError, ModelError, PrivacyError, TrainingError
+from edgekit.experiment import Model
+from edgekit.export.training.file import training_file
+from edgekit.export.training.steps import Options
+from edgekit.models import build
+from edgekit.privacy import Ledger, epsilon
+
+WORK = {
+    "sgd": LocalSettings(batch_size=8, epochs=2),
+    "momentum and FedProx": LocalSettings(batch_size=5, momentum=0.9, proximal_mu=0.1),
+    "dp-sgd": LocalSettings(
+        "dp-sgd", steps=4, sample_rate=0.7, clip=0.5, noise_multiplier=0.8, momentum=0.5, proximal_mu=0.1
+    ),
+    "clipped-sum": LocalSettings("clipped-sum", sample_rate=0.7, clip=0.5),
+    "bounded": LocalSettings(batch_size=8, update_clip=0.1, update_noise=0.01),
+}
+
+
+@pytest.fixture(scope="module")
+def made():
+    """A network with batches of 8, so that Poisson batches of 21 examples take several calls."""
+    model = build(Model(name="mlp", norm="group"), (1, 8, 8), 10, 0)
+    content, _ = training_file(model, (1, 8, 8), 10, Options(8, 0.5, momentum=True, proximal=True), {})
+    return model, content
+
+
+@pytest.fixture
+def trainer(made):
+    return LiteRTTrainer(made[1])
+
+
+def task(block: Examples) -> LocalTask:
+    return LocalTask(block, np.random.default_rng(1), np.random.default_rng(2))
+
+
+@pytest.mark.parametrize("work", WORK)
+def test_an_update_is_the_torch_trainers(work, made, trainer, blocks):
+    model, _ = made
+    (block,) = blocks(21)
+    ours = trainer.train(state(model), task(block), WORK[work])
+    theirs = TorchTrainer(model).train(state(model), task(block), WORK[work])
+    assert list(ours.arrays) == list(theirs.arrays)
+    for name, array in theirs.arrays.items():
+        assert ours.arrays[name].shape == array.shape
+        assert np.allclose(ours.arrays[name], array, atol=2e-6), (name, np.abs(ours.arrays[name] - array).max())
+    assert ours.examples == theirs.examples
+    assert ours.loss is None if theirs.loss is None else abs(ours.loss - theirs.loss) < 1e-5
+
+
+def test_an_empty_poisson_batch_moves_the_weights_by_the_noise_alone(made, trainer, blocks):
+    (block,) = blocks(3)
+    nobody = LocalSettings("dp-sgd", steps=2, sample_rate=1e-9, clip=0.5, noise_multiplier=1e-9, momentum=0.5)
+    ours = trainer.train(state(made[0]), task(block), nobody)
+    theirs = TorchTrainer(made[0]).train(state(made[0]), task(block), nobody)
+    for name, array in theirs.arrays.items():
+        assert np.allclose(ours.arrays[name], array, atol=1e-6)
+        assert not np.array_equal(array, state(made[0])[name])
+
+
+@pytest.mark.parametrize("work", ["dp-sgd", "clipped-sum"])
+def test_an_example_whose_gradient_is_not_finite_counts_as_zero(work, made, trainer, blocks):
+    (block,) = blocks(21)
+    block.x[5] = 3e38  # finite, so that no check of the data finds it
+    block.x[20] = np.inf
+    settings = dataclasses.replace(WORK[work], sample_rate=1.0)
+    ours = trainer.train(state(made[0]), task(block), settings)
+    theirs = TorchTrainer(made[0]).train(state(made[0]), task(block), settings)
+    for name, array in theirs.arrays.items():
+        assert np.isfinite(ours.arrays[name]).all()
+        assert np.allclose(ours.arrays[name], array, atol=2e-6)
+
+
+def test_evaluation_and_first_weights_are_the_networks(made, trainer, blocks):
+    from edgekit.server.evaluation import evaluate
+
+    model, _ = made
+    (block,) = blocks(21)
+    assert all(np.array_equal(trainer.initial()[name], array) for name, array in state(model).items())
+    assert np.allclose(trainer.evaluate(state(model), block), evaluate(model, state(model), block), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        (LocalSettings(batch_size=9), "takes batches of at most 8, the round wants 9"),
+        (LocalSettings("dp-sgd", clip=1.0), "clips at 0.5, the round wants 1"),
+    ],
+)
+def test_a_file_made_for_other_settings_is_an_error(settings, complaint, made, trainer, blocks):
+    with pytest.raises(TrainingError, match=complaint):
+        trainer.train(state(made[0]), task(blocks(4)[0]), settings)
+
+
+def test_a_file_without_momentum_does_not_forget_it_silently(blocks):
+    model = build(Model(name="mlp"), (1, 8, 8), 10, 0)
+    plain = LiteRTTrainer(training_file(model, (1, 8, 8), 10, Options(8), {})[0])
+    for settings in (LocalSettings(momentum=0.5), LocalSettings(proximal_mu=0.5)):
+        with pytest.raises(TrainingError, match="was made without"):
+            plain.train(state(model), task(blocks(4)[0]), settings)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"steps": -(10**6)},
+        {"sample_rate": float("nan")},
+        {"update_clip": float("nan"), "update_noise": 1e-12},
+        {"noise_multiplier": float("inf")},
+        {"clip": 0.0},
+        {"work": "everything"},
+        {"epochs": 1.5},
+    ],
+)
+def test_settings_out_of_range_never_reach_a_trainer(changed):
+    """They come from a server that need not be trusted, and the budget is reckoned with them."""
+    text = json.dumps({**dataclasses.asdict(LocalSettings()), **changed})
+    with pytest.raises(TrainingError, match="the round"):
+        LocalSettings.from_json(text)
+    with pytest.raises(TrainingError, match="settings cannot be read"):
+        LocalSettings.from_json('{"speed": 3}')
+
+
+@pytest.mark.parametrize(
+    ("spoil", "complaint"),
+    [
+        (lambda b: Examples(b.x, b.y - 10), "10 classes, this client's labels go from"),
+        (lambda b: Examples(b.x[:, :, :4], b.y), r"takes examples of \(1, 8, 8\), this client's are \(1, 4, 8\)"),
+        (lambda b: Examples(b.x[:0], b.y[:0]), "no examples"),
+    ],
+)
+def test_examples_that_do_not_fit_are_refused_before_the_budget_is_touched(spoil, complaint, made, blocks, tmp_path):
+    ledger = Ledger(tmp_path / "privacy.jsonl")
+    trainer = LiteRTTrainer(made[1], Budget(ledger, 10, 1e-5))
+    with pytest.raises(DataError, match=complaint):
+        trainer.train(state(made[0]), task(spoil(blocks(6)[0])), LocalSettings("dp-sgd", clip=0.5, noise_multiplier=3))
+    assert ledger.rounds == 0
+
+
+def test_other_weights_and_other_files_are_refused(made, trainer, blocks, tmp_path):
+    weights = {**state(made[0]), "layers.1.weight": np.zeros((3, 3), np.float32)}
+    with pytest.raises(ModelError, match=r"'layers.1.weight' has shape \(3, 3\)"):
+        trainer.train(weights, task(blocks(4)[0]), LocalSettings())
+    with pytest.raises((ModelError, ExportError), match="refuses the training file|truncated"):
+        LiteRTTrainer(made[1][:-2000])
+    (tmp_path / "x.tflite").write_bytes(b"\0\0\0\0not one")
+    with pytest.raises(ExportError, match="not a .tflite file"):
+        LiteRTTrainer(tmp_path / "x.tflite")
+
+
+def test_a_device_spends_its_budget_and_no_more(made, blocks, tmp_path):
+    private = LocalSettings("dp-sgd", steps=3, sample_rate=0.5, clip=0.5, noise_multiplier=1.1)
+    ledger = Ledger(tmp_path / "privacy.jsonl")
+    twice = epsilon([(1.1, 0.5, 6)], 1e-5, "rdp-integer")
+    trainer = LiteRTTrainer(made[1], Budget(ledger, 1.01 * twice, 1e-5))
+    for _ in range(2):
+        trainer.train(state(made[0]), task(blocks(9)[0]), private)
+    with pytest.raises(PrivacyError, match="this device will spend epsilon"):
+        trainer.train(state(made[0]), task(blocks(9)[0]), private)
+    again = Ledger(tmp_path / "privacy.jsonl")  # what was spent is on the disk
+    assert again.epsilon(1e-5, "rdp-integer") == pytest.approx(twice)
+    bounded = LocalSettings("clipped-sum", clip=0.5, update_clip=0.1, update_noise=1.0)
+    for open_handed in (LocalSettings(), LocalSettings("clipped-sum", clip=0.5), bounded):
+        with pytest.raises(PrivacyError, match="asks for an update without noise of its own"):
+            trainer.train(state(made[0]), task(blocks(9)[0]), open_handed)
+
+
+def test_a_clients_own_noise_counts_as_the_plan_counts_it(made, blocks, tmp_path):
+    from edgekit.experiment import Privacy
+    from edgekit.privacy import make_plan
+
+    plan = make_plan(Privacy(unit="client", noise="client", epsilon=8.0, clip=0.5), 1, 1.0, 1)
+    ledger = Ledger(tmp_path / "privacy.jsonl")
+    noise = plan.noise_multiplier * plan.sensitivity
+    settings = LocalSettings(update_clip=plan.clip, update_noise=noise)
+    LiteRTTrainer(made[1], Budget(ledger, 100, 1e-5)).train(state(made[0]), task(blocks(6)[0]), settings)
+    assert ledger.epsilon(plan.delta, "pld") == pytest.approx(plan.epsilon)
+
+
+def test_the_devices_accountant_is_above_the_tight_one_and_agrees_with_others_at_integer_orders():
+    from dp_accounting import dp_event
+    from dp_accounting.rdp import rdp_privacy_accountant
+
+    orders = [*range(2, 65), 80, 96, 128, 192, 256, 512]
+    for history in ([(1.1, 0.01, 1000)], [(0.8, 0.3, 20), (2.0, 1.0, 5)], [(4.0, 0.5, 100)]):
+        accountant = rdp_privacy_accountant.RdpAccountant(orders)
+        for noise, rate, steps in history:
+            event = dp_event.GaussianDpEvent(noise)
+            event = event if rate == 1 else dp_event.PoissonSampledDpEvent(rate, event)
+            accountant.compose(event, steps)
+        ours = epsilon(history, 1e-5, "rdp-integer")
+        assert ours == pytest.approx(accountant.get_epsilon(1e-5), rel=1e-3)
+        assert ours >= epsilon(history, 1e-5, "pld")
+    assert epsilon([], 1e-5, "rdp-integer") == 0
+
+
+FEDERATION = """
+import sys
+for name in ("torch", "opacus", "sklearn", "litert_torch"): sys.modules[name] = None
+import numpy as np
+from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy import FedAvg
+from edgekit.clients import LocalSettings, LocalTask
+from edgekit.clients.litert import LiteRTTrainer
+from edgekit.data import Examples
+from edgekit.flower import begin_run
+
+data = np.load(sys.argv[2])
+clients = [Examples(data[f"x{i}"], data[f"y{i}"]) for i in range(6)]
+test = Examples(data["x"], data["y"])
+begin_run(1)
+trainer, strategy = LiteRTTrainer(open(sys.argv[1], "rb").read()), FedAvg()
+weights = trainer.initial()
+for number in range(4):
+    replies = []
+    for i, client in enumerate(clients):
+        draws = [np.random.default_rng([number, i, kind]) for kind in range(2)]
+        update = trainer.train(weights, LocalTask(client, *draws), LocalSettings(batch_size=8))
+        arrays = ArrayRecord({name: Array(array) for name, array in update.arrays.items()})
+        content = RecordDict({"arrays": arrays, "metrics": MetricRecord({"num-examples": update.examples})})
+        replies.append(Message(content, dst_node_id=i + 1, message_type="train"))
+    arrays, _ = strategy.aggregate_train(number + 1, replies)
+    weights = {name: array.numpy() for name, array in arrays.items()}
+assert sys.modules["torch"] is None
+np.savez(sys.argv[3], accuracy=trainer.evaluate(weights, test)[1], **weights)
+"""
+
+
+def test_a_whole_federation_where_torch_cannot_be_imported_ends_where_torch_clients_end(made, digits, tmp_path):
+    model, content = made
+    (tmp_path / "training.tflite").write_bytes(content)
+    clients = [digits.client(i) for i in range(6)]
+    arrays = {f"{kind}{i}": getattr(client, kind) for i, client in enumerate(clients) for kind in "xy"}
+    np.savez(tmp_path / "data.npz", x=digits.test.x, y=digits.test.y, **arrays)
+    command = [sys.executable, "-c", FEDERATION, "training.tflite", "data.npz", "result.npz"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result = np.load(tmp_path / "result.npz")
+
+    from edgekit.server.evaluation import evaluate
+
+    weights = state(model)
+    for number in range(4):
+        updates = []
+        for i, client in enumerate(clients):
+            draws = [np.random.default_rng([number, i, kind]) for kind in range(2)]
+            updates.append(TorchTrainer(model).train(weights, LocalTask(client, *draws), LocalSettings(batch_size=8)))
+        total = sum(update.examples for update in updates)
+        weights = {
+            name: sum(update.arrays[name] * (update.examples / total) for update in updates).astype(np.float32)
+            for name in weights
+        }
+    accuracy = evaluate(model, weights, digits.test)[1]
+    assert accuracy > 0.6
+    assert abs(float(result["accuracy"]) - accuracy) < 0.01
+    assert max(np.abs(result[name] - array).max() for name, array in weights.items()) < 1e-4
