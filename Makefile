@@ -25,6 +25,7 @@ lint: .venv/installed
 bench: .venv/installed
 	$(BIN)/python benchmarks/simulation.py
 	$(BIN)/python benchmarks/example.py
+	$(BIN)/python benchmarks/tflite.py
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -142,6 +142,20 @@ class RunFolder:
         """Return `parent/name-001`, or the first number that is still free."""
         return next(path for n in range(1, 100_000) if not (path := parent / f"{name}-{n:03d}").exists())
 
+    def read_result(self) -> dict[str, Any]:
+        """Return what result.json holds.
+
+        Raises:
+            RunFolderError: the run has not finished, or the file is broken.
+        """
+        try:
+            found: dict[str, Any] = json.loads(self.result.read_text())
+        except FileNotFoundError:
+            raise RunFolderError(f"{self.path} has no result yet: go on with edgekit resume {self.path}") from None
+        except (OSError, ValueError) as error:
+            raise RunFolderError(f"cannot read {self.result}: {error}") from None
+        return found
+
     def write_json(self, path: Path, record: dict[str, Any]) -> None:
         """Write a JSON file of this run, whole or not at all."""
         write_whole(path, json.dumps(record, indent=2) + "\n")

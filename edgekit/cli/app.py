@@ -5,7 +5,7 @@ import sys
 import typer
 
 from edgekit import __version__
-from edgekit.cli import doctor, models, new, resume, run
+from edgekit.cli import doctor, export, inspect, models, new, resume, run
 from edgekit.cli.terminal import complain
 from edgekit.errors import EdgekitError
 
@@ -19,6 +19,8 @@ app = typer.Typer(
 )
 app.command()(run.run)
 app.command()(resume.resume)
+app.command()(export.export)
+app.command()(inspect.inspect)
 app.command()(new.new)
 app.command()(models.models)
 app.command()(doctor.doctor)

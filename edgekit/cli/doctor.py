@@ -6,6 +6,9 @@ import typer
 
 
 def doctor(
+    install: Annotated[
+        str, typer.Option(metavar="NAME", help="Install what needs an environment of its own: tflite-runtime.")
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Show this machine, and which extras are installed; for each missing one, the command that installs it.
@@ -13,16 +16,29 @@ def doctor(
     Example:
 
         edgekit doctor
+
+        edgekit doctor --install tflite-runtime
     """
     import json
+    import sys
 
     from rich.console import Console
 
     from edgekit.devices.host import describe, extras
+    from edgekit.errors import UsageError
+    from edgekit.export.runtimes import TFLITE_RUNTIME
 
+    environments = {"tflite-runtime": TFLITE_RUNTIME}
+    if install:
+        if install not in environments:
+            raise UsageError(f"--install {install}: there is {', '.join(environments)}")
+        print(f"Installing {environments[install].name} …", file=sys.stderr)
+        environments[install].install()
     machine, found = describe(), extras()
     if as_json:
-        print(json.dumps({"machine": machine, "extras": [extra.__dict__ for extra in found]}, indent=2))
+        own = {name: environment.installed for name, environment in environments.items()}
+        extras_found = [extra.__dict__ for extra in found]
+        print(json.dumps({"machine": machine, "extras": extras_found, "environments": own}, indent=2))
         return
     console = Console(highlight=False)
     for name, value in machine.items():
@@ -38,3 +54,8 @@ def doctor(
             console.print(
                 f"                 lacks {', '.join(extra.missing)}; install with: {extra.command}", markup=False
             )
+    for name, environment in environments.items():
+        mark = "[green]ok     [/green]" if environment.installed else "[yellow]missing[/yellow]"
+        console.print(f"{mark} [bold]{name}[/bold], in an environment of its own: the runtime that older boards have")
+        if not environment.installed:
+            console.print(f"                 install with: edgekit doctor --install {name}", markup=False)

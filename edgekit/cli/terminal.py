@@ -54,7 +54,7 @@ class Terminal:
 
     def notice(self, line: str) -> None:
         """Print a line, above the live one."""
-        self.console.print(f"  {line}", markup=False)
+        self.console.print(f"  {line}", markup=False, soft_wrap=True)
 
     def round(self, metrics: "RoundMetrics", rounds: int) -> None:
         """Show a round's figures: live on a terminal, else a plain line every few seconds."""
@@ -65,7 +65,7 @@ class Terminal:
             now = time.monotonic()
             if now - self._last_plain >= PLAIN_INTERVAL_SECONDS or metrics.round in (1, rounds):
                 self._last_plain = now
-                self.console.print(f"  {line}", markup=False)
+                self.console.print(f"  {line}", markup=False, soft_wrap=True)
             return
         if self._progress is None:
             self._progress, self._task = _live(self.console, rounds)

@@ -2,7 +2,7 @@
 
 import platform
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,10 +18,11 @@ from edgekit.data import FederatedDataset
 from edgekit.data import load as load_data
 from edgekit.errors import EdgekitError
 from edgekit.experiment import Experiment
-from edgekit.export import export
 from edgekit.export.convert import to_float32
+from edgekit.export.training.file import check_trainable
 from edgekit.models import ZOO, build
 from edgekit.neuromorphic.trace import trace
+from edgekit.pipeline import exporting
 from edgekit.pipeline.spiking import SpikingResult, make_spiking
 from edgekit.privacy import summary
 from edgekit.report import write_report
@@ -162,6 +163,11 @@ def _check_early(model: nn.Module, dataset: FederatedDataset, experiment: Experi
             to_float32(model, dataset.shape)
         except EdgekitError as error:
             raise type(error)(f"{error}; or set export.presets = []") from error
+    if experiment.export.training:
+        try:
+            check_trainable(model)
+        except EdgekitError as error:
+            raise type(error)(f"{error}; or set export.training = false") from error
 
 
 def _keep_model(
@@ -200,29 +206,24 @@ def _keep_model(
 
 
 def _export(job: Job, dataset: FederatedDataset, model: nn.Module) -> None:
-    experiment = job.experiment
+    settings = job.experiment.export
     job.result["tflite"] = {}
-    if not experiment.export.presets:
+    if not settings.presets and not settings.training:
         return
     job.listener.stage("export")
-    card = {
-        "edgekit": __version__,
-        "name": experiment.name,
-        "model": experiment.model.name,
-        "data": dataset.description,
-        "privacy": job.result["privacy_statement"],
-    }
     try:
-        done = export(model, dataset, experiment.export.presets, job.folder.export, card, experiment.export.tolerance)
+        exporting.write_files(
+            model,
+            dataset,
+            job.experiment,
+            job.folder,
+            job.result,
+            settings.presets,
+            settings.training,
+            job.listener.notice,
+        )
     except EdgekitError as error:
         _failed(job, "export", error)
-        return
-    for preset, file in done.items():
-        facts = asdict(file)
-        job.result["tflite"][preset] = {**facts, "path": str(file.path.relative_to(job.folder.path))}
-        job.listener.notice(
-            f"{facts['path'].name}: {file.bytes:,} bytes, accuracy {file.accuracy:.4f} in {next(iter(file.runtimes))}"
-        )
 
 
 def _spike(job: Job, dataset: FederatedDataset, model: nn.Module) -> SpikingResult | None:

@@ -16,6 +16,7 @@ from edgekit.report import pictures
 from edgekit.runfolder import RunFolder, read_lines, write_whole
 
 SHOWN_CLIENTS = 1000
+FORMS_BEGIN, FORMS_END = "<!-- forms -->", "<!-- /forms -->"
 
 
 @dataclass(frozen=True)
@@ -69,17 +70,13 @@ def write_report(
         drawn["raster"] = pictures.raster(sample.spikes, sample.layer_names)
         drawn["voltages"] = pictures.voltages(sample.voltages, dataset.classes, sample.label)
         drawn["sample"] = pictures.image(sample.example)
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(files("edgekit.report").joinpath("page.html").read_text())
-    page = template.render(
+    page = _template("page.html").render(
         result=result,
         experiment=experiment,
         settings=folder.experiment.read_text(),
         style=files("edgekit.report").joinpath("page.css").read_text(),
         pictures=drawn,
-        forms=_forms(folder, result),
+        forms=_forms_section(folder, result),
         rounds=rounds,
         shown_clients=len(shown),
         unreadable=unreadable,
@@ -90,6 +87,27 @@ def write_report(
         sample_label=None if sample is None else sample.label,
     )
     write_whole(folder.report, page)
+
+
+def renew_tflite(folder: RunFolder, result: dict[str, Any]) -> None:
+    """Bring an existing report's section of the model's forms up to date, after files were exported again."""
+    if not folder.report.exists():
+        return
+    before, found, rest = folder.report.read_text().partition(FORMS_BEGIN)
+    _, ended, after = rest.partition(FORMS_END)
+    if found and ended:
+        write_whole(folder.report, before + FORMS_BEGIN + _forms_section(folder, result) + FORMS_END + after)
+
+
+def _template(name: str) -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(files("edgekit.report").joinpath(name).read_text())
+
+
+def _forms_section(folder: RunFolder, result: dict[str, Any]) -> str:
+    return _template("forms.html").render(result=result, forms=_forms(folder, result))
 
 
 def _histogram(dataset: FederatedDataset, clients: Iterable[int]) -> tuple[NDArray[np.int64], int]:

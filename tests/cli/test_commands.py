@@ -17,7 +17,7 @@ from edgekit import arrays
 
 EDGEKIT = [str(Path(sys.executable).parent / "edgekit")]
 QUICK = ["data.clients=5", "federation.rounds=2", "export.presets=[]", "spiking.enabled=false", "privacy.unit=none"]
-COMMANDS = ["run", "resume", "new", "models", "doctor"]
+COMMANDS = ["run", "resume", "export", "inspect", "new", "models", "doctor"]
 
 
 def _run(*arguments, cwd, **kwargs):
@@ -180,7 +180,7 @@ def test_models_and_doctor_speak_to_people_and_machines(tmp_path):
     ]
     assert "Sandler" in _run("models", cwd=tmp_path).stdout
     found = json.loads(_run("doctor", "--json", cwd=tmp_path).stdout)
-    assert {extra["name"] for extra in found["extras"]} == {"train", "tflite", "spiking", "hub", "ray"}
+    assert {extra["name"] for extra in found["extras"]} == {"train", "tflite", "litert", "spiking", "hub", "ray"}
     assert not any(extra["missing"] for extra in found["extras"] if extra["name"] != "ray")
 
 

@@ -11,7 +11,7 @@ from edgekit import arrays, pipeline
 from edgekit import experiment as experiments
 from edgekit.cli.new import TEMPLATE
 from edgekit.errors import ConversionError, EdgekitError, ExportError, UsageError
-from edgekit.export import read_metadata
+from edgekit.export.metadata import read_metadata
 from edgekit.neuromorphic.loihi import load as load_loihi
 
 QUICK = ["data.clients=5", "federation.rounds=3", "privacy.sample_rate=0.5", "export.tolerance=0.3"]
@@ -62,7 +62,16 @@ def test_the_result_has_the_contracts_keys(finished):
     assert {"accuracy", "rounds", "parameters", "privacy", "tflite", "spiking", "seconds"} <= set(result)
     assert {"unit", "noise", "epsilon", "delta", "accountant"} <= set(result["privacy"])
     for facts in result["tflite"].values():
-        assert set(facts) == {"path", "bytes", "accuracy", "max_abs_error", "runtimes"}
+        assert {
+            "path",
+            "bytes",
+            "accuracy",
+            "max_abs_error",
+            "max_relative_error",
+            "runtimes",
+            "latency_us",
+            "operators",
+        } == set(facts)
     wanted = {
         "steps",
         "accuracy_float",

@@ -1,0 +1,124 @@
+"""`edgekit export`: .tflite files of a run, or of a module of the user's."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def export(
+    run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="A finished run's folder.")] = None,
+    preset: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="float32, float16, int8-weights, int8-dynamic, int8, int8-full; can be given several times. "
+            "By default those of the run's experiment."
+        ),
+    ] = None,
+    training: Annotated[bool, typer.Option("--training", help="Write the training graph, training.tflite.")] = False,
+    batch: Annotated[int | None, typer.Option(min=1, max=1024, help="Examples a step of the training graph.")] = None,
+    private: Annotated[
+        bool, typer.Option("--private/--no-private", help="Whether the training graph has a private step.")
+    ] = True,
+    runtime: Annotated[
+        list[str] | None,
+        typer.Option(help="Runtimes to check in: ai-edge-litert, tflite-runtime; can be given several times."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="package.module:Class", help="A torch module instead of a run.")
+    ] = None,
+    arguments: Annotated[str, typer.Option(metavar="JSON", help="With --model: the class's arguments.")] = "{}",
+    weights: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --model: its state, .safetensors or .pt.")
+    ] = None,
+    sample: Annotated[str, typer.Option(metavar="1,C,H,W", help="With --model: the shape of one input.")] = "",
+    calibration: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="With --model: real inputs, .npz with x and y or .npy; int8 needs them."),
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(min=0, max=1, help="With --model: share of answers that a file may change.")
+    ] = 0.01,
+    name: Annotated[str, typer.Option(help="With --model: the model's name, for the files' cards.")] = "",
+    licence: Annotated[str, typer.Option(help="The model's licence, for the files' cards.")] = "",
+    out: Annotated[Path | None, typer.Option(help="With --model: the folder; by default export/.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON and nothing else.")] = False,
+) -> None:
+    """Write .tflite files, each run in the runtimes that devices have and held against torch before it counts.
+
+    Examples:
+
+        edgekit export runs/digits-001 --preset int8-full --preset float16 --runtime tflite-runtime
+
+        edgekit export runs/digits-001 --training
+
+        edgekit export --model mynets:Net --weights net.safetensors --sample 1,1,28,28
+    """
+    import json
+    from typing import get_args
+
+    from edgekit.cli.terminal import Terminal
+    from edgekit.errors import UsageError
+    from edgekit.experiment import Preset, Runtime
+
+    presets: list[Any] = preset or []
+    for name, given, known in (("--preset", presets, get_args(Preset)), ("--runtime", runtime, get_args(Runtime))):
+        if unknown := [value for value in given or [] if value not in known]:
+            raise UsageError(f"{name} {unknown[0]}: there are {', '.join(known)}")
+    if (run is None) == (model is None):
+        raise UsageError("give a run's folder, or a module by --model package.module:Class")
+    alone = {"--weights": weights, "--sample": sample, "--calibration": calibration, "--out": out, "--name": name}
+    if run is not None and (misplaced := [option for option, value in alone.items() if value]):
+        raise UsageError(f"{misplaced[0]} belongs to --model; a run's files go into its folder")
+    with Terminal(silent=as_json) as terminal:
+        terminal.stage("export")
+        from edgekit.pipeline import exporting
+
+        if run is not None:
+            facts = exporting.export_run(
+                run, presets, training, runtime or [], batch, private, licence, terminal.notice
+            )
+        else:
+            assert model is not None
+            from edgekit.export.training.steps import Options
+
+            facts = exporting.export_module(
+                model,
+                _arguments(arguments),
+                weights,
+                _shape(sample),
+                calibration,
+                presets or ([] if training else ["float32"]),
+                runtime or ["ai-edge-litert"],
+                Options(batch or 16, private=private) if training else None,
+                tolerance,
+                out or Path("export"),
+                name or model.partition(":")[2],
+                licence,
+                terminal.notice,
+            )
+        if as_json:
+            print(json.dumps(facts, indent=2))
+
+
+def _shape(text: str) -> list[int]:
+    from edgekit.errors import UsageError
+
+    try:
+        return [int(size) for size in text.split(",")]
+    except ValueError:
+        raise UsageError(f"--sample {text!r}: give one input's shape with a batch of 1, as 1,1,28,28") from None
+
+
+def _arguments(text: str) -> dict[str, Any]:
+    import json
+
+    from edgekit.errors import UsageError
+
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise UsageError(f"--arguments {text!r}: give a JSON object, as '{{\"width\": 2}}'")
+    return found

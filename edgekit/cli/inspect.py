@@ -1,0 +1,55 @@
+"""`edgekit inspect`: what a file of ours, or any .tflite, holds; and whether it works."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def inspect(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .tflite, .safetensors, .nir or .npz file.")],
+    check: Annotated[bool, typer.Option("--check", help="Run a .tflite in the runtimes, and compare.")] = False,
+    runtime: Annotated[
+        list[str] | None,
+        typer.Option(help="With --check: ai-edge-litert, tflite-runtime; by default those that are installed."),
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="With --check: the run whose test set and network to hold it to.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """Show what a file holds. With --check a .tflite is run: by its run's test set, its self-test, or random numbers.
+
+    Example:
+
+        edgekit inspect runs/digits-001/export/int8.tflite --check
+    """
+    import json
+
+    from rich.console import Console
+
+    from edgekit.pipeline import inspecting
+
+    facts = inspecting.inspect(file)
+    if check:
+        facts["check"] = inspecting.check(file, runtime, run)
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    console = Console(highlight=False)
+    for line in _lines(facts):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _lines(facts: Any, indent: str = "") -> list[str]:
+    """Return nested facts as indented lines."""
+    lines = []
+    for name, value in facts.items():
+        if isinstance(value, dict) and value:
+            lines += [f"{indent}{name}", *_lines(value, indent + "  ")]
+        elif isinstance(value, list) and len(str(value)) > 200:
+            lines.append(f"{indent}{name}: {len(value)} entries")
+        else:
+            shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
+            lines.append(f"{indent}{name}: {shown}")
+    return lines

@@ -1,0 +1,316 @@
+"""The export stage, in a run and after it, and for modules that were never part of one."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from edgekit import __version__, arrays, plugins
+from edgekit import experiment as experiments
+from edgekit.clients.torch_trainer import load_weights
+from edgekit.data import FederatedDataset
+from edgekit.data import load as load_data
+from edgekit.errors import EdgekitError, ModelError, RunFolderError, UsageError
+from edgekit.experiment import Experiment, Preset
+from edgekit.export.tflite import Exported, Subject, check_calibration, export
+from edgekit.export.training.file import training_file
+from edgekit.export.training.steps import Options
+from edgekit.models import build
+from edgekit.report import renew_tflite
+from edgekit.runfolder import RunFolder, write_whole
+
+RANDOM_EXAMPLES = 64
+Notice = Callable[[str], None]
+
+
+def write_files(
+    model: nn.Module,
+    dataset: FederatedDataset,
+    experiment: Experiment,
+    folder: RunFolder,
+    result: dict[str, Any],
+    presets: Sequence[Preset],
+    training: bool,
+    notice: Notice,
+    private: bool = True,
+) -> None:
+    """Write a run's `export/PRESET.tflite` and `export/training.tflite`, each checked, and their facts into `result`.
+
+    Args:
+        model: the trained network.
+        dataset: the run's.
+        experiment: the run's.
+        folder: the run folder.
+        result: what result.json holds; its `tflite` and `training_graph` are set.
+        presets: number formats.
+        training: whether to write the training graph.
+        notice: told what was made.
+        private: whether the training graph has a private step.
+
+    Raises:
+        ExportError: a file cannot be made, or failed its check; the others are there.
+    """
+    card = {
+        "edgekit": __version__,
+        "name": experiment.name,
+        "model": experiment.model.name,
+        "data": dataset.description,
+        "privacy": result["privacy_statement"],
+        "licence": experiment.export.licence or "not stated",
+    }
+    settings = experiment.export
+    subject = Subject.of(model, dataset)
+    done: dict[str, Exported] = {}
+    failures: list[EdgekitError] = []
+    result.setdefault("tflite", {})
+    for preset in presets:
+        try:
+            done |= export(subject, [preset], folder.export, card, settings.tolerance, settings.runtimes)
+            result["tflite"][preset] = done[preset].facts(folder.path)
+        except EdgekitError as error:  # the others are still worth having
+            failures.append(error)
+    for line in table(done):
+        notice(line)
+    for failure in failures[1:]:
+        notice(str(failure))
+    if training:
+        notice("making the training graph")
+        options = replace(Options.of(experiment), private=private)
+        card["accuracy"] = result["accuracy"]
+        content, difference = training_file(
+            model, dataset.shape, len(dataset.classes), options, card, settings.runtimes
+        )
+        path = folder.export / "training.tflite"
+        write_whole(path, content)
+        result["training_graph"] = {
+            "path": str(path.relative_to(folder.path)),
+            "bytes": len(content),
+            "max_error": difference,
+            "batch": options.batch,
+            "clip": options.clip,
+        }
+        notice(f"training.tflite: {len(content):,} bytes, its steps differ from torch's by {difference:.0e}")
+    if failures:
+        raise failures[0]
+
+
+def export_run(
+    path: Path,
+    presets: Sequence[Preset],
+    training: bool,
+    runtimes: Sequence[str],
+    batch: int | None,
+    private: bool,
+    licence: str,
+    notice: Notice,
+) -> dict[str, Any]:
+    """Export a finished run's network again; result.json and the report are brought up to date.
+
+    Args:
+        path: the run folder.
+        presets: number formats; none are the experiment's.
+        training: whether to write the training graph.
+        runtimes: to check in; none are the experiment's.
+        batch: of the training graph; None is the experiment's.
+        private: whether the training graph has a private step.
+        licence: of the model; none is the experiment's.
+        notice: told what was made.
+
+    Returns:
+        What result.json holds of it.
+
+    Raises:
+        EdgekitError: this is no finished run, or a file cannot be made, or failed its check.
+    """
+    folder = RunFolder.open(path)
+    experiment = experiments.load(folder.experiment)
+    changed: dict[str, Any] = {}
+    if runtimes:
+        changed["runtimes"] = list(runtimes)
+    if batch:
+        changed["training_batch"] = batch
+    if licence:
+        changed["licence"] = licence
+    experiment = experiment.model_copy(update={"export": experiment.export.model_copy(update=changed)})
+    if not presets and not training:
+        presets = experiment.export.presets
+    result = folder.read_result()
+    model, dataset = load_run(folder, experiment)
+    notice(f"{experiment.model.name} of {folder.path}, accuracy {result['accuracy']:.4f}")
+    try:
+        write_files(model, dataset, experiment, folder, result, presets, training, notice, private)
+    finally:
+        folder.write_json(folder.result, result)
+        renew_tflite(folder, result)
+    return {name: result[name] for name in ("tflite", "training_graph") if name in result}
+
+
+def load_run(folder: RunFolder, experiment: Experiment) -> tuple[nn.Module, FederatedDataset]:
+    """Return a finished run's network with its trained weights, and its dataset.
+
+    Raises:
+        RunFolderError: it has no trained network, or one of another experiment.
+    """
+    if not folder.model.exists():
+        raise RunFolderError(f"{folder.path} holds no trained network yet: go on with edgekit resume {folder.path}")
+    whole_groups = experiment.privacy.unit == "client"
+    dataset = load_data(experiment.data, experiment.seed, whole_groups=whole_groups)
+    model = build(experiment.model, dataset.shape, len(dataset.classes), experiment.seed)
+    weights, _ = arrays.load(folder.model)
+    if problem := arrays.problem_with(weights, _state(model)):
+        raise RunFolderError(f"{folder.model} is not of the experiment's network: {problem}")
+    load_weights(model, weights)
+    return model.eval(), dataset
+
+
+def export_module(
+    model_path: str,
+    arguments: dict[str, Any],
+    weights: Path | None,
+    sample: Sequence[int],
+    calibration: Path | None,
+    presets: Sequence[Preset],
+    runtimes: Sequence[str],
+    options: Options | None,
+    tolerance: float,
+    folder: Path,
+    name: str,
+    licence: str,
+    notice: Notice,
+) -> dict[str, Any]:
+    """Export a user's own torch module, without a run.
+
+    Args:
+        model_path: `package.module:Class`.
+        arguments: of the class.
+        weights: its state, .safetensors or torch's .pt; None keeps what the class starts with.
+        sample: shape of an input, the batch of 1 first.
+        calibration: .npz with `x` (examples, ...) and perhaps `y`, or .npy of `x`; needed for int8 and int8-full.
+        presets: number formats.
+        runtimes: to check in.
+        options: of the training graph; None makes none.
+        tolerance: share of the network's own answers that a file may change.
+        folder: where the files go.
+        name: of the model, for its card.
+        licence: of the model, for its card.
+        notice: told what was made.
+
+    Raises:
+        EdgekitError: the module, its weights or the calibration data cannot be used, or a file failed its check.
+    """
+    if len(sample) < 2 or sample[0] != 1 or min(sample) < 1:
+        raise UsageError(
+            f"--sample {','.join(map(str, sample))}: give one input's shape with a batch of 1, as 1,1,28,28"
+        )
+    shape = tuple(sample[1:])
+    try:
+        made = plugins.load(model_path, "--model")(**arguments)
+    except EdgekitError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{model_path} cannot be built: {' '.join(str(error).split())}") from error
+    if not isinstance(made, nn.Module):
+        raise ModelError(f"{model_path} gave {type(made).__name__}, not a torch.nn.Module")
+    model = made.eval()
+    if weights is not None:
+        _take_weights(model, weights)
+    x, y = (None, None) if calibration is None else _examples(calibration, shape)
+    test = x if x is not None else np.random.default_rng(0).standard_normal((RANDOM_EXAMPLES, *shape), np.float32)
+    try:
+        with torch.no_grad():
+            scores = model(torch.from_numpy(test[:2]))
+    except Exception as error:
+        raise ModelError(f"{model_path} cannot take inputs of {shape}: {' '.join(str(error).split())}") from error
+    if not isinstance(scores, torch.Tensor) or scores.dim() != 2:
+        raise ModelError(f"{model_path} must give scores (batch, classes) for a batch of inputs")
+    classes = [str(number) for number in range(scores.shape[1])]
+    subject = Subject(model, shape, test, y, x, classes, None)
+    card = {"edgekit": __version__, "name": name, "model": model_path, "licence": licence or "not stated"}
+    card |= {"data": "not stated", "privacy": "not stated"}
+    measure = "agreement" if y is None else "accuracy"
+    card["measured"] = f"{measure} on {len(test)} {'random' if x is None else 'calibration'} examples"
+    result: dict[str, Any] = {"measured": card["measured"], "tflite": {}}
+    done = export(subject, presets, folder, card, tolerance, runtimes) if presets else {}
+    for preset, file in done.items():
+        result["tflite"][preset] = file.facts(folder)
+    for line in table(done, measure):
+        notice(line)
+    if options is not None:
+        content, error_found = training_file(model, shape, len(classes), options, card, runtimes)
+        write_whole(folder / "training.tflite", content)
+        result["training_graph"] = {"path": "training.tflite", "bytes": len(content), "max_error": error_found}
+        notice(f"training.tflite: {len(content):,} bytes, its steps differ from torch's by {error_found:.0e}")
+    return result
+
+
+def table(done: dict[str, Exported], measure: str = "accuracy") -> list[str]:
+    """Return what was measured as lines of a table: a row for each file and runtime."""
+    if not done:
+        return []
+    rows = [("file", "bytes", "runtime", measure, "max error", "median us")]
+    for preset, file in done.items():
+        for runtime, accuracy in file.runtimes.items():
+            rows.append(
+                (
+                    f"{preset}.tflite",
+                    f"{file.bytes:,}",
+                    runtime,
+                    f"{accuracy:.4f}",
+                    f"{100 * file.max_relative_error:.2g} %",
+                    f"{file.latency_us[runtime].median:.1f}",
+                )
+            )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    left = (0, 2)
+    return [
+        "  ".join(
+            cell.ljust(width) if column in left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+
+
+def _state(model: nn.Module) -> arrays.Weights:
+    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+
+
+def _take_weights(model: nn.Module, path: Path) -> None:
+    if not path.exists():
+        raise UsageError(f"--weights {path} does not exist")
+    if path.suffix == ".safetensors":
+        weights, _ = arrays.load(path)
+    else:
+        try:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+            found = found.get("state_dict", found)
+            weights = {name: tensor.numpy() for name, tensor in found.items()}
+        except Exception as error:
+            raise ModelError(
+                f"{path} holds no state that can be read safely: give .safetensors, or torch.save of a state_dict"
+            ) from error
+    if problem := arrays.problem_with(weights, _state(model)):
+        raise ModelError(f"{path} is not of this module: {problem}")
+    load_weights(model, weights)
+
+
+def _examples(path: Path, shape: tuple[int, ...]) -> tuple[Any, Any]:
+    """Read calibration examples: x (examples, *shape) and, if there, their labels."""
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        x, y = (loaded, None) if isinstance(loaded, np.ndarray) else (loaded["x"], loaded.get("y"))
+    except Exception as error:  # numpy and zipfile raise many kinds
+        raise UsageError(f"--calibration {path}: give .npz with x and perhaps y, or .npy of x ({error})") from None
+    if x.ndim == 0 or len(x) == 0 or x.shape[1:] != shape:
+        raise UsageError(
+            f"--calibration {path} holds x of shape {x.shape}, expected (examples, {', '.join(map(str, shape))})"
+        )
+    if y is not None:
+        if y.shape != x.shape[:1] or not np.issubdtype(y.dtype, np.integer):
+            raise UsageError(f"--calibration {path}: y must be {len(x)} class numbers, it is {y.dtype} of {y.shape}")
+        check_calibration(y)
+    return np.ascontiguousarray(x, np.float32), y

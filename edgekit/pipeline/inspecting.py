@@ -1,0 +1,146 @@
+"""What a file holds, and whether it works: for `edgekit inspect`."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit import arrays
+from edgekit import experiment as experiments
+from edgekit.data.federated import Floats
+from edgekit.errors import ExportError, UsageError
+from edgekit.export import runtimes
+from edgekit.export.metadata import describe
+from edgekit.export.verify import Ran, probe, run_examples
+from edgekit.runfolder import RunFolder
+
+LARGEST_DISAGREEMENT = 0.05
+"""Largest difference between runtimes relative to the largest score: integer kernels round differently by a step."""
+
+
+def inspect(path: Path) -> dict[str, Any]:
+    """Return what a file holds, as plain values.
+
+    Raises:
+        UsageError: there is no such file, or it is of no kind that edgekit knows.
+        EdgekitError: it is truncated or corrupt.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist")
+    kinds = {".tflite": _tflite, ".safetensors": _safetensors, ".nir": _nir, ".npz": _loihi}
+    if path.suffix not in kinds:
+        raise UsageError(f"{path}: edgekit knows {', '.join(kinds)} files")
+    return {"file": str(path), "bytes": path.stat().st_size, **kinds[path.suffix](path)}
+
+
+def check(path: Path, names: Sequence[str] | None, run: Path | None) -> dict[str, Any]:
+    """Run a .tflite in runtimes, and see that it works in each, and alike.
+
+    A file in a run's folder is held against the run's network on its test set; another one of ours against its
+    self-test; any other one, and a training graph, only against itself: the runtimes must agree on random numbers.
+
+    Args:
+        path: the file.
+        names: of runtimes; None are those installed here.
+        run: the run folder; None takes the one that the file lies in, if any.
+
+    Returns:
+        Per runtime: accuracy where a test set is known, largest error, latency.
+
+    Raises:
+        ExportError: it fails in a runtime, or gives other scores than it should.
+    """
+    if path.suffix != ".tflite":
+        raise UsageError(f"--check runs .tflite files, not {path.name}")
+    content = path.read_bytes()
+    if names is None:
+        names = [name for name in runtimes.NAMES if name != "tflite-runtime" or runtimes.TFLITE_RUNTIME.installed]
+    runtimes.check(names)
+    metadata = describe(content)["metadata"] or {}
+    folder = run or path.absolute().parent.parent
+    in_run = run is not None or (folder / "experiment.toml").is_file()
+    if in_run and metadata.get("kind") != "training":
+        return _against_run(content, RunFolder.open(folder), names)
+    if "self_test" in metadata:
+        from edgekit.export.tflite import self_test_examples
+
+        expected = np.array(metadata["self_test"]["scores"], np.float32)
+        ran = {name: run_examples(content, self_test_examples(metadata["input"]["shape"][1:]), name) for name in names}
+        return {name: _compared(name, one, expected) for name, one in ran.items()}
+    ran = {name: probe(content, name) for name in names}
+    first = next(iter(ran.values())).scores
+    if not np.isfinite(first).all():
+        raise ExportError(f"in {names[0]} the file gives values that are not finite")
+    return {name: _compared(name, one, first) for name, one in ran.items()}
+
+
+def _compared(name: str, ran: Ran, expected: Floats) -> dict[str, Any]:
+    error = float(np.abs(ran.scores - expected).max()) if ran.scores.shape == expected.shape else float("inf")
+    if not error <= LARGEST_DISAGREEMENT * max(1.0, float(np.abs(expected).max())):
+        raise ExportError(f"in {name} the file gives scores that differ by {error:.2g} from those it should give")
+    return {"max_abs_error": error, "latency_us": asdict(ran.latency)}
+
+
+def _against_run(content: bytes, folder: RunFolder, names: Sequence[str]) -> dict[str, Any]:
+    import torch
+
+    from edgekit.export.tflite import as_device
+    from edgekit.pipeline.exporting import load_run
+
+    experiment = experiments.load(folder.experiment)
+    model, dataset = load_run(folder, experiment)
+    with torch.no_grad():
+        reference = np.concatenate([model(part).numpy() for part in torch.from_numpy(dataset.test.x).split(500)])
+    expected = float((reference.argmax(1) == dataset.test.y).mean())
+    result = {}
+    for name in names:
+        ran = run_examples(content, as_device(dataset.test.x), name)
+        accuracy = float((ran.scores.argmax(1) == dataset.test.y).mean()) if len(ran.scores) else 0.0
+        if not accuracy >= expected - max(experiment.export.tolerance, 1.5 / len(dataset.test)):
+            raise ExportError(f"in {name} the file has accuracy {accuracy:.4f}, the run's network {expected:.4f}")
+        error = float(np.abs(ran.scores - reference).max())
+        result[name] = {"accuracy": round(accuracy, 6), "max_abs_error": error, "latency_us": asdict(ran.latency)}
+    return result
+
+
+def _tflite(path: Path) -> dict[str, Any]:
+    return {key: value for key, value in describe(path.read_bytes()).items() if key != "bytes"}
+
+
+def _safetensors(path: Path) -> dict[str, Any]:
+    found, description = arrays.load(path)
+    total = sum(array.size for array in found.values())
+    shapes = {name: f"{array.dtype} {list(array.shape)}" for name, array in found.items()}
+    return {"values": total, "arrays": shapes, "description": description}
+
+
+def _loihi(path: Path) -> dict[str, Any]:
+    from edgekit.neuromorphic import loihi
+
+    network = loihi.load(path)
+    layers = {
+        layer.name: {"shape": list(layer.shape), "threshold": layer.threshold, "reset": layer.reset}
+        for layer in network.layers
+    }
+    return {
+        "steps": network.steps,
+        "input": list(network.input_shape),
+        "classes": len(network.classes),
+        "layers": layers,
+    }
+
+
+def _nir(path: Path) -> dict[str, Any]:
+    try:
+        import nir
+    except ImportError:
+        from edgekit.errors import MissingExtraError
+
+        raise MissingExtraError("nir", "spiking") from None
+    try:
+        graph = nir.read(path)
+    except Exception as error:
+        raise UsageError(f"{path} is not a readable .nir file: {' '.join(str(error).split())[:200]}") from error
+    return {"nodes": {name: type(node).__name__ for name, node in graph.nodes.items()}, "edges": len(graph.edges)}
