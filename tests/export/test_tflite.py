@@ -124,6 +124,18 @@ def test_the_metadata_is_there_for_any_reader_of_flatbuffers(trained, digits, tm
     assert len([e for e in schema.ModelT.InitFromPackedBuf(again, 0).metadata if e.name == b"edgekit.json"]) == 1
 
 
+def test_packing_a_file_tightly_changes_no_score(trained, digits):
+    """Also where the quantiser puts weights behind the flatbuffer, which it does from some size on."""
+    x = tflite.as_device(digits.test.x[:20])
+    wide = build(Model(norm="weight-standardised", width=8.0), digits.shape, 10, 0, digits.calibration.x)
+    for model in (trained, wide):
+        plain = quantise.quantise(to_float32(model, digits.shape), "int8", "image", x)
+        packed = add_metadata(plain, {"name": "test"})
+        assert len(packed) < 0.95 * len(plain)
+        assert np.array_equal(run_examples(packed, x).scores, run_examples(plain, x).scores)
+    assert any(buffer.offset > 1 for buffer in schema.ModelT.InitFromPackedBuf(plain, 0).buffers)
+
+
 def test_a_file_of_another_kind_is_refused():
     with pytest.raises(ExportError, match="not a .tflite file"):
         read_metadata(b"PK\x03\x04 something else")
