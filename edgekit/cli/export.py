@@ -62,9 +62,9 @@ def export(
     from edgekit.experiment import Preset, Runtime
 
     presets: list[Any] = preset or []
-    for name, given, known in (("--preset", presets, get_args(Preset)), ("--runtime", runtime, get_args(Runtime))):
+    for option, given, known in (("--preset", presets, get_args(Preset)), ("--runtime", runtime, get_args(Runtime))):
         if unknown := [value for value in given or [] if value not in known]:
-            raise UsageError(f"{name} {unknown[0]}: there are {', '.join(known)}")
+            raise UsageError(f"{option} {unknown[0]}: there are {', '.join(known)}")
     if (run is None) == (model is None):
         raise UsageError("give a run's folder, or a module by --model package.module:Class")
     alone = {"--weights": weights, "--sample": sample, "--calibration": calibration, "--out": out, "--name": name}

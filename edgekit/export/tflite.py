@@ -123,9 +123,7 @@ def export(
     """
     runtimes.check(claimed)
     test = as_device(subject.test)
-    with torch.no_grad():
-        parts = torch.split(torch.from_numpy(subject.test), 500)
-        reference = np.concatenate([subject.model.eval()(part).numpy() for part in parts])
+    reference = own_scores(subject.model, subject.test)
     float32 = to_float32(subject.model, subject.shape)
     calibration = None if subject.calibration is None else as_device(subject.calibration)
     done: dict[str, Exported] = {}
@@ -133,7 +131,7 @@ def export(
         needed = calibration if preset in CALIBRATED else None
         content = quantise(float32, preset, input_name(subject.shape), needed)
         ran = {name: run_examples(content, test, name) for name in claimed}
-        checked = {name: _check(preset, name, one, reference, subject.labels, tolerance) for name, one in ran.items()}
+        checked = {name: check(preset, name, one, reference, subject.labels, tolerance) for name, one in ran.items()}
         accuracy = {runtimes.label(name): share for name, (share, _) in checked.items()}
         first = next(iter(accuracy.values()))
         facts = {**_facts(subject, preset, content), "accuracy": first, "runtimes": list(accuracy)}
@@ -189,10 +187,24 @@ def _facts(subject: Subject, preset: str, content: bytes) -> dict[str, Any]:
     }
 
 
-def _check(
+def own_scores(model: nn.Module, x: Floats) -> Floats:
+    """Return what torch gives for examples, (examples, classes)."""
+    with torch.no_grad():
+        return np.concatenate([model.eval()(part).numpy() for part in torch.from_numpy(x).split(500)])
+
+
+def check(
     preset: str, runtime: str, ran: Ran, reference: Floats, labels: Integers | None, tolerance: float
 ) -> tuple[float, float]:
     """Return a file's accuracy in a runtime, and its largest error.
+
+    Args:
+        preset: the file's number format.
+        runtime: where it ran.
+        ran: what it gave.
+        reference: the network's own scores.
+        labels: of the examples; None takes the network's own answers.
+        tolerance: accuracy that may be lost.
 
     Raises:
         ExportError: the scores are not torch's (float32), or lose too much accuracy (the others).

@@ -62,7 +62,7 @@ def check(path: Path, names: Sequence[str] | None, run: Path | None) -> dict[str
     folder = run or path.absolute().parent.parent
     in_run = run is not None or (folder / "experiment.toml").is_file()
     if in_run and metadata.get("kind") != "training":
-        return _against_run(content, RunFolder.open(folder), names)
+        return _against_run(content, metadata.get("preset", path.stem), RunFolder.open(folder), names)
     if "self_test" in metadata:
         from edgekit.export.tflite import self_test_examples
 
@@ -83,25 +83,18 @@ def _compared(name: str, ran: Ran, expected: Floats) -> dict[str, Any]:
     return {"max_abs_error": error, "latency_us": asdict(ran.latency)}
 
 
-def _against_run(content: bytes, folder: RunFolder, names: Sequence[str]) -> dict[str, Any]:
-    import torch
-
-    from edgekit.export.tflite import as_device
+def _against_run(content: bytes, preset: str, folder: RunFolder, names: Sequence[str]) -> dict[str, Any]:
+    from edgekit.export import tflite
     from edgekit.pipeline.exporting import load_run
 
     experiment = experiments.load(folder.experiment)
     model, dataset = load_run(folder, experiment)
-    with torch.no_grad():
-        reference = np.concatenate([model(part).numpy() for part in torch.from_numpy(dataset.test.x).split(500)])
-    expected = float((reference.argmax(1) == dataset.test.y).mean())
+    reference = tflite.own_scores(model, dataset.test.x)
     result = {}
     for name in names:
-        ran = run_examples(content, as_device(dataset.test.x), name)
-        accuracy = float((ran.scores.argmax(1) == dataset.test.y).mean()) if len(ran.scores) else 0.0
-        if not accuracy >= expected - max(experiment.export.tolerance, 1.5 / len(dataset.test)):
-            raise ExportError(f"in {name} the file has accuracy {accuracy:.4f}, the run's network {expected:.4f}")
-        error = float(np.abs(ran.scores - reference).max())
-        result[name] = {"accuracy": round(accuracy, 6), "max_abs_error": error, "latency_us": asdict(ran.latency)}
+        ran = run_examples(content, tflite.as_device(dataset.test.x), name)
+        accuracy, error = tflite.check(preset, name, ran, reference, dataset.test.y, experiment.export.tolerance)
+        result[name] = {"accuracy": accuracy, "max_abs_error": error, "latency_us": asdict(ran.latency)}
     return result
 
 
