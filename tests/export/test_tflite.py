@@ -69,7 +69,7 @@ def test_every_preset_keeps_the_accuracy_in_both_runtimes(preset, trained, digit
     assert done.path == tmp_path / f"{preset}.tflite"
     assert done.bytes == done.path.stat().st_size
     assert all(0 < taken.min <= taken.median <= taken.max for taken in done.latency_us.values())
-    assert done.max_abs_error < (1e-4 if preset == "float32" else 20)
+    assert done.max_relative_error < (1e-5 if preset == "float32" else 0.1)  # scores do not saturate
     interpreter = Interpreter(model_path=str(done.path))
     assert interpreter.get_signature_list() == {"classify": {"inputs": ["image"], "outputs": ["scores"]}}
     (source,) = interpreter.get_input_details()
