@@ -13,7 +13,7 @@ from edgekit.data import Examples
 from edgekit.data.federated import Floats, Integers
 from edgekit.errors import DataError, MissingExtraError, ModelError, PrivacyError, TrainingError
 from edgekit.export.metadata import read_metadata
-from edgekit.privacy import Charge, Ledger, mechanism
+from edgekit.privacy import Charge, Ledger, mechanism, sensitivity
 
 ACCOUNTANT = "rdp-integer"
 """What a device reckons with: it needs no package."""
@@ -60,7 +60,7 @@ def _charge(settings: LocalSettings, number: int) -> Charge | None:
         noise, rate, steps = settings.noise_multiplier, settings.sample_rate, settings.steps
         return Charge(number, "example", "client", noise, rate, steps, None, draw)
     if settings.work == "sgd" and settings.update_clip and settings.update_noise:
-        noise = settings.update_noise / (2 * settings.update_clip)  # any update may replace any other: Plan.sensitivity
+        noise = settings.update_noise / sensitivity("client", "client", settings.update_clip)
         return Charge(number, "client", "client", noise, 1.0, 1, None, draw)
     return None
 

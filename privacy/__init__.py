@@ -2,7 +2,7 @@
 
 from edgekit.privacy.accounting import epsilon, solve_noise_multiplier
 from edgekit.privacy.ledger import Charge, Ledger
-from edgekit.privacy.plan import Plan, make_plan
+from edgekit.privacy.plan import Plan, make_plan, sensitivity
 from edgekit.privacy.statement import covered, not_covered, summary
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "epsilon",
     "make_plan",
     "not_covered",
+    "sensitivity",
     "solve_noise_multiplier",
     "summary",
 ]

@@ -36,6 +36,15 @@ class Charge:
     clients: tuple[int, ...] | None
     draw: str
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be counted.
+
+        Raises:
+            PrivacyError: a number is out of range.
+        """
+        if not (isfinite(self.noise_multiplier) and 0 < self.sample_rate <= 1 and self.steps >= 1):
+            raise PrivacyError(f"this is not a charge that can be counted: {self}")
+
 
 class Ledger:
     """Charges of one run, in `privacy.jsonl`.
@@ -74,7 +83,6 @@ class Ledger:
                 f"{self.path} holds round {charge.round} with other settings: the privacy of a run under way cannot be "
                 "changed; start a new run"
             )
-        _check(charge)
         append_line(self.path, asdict(charge))
         self._count(charge)
 
@@ -101,7 +109,6 @@ class Ledger:
         return len({charge.round for charge in self._charges})
 
     def _count(self, charge: Charge) -> None:
-        _check(charge)
         self._charges.add(charge)
         key = (charge.noise_multiplier, charge.sample_rate)
         for counter in self._counters(charge.clients):
@@ -118,8 +125,3 @@ class Ledger:
         if key not in self._epsilons:
             self._epsilons[key] = epsilon(history, delta, accountant)
         return self._epsilons[key]
-
-
-def _check(charge: Charge) -> None:
-    if not (isfinite(charge.noise_multiplier) and 0 < charge.sample_rate <= 1 and charge.steps >= 1):
-        raise PrivacyError(f"this is not a charge that can be counted: {charge}")

@@ -38,13 +38,23 @@ class Plan:
 
     @property
     def sensitivity(self) -> float:
-        """How far one unit can move what is released.
+        """How far one unit can move what is released."""
+        return sensitivity(self.unit, self.noise, self.clip)
 
-        Adding or removing an example or a client moves a clipped sum by `clip`. A client that adds its own noise hides
-        its whole update from a server that knows it takes part: there, any update may replace any other, which moves
-        it by twice the bound.
-        """
-        return 2 * self.clip if (self.unit, self.noise) == ("client", "client") else self.clip
+
+def sensitivity(unit: str, noise: str, clip: float) -> float:
+    """Return how far one unit can move what is released.
+
+    Adding or removing an example or a client moves a clipped sum by `clip`. A client that adds its own noise hides its
+    whole update from a server that knows it takes part: there, any update may replace any other, which moves it by
+    twice the bound.
+
+    Args:
+        unit: `example` or `client`.
+        noise: who adds it, `server` or `client`.
+        clip: l2 bound on one unit's contribution.
+    """
+    return 2 * clip if (unit, noise) == ("client", "client") else clip
 
 
 def make_plan(settings: Privacy, rounds: int, cohort_rate: float, epochs: int) -> Plan:

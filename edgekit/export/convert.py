@@ -53,12 +53,7 @@ def to_float32(model: nn.Module, shape: tuple[int, ...]) -> bytes:
         ExportError: an operator cannot be converted; its layer is named.
     """
     check_size(model)
-    os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")
-    with quiet():
-        try:
-            import litert_torch
-        except ImportError:
-            raise MissingExtraError("litert-torch", "tflite") from None
+    litert_torch = converter()
     made = with_fast_group_norms(fold_weight_standardisation(copy.deepcopy(model)))
     wrapped = _Signature(made, len(shape) == 3).eval()
     sample = {input_name(shape): torch.zeros(1, *device_shape(shape))}
@@ -68,6 +63,21 @@ def to_float32(model: nn.Module, shape: tuple[int, ...]) -> bytes:
     except Exception as error:  # the converter raises whatever its passes raise
         raise ExportError(_explain(error, wrapped, sample)) from error
     return content
+
+
+def converter() -> Any:
+    """Return the module litert_torch, silenced.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")
+    with quiet():
+        try:
+            import litert_torch
+        except ImportError:
+            raise MissingExtraError("litert-torch", "tflite") from None
+    return litert_torch
 
 
 def check_size(model: nn.Module) -> None:

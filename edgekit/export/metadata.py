@@ -19,9 +19,13 @@ def _schema() -> Any:
     return schema_py_generated
 
 
-def _parsed(content: bytes) -> Any:
+def _check_mark(content: bytes) -> None:
     if content[4:8] != b"TFL3":
         raise ExportError("not a .tflite file: it lacks the mark TFL3")
+
+
+def _parsed(content: bytes) -> Any:
+    _check_mark(content)
     try:
         model = _schema().ModelT.InitFromPackedBuf(content, 0)
         for buffer in model.buffers:  # some writers put the data behind the flatbuffer, and its place into the buffer
@@ -84,8 +88,7 @@ def read_metadata(content: bytes) -> dict[str, Any] | None:
     Raises:
         ExportError: this is not a .tflite.
     """
-    if content[4:8] != b"TFL3":
-        raise ExportError("not a .tflite file: it lacks the mark TFL3")
+    _check_mark(content)
     try:
         return _entry(content)
     except Exception as error:  # a reader of flatbuffers follows offsets wherever they lead

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ SELF_TEST_EXAMPLES = 4
 
 @dataclass(frozen=True)
 class Subject:
-    """A network to export, and what its files are checked on.
+    """A network to export, and what its files are checked on. What all presets share is made once.
 
     Attributes:
         model: the network.
@@ -56,6 +57,16 @@ class Subject:
         return cls(
             model, dataset.shape, test.x, test.y, calibration.x, list(dataset.classes), dict(dataset.normalisation)
         )
+
+    @cached_property
+    def scores(self) -> Floats:
+        """What torch gives for the test examples."""
+        return own_scores(self.model, self.test)
+
+    @cached_property
+    def float32(self) -> bytes:
+        """The float32 file that every preset starts from."""
+        return to_float32(self.model, self.shape)
 
 
 @dataclass(frozen=True)
@@ -123,18 +134,22 @@ def export(
     """
     runtimes.check(claimed)
     test = as_device(subject.test)
-    reference = own_scores(subject.model, subject.test)
-    float32 = to_float32(subject.model, subject.shape)
+    reference = subject.scores
     calibration = None if subject.calibration is None else as_device(subject.calibration)
     done: dict[str, Exported] = {}
     for preset in presets:
         needed = calibration if preset in CALIBRATED else None
-        content = quantise(float32, preset, input_name(subject.shape), needed)
+        content = quantise(subject.float32, preset, input_name(subject.shape), needed)
         ran = {name: run_examples(content, test, name) for name in claimed}
         checked = {name: check(preset, name, one, reference, subject.labels, tolerance) for name, one in ran.items()}
         accuracy = {runtimes.label(name): share for name, (share, _) in checked.items()}
         first = next(iter(accuracy.values()))
-        facts = {**_facts(subject, preset, content), "accuracy": first, "runtimes": list(accuracy)}
+        described = describe(content)
+        facts = {
+            **_facts(subject, preset, content, described["signatures"]),
+            "accuracy": first,
+            "runtimes": list(accuracy),
+        }
         content = add_metadata(content, {**facts, **card})
         path = folder / f"{preset}.tflite"
         write_whole(path, content)
@@ -147,7 +162,7 @@ def export(
             largest / max(1.0, float(np.abs(reference).max())),
             accuracy,
             {runtimes.label(name): one.latency for name, one in ran.items()},
-            describe(content)["operators"],
+            described["operators"],
         )
     return done
 
@@ -163,9 +178,9 @@ def self_test_examples(shape: Sequence[int]) -> Floats:
     return rng.standard_normal((SELF_TEST_EXAMPLES, *shape)).astype(np.float32)
 
 
-def _facts(subject: Subject, preset: str, content: bytes) -> dict[str, Any]:
+def _facts(subject: Subject, preset: str, content: bytes, signatures: dict[str, Any]) -> dict[str, Any]:
     shape = device_shape(subject.shape)
-    (signature,) = describe(content)["signatures"].values()
+    (signature,) = signatures.values()
     ((name, source),) = signature["inputs"].items()
     ((_, target),) = signature["outputs"].items()
     return {

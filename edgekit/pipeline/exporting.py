@@ -81,21 +81,27 @@ def write_files(
         notice("making the training graph")
         options = replace(Options.of(experiment), private=private)
         card["accuracy"] = result["accuracy"]
-        content, difference = training_file(
-            model, dataset.shape, len(dataset.classes), options, card, settings.runtimes
-        )
-        path = folder.export / "training.tflite"
-        write_whole(path, content)
-        result["training_graph"] = {
-            "path": str(path.relative_to(folder.path)),
-            "bytes": len(content),
-            "max_error": difference,
-            "batch": options.batch,
-            "clip": options.clip,
-        }
-        notice(f"training.tflite: {len(content):,} bytes, its steps differ from torch's by {difference:.0e}")
+        facts = _write_training(subject, options, card, settings.runtimes, folder.export, folder.path, notice)
+        result["training_graph"] = {**facts, "batch": options.batch, "clip": options.clip}
     if failures:
         raise failures[0]
+
+
+def _write_training(
+    subject: Subject,
+    options: Options,
+    card: dict[str, Any],
+    runtimes: Sequence[str],
+    folder: Path,
+    beside: Path,
+    notice: Notice,
+) -> dict[str, Any]:
+    """Write `folder/training.tflite`; return its facts, the path relative to `beside`."""
+    content, difference = training_file(subject.model, subject.shape, len(subject.classes), options, card, runtimes)
+    path = folder / "training.tflite"
+    write_whole(path, content)
+    notice(f"training.tflite: {len(content):,} bytes, its steps differ from torch's by {difference:.0e}")
+    return {"path": str(path.relative_to(beside)), "bytes": len(content), "max_error": difference}
 
 
 def export_run(
@@ -240,10 +246,7 @@ def export_module(
     for line in table(done, measure):
         notice(line)
     if options is not None:
-        content, error_found = training_file(model, shape, len(classes), options, card, runtimes)
-        write_whole(folder / "training.tflite", content)
-        result["training_graph"] = {"path": "training.tflite", "bytes": len(content), "max_error": error_found}
-        notice(f"training.tflite: {len(content):,} bytes, its steps differ from torch's by {error_found:.0e}")
+        result["training_graph"] = _write_training(subject, options, card, runtimes, folder, folder, notice)
     return result
 
 

@@ -1,7 +1,6 @@
 """Make a training file, and hold its steps against torch's before it counts."""
 
 import copy
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,9 +11,9 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from edgekit.arrays import Array
-from edgekit.errors import ExportError, MissingExtraError
+from edgekit.errors import ExportError
 from edgekit.export import runtimes
-from edgekit.export.convert import check_size, device_shape, reason
+from edgekit.export.convert import check_size, converter, device_shape, reason
 from edgekit.export.metadata import add_metadata
 from edgekit.export.quiet import quiet
 from edgekit.export.training.steps import Options, Step, Steps
@@ -168,12 +167,7 @@ def _samples(steps: Steps, shape: tuple[int, ...], classes: int, seed: int = 0) 
 
 
 def _convert(steps: Steps, samples: dict[str, dict[str, Tensor]]) -> bytes:
-    os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")
-    with quiet():
-        try:
-            import litert_torch
-        except ImportError:
-            raise MissingExtraError("litert-torch", "tflite") from None
+    made = converter()
     modules = {}
     for name, sample in samples.items():
         try:
@@ -184,12 +178,11 @@ def _convert(steps: Steps, samples: dict[str, dict[str, Tensor]]) -> bytes:
             raise ExportError(f"the network's {name} step cannot be traced: {reason(error)}") from error
     try:
         # `parameters` comes last: it has no operators, and XNNPACK takes no graph that follows such a one in the file.
-        converter = litert_torch
         for name, sample in samples.items():
-            converter = converter.signature(name, modules[name], None, sample)
-        converter = converter.signature("parameters", _Initial(steps.initial()), None, {})
+            made = made.signature(name, modules[name], None, sample)
+        made = made.signature("parameters", _Initial(steps.initial()), None, {})
         with quiet():
-            content: bytes = converter.convert().model_content()
+            content: bytes = made.convert().model_content()
     except Exception as error:  # the converter raises whatever its passes raise
         raise ExportError(f"the training graph cannot be converted: {reason(error)}") from error
     return content

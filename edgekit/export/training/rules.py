@@ -18,8 +18,6 @@ from edgekit.errors import ExportError
 from edgekit.export.training import operators
 from edgekit.export.training.operators import Pair
 
-Each = dict[str, Tensor]
-
 
 class Rules(TorchFunctionMode):
     """The mode, for one run of a module.
