@@ -57,12 +57,34 @@ class Environment:
         (folder / "installed").touch()
 
     def _base(self) -> str:
+        """Find the right Python: our own, one on the PATH or of pyenv, or one that uv knows or can fetch."""
         if f"{sys.version_info.major}.{sys.version_info.minor}" == self.python:
             return sys.executable
-        found = shutil.which(f"python{self.python}")
-        if found is None:
-            raise EdgekitError(f"{self.name} needs Python {self.python}: put python{self.python} on the PATH")
-        return found
+        found = [shutil.which(f"python{self.python}")]
+        pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+        found += sorted(str(path) for path in pyenv.glob(f"versions/{self.python}.*/bin/python"))
+        for candidate in found:
+            if candidate is not None and self._is_right(candidate):
+                return candidate
+        try:
+            import uv
+
+            tool = uv.find_uv_bin()
+            self._run([tool, "python", "install", "--quiet", self.python])
+            asked = subprocess.run([tool, "python", "find", self.python], capture_output=True, text=True, check=True)
+            return asked.stdout.strip()
+        except (ImportError, FileNotFoundError, subprocess.CalledProcessError, EdgekitError):
+            raise EdgekitError(
+                f"{self.name} needs Python {self.python}, and none was found or could be fetched: install it, with your "
+                f"system's packages, pyenv or uv, so that python{self.python} is on the PATH"
+            ) from None
+
+    def _is_right(self, python: str) -> bool:
+        """Whether this is really that Python: a shim of pyenv may stand for one that is not there."""
+        command = [python, "-c", "import sys, venv; print(sys.version_info[:2])"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        major, minor = self.python.split(".")
+        return done.returncode == 0 and done.stdout.strip() == f"({major}, {minor})"
 
     def _run(self, command: list[str]) -> None:
         try:

@@ -41,6 +41,10 @@ class ConversionError(EdgekitError):
     """A network cannot be turned into spiking form."""
 
 
+class LavaError(EdgekitError):
+    """Lava is not there, failed, or hung."""
+
+
 class RunFolderError(EdgekitError):
     """A run folder cannot be written, read or resumed."""
 

@@ -87,6 +87,10 @@ class Model(Section):
     name: str = "dscnn"
     norm: Literal["group", "weight-standardised", "none"] = "none"
     width: Positive = 1.0
+    activation: Literal["relu", "qcfs"] = "relu"
+    """`qcfs` trains the ReLUs as the spikes that will stand for them (Bu et al. 2022)."""
+    levels: Annotated[int, Field(ge=1, le=256)] = 4
+    """Levels of `qcfs`; with as many time steps each spike stands for one."""
     arguments: Arguments = {}
 
 
@@ -156,9 +160,20 @@ class Spiking(Section):
 
     enabled: bool = True
     steps: Annotated[int, Field(ge=1, le=256)] = 8
-    percentile: Annotated[float, Field(gt=50, le=100)] = 99.9
+    coding: Literal["current", "rate", "latency"] = "current"
     input_bits: Annotated[int, Field(ge=1, le=6)] = 4
+    scaling: Literal["channel", "layer"] = "channel"
+    """Whether each channel has a threshold of its own, or a layer's channels share one."""
+    percentile: Annotated[float, Field(gt=50, le=100)] = 99.9
+    reset: Literal["soft", "hard"] = "soft"
+    voltage_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the voltage that a neuron loses in a step; 0 makes integrate-and-fire neurons."""
+    current_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of its current that a neuron loses in a step; 1 lets the current last one step."""
     tune: bool = True
+    weight_bits: Annotated[int, Field(ge=2, le=8)] = 8
+    chip: Literal["loihi-1", "loihi-2"] = "loihi-2"
+    """The chip whose limits the network is held to."""
 
 
 class Experiment(Section):

@@ -1,23 +1,29 @@
 """From a trained network to a spiking one: threshold balancing (Diehl et al. 2015; Rueckauer et al. 2017)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.utils import _pair
 
 from edgekit.data import Examples
 from edgekit.errors import ConversionError
 from edgekit.experiment import Spiking
+from edgekit.models.norm import fold_weight_standardisation
+from edgekit.models.spiking import SpikingNet
+from edgekit.neuromorphic.coding import Coding, Floats
 from edgekit.neuromorphic.expression import Expression, Term
 from edgekit.neuromorphic.network import INPUT, SpikingLayer, SpikingNetwork, Synapse
-from edgekit.neuromorphic.trace import Traced, trace
+from edgekit.neuromorphic.trace import Neurons, Traced, trace
 
 LARGEST_FREEZING_LOSS = 0.1
 """Accuracy on the calibration examples that freezing norms may cost; beyond it the spiking form is refused."""
 SMALLEST_THRESHOLD = 0.1
 """Of a channel, as a share of its layer's largest."""
+STANDING_DECAY = 1 / 4096
+"""The smallest decay of a current on Loihi: over a few steps it stays."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +59,11 @@ def convert(model: nn.Module, calibration: Examples, classes: list[str], setting
     Raises:
         ConversionError: a layer has no spiking form, or freezing its norm costs too much.
     """
+    if isinstance(model, SpikingNet):
+        return _of_spiking(model, calibration, classes, settings)
     x = torch.from_numpy(calibration.x)
     traced = trace(model, tuple(x.shape[1:]), x)
-    activations, scores = _activations(traced, x)
+    activations, scores = _activations(traced, x.reshape(len(x), *traced.input_shape))
     labels = torch.from_numpy(calibration.y)
     before = float((model.eval()(x).argmax(1) == labels).float().mean())
     folded = float((scores.argmax(1) == labels).float().mean())
@@ -65,27 +73,68 @@ def convert(model: nn.Module, calibration: Examples, classes: list[str], setting
             "with model.norm = 'weight-standardised' or 'none', which fold exactly"
         )
     thresholds = [
-        _thresholds(values, layer.ceiling, settings.percentile)
-        for values, layer in zip(activations, traced.layers, strict=True)
+        _thresholds(values, layer, settings) for values, layer in zip(activations, traced.layers, strict=True)
     ]
     low, step = _input_range(calibration, settings.input_bits)
     drives = [(layer.name, layer.drive) for layer in traced.layers] + [("readout", traced.readout)]
-    layers = tuple(
-        _layer(name, drive, threshold, thresholds)
+    layers = [
+        _layer(name, drive, threshold, thresholds, settings)
         for (name, drive), threshold in zip(drives, [*thresholds, None], strict=True)
+    ]
+    if settings.coding == "latency":
+        layers = [_standing(layer, low, traced.input_shape) for layer in layers]
+    network = SpikingNetwork(
+        tuple(layers), traced.input_shape, low, step, settings.input_bits, tuple(classes), settings.coding
     )
-    network = SpikingNetwork(layers, tuple(x.shape[1:]), low, step, settings.input_bits, tuple(classes))
     return Converted(network, traced.frozen, before, folded)
 
 
-def _layer(name: str, drive: Expression, threshold: Tensor | None, thresholds: list[Tensor]) -> SpikingLayer:
+def _of_spiking(model: SpikingNet, calibration: Examples, classes: list[str], settings: Spiking) -> Converted:
+    """Read a network that was trained as a spiking one: there is nothing to convert."""
+    folded = fold_weight_standardisation(model).eval()
+    assert isinstance(folded, SpikingNet)
+    shape = model.frame_shape
+    layers = []
+    for number, layer in enumerate(folded.layers):
+        weight = _numpy(layer.weight)
+        if isinstance(layer, nn.Conv2d):
+            padding = _pair(layer.padding)
+            synapse = Synapse(number - 1, "conv", weight, _pair(layer.stride), padding, layer.groups)
+            shape = tuple(synapse.apply(torch.zeros(1, *shape)).shape[1:])
+        else:
+            synapse = Synapse(number - 1, "dense", weight)
+            shape = (len(weight),)
+        bias = np.zeros(len(weight), np.float32) if layer.bias is None else _numpy(layer.bias)
+        biases = np.broadcast_to(bias.reshape(-1, *[1] * (len(shape) - 1)), shape).copy()
+        if number == len(folded.layers) - 1:
+            layers.append(SpikingLayer("readout", (synapse,), biases, float("inf"), shape))
+        else:
+            decays = (model.current_decay, model.voltage_decay)
+            layers.append(SpikingLayer(f"layers.{number}", (synapse,), biases, 1.0, shape, *decays, start=0.0))
+    low, step = _input_range(calibration, settings.input_bits)
+    coding: Coding = "frames" if model.sequence else settings.coding
+    if coding == "latency":
+        layers = [_standing(layer, low, model.frame_shape) for layer in layers]
+    network = SpikingNetwork(
+        tuple(layers), model.frame_shape, low, step, settings.input_bits, tuple(classes), coding
+    )
+    scores = model.eval()(torch.from_numpy(calibration.x))
+    accuracy = float((scores.argmax(1) == torch.from_numpy(calibration.y)).float().mean())
+    return Converted(network, (), accuracy, accuracy)
+
+
+def _layer(
+    name: str, drive: Expression, threshold: Tensor | None, thresholds: list[Tensor], settings: Spiking
+) -> SpikingLayer:
     """Make a layer in units of its thresholds: a spike carries its channel's threshold, which goes into the weights
     it acts through, and each neuron's drive is divided by its own, so that every threshold is 1."""
     columns = torch.ones(()) if threshold is None else threshold.view(-1, *[1] * (len(drive.shape) - 1))
     synapses = []
+    # A current that lasts brings each spike's charge in parts, which add up to the whole.
+    part = 1.0 if threshold is None else settings.current_decay
     for term in drive.terms:
         assert term.weight is not None
-        weight = term.weight
+        weight = term.weight * part
         if term.source != INPUT:
             weight = weight * _carried(term, thresholds[term.source])
         if threshold is not None:
@@ -93,8 +142,31 @@ def _layer(name: str, drive: Expression, threshold: Tensor | None, thresholds: l
         synapses.append(_synapse(term, weight))
     bias = (drive.bias / columns).contiguous().numpy().astype(np.float32)
     if bias.ndim == 3 and np.allclose(bias, bias[:, :1, :1], rtol=1e-5, atol=1e-7):
-        bias = np.ascontiguousarray(np.broadcast_to(bias[:, :1, :1], bias.shape))  # rounding aside, it is shared
-    return SpikingLayer(name, tuple(synapses), bias, 1.0 if threshold is not None else float("inf"), drive.shape)
+        bias = np.broadcast_to(bias[:, :1, :1], bias.shape).copy()  # rounding aside, it is shared
+    if threshold is None:
+        return SpikingLayer(name, tuple(synapses), bias, float("inf"), drive.shape)
+    decays = (settings.current_decay, settings.voltage_decay)
+    start = 0.0 if settings.voltage_decay else 0.5  # what leaks away cannot round a count
+    return SpikingLayer(name, tuple(synapses), bias, 1.0, drive.shape, *decays, settings.reset, start)
+
+
+def _standing(layer: SpikingLayer, low: float, input_shape: tuple[int, ...]) -> SpikingLayer:
+    """Let the currents that a latency code starts stay; what an input of the lowest value drives becomes a bias.
+
+    Raises:
+        ConversionError: other sources drive the layer too, and their currents must not stay.
+    """
+    sources = {synapse.source for synapse in layer.synapses}
+    if INPUT not in sources:
+        return layer
+    if sources != {INPUT} or layer.readout:
+        raise ConversionError(
+            f"layer {layer.name!r} mixes the input with other sources, so a latency code cannot reach it: "
+            'use spiking.coding = "current" or "rate"'
+        )
+    lowest = torch.full((1, *input_shape), low)
+    bias = layer.bias + sum(synapse.apply(lowest)[0].view(layer.shape).numpy() for synapse in layer.synapses)
+    return replace(layer, bias=bias.astype(np.float32), current_decay=STANDING_DECAY)
 
 
 def _carried(term: Term, threshold: Tensor) -> Tensor:
@@ -109,8 +181,11 @@ def _carried(term: Term, threshold: Tensor) -> Tensor:
 def _synapse(term: Term, weight: Tensor) -> Synapse:
     assert term.kind in ("conv", "dense")
     kind: Literal["conv", "dense"] = "conv" if term.kind == "conv" else "dense"
-    values = weight.contiguous().numpy().astype(np.float32)
-    return Synapse(term.source, kind, values, term.stride, term.padding, term.groups)
+    return Synapse(term.source, kind, _numpy(weight), term.stride, term.padding, term.groups)
+
+
+def _numpy(tensor: Tensor) -> Floats:
+    return np.ascontiguousarray(tensor.detach().numpy(), np.float32)
 
 
 def _activations(traced: Traced, x: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -130,12 +205,17 @@ def _activations(traced: Traced, x: Tensor) -> tuple[list[Tensor], Tensor]:
     return values, evaluate(traced.readout)
 
 
-def _thresholds(values: Tensor, ceiling: float, percentile: float) -> Tensor:
-    """Return a threshold a channel: the percentile of its positive activations, (channels,)."""
+def _thresholds(values: Tensor, layer: Neurons, settings: Spiking) -> Tensor:
+    """Return a threshold a channel, (channels,): the trained one, or the percentile of its positive activations."""
+    if layer.threshold is not None:
+        return torch.full((values.shape[1],), layer.threshold)
     by_channel = values.transpose(0, 1).flatten(1)
-    found = torch.tensor([_percentile(channel[channel > 0], percentile) for channel in by_channel])
+    if settings.scaling == "layer":
+        found = torch.full((len(by_channel),), _percentile(values[values > 0], settings.percentile))
+    else:
+        found = torch.tensor([_percentile(channel[channel > 0], settings.percentile) for channel in by_channel])
     # A channel that hardly answers keeps a threshold worth its weights' 8 bits; a silent layer keeps any.
-    return found.clamp(min=max(float(found.max()) * SMALLEST_THRESHOLD, 1e-6), max=ceiling)
+    return found.clamp(min=max(float(found.max()) * SMALLEST_THRESHOLD, 1e-6), max=layer.ceiling)
 
 
 def _percentile(positive: Tensor, percentile: float) -> float:

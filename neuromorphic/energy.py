@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from edgekit.neuromorphic.emulator import Activity, Integers
-from edgekit.neuromorphic.loihi import LoihiNetwork, LoihiSynapse
+from edgekit.neuromorphic.emulator import Activity
+from edgekit.neuromorphic.loihi import Integers, LoihiNetwork, LoihiSynapse
 from edgekit.neuromorphic.network import INPUT
 
 # Davies et al. 2018 (IEEE Micro 38(1), "Loihi: a neuromorphic manycore processor"), table 2, at 0.75 V.

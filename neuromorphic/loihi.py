@@ -1,4 +1,4 @@
-"""A spiking network in Loihi's integers: plain data, its file, and the quantisation that makes it.
+"""A spiking network in Loihi's integers: plain data, its limits, and its file.
 
 Loihi's formats (Davies et al. 2018; Lava 0.10's fixed-point models): 8-bit weights, of which mixed-sign ones are even;
 thresholds of 17 bits and a 24-bit voltage, in units of 2^6; biases of a 13-bit mantissa and an exponent; 12-bit decays.
@@ -6,24 +6,25 @@ thresholds of 17 bits and a 24-bit voltage, in units of 2^6; biases of a 13-bit 
 
 import io
 import json
-from dataclasses import dataclass
+import zipfile
+from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
-from edgekit.data.federated import Floats
 from edgekit.errors import ConversionError
-from edgekit.neuromorphic.network import INPUT, SpikingLayer, SpikingNetwork, Synapse, encode
-from edgekit.neuromorphic.network import run as run_float
+from edgekit.neuromorphic.coding import Coding, Floats, encode
+from edgekit.neuromorphic.network import INPUT
 from edgekit.runfolder import write_whole
 
 Integers = NDArray[np.int32]
+Weight = Integers | csr_array
 
 LARGEST_WEIGHT = 254
-LARGEST_THRESHOLD = 1 << 15
-"""Half way to the voltage's clip (2^23 = 2^17 << 6) twice over: charge beyond a threshold must not be lost."""
 READOUT_THRESHOLD = (1 << 17) - 1
 """The largest: with it a readout whose voltage stays below the clip never fires."""
 VOLTAGE_LIMIT = 1 << 23
@@ -31,6 +32,7 @@ NO_MEMORY = 4095
 """Current decay of a neuron whose current lasts one step."""
 LARGEST_BIAS = 4095
 LARGEST_BIAS_EXPONENT = 7
+LARGEST_DELAY = 63
 
 
 @dataclass(frozen=True)
@@ -39,16 +41,18 @@ class LoihiSynapse:
 
     Attributes:
         source: a layer's number, or -1 for the input.
-        kind: `conv` or `dense`.
-        weight: (out, in / groups, height, width) or (out, in), int32.
-        stride, padding, groups, dilation: of a convolution.
-        message_bits: bits of a graded input; 0 for spikes.
-        weight_exponent, weight_bits, sign: Lava's for `dense`; its `conv` uses weights as they are.
+        kind: `conv`, `dense`, `sparse`, or `direct`: each neuron gets its source's message, through no weight.
+        weight: (out, in / groups, height, width), (out, in), a sparse array (out, in), or of size 0; int32.
+        stride, padding, groups, dilation: of a convolution; pairs are (height, width).
+        message_bits: bits of a graded message; 0 for spikes.
+        weight_exponent, weight_bits, sign: Lava's for `dense` and `sparse`; its `conv` uses weights as they are.
+        delay: time steps on top of none, up to 63; of every connection alike, or of each: an array of the shape of
+            `weight` (`dense`) or of its stored values (`sparse`).
     """
 
     source: int
-    kind: Literal["conv", "dense"]
-    weight: Integers
+    kind: Literal["conv", "dense", "sparse", "direct"]
+    weight: Weight
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)
     groups: int = 1
@@ -57,32 +61,74 @@ class LoihiSynapse:
     weight_exponent: int = 0
     weight_bits: int = 8
     sign: Literal["mixed", "excitatory", "inhibitory"] = "mixed"
+    delay: int | Integers = 0
+
+    def with_delay(self, delay: int) -> "LoihiSynapse":
+        """Return the part whose connections have this delay, as connections without one."""
+        held = np.broadcast_to(np.asarray(self.delay) == delay, np.shape(values_of(self.weight)))
+        values = np.where(held, values_of(self.weight), 0).astype(np.int32)
+        return replace(self, weight=with_values(self.weight, values), delay=0)
+
+
+@dataclass(frozen=True)
+class Lif:
+    """Leaky integrate-and-fire neurons with a current: see `emulator.scans.leaky`.
+
+    Attributes:
+        threshold: mantissa; the voltage is compared with threshold << 6.
+        bias: mantissa per neuron, of the layer's shape, int32.
+        bias_exponent: the bias is mantissa << exponent.
+        current_decay, voltage_decay: 12 bits; 4095 lets the current last one step, 0 keeps the voltage.
+        reset: `soft` subtracts the threshold, `hard` sets zero.
+        refractory: steps after a spike in which the voltage rests.
+    """
+
+    threshold: int
+    bias: Integers
+    bias_exponent: int = 0
+    current_decay: int = NO_MEMORY
+    voltage_decay: int = 0
+    reset: Literal["soft", "hard"] = "soft"
+    refractory: int = 0
+
+
+@dataclass(frozen=True)
+class SigmaDelta:
+    """Units that sum up what changes (sigma), send what changes (delta), or both, with graded messages.
+
+    Attributes:
+        kind: which of them.
+        threshold: smallest change that is sent.
+        bias: per unit, of the layer's shape, int32 (`sigma-delta`).
+        spike_exponent, state_exponent: scales of messages and states.
+        activation: `relu` or `unit` (`sigma-delta`).
+        cumulative: whether unsent changes add up until they are sent.
+    """
+
+    kind: Literal["sigma", "delta", "sigma-delta"]
+    threshold: int
+    bias: Integers
+    spike_exponent: int = 0
+    state_exponent: int = 0
+    activation: Literal["relu", "unit"] = "relu"
+    cumulative: bool = False
 
 
 @dataclass(frozen=True)
 class LoihiLayer:
-    """Integer neurons: see `emulator.scan`.
+    """Neurons and what drives them.
 
     Attributes:
         name: of the layer.
         synapses: drives add up.
-        threshold: mantissa; the voltage is compared with threshold << 6.
-        current_decay, voltage_decay: 12 bits; 4095 lets the current last one step, 0 keeps the voltage.
-        bias: mantissa per neuron, of `shape`, int32.
-        bias_exponent: the bias is mantissa << exponent.
-        reset: `soft` subtracts the threshold, `hard` sets zero.
+        neurons: their parameters.
         shape: (channels, height, width) or (neurons,).
     """
 
     name: str
     synapses: tuple[LoihiSynapse, ...]
-    threshold: int
-    bias: Integers
-    bias_exponent: int
+    neurons: Lif | SigmaDelta
     shape: tuple[int, ...]
-    current_decay: int = NO_MEMORY
-    voltage_decay: int = 0
-    reset: Literal["soft", "hard"] = "soft"
 
 
 @dataclass(frozen=True)
@@ -92,7 +138,7 @@ class LoihiNetwork:
     Attributes:
         layers: each after its sources.
         steps: time steps an example takes; the biases are made for it.
-        input_shape, input_low, input_step, input_bits, classes: as in SpikingNetwork.
+        input_shape, input_low, input_step, input_bits, classes, coding: as in SpikingNetwork.
     """
 
     layers: tuple[LoihiLayer, ...]
@@ -102,111 +148,134 @@ class LoihiNetwork:
     input_step: float
     input_bits: int
     classes: tuple[str, ...]
+    coding: Coding = "current"
 
-    def encode(self, x: Floats) -> Integers:
-        """Return the input's integer codes."""
-        return encode(x, self.input_low, self.input_step, self.input_bits)
+    def shape_of(self, source: int) -> tuple[int, ...]:
+        """Return the shape of a layer, or of the input."""
+        return self.input_shape if source == INPUT else self.layers[source].shape
+
+    def encode(self, x: Floats, seed: int = 0) -> Integers:
+        """Return the input's integer codes: see `SpikingNetwork.encode`."""
+        leading = x.shape[:2] if self.coding == "frames" else x.shape[:1]
+        x = x.reshape(*leading, *self.input_shape)
+        return encode(x, self.input_low, self.input_step, self.input_bits, self.coding, self.steps, seed)
 
 
-def quantise(network: SpikingNetwork, steps: int, calibration: Floats) -> LoihiNetwork:
-    """Round a spiking network to Loihi's integers for a number of time steps.
+def values_of(weight: Weight) -> Integers:
+    """Return the weights that are stored, as an array."""
+    values: Integers = weight.data if isinstance(weight, csr_array) else weight
+    return values
 
-    In each layer everything is divided by the threshold and multiplied by one scale S, so that the largest weight is
-    254 and the threshold's mantissa S. Neurons start at zero on Loihi; the half threshold at which they start in
-    floats is spread over the steps, as a bias.
 
-    Args:
-        network: the float network.
-        steps: time steps.
-        calibration: examples that show how far the readout's voltage goes, (examples, ...).
+def with_values(weight: Weight, values: Integers) -> Weight:
+    """Return the same connections with other weights."""
+    if isinstance(weight, csr_array):
+        return csr_array((values, weight.indices, weight.indptr), shape=weight.shape)
+    return values
+
+
+def prepared_weight(synapse: LoihiSynapse) -> Weight:
+    """Return the weights that take effect.
+
+    Dense and sparse ones are clipped to 8 bits and a sign, and their low bits cut off: mixed signs cost one bit, fewer
+    weight bits cost more. Lava's convolution uses its weights as they are.
+    """
+    weight = values_of(synapse.weight).astype(np.int32)
+    if synapse.kind == "conv":
+        return weight
+    if synapse.sign == "inhibitory":
+        weight = -weight
+    mixed = synapse.sign == "mixed"
+    weight = np.clip(weight, -256 if mixed else 0, 255)
+    cut = 8 - synapse.weight_bits + (1 if mixed else 0)
+    weight = (weight >> cut) << cut
+    return with_values(synapse.weight, -weight if synapse.sign == "inhibitory" else weight)
+
+
+def check(network: LoihiNetwork) -> None:
+    """See that every number fits Loihi's formats, and every connection its shapes.
 
     Raises:
-        ConversionError: biases are too large beside the threshold for Loihi's format.
+        ConversionError: one does not; layer and limit are named.
     """
-    extent = float(np.abs(run_float(network, calibration, steps)).max()) * steps
-    layers = [_layer(network, layer, steps, extent) for layer in network.layers]
-    return LoihiNetwork(
-        tuple(layers),
-        steps,
-        network.input_shape,
-        network.input_low,
-        network.input_step,
-        network.input_bits,
-        network.classes,
-    )
+    for number, layer in enumerate(network.layers):
+        where = f"layer {layer.name!r}"
+        neurons = layer.neurons
+        if neurons.bias.shape != layer.shape:
+            raise ConversionError(f"{where} has biases of shape {neurons.bias.shape}, and neurons of {layer.shape}")
+        for synapse in layer.synapses:
+            if not INPUT <= synapse.source < number:
+                raise ConversionError(f"{where} has a synapse from {synapse.source}; sources are earlier layers, or -1")
+            values = values_of(synapse.weight)
+            if values.size and (values.min() < -LARGEST_WEIGHT - 2 or values.max() > LARGEST_WEIGHT + 1):
+                raise ConversionError(
+                    f"{where} has weights from {values.min()} to {values.max()}; Loihi's have 8 bits and a sign: "
+                    "-256 to 255"
+                )
+            if not 0 <= np.max(synapse.delay, initial=0) <= LARGEST_DELAY:
+                raise ConversionError(f"{where} has delays beyond 0 to {LARGEST_DELAY}")
+            _check_shapes(network, layer, synapse)
+        if isinstance(neurons, Lif):
+            limits = {
+                "threshold": (neurons.threshold, READOUT_THRESHOLD),
+                "current_decay": (neurons.current_decay, NO_MEMORY),
+                "voltage_decay": (neurons.voltage_decay, NO_MEMORY),
+            }
+            for name, (value, largest) in limits.items():
+                if not 0 <= value <= largest:
+                    raise ConversionError(f"{where} has the {name} {value}; Loihi's goes from 0 to {largest}")
+            if np.abs(neurons.bias).max(initial=0) > LARGEST_BIAS + 1 or neurons.bias_exponent > LARGEST_BIAS_EXPONENT:
+                raise ConversionError(
+                    f"{where} has a bias beyond Loihi's format: 13 bits, exponent up to {LARGEST_BIAS_EXPONENT}"
+                )
 
 
-def _layer(network: SpikingNetwork, layer: SpikingLayer, steps: int, extent: float) -> LoihiLayer:
-    readout = np.isinf(layer.threshold)
-    unit = 1.0 if readout else layer.threshold
-    low = np.full((1, *network.input_shape), network.input_low, np.float32)
-    bias = layer.bias.astype(np.float64) / unit
-    weights = []
-    for synapse in layer.synapses:
-        weight = synapse.weight.astype(np.float64) / unit
-        if synapse.source == INPUT:  # codes stand for low + step * code
-            weight = weight * network.input_step
-            bias = bias + _drive(synapse, low).reshape(layer.shape) / unit
-        weights.append(weight)
-    largest = max((float(np.abs(weight).max()) for weight in weights), default=0.0) or 1.0
-    # The largest bias must fit its format too; with inputs far from zero it is what limits the scale.
-    largest_bias = float(np.abs(bias).max()) + 0.5 / steps
-    scale = min(LARGEST_WEIGHT / largest, LARGEST_BIAS * 2**LARGEST_BIAS_EXPONENT / 64 / max(largest_bias, 1e-9))
-    if readout:
-        # Half of the voltage's range for what calibration saw; the other half for what it did not.
-        scale = min(scale, 0.5 * VOLTAGE_LIMIT / 64 / max(extent, 1e-9))
+def _check_shapes(network: LoihiNetwork, layer: LoihiLayer, synapse: LoihiSynapse) -> None:
+    source, weight = network.shape_of(synapse.source), synapse.weight
+    if synapse.kind == "conv":
+        fits = len(source) == 3 and weight.ndim == 4 and weight.shape[1] * synapse.groups == source[0]
+        reached = [weight.shape[0]]
+        if fits:
+            for side, kernel, stride, pad, dilation in zip(
+                source[1:], weight.shape[2:], synapse.stride, synapse.padding, synapse.dilation, strict=True
+            ):
+                reached.append((side + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1)
+        fits = fits and tuple(reached) == layer.shape
+    elif synapse.kind == "direct":
+        fits = source == layer.shape
     else:
-        bias = bias + 0.5 / steps
-        scale = float(min(int(scale), LARGEST_THRESHOLD))
-        if scale < 1:
-            raise ConversionError(
-                f"layer {layer.name!r}: its biases are {largest_bias:.0f} times its threshold, more than Loihi's "
-                "format holds; train with a smaller learning rate, or with a norm"
-            )
-    mantissa, exponent = _bias(bias * scale * 64)
-    synapses = tuple(
-        LoihiSynapse(
-            synapse.source,
-            synapse.kind,
-            np.clip(2 * np.rint(weight * scale / 2), -256, LARGEST_WEIGHT).astype(np.int32),
-            synapse.stride,
-            synapse.padding,
-            synapse.groups,
-            network.input_bits if synapse.source == INPUT else 0,
+        fits = tuple(weight.shape) == (prod(layer.shape), prod(source))
+    if not fits:
+        raise ConversionError(
+            f"layer {layer.name!r}: weights of shape {tuple(weight.shape)} do not lead from {source} to {layer.shape}"
         )
-        for synapse, weight in zip(layer.synapses, weights, strict=True)
-    )
-    threshold = READOUT_THRESHOLD if readout else int(scale)
-    return LoihiLayer(layer.name, synapses, threshold, mantissa, exponent, layer.shape)
-
-
-def _drive(synapse: Synapse, x: Floats) -> NDArray[np.float64]:
-    import torch
-
-    drive: NDArray[np.float64] = synapse.apply(torch.from_numpy(x))[0].numpy().astype(np.float64)
-    return drive
-
-
-def _bias(bias: NDArray[np.float64]) -> tuple[Integers, int]:
-    """Return the mantissas and their exponent: the smallest that holds them loses least."""
-    largest = float(np.abs(bias).max(initial=0))
-    exponent = next(e for e in range(LARGEST_BIAS_EXPONENT + 1) if largest / 2**e <= LARGEST_BIAS)
-    return np.rint(bias / 2**exponent).astype(np.int32), exponent
 
 
 def save(network: LoihiNetwork, path: Path) -> None:
-    """Write an .npz without pickled objects: `network` is JSON; then `LAYER.bias` and `LAYER.SYNAPSE.weight`."""
+    """Write an .npz without pickled objects: `network` is JSON, and arrays by the place of what they belong to.
+
+    `LAYER.bias`; `LAYER.SYNAPSE.weight`, for sparse synapses with `.columns` and `.starts` (CSR); `LAYER.SYNAPSE.delay`
+    where connections differ.
+    """
     arrays: dict[str, Any] = {}
     layers = []
     for number, layer in enumerate(network.layers):
-        arrays[f"{number}.bias"] = layer.bias
+        arrays[f"{number}.bias"] = layer.neurons.bias
+        synapses = []
         for place, synapse in enumerate(layer.synapses):
-            arrays[f"{number}.{place}.weight"] = synapse.weight
+            facts = {k: v for k, v in vars(synapse).items() if k != "weight"}
+            arrays[f"{number}.{place}.weight"] = values_of(synapse.weight)
+            if isinstance(synapse.weight, csr_array):
+                arrays[f"{number}.{place}.columns"] = synapse.weight.indices
+                arrays[f"{number}.{place}.starts"] = synapse.weight.indptr
+                facts["shape"] = synapse.weight.shape
+            if not isinstance(synapse.delay, int):
+                arrays[f"{number}.{place}.delay"] = facts.pop("delay")
+            synapses.append(facts)
+        neurons = {k: v for k, v in vars(layer.neurons).items() if k != "bias"}
+        model = "lif" if isinstance(layer.neurons, Lif) else "sigma-delta"
         layers.append(
-            {
-                **{k: v for k, v in vars(layer).items() if k not in ("synapses", "bias")},
-                "synapses": [{k: v for k, v in vars(synapse).items() if k != "weight"} for synapse in layer.synapses],
-            }
+            {"name": layer.name, "shape": layer.shape, "synapses": synapses, "model": model, "neurons": neurons}
         )
     description = {**{k: v for k, v in vars(network).items() if k != "layers"}, "layers": layers}
     buffer = io.BytesIO()
@@ -226,14 +295,22 @@ def load(path: Path) -> LoihiNetwork:
         description = json.loads(str(arrays["network"]))
         layers = []
         for number, layer in enumerate(description.pop("layers")):
-            synapses = tuple(
-                LoihiSynapse(**_tuples(synapse), weight=arrays[f"{number}.{place}.weight"])
-                for place, synapse in enumerate(layer.pop("synapses"))
-            )
-            layers.append(LoihiLayer(**_tuples(layer), synapses=synapses, bias=arrays[f"{number}.bias"]))
-        return LoihiNetwork(**_tuples(description), layers=tuple(layers))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            synapses = []
+            for place, facts in enumerate(layer["synapses"]):
+                weight = arrays[f"{number}.{place}.weight"]
+                if "shape" in facts:
+                    columns, starts = arrays[f"{number}.{place}.columns"], arrays[f"{number}.{place}.starts"]
+                    weight = csr_array((weight, columns, starts), shape=facts.pop("shape"))
+                facts.setdefault("delay", arrays.get(f"{number}.{place}.delay"))
+                synapses.append(LoihiSynapse(**_tuples(facts), weight=weight))
+            kind: Any = {"lif": Lif, "sigma-delta": SigmaDelta}[layer["model"]]
+            neurons = kind(**layer["neurons"], bias=arrays[f"{number}.bias"])
+            layers.append(LoihiLayer(layer["name"], tuple(synapses), neurons, tuple(layer["shape"])))
+        network = LoihiNetwork(**_tuples(description), layers=tuple(layers))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise ConversionError(f"{path} is not a Loihi network of edgekit: {error}") from None
+    check(network)
+    return network
 
 
 def _tuples(record: dict[str, Any]) -> dict[str, Any]:

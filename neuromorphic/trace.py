@@ -13,6 +13,7 @@ from torch.nn.modules.utils import _pair
 
 from edgekit.errors import ConversionError
 from edgekit.models.norm import fold_weight_standardisation
+from edgekit.models.qcfs import QCFS
 from edgekit.neuromorphic import expression as ex
 from edgekit.neuromorphic.expression import Expression
 
@@ -30,12 +31,14 @@ class Neurons:
     Attributes:
         name: of the activation in the network.
         drive: what the neurons integrate.
-        ceiling: largest activation, infinite for ReLU, 6 for ReLU6.
+        ceiling: largest activation, infinite for ReLU, 6 for ReLU6, the threshold for QCFS.
+        threshold: that was trained (QCFS); None leaves it to the calibration.
     """
 
     name: str
     drive: Expression
     ceiling: float
+    threshold: float | None = None
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,14 @@ class Traced:
     """A network as neurons.
 
     Attributes:
+        input_shape: of the input, (channels, height, width) or (features,); sequences (channels, length) are maps of
+            one row.
         layers: in order; sources are numbered by it, -1 is the input.
         readout: the scores.
         frozen: names of norms whose statistics were frozen.
     """
 
+    input_shape: tuple[int, ...]
     layers: tuple[Neurons, ...]
     readout: Expression
     frozen: tuple[str, ...]
@@ -67,16 +73,17 @@ def trace(model: nn.Module, shape: tuple[int, ...], calibration: Tensor) -> Trac
     """
     model = fold_weight_standardisation(model).eval()
     try:
-        graph = torch.fx.symbolic_trace(model)
+        graph = torch.fx.GraphModule(model, _Tracer().trace(model))
     except Exception as error:  # torch.fx raises many kinds
         raise ConversionError(f"the network's graph depends on its data, so it has no spiking form: {error}") from None
     statistics = _Statistics(model, calibration)
+    input_shape = (shape[0], 1, shape[1]) if len(shape) == 2 else shape
     layers: list[Neurons] = []
     values: dict[torch.fx.Node, Any] = {}
     result: Expression | None = None
     for node in graph.graph.nodes:
         if node.op == "placeholder":
-            values[node] = ex.of_source(-1, shape)
+            values[node] = ex.of_source(-1, input_shape)
         elif node.op == "get_attr":
             raise ConversionError(f"{node.target!r}: a bare parameter has no spiking form")
         elif node.op == "output":
@@ -89,7 +96,15 @@ def trace(model: nn.Module, shape: tuple[int, ...], calibration: Tensor) -> Trac
         raise ConversionError("the network has no ReLU, so there is nothing that could spike")
     if any(term.kind == "none" for term in result.terms):
         raise ConversionError("the network must end in a linear layer, whose voltages are the scores")
-    return Traced(tuple(layers), result, tuple(statistics.frozen))
+    return Traced(input_shape, tuple(layers), result, tuple(statistics.frozen))
+
+
+class _Tracer(torch.fx.Tracer):
+    """Keeps activations of ours whole."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether not to look inside."""
+        return isinstance(m, QCFS) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _apply(
@@ -114,7 +129,8 @@ def _apply(
         return ex.flatten(x)
     if target in _MEAN and len(x.shape) == 3:
         dims = node.kwargs.get("dim", arguments[1] if len(arguments) > 1 else None)
-        if isinstance(dims, tuple | list) and sorted(int(d) % 4 for d in dims) == [2, 3]:
+        whole = dims in (2, -1) if x.shape[1] == 1 else False
+        if whole or (isinstance(dims, tuple | list) and sorted(int(d) % 4 for d in dims) == [2, 3]):
             pooled = ex.average_pool(x, (x.shape[1], x.shape[2]), name)
             keep = bool(node.kwargs.get("keepdim", arguments[2] if len(arguments) > 2 else False))
             return pooled if keep else ex.flatten(pooled)
@@ -128,22 +144,26 @@ def _apply(
 
 
 def _module(name: str, layer: nn.Module, x: Expression, layers: list[Neurons], statistics: "_Statistics") -> Expression:
-    if isinstance(layer, nn.Conv2d):
-        if layer.dilation != (1, 1) or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
-            raise ConversionError(f"layer {name!r}: only undilated, zero-padded convolutions have a spiking form here")
-        return ex.conv2d(x, layer.weight, layer.bias, _pair(layer.stride), _pair(layer.padding), layer.groups, name)
+    if isinstance(layer, nn.Conv1d | nn.Conv2d):
+        return _convolution(name, layer, x)
     if isinstance(layer, nn.Linear):
         return ex.linear(x, layer.weight, layer.bias, name)
     if isinstance(layer, nn.ReLU6):
         return _neurons(name, x, 6.0, layers)
     if isinstance(layer, nn.ReLU):
         return _neurons(name, x, math.inf, layers)
-    if isinstance(layer, nn.AvgPool2d):
-        window = _pair(layer.kernel_size)
-        if _pair(layer.stride) != window or _pair(layer.padding) != (0, 0):
+    if isinstance(layer, QCFS):
+        threshold = float(layer.threshold)
+        if threshold <= 0:
+            raise ConversionError(f"layer {name!r}: its threshold fell to {threshold:.3g}, and neurons need one above 0")
+        return _neurons(name, x, threshold, layers, threshold)
+    if isinstance(layer, nn.AvgPool1d | nn.AvgPool2d):
+        window = _pair(layer.kernel_size) if isinstance(layer, nn.AvgPool2d) else (1, *layer.kernel_size)
+        stride = _pair(layer.stride) if isinstance(layer, nn.AvgPool2d) else (1, *layer.stride)
+        if stride != window or any(n != 0 for n in _pair(layer.padding)):
             raise ConversionError(f"layer {name!r}: average pooling needs a stride equal to its window, and no padding")
         return ex.average_pool(x, window, name)
-    if isinstance(layer, nn.AdaptiveAvgPool2d) and _pair(layer.output_size) == (1, 1):
+    if isinstance(layer, nn.AdaptiveAvgPool1d | nn.AdaptiveAvgPool2d) and set(_pair(layer.output_size)) <= {1, (1,)}:
         return ex.average_pool(x, (x.shape[1], x.shape[2]), name)
     if isinstance(layer, nn.Flatten):
         return ex.flatten(x)
@@ -151,16 +171,46 @@ def _module(name: str, layer: nn.Module, x: Expression, layers: list[Neurons], s
         return x
     if isinstance(layer, nn.BatchNorm2d | nn.BatchNorm1d | nn.GroupNorm | nn.LayerNorm):
         return ex.scale_channels(x, *statistics.affine(name, layer))
-    hint = ": use average pooling" if isinstance(layer, nn.MaxPool2d) else ""
+    hint = ": use average pooling" if isinstance(layer, nn.MaxPool1d | nn.MaxPool2d) else ""
     raise ConversionError(f"layer {name!r} ({type(layer).__name__}) has no spiking form{hint}")
 
 
-def _neurons(name: str, drive: Expression, ceiling: float, layers: list[Neurons]) -> Expression:
+def _convolution(name: str, layer: nn.Conv1d | nn.Conv2d, x: Expression) -> Expression:
+    """Convolve; one-dimensional layers act on maps of one row, dilated kernels are written out with zeros."""
+    if layer.padding_mode != "zeros":
+        raise ConversionError(f"layer {name!r}: padding by {layer.padding_mode!r} has no spiking form: use zeros")
+    if len(x.shape) != 3:
+        raise ConversionError(f"layer {name!r}: a convolution needs a map, and gets {x.shape}")
+    flat = isinstance(layer, nn.Conv1d)
+    weight = layer.weight.detach()
+    weight = weight.unsqueeze(2) if flat else weight
+
+    def pair(value: Any) -> tuple[int, int]:
+        return (1, int(value[0])) if flat else _pair(value)
+
+    dilation, stride = pair(layer.dilation), pair(layer.stride)
+    spread = [d * (k - 1) + 1 for d, k in zip(dilation, weight.shape[2:], strict=True)]
+    written = weight.new_zeros(*weight.shape[:2], *spread)
+    written[:, :, :: dilation[0], :: dilation[1]] = weight
+    if layer.padding == "same":
+        if any(size % 2 == 0 for size in spread):
+            raise ConversionError(f"layer {name!r}: 'same' padding needs an odd kernel")
+        padding = (spread[0] // 2, spread[1] // 2)
+    elif layer.padding == "valid":
+        padding = (0, 0)
+    else:
+        padding = (0, int(layer.padding[0])) if flat else _pair(layer.padding)
+    return ex.conv2d(x, written, layer.bias, stride, padding, layer.groups, name)
+
+
+def _neurons(
+    name: str, drive: Expression, ceiling: float, layers: list[Neurons], threshold: float | None = None
+) -> Expression:
     if any(term.kind == "none" for term in drive.terms):
         # Spikes that go on without a weight: each neuron gets its source's, through a weight of one.
         ones = torch.ones(drive.shape[0])
         drive = ex.scale_channels(drive, ones, torch.zeros_like(ones))
-    layers.append(Neurons(name, drive, ceiling))
+    layers.append(Neurons(name, drive, ceiling, threshold))
     return ex.of_source(len(layers) - 1, drive.shape)
 
 

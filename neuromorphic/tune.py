@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from edgekit.data import Examples
 from edgekit.errors import MissingExtraError
-from edgekit.neuromorphic.network import INPUT, SpikingNetwork, Synapse, run
+from edgekit.neuromorphic.network import INPUT, SpikingLayer, SpikingNetwork, Synapse, run
 
 EPOCHS = 30
 BATCH = 32
@@ -26,10 +26,6 @@ class SnnTorchNetwork(nn.Module):
 
     def __init__(self, network: SpikingNetwork) -> None:
         super().__init__()
-        try:
-            import snntorch
-        except ImportError:
-            raise MissingExtraError("snntorch", "spiking") from None
         self.network = network
         self.weights = nn.ParameterList(
             nn.Parameter(torch.from_numpy(synapse.weight.copy()))
@@ -37,37 +33,36 @@ class SnnTorchNetwork(nn.Module):
             for synapse in layer.synapses
         )
         self.biases = nn.ParameterList(nn.Parameter(_per_channel(layer.bias)) for layer in network.layers)
-        # beta = 1 does not leak. snnTorch fires above the threshold, not at it: with real numbers that is the same.
-        self.neurons: list[Any] = [
-            snntorch.Leaky(beta=1.0, threshold=layer.threshold, reset_mechanism="subtract")
-            for layer in network.layers[:-1]
-        ]
+        self.neurons: list[Any] = [_neurons(layer) for layer in network.layers[:-1]]
 
-    def forward(self, x: Tensor, steps: int) -> Tensor:
-        """Map inputs (batch, ...) to the mean readout over the steps, (batch, classes)."""
+    def forward(self, inputs: Tensor, steps: int) -> Tensor:
+        """Map decoded inputs, (batch, ...) or (batch, steps, ...), to the mean readout over the steps."""
         layers = self.network.layers
         weights = iter(self.weights)
         held = [[(synapse, next(weights)) for synapse in layer.synapses] for layer in layers]
-        constant = []
-        for layer, bias, synapses in zip(layers, self.biases, held, strict=True):
-            from_input = [
-                _apply(s, weight, x).view(len(x), *layer.shape) for s, weight in synapses if s.source == INPUT
-            ]
-            constant.append(bias + sum(from_input, torch.zeros(len(x), *layer.shape)))
-        voltages = [torch.full((len(x), *layer.shape), layer.threshold / 2) for layer in layers[:-1]]
-        readout = torch.zeros(len(x), *layers[-1].shape)
-        for _ in range(steps):
-            spikes: list[Tensor] = []
-            for number, layer in enumerate(layers):
-                drive = constant[number]
-                for synapse, weight in held[number]:
-                    if synapse.source != INPUT:
-                        drive = drive + _apply(synapse, weight, spikes[synapse.source]).view(len(x), *layer.shape)
-                if number == len(layers) - 1:
-                    readout = readout + drive
+        constant = inputs.dim() == 1 + len(self.network.input_shape)
+        batch = len(inputs)
+        currents = [torch.zeros(batch, *layer.shape) for layer in layers]
+        voltages = [torch.full((batch, *layer.shape), layer.threshold * layer.start) for layer in layers[:-1]]
+        readout = torch.zeros(batch, *layers[-1].shape)
+        from_input: list[Any] = []
+        for t in range(steps):
+            if t == 0 or not constant:
+                now = inputs if constant else inputs[:, t]
+                from_input = [_sum(held[i], layer, {INPUT: now}) for i, layer in enumerate(layers)]
+            spikes: dict[int, Tensor] = {}
+            for number, (layer, bias) in enumerate(zip(layers, self.biases, strict=True)):
+                drive = from_input[number] + _sum(held[number], layer, spikes)
+                if layer.readout:
+                    readout = readout + drive + bias
+                elif layer.current_decay == 1:
+                    spikes[number], voltages[number] = self.neurons[number](drive + bias, voltages[number])
                 else:
-                    fired, voltages[number] = self.neurons[number](drive, voltages[number])
-                    spikes.append(fired)
+                    # snnTorch has no bias of the voltage; given before the leak, it arrives as one after it.
+                    before = voltages[number] + bias / (1 - layer.voltage_decay)
+                    spikes[number], currents[number], voltages[number] = self.neurons[number](
+                        drive, currents[number], before
+                    )
         return readout / steps
 
     def to_network(self) -> SpikingNetwork:
@@ -78,6 +73,36 @@ class SnnTorchNetwork(nn.Module):
             synapses = tuple(replace(synapse, weight=_numpy(next(weights))) for synapse in layer.synapses)
             layers.append(replace(layer, synapses=synapses, bias=_numpy(bias.expand(layer.shape))))
         return replace(self.network, layers=tuple(layers))
+
+
+def _neurons(layer: SpikingLayer) -> Any:
+    """Return snnTorch's neurons with our rule: they reset in the step in which they fire, once."""
+    try:
+        import snntorch
+    except ImportError:
+        raise MissingExtraError("snntorch", "spiking") from None
+    shared = {
+        "beta": 1.0 - layer.voltage_decay,
+        "threshold": layer.threshold,
+        "reset_mechanism": "subtract" if layer.reset == "soft" else "zero",
+        "reset_delay": False,
+    }
+    if layer.current_decay == 1:
+        made = snntorch.Leaky(**shared)
+    else:
+        made = snntorch.Synaptic(alpha=1.0 - layer.current_decay, **shared)
+    # By itself it would reset again, a step later, what is still above the threshold.
+    made.mem_reset = torch.zeros_like
+    return made
+
+
+def _sum(held: list[tuple[Synapse, Tensor]], layer: SpikingLayer, sources: dict[int, Tensor]) -> Any:
+    """Add up the drives of those sources that are there."""
+    return sum(
+        synapse.apply(sources[synapse.source], weight).view(-1, *layer.shape)
+        for synapse, weight in held
+        if synapse.source in sources
+    )
 
 
 def tune(
@@ -116,7 +141,7 @@ def _fit(
     module = SnnTorchNetwork(network)
     optimiser = torch.optim.Adam(module.parameters(), LEARNING_RATE)
     rng = torch.Generator().manual_seed(seed)
-    inputs, wanted = torch.from_numpy(network.decode(network.encode(x))), scores.softmax(1)
+    inputs, wanted = torch.from_numpy(network.decode(network.encode(x, steps, seed))), scores.softmax(1)
     for _ in range(EPOCHS):
         for batch in torch.randperm(len(wanted), generator=rng).split(BATCH):
             optimiser.zero_grad()
@@ -133,12 +158,6 @@ def _per_channel(bias: np.ndarray[Any, np.dtype[np.float32]]) -> Tensor:
 
 def _accuracy(network: SpikingNetwork, examples: Examples, steps: int) -> float:
     return float((run(network, examples.x, steps).argmax(1) == examples.y).mean())
-
-
-def _apply(synapse: Synapse, weight: Tensor, x: Tensor) -> Tensor:
-    if synapse.kind == "dense":
-        return F.linear(x.flatten(1), weight)
-    return F.conv2d(x, weight, None, synapse.stride, synapse.padding, 1, synapse.groups)
 
 
 def _numpy(tensor: Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -15,6 +15,8 @@ from edgekit.models.dscnn import DSCNN
 from edgekit.models.lsuv import unit_variance
 from edgekit.models.mlp import MLP
 from edgekit.models.mobilenetv2 import MobileNetV2
+from edgekit.models.qcfs import fit_thresholds, use_qcfs
+from edgekit.models.spiking import SpikingCNN, SpikingMLP
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ ZOO = {
     "mobilenetv2": Entry(
         MobileNetV2, "inverted residuals with linear bottlenecks, ReLU6, width multiplier", "Sandler et al. 2018"
     ),
+    "spiking-mlp": Entry(SpikingMLP, "fully connected leaky integrate-and-fire neurons", "Neftci et al. 2019"),
+    "spiking-cnn": Entry(SpikingCNN, "convolutions of leaky integrate-and-fire neurons", "Neftci et al. 2019"),
 }
 
 
@@ -58,6 +62,8 @@ def build(
     if not isinstance(model, nn.Module):
         raise ModelError(f"model.name {settings.name!r} gave {type(model).__name__}, not a torch.nn.Module")
     try:
+        if settings.activation == "qcfs":
+            use_qcfs(model, settings.levels)
         with torch.no_grad():
             scores = model.eval()(torch.zeros(2, *shape))
     except Exception as error:
@@ -68,8 +74,10 @@ def build(
     for name, parameter in model.named_parameters():
         if parameter.dtype != torch.float32:
             raise ModelError(f"parameter {name!r} is {parameter.dtype}; networks are trained in torch.float32")
-    if settings.name in ZOO and settings.norm != "group" and calibration is not None:
-        unit_variance(model, torch.from_numpy(calibration))
+    if calibration is not None:
+        if settings.name in ZOO and settings.norm != "group":
+            unit_variance(model, torch.from_numpy(calibration))
+        fit_thresholds(model, torch.from_numpy(calibration))
     return model
 
 

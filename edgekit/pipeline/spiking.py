@@ -71,7 +71,7 @@ def make_spiking(
 
     curve = {}
     for steps in sorted({*CURVE, settings.steps}):
-        made = quantise(spiking, steps, dataset.calibration.x)
+        made = quantise(spiking, steps, dataset.calibration.x, weight_bits=settings.weight_bits)
         ran = emulator.run(made, made.encode(test))
         curve[steps] = {
             "float": round(_accuracy_float(spiking, test, labels, steps), 6),

@@ -18,6 +18,7 @@ from edgekit.neuromorphic import network as networks
 from edgekit.neuromorphic.conversion import _activations
 from edgekit.neuromorphic.energy import cost, macs
 from edgekit.neuromorphic.exchange import write_nir
+from edgekit.neuromorphic.loihi import prepared_weight
 from edgekit.neuromorphic.trace import trace
 from edgekit.neuromorphic.tune import SnnTorchNetwork, tune
 
@@ -142,14 +143,14 @@ def test_eight_steps_of_loihi_integers_stay_within_a_point_and_a_half(trained, c
 def test_the_integers_keep_to_loihis_formats(converted, digits):
     integers = quantise(converted.network, 8, digits.calibration.x)
     for layer in integers.layers:
-        assert np.abs(layer.bias).max() <= 4095
-        assert 0 <= layer.bias_exponent <= 7
-        assert 0 < layer.threshold < 1 << 17
+        assert np.abs(layer.neurons.bias).max() <= 4095
+        assert 0 <= layer.neurons.bias_exponent <= 7
+        assert 0 < layer.neurons.threshold < 1 << 17
         for synapse in layer.synapses:
             assert (synapse.weight % 2 == 0).all()
             assert synapse.weight.min() >= -256
             assert synapse.weight.max() <= 254
-            assert np.array_equal(emulator.prepared_weight(synapse), synapse.weight)
+            assert np.array_equal(prepared_weight(synapse), synapse.weight)
     codes = integers.encode(digits.test.x)
     assert codes.min() == 0
     assert codes.max() == 15
@@ -172,7 +173,7 @@ def test_snntorch_runs_the_same_network(converted, digits):
     x = digits.test.x[:40]
     module = SnnTorchNetwork(converted.network)
     with torch.no_grad():
-        theirs = module(torch.from_numpy(converted.network.decode(converted.network.encode(x))), 8).numpy()
+        theirs = module(torch.from_numpy(converted.network.decode(converted.network.encode(x, 8))), 8).numpy()
     assert np.allclose(theirs, networks.run(converted.network, x, 8), atol=1e-4)
 
 
@@ -238,7 +239,7 @@ def test_the_nir_file_read_back_gives_the_same_scores(name, norm, arguments, dig
     network = convert(model, digits.calibration, digits.classes, Spiking()).network
     write_nir(network, tmp_path / "network.nir")
     graph = nir.read(tmp_path / "network.nir")
-    x = network.decode(network.encode(digits.test.x[:12]))
+    x = network.decode(network.encode(digits.test.x[:12], 6))
     assert np.allclose(_run_nir(graph, x, 6), networks.run(network, digits.test.x[:12], 6), atol=1e-3)
     assert [file.name for file in tmp_path.iterdir()] == ["network.nir"]
 

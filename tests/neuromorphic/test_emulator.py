@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 
 from edgekit.neuromorphic import emulator
+from edgekit.neuromorphic.emulator import Emulator
 from edgekit.neuromorphic.energy import fan_out
-from edgekit.neuromorphic.loihi import LoihiLayer, LoihiNetwork, LoihiSynapse, load, save
+from edgekit.neuromorphic.loihi import Lif, LoihiLayer, LoihiNetwork, LoihiSynapse, load, save
 
 GOLDEN = np.load(Path(__file__).parent / "lava_golden.npz", allow_pickle=False)
 CASES = json.loads(str(GOLDEN["cases"]))
@@ -41,13 +42,15 @@ def _network(case: int) -> LoihiNetwork:
             LoihiLayer(
                 str(number),
                 (synapse,),
-                described["vth"],
-                bias,
-                described["bias_exp"],
+                Lif(
+                    described["vth"],
+                    bias,
+                    described["bias_exp"],
+                    described["du"],
+                    described["dv"],
+                    described["reset"],
+                ),
                 bias.shape,
-                described["du"],
-                described["dv"],
-                described["reset"],
             )
         )
     shape = GOLDEN[f"{case}.input"].shape[2:]
@@ -71,7 +74,7 @@ def test_the_golden_networks_are_worth_comparing():
 def test_chunks_and_constant_input_change_nothing():
     network = _network(0)
     inputs = GOLDEN["0.input"]
-    whole, chunked = emulator.run(network, inputs), emulator.run(network, inputs, chunk=1)
+    whole, chunked = emulator.run(network, inputs), Emulator(network).run(inputs, chunk=1)
     assert np.array_equal(whole.scores, chunked.scores)
     constant = emulator.run(network, inputs[:, 0])
     repeated = emulator.run(network, np.repeat(inputs[:, :1], network.steps, 1))
@@ -97,7 +100,7 @@ def test_two_sources_add_up_before_the_neuron():
     codes = rng.integers(0, 16, (3, 7)).astype(np.int32)
     records = [
         emulator.run(
-            LoihiNetwork((LoihiLayer("a", synapses, 300, bias, 0, (5,)),), 6, (7,), 0.0, 1.0, 4, ()), codes, record=True
+            LoihiNetwork((LoihiLayer("a", synapses, Lif(300, bias), (5,)),), 6, (7,), 0.0, 1.0, 4, ()), codes, record=True
         ).records[0]
         for synapses in (pair, one)
     ]

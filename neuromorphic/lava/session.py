@@ -1,0 +1,165 @@
+"""Lava in a process of its own, on a leash: jobs go in as files, and whatever happens, nothing of it is left behind."""
+
+import json
+import subprocess
+import tempfile
+from importlib.resources import as_file, files
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.errors import LavaError
+from edgekit.neuromorphic.emulator import Record
+from edgekit.neuromorphic.lava.environment import LAVA
+from edgekit.neuromorphic.loihi import Integers, LoihiNetwork, save
+
+TIMEOUT_S = 600.0
+START_S = 120.0
+
+
+class Ran:
+    """What Lava found: `scores` (samples, ...), `records` by layer, and the `seconds` its steps took."""
+
+    def __init__(self, arrays: dict[str, NDArray[Any]], layers: int) -> None:
+        self.scores: Integers = arrays["v"]
+        self.seconds = float(arrays["seconds"])
+        self.records: list[Record] = []
+        for number in range(layers):
+            if f"{number}.spikes" not in arrays:
+                break
+            spikes = arrays[f"{number}.spikes"]
+            states = [arrays.get(f"{number}.{kind}", np.zeros_like(spikes)) for kind in ("u", "v")]
+            self.records.append(Record(spikes, states[0], states[1]))
+
+
+class Lava:
+    """A Lava process that runs networks, one after the other. To be used as a context.
+
+    Args:
+        timeout: seconds that one run may take; a hung Lava waits forever.
+
+    Raises:
+        LavaError: Lava is not installed, or does not start.
+    """
+
+    def __init__(self, timeout: float = TIMEOUT_S) -> None:
+        self.timeout = timeout
+        if not LAVA.installed:
+            raise LavaError("Lava is not installed; install it, in a Python 3.10 of its own, with: edgekit spike setup-lava")
+        self._folder = tempfile.TemporaryDirectory(prefix="edgekit-lava-")
+        self._log = (Path(self._folder.name) / "worker.log").open("wb")
+        with as_file(files("edgekit.neuromorphic.lava").joinpath("worker.py")) as worker:
+            script = Path(self._folder.name) / "worker.py"  # a folder of its own: Lava looks through those of its code
+            script.write_bytes(worker.read_bytes())
+        self._process = subprocess.Popen(
+            [str(LAVA.executable), "-u", str(script)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            cwd=self._folder.name,
+            text=True,
+            start_new_session=True,  # a Ctrl-C for us is not for it: it ends when its input does
+        )
+        self._answer()
+
+    def __enter__(self) -> "Lava":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process, and whatever it was doing."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+        self._log.close()
+        self._folder.cleanup()
+
+    def run(
+        self,
+        network: LoihiNetwork,
+        codes: Integers,
+        *,
+        record: bool = False,
+        pipelined: bool = False,
+        float_refractory: bool = False,
+    ) -> Ran:
+        """Run samples through a network.
+
+        Args:
+            network: the network.
+            codes: (samples, ...) for the same at every step, or (samples, steps, ...).
+            record: keep spikes, currents and voltages of every step; Lava takes about 0.1 ms for each value.
+            pipelined: run plain neurons that nothing resets, from the first step on; one sample only.
+            float_refractory: use Lava's own refractory neurons, which it has in floats only.
+
+        Raises:
+            LavaError: Lava failed, died or hung; why is in the message, and nothing of it is left running.
+        """
+        if codes.ndim == 1 + len(network.input_shape):
+            codes = np.repeat(codes[:, None], network.steps, 1)
+        if pipelined and len(codes) != 1:
+            raise ValueError("a pipelined run takes one sample: nothing separates it from the next")
+        if not pipelined and any(
+            np.any(np.asarray(synapse.delay) > 0) for layer in network.layers for synapse in layer.synapses
+        ):
+            raise LavaError(
+                "the network has delays, and Lava's resets do not stop spikes that are still on their way: "
+                "it can be run pipelined, one sample at a time"
+            )
+        return self._run(network, codes, record, pipelined, float_refractory)
+
+    def _run(
+        self, network: LoihiNetwork, codes: Integers, record: bool, pipelined: bool, float_refractory: bool
+    ) -> Ran:
+        folder = Path(self._folder.name)
+        paths = {name: folder / name for name in ("network.npz", "codes.npy", "out.npz")}
+        save(network, paths["network.npz"])
+        np.save(paths["codes.npy"], codes, allow_pickle=False)
+        paths["out.npz"].unlink(missing_ok=True)
+        job = {
+            "network": str(paths["network.npz"]),
+            "codes": str(paths["codes.npy"]),
+            "out": str(paths["out.npz"]),
+            "record": record,
+            "pipelined": pipelined,
+            "hardware": False,
+            "float_refractory": float_refractory,
+            "timeout": self.timeout,
+        }
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(job) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise LavaError(f"the Lava process is gone: {self._last_words()}") from None
+        answer = self._answer()
+        if "error" in answer:
+            raise LavaError(f"Lava could not run the network: {answer['error']}")
+        with np.load(paths["out.npz"], allow_pickle=False) as file:
+            return Ran({name: file[name] for name in file.files}, len(network.layers))
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self._process.wait()
+            words = self._last_words()
+            raise LavaError(f"the Lava process ended: {words}; `edgekit spike setup-lava --again` makes it anew")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def _last_words(self) -> str:
+        self._log.flush()
+        lines = Path(self._log.name).read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else f"code {self._process.returncode}"
