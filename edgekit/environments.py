@@ -49,12 +49,16 @@ class Environment:
         """
         if self.installed:
             return
+        self.remove()
         folder = self.executable.parent.parent
-        shutil.rmtree(folder, ignore_errors=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
         self._run([self._base(), "-m", "venv", str(folder)])
         self._run([str(self.executable), "-m", "pip", "install", "--quiet", *self.requirements])
         (folder / "installed").touch()
+
+    def remove(self) -> None:
+        """Remove the environment, if it is there."""
+        shutil.rmtree(self.executable.parent.parent, ignore_errors=True)
 
     def _base(self) -> str:
         """Find the right Python: our own, one on the PATH or of pyenv, or one that uv knows or can fetch."""

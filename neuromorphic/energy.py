@@ -1,8 +1,9 @@
-"""What an inference costs on Loihi: synaptic operations, spikes, cores, and an estimate of the energy."""
+"""What an inference costs on Loihi: synaptic operations, spikes, and an estimate of the energy."""
 
 from dataclasses import dataclass
-from math import ceil, prod
+from math import prod
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -16,10 +17,6 @@ JOULES_SYNAPTIC_OPERATION = 23.6e-12
 JOULES_ACTIVE_NEURON = 81e-12
 JOULES_INACTIVE_NEURON = 52e-12
 
-# The same, section "Architecture": a core has 1,024 neurons and 128 KB of synapse memory.
-NEURONS_PER_CORE = 1024
-SYNAPSE_BYTES_PER_CORE = 128 << 10
-
 
 @dataclass(frozen=True)
 class Cost:
@@ -29,17 +26,11 @@ class Cost:
         spikes: of neurons (the graded input is not counted).
         synops: synaptic operations: each spike, or non-zero input value, times the synapses it reaches.
         energy_joules: dynamic energy, an estimate from published figures, without static power and input.
-        cores: Loihi 1 cores by neurons and synapse memory.
-        neurons: in all layers.
-        synapses: connections, each counted once for every pair of neurons, as Loihi 1 stores them.
     """
 
     spikes: float
     synops: float
     energy_joules: float
-    cores: int
-    neurons: int
-    synapses: int
 
 
 def cost(network: LoihiNetwork, codes: Integers, activity: Activity) -> Cost:
@@ -47,39 +38,34 @@ def cost(network: LoihiNetwork, codes: Integers, activity: Activity) -> Cost:
 
     Args:
         network: the integer network.
-        codes: its constant input, (examples, ...).
+        codes: its input, (examples, ...) for the same at every step, or (examples, steps, ...).
         activity: of the run.
     """
     examples = len(codes)
     spikes = sum(float(layer.sum()) for layer in activity.spikes) / examples
+    constant = codes.ndim == 1 + len(network.input_shape)
+    arriving = (codes != 0).sum(0) * network.steps if constant else (codes != 0).sum((0, 1))
     synops = 0.0
-    cores = neurons = synapses = 0
     for layer in network.layers:
-        here = 0
         for synapse in layer.synapses:
-            shape = network.input_shape if synapse.source == INPUT else network.layers[synapse.source].shape
-            reached = fan_out(synapse, shape)
-            here += int(reached.sum())
-            if synapse.source == INPUT:
-                sent = torch.from_numpy((codes != 0).sum(0) * network.steps)
-            else:
-                sent = torch.from_numpy(activity.spikes[synapse.source]).sum(0)
-            synops += float((sent.reshape(shape) * reached).sum()) / examples
-        neurons += prod(layer.shape)
-        synapses += here
-        cores += max(ceil(prod(layer.shape) / NEURONS_PER_CORE), ceil(here / SYNAPSE_BYTES_PER_CORE))
-    updates = neurons * network.steps
+            sent = arriving if synapse.source == INPUT else activity.spikes[synapse.source].sum(0)
+            shape = network.shape_of(synapse.source)
+            synops += float((torch.from_numpy(sent).reshape(shape) * fan_out(synapse, shape)).sum()) / examples
+    updates = sum(prod(layer.shape) for layer in network.layers) * network.steps
     energy = (
         synops * JOULES_SYNAPTIC_OPERATION + spikes * JOULES_ACTIVE_NEURON + (updates - spikes) * JOULES_INACTIVE_NEURON
     )
-    return Cost(spikes, synops, energy, cores, neurons, synapses)
+    return Cost(spikes, synops, energy)
 
 
 def fan_out(synapse: LoihiSynapse, shape: tuple[int, ...]) -> torch.Tensor:
     """Return how many neurons each source neuron reaches through non-zero weights, of the source's shape."""
+    if synapse.kind == "direct":
+        return torch.ones(shape, dtype=torch.float64)
+    if synapse.kind != "conv":
+        counts = np.asarray((synapse.weight != 0).sum(axis=0), np.float64)
+        return torch.from_numpy(counts.reshape(shape))
     connected = torch.from_numpy((synapse.weight != 0).astype("float64"))
-    if synapse.kind == "dense":
-        return connected.sum(0).reshape(shape)
     with torch.enable_grad():
         source = torch.zeros(1, *shape, dtype=torch.float64, requires_grad=True)
         reached = F.conv2d(source, connected, None, synapse.stride, synapse.padding, synapse.dilation, synapse.groups)

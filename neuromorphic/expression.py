@@ -64,12 +64,21 @@ def conv2d(
     padding: tuple[int, int],
     groups: int,
     name: str,
+    dilation: tuple[int, int] = (1, 1),
 ) -> Expression:
-    """Convolve an expression.
+    """Convolve an expression; a dilated kernel is written out with zeros.
 
     Raises:
-        ConversionError: a convolution follows another without neurons between, and is not 1 x 1.
+        ConversionError: the expression is no map, or a convolution follows another without neurons between, and is not
+            1 x 1.
     """
+    if len(x.shape) != 3:
+        raise ConversionError(f"layer {name!r}: a convolution needs a map, and gets {x.shape}")
+    if dilation != (1, 1):
+        spread = [d * (k - 1) + 1 for d, k in zip(dilation, weight.shape[2:], strict=True)]
+        written = weight.new_zeros(*weight.shape[:2], *spread)
+        written[:, :, :: dilation[0], :: dilation[1]] = weight
+        weight = written
     new_bias = F.conv2d(x.bias[None], weight, bias, stride, padding, 1, groups)[0]
     terms = tuple(_convolved(term, weight, stride, padding, groups, name) for term in x.terms)
     return Expression(terms, new_bias, tuple(new_bias.shape))

@@ -155,7 +155,7 @@ def _module(name: str, layer: nn.Module, x: Expression, layers: list[Neurons], s
     if isinstance(layer, QCFS):
         threshold = float(layer.threshold)
         if threshold <= 0:
-            raise ConversionError(f"layer {name!r}: its threshold fell to {threshold:.3g}, and neurons need one above 0")
+            raise ConversionError(f"layer {name!r}: its threshold fell to {threshold:.3g}; neurons need one above 0")
         return _neurons(name, x, threshold, layers, threshold)
     if isinstance(layer, nn.AvgPool1d | nn.AvgPool2d):
         window = _pair(layer.kernel_size) if isinstance(layer, nn.AvgPool2d) else (1, *layer.kernel_size)
@@ -176,11 +176,9 @@ def _module(name: str, layer: nn.Module, x: Expression, layers: list[Neurons], s
 
 
 def _convolution(name: str, layer: nn.Conv1d | nn.Conv2d, x: Expression) -> Expression:
-    """Convolve; one-dimensional layers act on maps of one row, dilated kernels are written out with zeros."""
+    """Convolve; one-dimensional layers act on maps of one row."""
     if layer.padding_mode != "zeros":
         raise ConversionError(f"layer {name!r}: padding by {layer.padding_mode!r} has no spiking form: use zeros")
-    if len(x.shape) != 3:
-        raise ConversionError(f"layer {name!r}: a convolution needs a map, and gets {x.shape}")
     flat = isinstance(layer, nn.Conv1d)
     weight = layer.weight.detach()
     weight = weight.unsqueeze(2) if flat else weight
@@ -190,8 +188,6 @@ def _convolution(name: str, layer: nn.Conv1d | nn.Conv2d, x: Expression) -> Expr
 
     dilation, stride = pair(layer.dilation), pair(layer.stride)
     spread = [d * (k - 1) + 1 for d, k in zip(dilation, weight.shape[2:], strict=True)]
-    written = weight.new_zeros(*weight.shape[:2], *spread)
-    written[:, :, :: dilation[0], :: dilation[1]] = weight
     if layer.padding == "same":
         if any(size % 2 == 0 for size in spread):
             raise ConversionError(f"layer {name!r}: 'same' padding needs an odd kernel")
@@ -200,7 +196,7 @@ def _convolution(name: str, layer: nn.Conv1d | nn.Conv2d, x: Expression) -> Expr
         padding = (0, 0)
     else:
         padding = (0, int(layer.padding[0])) if flat else _pair(layer.padding)
-    return ex.conv2d(x, written, layer.bias, stride, padding, layer.groups, name)
+    return ex.conv2d(x, weight, layer.bias, stride, padding, layer.groups, name, dilation)
 
 
 def _neurons(

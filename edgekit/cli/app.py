@@ -5,7 +5,7 @@ import sys
 import typer
 
 from edgekit import __version__
-from edgekit.cli import doctor, export, inspect, models, new, resume, run
+from edgekit.cli import doctor, export, inspect, models, new, resume, run, spike
 from edgekit.cli.terminal import complain
 from edgekit.errors import EdgekitError
 
@@ -21,6 +21,7 @@ app.command()(run.run)
 app.command()(resume.resume)
 app.command()(export.export)
 app.command()(inspect.inspect)
+app.add_typer(spike.app, name="spike")
 app.command()(new.new)
 app.command()(models.models)
 app.command()(doctor.doctor)

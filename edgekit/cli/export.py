@@ -84,7 +84,7 @@ def export(
 
             facts = exporting.export_module(
                 model,
-                _arguments(arguments),
+                json_object("--arguments", arguments),
                 weights,
                 _shape(sample),
                 calibration,
@@ -110,7 +110,12 @@ def _shape(text: str) -> list[int]:
         raise UsageError(f"--sample {text!r}: give one input's shape with a batch of 1, as 1,1,28,28") from None
 
 
-def _arguments(text: str) -> dict[str, Any]:
+def json_object(option: str, text: str) -> dict[str, Any]:
+    """Read an option's JSON object.
+
+    Raises:
+        UsageError: it is none.
+    """
     import json
 
     from edgekit.errors import UsageError
@@ -120,5 +125,5 @@ def _arguments(text: str) -> dict[str, Any]:
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise UsageError(f"--arguments {text!r}: give a JSON object, as '{{\"width\": 2}}'")
+        raise UsageError(f"{option} {text!r}: give a JSON object, as '{{\"width\": 2}}'")
     return found

@@ -17,6 +17,9 @@ STAGES = {
     "export": "Making and checking .tflite files",
     "spiking": "Making and running the spiking network",
     "report": "Writing the report",
+    "verify": "Comparing the emulator with Lava",
+    "plot": "Drawing",
+    "lava": "Setting up Lava",
 }
 
 

@@ -9,17 +9,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgekit import __version__, arrays, plugins
+from edgekit import __version__
 from edgekit import experiment as experiments
-from edgekit.clients.torch_trainer import load_weights
 from edgekit.data import FederatedDataset
-from edgekit.data import load as load_data
-from edgekit.errors import EdgekitError, ModelError, RunFolderError, UsageError
+from edgekit.errors import EdgekitError, UsageError
 from edgekit.experiment import Experiment, Preset
-from edgekit.export.tflite import Exported, Subject, check_calibration, export
+from edgekit.export.tflite import Exported, Subject, export
 from edgekit.export.training.file import training_file
 from edgekit.export.training.steps import Options
-from edgekit.models import build
+from edgekit.pipeline.subjects import load_module, load_run, read_examples
 from edgekit.report import renew_tflite
 from edgekit.runfolder import RunFolder, write_whole
 
@@ -155,24 +153,6 @@ def export_run(
     return {name: result[name] for name in ("tflite", "training_graph") if name in result}
 
 
-def load_run(folder: RunFolder, experiment: Experiment) -> tuple[nn.Module, FederatedDataset]:
-    """Return a finished run's network with its trained weights, and its dataset.
-
-    Raises:
-        RunFolderError: it has no trained network, or one of another experiment.
-    """
-    if not folder.model.exists():
-        raise RunFolderError(f"{folder.path} holds no trained network yet: go on with edgekit resume {folder.path}")
-    whole_groups = experiment.privacy.unit == "client"
-    dataset = load_data(experiment.data, experiment.seed, whole_groups=whole_groups)
-    model = build(experiment.model, dataset.shape, len(dataset.classes), experiment.seed)
-    weights, _ = arrays.load(folder.model)
-    if problem := arrays.problem_with(weights, _state(model)):
-        raise RunFolderError(f"{folder.model} is not of the experiment's network: {problem}")
-    load_weights(model, weights)
-    return model.eval(), dataset
-
-
 def export_module(
     model_path: str,
     arguments: dict[str, Any],
@@ -213,26 +193,11 @@ def export_module(
             f"--sample {','.join(map(str, sample))}: give one input's shape with a batch of 1, as 1,1,28,28"
         )
     shape = tuple(sample[1:])
-    try:
-        made = plugins.load(model_path, "--model")(**arguments)
-    except EdgekitError:
-        raise
-    except Exception as error:
-        raise ModelError(f"{model_path} cannot be built: {' '.join(str(error).split())}") from error
-    if not isinstance(made, nn.Module):
-        raise ModelError(f"{model_path} gave {type(made).__name__}, not a torch.nn.Module")
-    model = made.eval()
-    if weights is not None:
-        _take_weights(model, weights)
-    x, y = (None, None) if calibration is None else _examples(calibration, shape)
+    x, y = (None, None) if calibration is None else read_examples("--calibration", calibration, shape)
     test = x if x is not None else np.random.default_rng(0).standard_normal((RANDOM_EXAMPLES, *shape), np.float32)
-    try:
-        with torch.no_grad():
-            scores = model(torch.from_numpy(test[:2]))
-    except Exception as error:
-        raise ModelError(f"{model_path} cannot take inputs of {shape}: {' '.join(str(error).split())}") from error
-    if not isinstance(scores, torch.Tensor) or scores.dim() != 2:
-        raise ModelError(f"{model_path} must give scores (batch, classes) for a batch of inputs")
+    model = load_module(model_path, arguments, weights, torch.from_numpy(test[:2]))
+    with torch.no_grad():
+        scores = model(torch.from_numpy(test[:2]))
     classes = [str(number) for number in range(scores.shape[1])]
     subject = Subject(model, shape, test, y, x, classes, None)
     card = {"edgekit": __version__, "name": name, "model": model_path, "licence": licence or "not stated"}
@@ -276,44 +241,3 @@ def table(done: dict[str, Exported], measure: str = "accuracy") -> list[str]:
         )
         for row in rows
     ]
-
-
-def _state(model: nn.Module) -> arrays.Weights:
-    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-
-
-def _take_weights(model: nn.Module, path: Path) -> None:
-    if not path.exists():
-        raise UsageError(f"--weights {path} does not exist")
-    if path.suffix == ".safetensors":
-        weights, _ = arrays.load(path)
-    else:
-        try:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-            found = found.get("state_dict", found)
-            weights = {name: tensor.numpy() for name, tensor in found.items()}
-        except Exception as error:
-            raise ModelError(
-                f"{path} holds no state that can be read safely: give .safetensors, or torch.save of a state_dict"
-            ) from error
-    if problem := arrays.problem_with(weights, _state(model)):
-        raise ModelError(f"{path} is not of this module: {problem}")
-    load_weights(model, weights)
-
-
-def _examples(path: Path, shape: tuple[int, ...]) -> tuple[Any, Any]:
-    """Read calibration examples: x (examples, *shape) and, if there, their labels."""
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        x, y = (loaded, None) if isinstance(loaded, np.ndarray) else (loaded["x"], loaded.get("y"))
-    except Exception as error:  # numpy and zipfile raise many kinds
-        raise UsageError(f"--calibration {path}: give .npz with x and perhaps y, or .npy of x ({error})") from None
-    if x.ndim == 0 or len(x) == 0 or x.shape[1:] != shape:
-        raise UsageError(
-            f"--calibration {path} holds x of shape {x.shape}, expected (examples, {', '.join(map(str, shape))})"
-        )
-    if y is not None:
-        if y.shape != x.shape[:1] or not np.issubdtype(y.dtype, np.integer):
-            raise UsageError(f"--calibration {path}: y must be {len(x)} class numbers, it is {y.dtype} of {y.shape}")
-        check_calibration(y)
-    return np.ascontiguousarray(x, np.float32), y

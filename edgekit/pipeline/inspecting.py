@@ -85,7 +85,7 @@ def _compared(name: str, ran: Ran, expected: Floats) -> dict[str, Any]:
 
 def _against_run(content: bytes, preset: str, folder: RunFolder, names: Sequence[str]) -> dict[str, Any]:
     from edgekit.export import tflite
-    from edgekit.pipeline.exporting import load_run
+    from edgekit.pipeline.subjects import load_run
 
     experiment = experiments.load(folder.experiment)
     model, dataset = load_run(folder, experiment)

@@ -15,7 +15,6 @@ from edgekit import experiment as experiments
 from edgekit.clients.cohort.memory import keep_freed_memory
 from edgekit.clients.torch_trainer import load_weights
 from edgekit.data import FederatedDataset
-from edgekit.data import load as load_data
 from edgekit.errors import EdgekitError
 from edgekit.experiment import Experiment
 from edgekit.export.convert import to_float32
@@ -24,6 +23,7 @@ from edgekit.models import ZOO, build
 from edgekit.neuromorphic.trace import trace
 from edgekit.pipeline import exporting
 from edgekit.pipeline.spiking import SpikingResult, make_spiking
+from edgekit.pipeline.subjects import load_dataset
 from edgekit.privacy import summary
 from edgekit.report import write_report
 from edgekit.runfolder import RunFolder
@@ -108,8 +108,7 @@ def _work(job: Job) -> dict[str, Any]:
     keep_freed_memory()
     job.listener.stage("data")
     experiment = job.experiment
-    whole_groups = experiment.privacy.unit == "client"
-    dataset = load_data(experiment.data, experiment.seed, whole_groups=whole_groups)
+    dataset = load_dataset(experiment)
     model = build(experiment.model, dataset.shape, len(dataset.classes), experiment.seed, dataset.calibration.x)
     job.listener.notice(f"{dataset.description}; {dataset.clients} clients")
     _check_early(model, dataset, experiment)

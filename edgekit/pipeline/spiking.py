@@ -1,29 +1,71 @@
-"""The spiking stage: convert, tune if it helps, round to Loihi's integers, run them, and count what they cost."""
+"""The spiking stage: convert, tune if it helps, round to Loihi's integers, run them, and count what they cost.
 
-from dataclasses import dataclass
+In a run it follows training; `edgekit spike run` does it again, or for modules and .nir files that were never part of a
+run.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from edgekit.data import FederatedDataset
-from edgekit.data.federated import Floats
-from edgekit.experiment import Experiment
-from edgekit.neuromorphic import SpikingNetwork, convert, emulator, loihi, network, quantise
+from edgekit import experiment as experiments
+from edgekit.data import Examples, FederatedDataset
+from edgekit.errors import UsageError
+from edgekit.experiment import Experiment, Spiking
+from edgekit.neuromorphic import LoihiNetwork, SpikingNetwork, convert, loihi, network, quantise
+from edgekit.neuromorphic.decision import affordable, curve, decide
+from edgekit.neuromorphic.emulator import Activity, Emulator
 from edgekit.neuromorphic.energy import cost, macs
-from edgekit.neuromorphic.exchange import write_nir
+from edgekit.neuromorphic.nir import read_nir, write_nir
+from edgekit.neuromorphic.resources import CHIPS, require_fit, resources
 from edgekit.neuromorphic.tune import tune
+from edgekit.pipeline.subjects import load_module, load_run, read_examples
 from edgekit.randomness import generator
-from edgekit.report import SpikingSample
+from edgekit.report import SpikingSample, renew_spiking
 from edgekit.runfolder import RunFolder
 
 WORTH_TUNING = 0.01
 """Accuracy on the calibration examples that spikes must lose before tuning is tried."""
 MOST_EXAMPLES = 1000
-"""Test examples that are run through the emulator: a point of accuracy is then 10 of them, and seconds are enough."""
+"""Test examples that are run: a point of accuracy is then 10 of them, and seconds are enough."""
 CURVE = (1, 2, 4, 8, 16, 32)
 """Time steps at which accuracy is measured for the report."""
+SHOWN_NEURONS = 3
+"""Neurons a layer whose voltages are drawn: those that fire most."""
+CALIBRATION_SHARE = 4
+"""Of a user's own examples, one in so many is for calibration."""
+
+Notice = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A spiking network in floats, and all that measuring it needs.
+
+    Attributes:
+        network: the network.
+        classes: names.
+        calibration: examples that it may be fitted to.
+        test: examples that it is measured on.
+        macs: multiply-adds of the network it came from; None if there was none.
+        frozen: names of norms that were frozen.
+        tuned: what came of tuning.
+        notices: for people.
+    """
+
+    network: SpikingNetwork
+    classes: list[str]
+    calibration: Examples
+    test: Examples
+    macs: int | None = None
+    frozen: tuple[str, ...] = ()
+    tuned: str = "none: read from a file"
+    notices: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -47,78 +89,289 @@ def make_spiking(
     """Make the spiking form of a trained network; write `spiking/network.nir` and `spiking/loihi.npz`.
 
     Raises:
-        ConversionError: the network has no spiking form.
+        ConversionError: the network has no spiking form, or does not fit the chip.
     """
-    settings = experiment.spiking
-    order = generator(experiment.seed, "spiking test").permutation(len(dataset.test))
-    chosen = np.sort(order[:MOST_EXAMPLES])
-    test, labels = dataset.test.x[chosen], dataset.test.y[chosen]
-    converted = convert(model, dataset.calibration, dataset.classes, settings)
-    spiking = converted.network
-    notices = []
-    tuned = "not needed"
-    if settings.tune:
-        lost = converted.accuracy_folded - _accuracy_float(
-            spiking, dataset.calibration.x, dataset.calibration.y, settings.steps
-        )
+    subject = of_model(
+        model,
+        dataset.calibration,
+        _drawn(dataset.test, experiment.seed),
+        dataset.classes,
+        experiment.spiking,
+        experiment.seed,
+    )
+    return measure(subject, experiment.spiking, experiment.seed, folder.spiking)
+
+
+def of_model(
+    model: nn.Module, calibration: Examples, test: Examples, classes: list[str], settings: Spiking, seed: int
+) -> Subject:
+    """Convert a network, and tune what it loses."""
+    converted = convert(model, calibration, classes, settings)
+    spiking, notices, tuned = converted.network, [], "not needed"
+    if not settings.tune:
+        tuned = "off"
+    else:
+        lost = converted.accuracy_folded - _accuracy_float(spiking, calibration, settings.steps, seed)
         if lost > WORTH_TUNING:
             with torch.no_grad():
-                scores = model.eval()(torch.from_numpy(dataset.calibration.x))
-            spiking, tuned = tune(spiking, dataset.calibration, scores, settings.steps, experiment.seed)
+                scores = model.eval()(torch.from_numpy(calibration.x))
+            spiking, tuned = tune(spiking, calibration, scores, settings.steps, seed)
             notices.append(tuned)
-    else:
-        tuned = "off"
+    shape = tuple(calibration.x.shape[1:])
+    return Subject(
+        spiking, classes, calibration, test, macs(model, shape), converted.frozen, tuned, notices
+    )
 
-    curve = {}
-    for steps in sorted({*CURVE, settings.steps}):
-        made = quantise(spiking, steps, dataset.calibration.x, weight_bits=settings.weight_bits)
-        ran = emulator.run(made, made.encode(test))
-        curve[steps] = {
-            "float": round(_accuracy_float(spiking, test, labels, steps), 6),
+
+def measure(subject: Subject, settings: Spiking, seed: int, folder: Path) -> SpikingResult:
+    """Round a network to integers, write its files, run it, and count.
+
+    Args:
+        subject: the network and its examples.
+        settings: the [spiking] section.
+        seed: of random codes.
+        folder: for `network.nir`, `loihi.npz` and `readout.json`.
+
+    Raises:
+        ConversionError: it cannot be rounded, or does not fit the chip.
+    """
+    test, labels = subject.test.x, subject.test.y
+    steps = subject.calibration.x.shape[1] if subject.network.coding == "frames" else settings.steps
+    by_steps: dict[str, Any] = {}
+    integers = activity = codes = None
+    for count in [steps] if subject.network.coding == "frames" else sorted({*CURVE, steps}):
+        made = quantise(subject.network, count, subject.calibration.x, weight_bits=settings.weight_bits)
+        sent = made.encode(test, seed)
+        ran = Emulator(made).run(sent, record="readout")
+        spent = cost(made, sent, ran)
+        by_steps[str(count)] = {
+            "float": round(_accuracy_float(subject.network, subject.test, count, seed), 6),
             "loihi": round(float((ran.scores.argmax(1) == labels).mean()), 6),
+            "energy_joules_estimate": float(f"{spent.energy_joules:.4g}"),
         }
-        if steps == settings.steps:
-            integers, activity = made, ran
-    codes = integers.encode(test)
-    spent = cost(integers, codes, activity)
-    right = int(np.flatnonzero(activity.scores.argmax(1) == labels)[:1].sum())
-    sample = emulator.run(integers, codes[right : right + 1], record=True)
-
-    loihi.save(integers, folder.spiking / "loihi.npz")
-    write_nir(spiking, folder.spiking / "network.nir")
+        if count == steps:
+            integers, activity, codes, at_steps = made, ran, sent, spent
+    assert integers is not None
+    assert activity is not None
+    assert codes is not None
+    taken = {name: resources(integers, name) for name in CHIPS}
+    require_fit(taken[settings.chip])
+    loihi.save(integers, folder / "loihi.npz")
+    write_nir(subject.network, folder / "network.nir")
+    here = by_steps[str(steps)]
     facts = {
-        "steps": settings.steps,
-        "accuracy_float": curve[settings.steps]["float"],
-        "accuracy_loihi": curve[settings.steps]["loihi"],
-        "spikes_per_inference": round(spent.spikes, 1),
-        "synops": round(spent.synops, 1),
-        "macs": macs(model, dataset.shape),
-        "energy_joules_estimate": float(f"{spent.energy_joules:.4g}"),
-        "cores": spent.cores,
+        "steps": steps,
+        "accuracy_float": here["float"],
+        "accuracy_loihi": here["loihi"],
+        "spikes_per_inference": round(at_steps.spikes, 1),
+        "synops": round(at_steps.synops, 1),
+        "macs": subject.macs,
+        "energy_joules_estimate": here["energy_joules_estimate"],
+        "cores": taken[settings.chip].cores,
+        "chip": CHIPS[settings.chip].name,
         "examples": len(test),
-        "neurons": spent.neurons,
-        "synapses": spent.synapses,
+        "neurons": taken[settings.chip].neurons,
+        "synapses": taken[settings.chip].synapses,
         "backend": "emulator (Loihi fixed point)",
-        "by_steps": {str(steps): accuracies for steps, accuracies in curve.items()},
-        "frozen_norms": list(converted.frozen),
-        "tuning": tuned,
+        "coding": subject.network.coding,
+        "by_steps": by_steps,
+        "rates": _rates(integers, activity),
+        "early_decision": _early(subject, integers, activity, seed),
+        "resources": {name: found.facts() for name, found in taken.items()},
+        "frozen_norms": list(subject.frozen),
+        "tuning": subject.tuned,
     }
-    notices.append(
-        f"spiking, {settings.steps} steps: accuracy {facts['accuracy_loihi']:.4f} in Loihi integers; "
-        f"{spent.synops:,.0f} synaptic operations beside {facts['macs']:,} multiply-adds"
-    )
-    shown = SpikingSample(
-        test[right],
-        dataset.classes[labels[right]],
-        [layer.name for layer in integers.layers[:-1]],
-        [spikes[0].reshape(settings.steps, -1) for spikes, _, _ in sample.records[:-1]],
-        sample.records[-1][2][0],
-    )
-    return SpikingResult(facts, notices, shown)
+    compared = "" if subject.macs is None else f" beside {subject.macs:,} multiply-adds"
+    notices = [
+        *subject.notices,
+        f"spiking, {steps} steps: accuracy {here['loihi']:.4f} in Loihi integers, {here['float']:.4f} in floats; "
+        f"{at_steps.synops:,.0f} synaptic operations{compared}; {facts['cores']} cores of {facts['chip']}",
+    ]
+    right = int(np.flatnonzero(activity.scores.argmax(1) == labels)[:1].sum())
+    return SpikingResult(facts, notices, sample(integers, codes[right], test[right], subject.classes[labels[right]]))
 
 
-def _accuracy_float(
-    spiking: SpikingNetwork, x: Floats, labels: np.ndarray[Any, np.dtype[np.int64]], steps: int
-) -> float:
-    scores = [network.run(spiking, part, steps) for part in np.array_split(x, max(1, len(x) // 500))]
-    return float((np.concatenate(scores).argmax(1) == labels).mean())
+def sample(integers: LoihiNetwork, code: Any, example: Any, label: str) -> SpikingSample:
+    """Follow one example through the network.
+
+    Args:
+        integers: the network.
+        code: the example's code.
+        example: as data.
+        label: name of its class.
+    """
+    records = Emulator(integers).run(code[None], record=True).records
+    spikes = [record.spikes[0].reshape(integers.steps, -1) for record in records[:-1]]
+    membranes = []
+    for layer, fired, record in zip(integers.layers[:-1], spikes, records[:-1], strict=True):
+        busiest = np.argsort(-fired.sum(0), kind="stable")[:SHOWN_NEURONS]
+        assert isinstance(layer.neurons, loihi.Lif)
+        voltages = record.voltages[0].reshape(integers.steps, -1)[:, busiest]
+        membranes.append(voltages / max(1, layer.neurons.threshold << 6))
+    names = [layer.name for layer in integers.layers[:-1]]
+    return SpikingSample(example, label, names, spikes, membranes, records[-1].voltages[0])
+
+
+def _drawn(test: Examples, seed: int) -> Examples:
+    order = generator(seed, "spiking test").permutation(len(test))
+    chosen = np.sort(order[:MOST_EXAMPLES])
+    return Examples(test.x[chosen], test.y[chosen])
+
+
+def _accuracy_float(spiking: SpikingNetwork, examples: Examples, steps: int, seed: int) -> float:
+    scores = [network.run(spiking, part, steps, seed) for part in np.array_split(examples.x, -(-len(examples) // 500))]
+    return float((np.concatenate(scores).argmax(1) == examples.y).mean())
+
+
+def _rates(integers: LoihiNetwork, activity: Activity) -> list[dict[str, Any]]:
+    """Return how often the neurons of each layer fire, as a share of the steps, and how many never do."""
+    found = []
+    for layer, spikes in zip(integers.layers[:-1], activity.spikes[:-1], strict=True):
+        silent = float((spikes.reshape(len(spikes), -1).sum(0) == 0).mean())
+        rate = float(spikes.mean()) / integers.steps
+        found.append({"layer": layer.name, "rate": round(rate, 5), "silent": round(silent, 4)})
+    return found
+
+
+def _early(subject: Subject, integers: LoihiNetwork, activity: Activity, seed: int) -> dict[str, Any]:
+    """Return what stopping early would do: the margin is chosen on the calibration examples, measured on the others."""
+    readout = activity.records[-1].voltages
+    calibration = Emulator(integers).run(integers.encode(subject.calibration.x, seed), record="readout")
+    known = calibration.records[-1].voltages
+    chosen = decide(readout, subject.test.y, affordable(known, subject.calibration.y))
+    points = curve(known, readout, subject.test.y)
+    return {
+        "steps": round(chosen.steps, 3),
+        "accuracy": round(chosen.accuracy, 6),
+        "margin": chosen.margin if np.isfinite(chosen.margin) else None,
+        "curve": [{"steps": round(p.steps, 3), "accuracy": round(p.accuracy, 6)} for p in points],
+    }
+
+
+def spike_run(path: Path, changes: dict[str, Any], notice: Notice) -> dict[str, Any]:
+    """Make the spiking form of a finished run again; its files, result.json and report are brought up to date.
+
+    Args:
+        path: the run folder.
+        changes: of the [spiking] section.
+        notice: told what was found.
+
+    Raises:
+        EdgekitError: this is no finished run, or its network has no spiking form.
+    """
+    folder, experiment, model, dataset = open_run(path, changes)
+    result = folder.read_result()
+    found = make_spiking(model, dataset, experiment, folder)
+    result["spiking"] = found.facts
+    result.get("failed", {}).pop("spiking", None)
+    folder.write_json(folder.result, result)
+    renew_spiking(folder, result, dataset.classes, found.sample)
+    for line in found.notices:
+        notice(line)
+    return found.facts
+
+
+def open_run(
+    path: Path, changes: dict[str, Any] | None = None
+) -> tuple[RunFolder, Experiment, nn.Module, FederatedDataset]:
+    """Return a finished run's folder, experiment (with changes of its [spiking] section), network and data."""
+    folder = RunFolder.open(path)
+    overrides = [f"spiking.{key}={value}" for key, value in (changes or {}).items()]
+    experiment = experiments.load(folder.experiment, overrides)
+    model, dataset = load_run(folder, experiment)
+    return folder, experiment, model, dataset
+
+
+def spike_file(
+    path: Path, data: Path, changes: dict[str, Any], out: Path, step_seconds: float | None, notice: Notice
+) -> dict[str, Any]:
+    """Make the integers of a .nir file, with a user's examples; the files go into `out`.
+
+    Args:
+        path: the .nir file.
+        data: .npz of `x` and `y`.
+        changes: of the [spiking] section.
+        out: the folder.
+        step_seconds: length of a step in the file; None is NIR's usual.
+        notice: told what was found.
+    """
+    given = {} if step_seconds is None else {"step_seconds": step_seconds}
+    read = read_nir(path, **given)
+    x, y = _labelled(data)
+    calibration, test = _divided(x, y)
+    settings = _settings(changes)
+    if not read.input_bits:
+        read = _coded(read, x, settings)
+    leading = 2 if read.coding == "frames" else 1
+    if int(np.prod(x.shape[leading:])) != int(np.prod(read.input_shape)) or x.ndim <= leading:
+        raise UsageError(f"--data {data} holds examples of {x.shape[1:]}; {path.name} takes {read.input_shape} a step")
+    classes = list(read.classes)
+    if len(classes) <= int(y.max()):
+        raise UsageError(f"--data {data} has the class {int(y.max())}; {path.name} gives {len(classes)} scores")
+    subject = Subject(read, classes, calibration, test)
+    return _write(measure(subject, settings, 0, out), notice)
+
+
+def _coded(read: SpikingNetwork, x: Any, settings: Spiking) -> SpikingNetwork:
+    """Choose codes for a file that states none: whole numbers as they are, others in `spiking.input_bits`."""
+    coding: Any = "frames" if x.ndim == len(read.input_shape) + 2 else settings.coding
+    low, high = float(x.min()), float(x.max())
+    if low >= 0 and high < 64 and np.array_equal(x, np.rint(x)):
+        return replace(read, coding=coding, input_low=0.0, input_step=1.0, input_bits=max(1, int(high).bit_length()))
+    step = (high - low) / (2**settings.input_bits - 1)
+    return replace(read, coding=coding, input_low=low, input_step=step or 1.0, input_bits=settings.input_bits)
+
+
+def spike_module(
+    model_path: str,
+    arguments: dict[str, Any],
+    weights: Path | None,
+    data: Path,
+    changes: dict[str, Any],
+    out: Path,
+    notice: Notice,
+) -> dict[str, Any]:
+    """Make the spiking form of a user's torch module, with their examples; the files go into `out`.
+
+    Args:
+        model_path: `package.module:Class`.
+        arguments: of the class.
+        weights: its state; None keeps what the class starts with.
+        data: .npz of `x` and `y`.
+        changes: of the [spiking] section.
+        out: the folder.
+        notice: told what was found.
+    """
+    x, y = _labelled(data)
+    model = load_module(model_path, arguments, weights, torch.from_numpy(x[:2]))
+    with torch.no_grad():
+        count = model(torch.from_numpy(x[:2])).shape[1]
+    calibration, test = _divided(x, y)
+    settings = _settings(changes)
+    subject = of_model(model, calibration, test, [str(number) for number in range(count)], settings, 0)
+    return _write(measure(subject, settings, 0, out), notice)
+
+
+def _write(found: SpikingResult, notice: Notice) -> dict[str, Any]:
+    for line in found.notices:
+        notice(line)
+    return found.facts
+
+
+def _settings(changes: dict[str, Any]) -> Spiking:
+    return experiments.load(None, [f"spiking.{key}={value}" for key, value in changes.items()]).spiking
+
+
+def _labelled(data: Path) -> tuple[Any, Any]:
+    x, y = read_examples("--data", data, None)
+    if y is None:
+        raise UsageError(f"--data {data}: give an .npz with x and y, the class numbers")
+    if len(x) < 2 * CALIBRATION_SHARE:
+        raise UsageError(f"--data {data} has {len(x)} examples; give at least {2 * CALIBRATION_SHARE}")
+    return x, y.astype(np.int64)
+
+
+def _divided(x: Any, y: Any) -> tuple[Examples, Examples]:
+    """Divide a user's examples into those for calibration and those for the test."""
+    held = np.arange(len(x)) % CALIBRATION_SHARE == 0
+    return Examples(x[held], y[held]), _drawn(Examples(x[~held], y[~held]), 0)

@@ -1,5 +1,6 @@
 """The report: one self-contained page that a person wants to look at."""
 
-from edgekit.report.page import SpikingSample, renew_tflite, write_report
+from edgekit.report.page import SpikingSample, renew_spiking, renew_tflite, spiking_pictures, write_report
+from edgekit.report.pictures import standalone
 
-__all__ = ["SpikingSample", "renew_tflite", "write_report"]
+__all__ = ["SpikingSample", "renew_spiking", "renew_tflite", "spiking_pictures", "standalone", "write_report"]

@@ -1,6 +1,6 @@
 """From a run to report.html: one file, no network, light and dark, wide and narrow."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -16,7 +16,7 @@ from edgekit.report import pictures
 from edgekit.runfolder import RunFolder, read_lines, write_whole
 
 SHOWN_CLIENTS = 1000
-FORMS_BEGIN, FORMS_END = "<!-- forms -->", "<!-- /forms -->"
+PART_BEGIN, PART_END = "<!-- {} -->", "<!-- /{} -->"
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class SpikingSample:
         label: its class.
         layer_names: of the layers of neurons.
         spikes: of each layer, (steps, neurons).
+        membranes: of each layer, voltages of a few neurons in units of their threshold, (steps, shown).
         voltages: of the readout, (steps, classes).
     """
 
@@ -35,6 +36,7 @@ class SpikingSample:
     label: str
     layer_names: list[str]
     spikes: list[NDArray[np.bool_]]
+    membranes: list[NDArray[np.float64]]
     voltages: NDArray[np.int32]
 
 
@@ -64,12 +66,6 @@ def write_report(
         drawn["accuracy"] = pictures.accuracy(rounds)
         if plan is not None:
             drawn["epsilon"] = pictures.epsilon(rounds, plan.target_epsilon)
-    if sample is not None:
-        facts = result["spiking"]
-        drawn["steps"] = pictures.steps(facts["by_steps"], facts["steps"], result["accuracy"])
-        drawn["raster"] = pictures.raster(sample.spikes, sample.layer_names)
-        drawn["voltages"] = pictures.voltages(sample.voltages, dataset.classes, sample.label)
-        drawn["sample"] = pictures.image(sample.example)
     page = _template("page.html").render(
         result=result,
         experiment=experiment,
@@ -77,6 +73,7 @@ def write_report(
         style=files("edgekit.report").joinpath("page.css").read_text(),
         pictures=drawn,
         forms=_forms_section(folder, result),
+        spiking=_spiking_section(result, dataset.classes, sample),
         rounds=rounds,
         shown_clients=len(shown),
         unreadable=unreadable,
@@ -84,19 +81,50 @@ def write_report(
         plan=plan,
         covered=covered(plan, result["privacy"]["epsilon"] if plan else 0.0),
         not_covered=not_covered(plan, experiment),
-        sample_label=None if sample is None else sample.label,
     )
     write_whole(folder.report, page)
 
 
 def renew_tflite(folder: RunFolder, result: dict[str, Any]) -> None:
     """Bring an existing report's section of the model's forms up to date, after files were exported again."""
+    _renew(folder, "forms", _forms_section(folder, result))
+
+
+def renew_spiking(folder: RunFolder, result: dict[str, Any], classes: Sequence[str], sample: SpikingSample) -> None:
+    """Bring an existing report up to date after the spiking form was made again."""
+    _renew(folder, "forms", _forms_section(folder, result))
+    _renew(folder, "spiking", _spiking_section(result, classes, sample))
+
+
+def spiking_pictures(result: dict[str, Any], classes: Sequence[str], sample: SpikingSample) -> dict[str, str]:
+    """Draw what there is to see of a spiking network, as SVG text by name."""
+    facts = result["spiking"]
+    return {
+        "sample": pictures.image(sample.example),
+        "raster": pictures.raster(sample.spikes, sample.layer_names),
+        "membranes": pictures.membranes(sample.membranes, sample.layer_names),
+        "voltages": pictures.voltages(sample.voltages, classes, sample.label),
+        "rates": pictures.rates(facts["rates"]),
+        "steps": pictures.steps(facts["by_steps"], facts["steps"], result["accuracy"]),
+        "early": pictures.early(facts["early_decision"], facts["steps"], facts["accuracy_loihi"]),
+    }
+
+
+def _renew(folder: RunFolder, part: str, content: str) -> None:
     if not folder.report.exists():
         return
-    before, found, rest = folder.report.read_text().partition(FORMS_BEGIN)
-    _, ended, after = rest.partition(FORMS_END)
+    begin, end = PART_BEGIN.format(part), PART_END.format(part)
+    before, found, rest = folder.report.read_text().partition(begin)
+    _, ended, after = rest.partition(end)
     if found and ended:
-        write_whole(folder.report, before + FORMS_BEGIN + _forms_section(folder, result) + FORMS_END + after)
+        write_whole(folder.report, before + begin + content + end + after)
+
+
+def _spiking_section(result: dict[str, Any], classes: Sequence[str], sample: SpikingSample | None) -> str:
+    if sample is None:
+        return ""
+    drawn = spiking_pictures(result, classes, sample)
+    return _template("spiking.html").render(result=result, pictures=drawn, sample_label=sample.label)
 
 
 def _template(name: str) -> jinja2.Template:

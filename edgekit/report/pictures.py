@@ -76,22 +76,79 @@ def clients(histogram: NDArray[np.int64], classes: Sequence[str]) -> str:
 
 
 def steps(by_steps: dict[str, dict[str, float]], chosen: int, reference: float) -> str:
-    """Draw accuracy against time steps, beside the accuracy of the network it came from."""
-    figure, axis = _figure(4.4, 3.0)
+    """Draw accuracy against time steps, beside that of the network it came from, and the energy below."""
+    figure, (axis, below) = _figures(4.4, 3.6, 2, (3, 1))
     counts = [int(key) for key in by_steps]
     for kind, colour, name in (("float", FIRST, "float"), ("loihi", SECOND, "Loihi integers")):
         axis.plot(counts, [by_steps[str(n)][kind] for n in counts], color=colour, lw=2, marker="o", ms=4, label=name)
     axis.axhline(reference, color=INK, lw=1, ls=(0, (2, 3)), label="network before conversion")
-    axis.axvline(chosen, color=FAINT, lw=1)
-    axis.set_xscale("log", base=2)
-    axis.set_xticks(counts, [str(n) for n in counts])
-    axis.minorticks_off()
-    lowest = min(min(values.values()) for values in by_steps.values())
-    axis.set_ylim(max(0.0, lowest - 0.05), 1.005)
-    axis.set_xlabel("time steps")
+    energies = [1e6 * by_steps[str(n)]["energy_joules_estimate"] for n in counts]
+    below.plot(counts, energies, color=THIRD, lw=2, marker="o", ms=4)
+    below.set_ylim(0, 1.15 * max([*energies, 1e-9]))
+    below.set_ylabel("µJ, estimated", fontsize=8)
+    for each in (axis, below):
+        each.axvline(chosen, color=FAINT, lw=1)
+        each.set_xscale("log", base=2)
+        each.set_xticks(counts, [str(n) for n in counts])
+        each.minorticks_off()
+    lowest = min(min(values["float"], values["loihi"]) for values in by_steps.values())
+    axis.set_ylim(max(0.0, min(lowest, reference) - 0.05), 1.005)
+    below.set_xlabel("time steps")
     axis.legend(frameon=False, fontsize=8, loc="lower right")
-    _title(axis, "Accuracy by time steps")
-    return _svg(figure, "Accuracy of the spiking network by time steps")
+    _title(axis, "Accuracy and energy by time steps")
+    return _svg(figure, "Accuracy and energy of the spiking network by time steps")
+
+
+def early(decision: dict[str, Any], whole: int, accuracy: float) -> str:
+    """Draw accuracy against the mean steps of inferences that stop when the readout is sure."""
+    figure, axis = _figure(4.4, 3.0)
+    points = decision["curve"]
+    axis.plot([p["steps"] for p in points], [p["accuracy"] for p in points], color=FIRST, lw=2, marker="o", ms=3)
+    axis.plot([whole], [accuracy], color=INK, marker="o", ms=6, ls="", label=f"all {whole} steps")
+    axis.plot([decision["steps"]], [decision["accuracy"]], color=SECOND, marker="o", ms=8, ls="", label="chosen margin")
+    axis.set_xlabel("mean time steps until the decision")
+    axis.legend(frameon=False, fontsize=8, loc="lower right")
+    _title(axis, "Accuracy when stopping early")
+    return _svg(figure, "Accuracy against steps of early decisions")
+
+
+def rates(by_layer: Sequence[dict[str, Any]]) -> str:
+    """Draw how often the neurons of each layer fire."""
+    figure, axis = _figure(4.4, 3.0)
+    places = range(len(by_layer))
+    axis.barh(places, [100 * layer["rate"] for layer in by_layer], color=FIRST, height=0.6, linewidth=0)
+    names = [f"layer {i + 1}\n{layer['layer']}"[:28] for i, layer in enumerate(by_layer)]
+    axis.set_yticks(places, names, fontsize=7)
+    for place, layer in zip(places, by_layer, strict=True):
+        silent = f", {100 * layer['silent']:.0f} % never" if layer["silent"] else ""
+        axis.annotate(
+            f"{100 * layer['rate']:.1f} %{silent}",
+            (100 * layer["rate"], place),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+        )
+    axis.set_xlim(0, 1.6 * max([100 * layer["rate"] for layer in by_layer] + [1.0]))
+    axis.invert_yaxis()
+    axis.grid(axis="y", visible=False)
+    axis.set_xlabel("spikes a neuron and step, %")
+    _title(axis, "How often neurons fire")
+    return _svg(figure, "Firing rate of each layer")
+
+
+def membranes(voltages: Sequence[NDArray[np.float64]], names: Sequence[str]) -> str:
+    """Draw the voltages of a few neurons of each layer, (steps, neurons) each, in units of the threshold."""
+    figure, axes = _figures(4.4, max(3.0, 0.85 * len(voltages)), len(voltages))
+    for number, (axis, traces) in enumerate(zip(axes, voltages, strict=True)):
+        axis.axhline(1.0, color=INK, lw=0.8, ls=(0, (2, 3)))
+        for neuron, colour in zip(range(traces.shape[1]), (FIRST, SECOND, THIRD), strict=False):
+            axis.plot(range(1, len(traces) + 1), traces[:, neuron], color=colour, lw=1.4)
+        axis.set_ylabel(f"layer {number + 1}", fontsize=7)
+        axis.tick_params(labelsize=7, labelbottom=number == len(voltages) - 1)
+    axes[-1].set_xlabel("time step")
+    _title(axes[0], "Voltages of busy neurons, in thresholds")
+    return _svg(figure, "Membrane voltages of a few neurons of each layer: " + ", ".join(names))
 
 
 def raster(spikes: Sequence[NDArray[np.bool_]], names: Sequence[str]) -> str:
@@ -146,6 +203,9 @@ def image(example: NDArray[np.float32]) -> str:
     """Draw one example: an image as pixels, other features as bars."""
     figure, axis = _figure(2.2, 2.2)
     axis.axis("off")
+    if example.ndim == 4:  # a sequence of frames: where it grew brighter, minus where it grew darker
+        summed = example.sum(0)
+        example = (summed[1] - summed[0])[None] if len(summed) == 2 else summed[:1]
     if example.ndim == 3:
         pixels = example.transpose(1, 2, 0) if example.shape[0] == 3 else example[0]
         low, high = float(pixels.min()), float(pixels.max())
@@ -155,7 +215,26 @@ def image(example: NDArray[np.float32]) -> str:
     return _svg(figure, "The example, as the network sees it")
 
 
+def standalone(svg: str, style: str) -> str:
+    """Return a picture of the report as a file of its own, with the page's colours for light and dark.
+
+    Args:
+        svg: of this module.
+        style: the page's style sheet.
+    """
+    colours = "".join(re.findall(r"(?::root\s*\{[^}]*\}|@media[^{]*prefers-color-scheme[^{]*\{\s*:root\s*\{[^}]*\}\s*\})", style))
+    background = "svg { background: var(--paper); }"
+    head = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+    return re.sub(r"<svg ([^>]*)>", rf"{head}\1><style>{colours}{background}</style>", svg, count=1)
+
+
 def _figure(width: float, height: float) -> tuple["Figure", "Axes"]:
+    figure, axes = _figures(width, height, 1)
+    return figure, axes[0]
+
+
+def _figures(width: float, height: float, rows: int, ratios: Sequence[float] | None = None) -> tuple["Figure", Any]:
+    """Return a figure of axes above each other."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -180,10 +259,11 @@ def _figure(width: float, height: float) -> tuple["Figure", "Axes"]:
     )
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.patch.set_alpha(0)
-    axis = figure.subplots()
-    axis.patch.set_alpha(0)
-    axis.tick_params(length=0)
-    return figure, axis
+    axes = figure.subplots(rows, 1, squeeze=False, sharex=rows > 1, height_ratios=ratios)[:, 0]
+    for axis in axes:
+        axis.patch.set_alpha(0)
+        axis.tick_params(length=0)
+    return figure, axes
 
 
 def _title(axis: "Axes", text: str) -> None:

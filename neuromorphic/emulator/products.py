@@ -244,7 +244,8 @@ class _ByteMatrix(Product):
         self.weight = torch.empty(weight.shape[1], self.width, dtype=torch.int8).copy_(torch.from_numpy(padded).t())
 
     def __call__(self, rows: Tensor) -> Tensor:
-        return torch._int_mm(rows.flatten(1).to(torch.int8), self.weight)
+        # Contiguous: of overlapping windows a view would do for torch, but the product reads beyond it.
+        return torch._int_mm(rows.flatten(1).to(torch.int8).contiguous(), self.weight)
 
 
 class _FloatMatrix(Product):

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ class Activity:
     Attributes:
         scores: final voltages of the last layer (of sigma-delta units: their last messages), (examples, ...), int32.
         spikes: how often each neuron fired, by layer, (examples, ...), int32.
-        records: of each layer, if asked for.
+        records: of each layer, if all was asked for; of the last one alone, if its was.
     """
 
     scores: Integers
@@ -75,12 +75,18 @@ class Emulator:
         self._chunk = max(1, LARGEST_BUFFER // (widest * network.steps))
 
     @torch.no_grad()
-    def run(self, codes: Integers | NDArray[np.bool_], *, record: bool = False, chunk: int | None = None) -> Activity:
+    def run(
+        self,
+        codes: Integers | NDArray[np.bool_],
+        *,
+        record: bool | Literal["readout"] = False,
+        chunk: int | None = None,
+    ) -> Activity:
         """Run examples.
 
         Args:
             codes: inputs, (examples, ...) for the same at every step, or (examples, steps, ...).
-            record: keep spikes, currents and voltages of every step.
+            record: keep spikes, currents and voltages of every step, of all layers or of the readout.
             chunk: examples at a time; None takes as many as the cache holds.
 
         Raises:
@@ -105,7 +111,7 @@ class Emulator:
             ],
         )
 
-    def _run(self, codes: Integers | NDArray[np.bool_], record: bool) -> Activity:
+    def _run(self, codes: Integers | NDArray[np.bool_], record: bool | Literal["readout"]) -> Activity:
         """Run one chunk: codes (examples, steps or 1, ...)."""
         source = torch.from_numpy(codes)
         graded = source.dtype is not torch.bool
@@ -119,16 +125,19 @@ class Emulator:
         spikes, records = [], []
         scores = np.zeros(0, np.int32)
         for number, layer in enumerate(self._layers):
-            ran = layer.run(outputs, graded, len(codes), record)
+            keep = record is True or (record == "readout" and number == len(self._layers) - 1)
+            ran = layer.run(outputs, graded, len(codes), keep)
             outputs[number] = ran.messages
             spikes.append(ran.counts)
             scores = ran.last
-            if record:
+            if keep:
                 records.append(Record(*ran.states))
         return Activity(scores, spikes, records)
 
 
-def run(network: LoihiNetwork, codes: Integers | NDArray[np.bool_], *, record: bool = False) -> Activity:
+def run(
+    network: LoihiNetwork, codes: Integers | NDArray[np.bool_], *, record: bool | Literal["readout"] = False
+) -> Activity:
     """Run examples once through a network: see `Emulator.run`."""
     return Emulator(network).run(codes, record=record)
 

@@ -1,0 +1,52 @@
+"""Pictures of a run's spiking network, as files."""
+
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+
+from edgekit.errors import RunFolderError, UsageError
+from edgekit.neuromorphic import loihi
+from edgekit.neuromorphic.emulator import Emulator
+from edgekit.pipeline.spiking import open_run, sample
+from edgekit.report import spiking_pictures, standalone
+from edgekit.runfolder import write_whole
+
+
+def plot(path: Path, example: int | None, out: Path | None) -> list[Path]:
+    """Draw a run's spiking network at work; each picture is an .svg file that suits light and dark.
+
+    Args:
+        path: the run folder.
+        example: number of a test example; None takes the first that the network gets right.
+        out: the folder; None is `spiking/plots` of the run.
+
+    Returns:
+        The files.
+
+    Raises:
+        RunFolderError: the run has no spiking network.
+        UsageError: there is no such example.
+    """
+    folder, experiment, _, dataset = open_run(path)
+    result = folder.read_result()
+    stored = folder.spiking / "loihi.npz"
+    if not stored.exists() or not result.get("spiking"):
+        raise RunFolderError(f"{path} holds no spiking network yet: make it with edgekit spike run {path}")
+    network = loihi.load(stored)
+    test = dataset.test
+    if example is None:
+        few = slice(0, 100)
+        answers = Emulator(network).run(network.encode(test.x[few], experiment.seed)).scores.argmax(1)
+        example = int(np.flatnonzero(answers == test.y[few])[:1].sum())
+    if example >= len(test):
+        raise UsageError(f"--example {example}: the test set has {len(test)}, numbered from 0")
+    x = test.x[example : example + 1]
+    shown = sample(network, network.encode(x, experiment.seed)[0], x[0], dataset.classes[test.y[example]])
+    style = files("edgekit.report").joinpath("page.css").read_text()
+    written = []
+    for name, picture in spiking_pictures(result, dataset.classes, shown).items():
+        file = (out or folder.spiking / "plots") / f"{name}.svg"
+        write_whole(file, standalone(picture, style))
+        written.append(file)
+    return written

@@ -1,0 +1,125 @@
+"""What a command works on: a finished run's network, or a module of the user's, and examples for it."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from edgekit import arrays, plugins
+from edgekit.clients.torch_trainer import load_weights
+from edgekit.data import FederatedDataset
+from edgekit.data import load as load_data
+from edgekit.errors import EdgekitError, ModelError, RunFolderError, UsageError
+from edgekit.experiment import Experiment
+from edgekit.export.tflite import check_calibration
+from edgekit.models import build
+from edgekit.runfolder import RunFolder
+
+
+def load_dataset(experiment: Experiment) -> FederatedDataset:
+    """Return an experiment's dataset; where whole clients are protected, calibration examples are whole groups too."""
+    return load_data(experiment.data, experiment.seed, whole_groups=experiment.privacy.unit == "client")
+
+
+def load_run(folder: RunFolder, experiment: Experiment) -> tuple[nn.Module, FederatedDataset]:
+    """Return a finished run's network with its trained weights, and its dataset.
+
+    Raises:
+        RunFolderError: it has no trained network, or one of another experiment.
+    """
+    if not folder.model.exists():
+        raise RunFolderError(f"{folder.path} holds no trained network yet: go on with edgekit resume {folder.path}")
+    dataset = load_dataset(experiment)
+    model = build(experiment.model, dataset.shape, len(dataset.classes), experiment.seed)
+    weights, _ = arrays.load(folder.model)
+    if problem := arrays.problem_with(weights, _state(model)):
+        raise RunFolderError(f"{folder.model} is not of the experiment's network: {problem}")
+    load_weights(model, weights)
+    return model.eval(), dataset
+
+
+def load_module(model_path: str, arguments: dict[str, Any], weights: Path | None, example: torch.Tensor) -> nn.Module:
+    """Return a user's own torch module, ready to run.
+
+    Args:
+        model_path: `package.module:Class`.
+        arguments: of the class.
+        weights: its state, .safetensors or torch's .pt; None keeps what the class starts with.
+        example: inputs that it must take, (batch, ...).
+
+    Raises:
+        EdgekitError: it cannot be built, its weights do not fit, or it does not give scores (batch, classes).
+    """
+    try:
+        made = plugins.load(model_path, "--model")(**arguments)
+    except EdgekitError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{model_path} cannot be built: {' '.join(str(error).split())}") from error
+    if not isinstance(made, nn.Module):
+        raise ModelError(f"{model_path} gave {type(made).__name__}, not a torch.nn.Module")
+    model = made.eval()
+    if weights is not None:
+        _take_weights(model, weights)
+    try:
+        with torch.no_grad():
+            scores = model(example)
+    except Exception as error:
+        shape = tuple(example.shape[1:])
+        raise ModelError(f"{model_path} cannot take inputs of {shape}: {' '.join(str(error).split())}") from error
+    if not isinstance(scores, torch.Tensor) or scores.dim() != 2:
+        raise ModelError(f"{model_path} must give scores (batch, classes) for a batch of inputs")
+    return model
+
+
+def read_examples(option: str, path: Path, shape: tuple[int, ...] | None) -> tuple[Any, Any]:
+    """Read examples: x (examples, *shape) and, if there, their labels.
+
+    Args:
+        option: that named the file, for messages.
+        path: .npz with `x` and perhaps `y`, or .npy of `x`.
+        shape: of one example; None takes any.
+
+    Raises:
+        UsageError: the file cannot be read, or holds something else.
+    """
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        x, y = (loaded, None) if isinstance(loaded, np.ndarray) else (loaded["x"], loaded.get("y"))
+    except Exception as error:  # numpy and zipfile raise many kinds
+        raise UsageError(f"{option} {path}: give .npz with x and perhaps y, or .npy of x ({error})") from None
+    if x.ndim < 2 or len(x) == 0 or (shape is not None and x.shape[1:] != shape):
+        wanted = "..." if shape is None else ", ".join(map(str, shape))
+        raise UsageError(
+            f"{option} {path} holds x of shape {x.shape}, expected (examples, {wanted})"
+        )
+    if y is not None:
+        if y.shape != x.shape[:1] or not np.issubdtype(y.dtype, np.integer):
+            raise UsageError(f"{option} {path}: y must be {len(x)} class numbers, it is {y.dtype} of {y.shape}")
+        check_calibration(y)
+    return np.ascontiguousarray(x, np.float32), y
+
+
+def _state(model: nn.Module) -> arrays.Weights:
+    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+
+
+def _take_weights(model: nn.Module, path: Path) -> None:
+    if not path.exists():
+        raise UsageError(f"--weights {path} does not exist")
+    if path.suffix == ".safetensors":
+        weights, _ = arrays.load(path)
+    else:
+        try:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+            found = found.get("state_dict", found)
+            weights = {name: tensor.numpy() for name, tensor in found.items()}
+        except Exception as error:
+            raise ModelError(
+                f"{path} holds no state that can be read safely: give .safetensors, or torch.save of a state_dict"
+            ) from error
+    if problem := arrays.problem_with(weights, _state(model)):
+        raise ModelError(f"{path} is not of this module: {problem}")
+    load_weights(model, weights)
