@@ -14,6 +14,7 @@ PURPOSES = {
     "tflite": "files for phones and boards",
     "litert": "training on a device without torch",
     "spiking": "spiking networks and .nir files",
+    "events": "recordings of event cameras (AEDAT 4)",
     "hub": "data sets of the datasets library (hf:)",
     "ray": "Flower's own simulation engine, for comparison",
 }

@@ -25,11 +25,13 @@ class Environment:
         name: of its folder, with the version of what is in it.
         python: the version it needs, as in 3.11.
         requirements: for pip.
+        bare: packages installed without what they ask for, since the others cannot live with it.
     """
 
     name: str
     python: str
     requirements: tuple[str, ...]
+    bare: tuple[str, ...] = ()
 
     @property
     def executable(self) -> Path:
@@ -54,6 +56,8 @@ class Environment:
         folder.parent.mkdir(parents=True, exist_ok=True)
         self._run([self._base(), "-m", "venv", str(folder)])
         self._run([str(self.executable), "-m", "pip", "install", "--quiet", *self.requirements])
+        if self.bare:
+            self._run([str(self.executable), "-m", "pip", "install", "--quiet", "--no-deps", *self.bare])
         (folder / "installed").touch()
 
     def remove(self) -> None:

@@ -56,6 +56,23 @@ class Images(Section):
     grayscale: bool = True
 
 
+class Events(Section):
+    """How `events:` and `moving-digits` turn events into frames (frames, 2, height, width)."""
+
+    frames: Count = 8
+    height: Count = 16
+    width: Count = 16
+    window_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Milliseconds a frame, from the first event on; 0 divides each recording evenly."""
+    binary: bool = False
+    """Whether a frame holds spikes, 0 or 1, instead of counts."""
+    largest: Count = 4
+    """Events of a pixel and frame that count as 1.0."""
+    sensor_height: Annotated[int, Field(ge=0)] = 0
+    sensor_width: Annotated[int, Field(ge=0)] = 0
+    """The sensor's size, for files that do not say it."""
+
+
 class Hub(Section):
     """Columns of a dataset of the `datasets` library (`hf:`)."""
 
@@ -78,6 +95,7 @@ class Data(Section):
     calibration_examples: Count = 128
     audio: Audio = Audio()
     images: Images = Images()
+    events: Events = Events()
     hub: Hub = Hub()
 
 

@@ -21,6 +21,7 @@ class Term:
         source: a layer's number, or -1 for the input.
         shape: the source's shape.
         pool: window and stride of the average pooling.
+        gain: what its result is multiplied by.
         kind: `none`, `conv` or `dense`.
         weight: of the convolution or matrix; acts on the unpooled source.
         stride, padding, groups: of the convolution.
@@ -29,6 +30,7 @@ class Term:
     source: int
     shape: tuple[int, ...]
     pool: tuple[int, int] = (1, 1)
+    gain: float = 1.0
     kind: str = "none"
     weight: Tensor | None = None
     stride: tuple[int, int] = (1, 1)
@@ -89,10 +91,11 @@ def _convolved(
 ) -> Term:
     if term.kind == "none":
         (p, q) = term.pool
-        spread = weight.repeat_interleave(p, 2).repeat_interleave(q, 3) / (p * q)
+        spread = weight.repeat_interleave(p, 2).repeat_interleave(q, 3) * (term.gain / (p * q))
         return replace(
             term,
             pool=(1, 1),
+            gain=1.0,
             kind="conv",
             weight=spread,
             stride=(stride[0] * p, stride[1] * q),
@@ -134,7 +137,7 @@ def linear(x: Expression, weight: Tensor, bias: Tensor | None, name: str) -> Exp
                 (p, q), (channels, height, width) = term.pool, term.shape
                 pooled = weight.view(len(weight), channels, height // p, width // q)
                 matrix = (pooled.repeat_interleave(p, 2).repeat_interleave(q, 3) / (p * q)).flatten(1)
-            terms.append(replace(term, pool=(1, 1), kind="dense", weight=matrix))
+            terms.append(replace(term, pool=(1, 1), gain=1.0, kind="dense", weight=matrix * term.gain))
         elif term.kind == "dense":
             assert term.weight is not None
             terms.append(replace(term, weight=weight @ term.weight))
@@ -147,8 +150,14 @@ def linear(x: Expression, weight: Tensor, bias: Tensor | None, name: str) -> Exp
     return Expression(tuple(terms), new_bias, tuple(new_bias.shape))
 
 
-def average_pool(x: Expression, window: tuple[int, int], name: str) -> Expression:
+def average_pool(x: Expression, window: tuple[int, int], name: str, gain: float = 1.0) -> Expression:
     """Average-pool an expression; window and stride are the same.
+
+    Args:
+        x: the expression.
+        window: of the pooling.
+        name: of the layer, for errors.
+        gain: what the means are multiplied by; the window's size makes sums of them.
 
     Raises:
         ConversionError: the map is not a multiple of the window, or a linear layer comes before.
@@ -163,8 +172,9 @@ def average_pool(x: Expression, window: tuple[int, int], name: str) -> Expressio
             raise ConversionError(
                 f"layer {name!r}: average pooling of a linear layer has no spiking form: put a ReLU before it"
             )
-        terms.append(replace(term, pool=(term.pool[0] * window[0], term.pool[1] * window[1])))
-    bias = F.avg_pool2d(x.bias[None], window)[0]
+        pool = (term.pool[0] * window[0], term.pool[1] * window[1])
+        terms.append(replace(term, pool=pool, gain=term.gain * gain))
+    bias = F.avg_pool2d(x.bias[None], window)[0] * gain
     return Expression(tuple(terms), bias, tuple(bias.shape))
 
 
@@ -186,13 +196,12 @@ def scale_channels(x: Expression, scale: Tensor, shift: Tensor) -> Expression:
     for term in x.terms:
         if term.kind == "none":
             if len(x.shape) == 1:
-                terms.append(replace(term, kind="dense", weight=torch.diag(scale)))
+                terms.append(replace(term, gain=1.0, kind="dense", weight=torch.diag(scale * term.gain)))
                 continue
             (p, q) = term.pool
-            weight = scale.view(-1, 1, 1, 1).expand(channels, 1, p, q) / (p * q)
-            terms.append(
-                replace(term, pool=(1, 1), kind="conv", weight=weight, stride=(p, q), padding=(0, 0), groups=channels)
-            )
+            weight = scale.view(-1, 1, 1, 1).expand(channels, 1, p, q) * (term.gain / (p * q))
+            shared = {"pool": (1, 1), "gain": 1.0, "stride": (p, q), "padding": (0, 0), "groups": channels}
+            terms.append(replace(term, kind="conv", weight=weight, **shared))
         else:
             assert term.weight is not None
             terms.append(replace(term, weight=term.weight * scale.view(-1, *[1] * (term.weight.dim() - 1))))

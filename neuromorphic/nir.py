@@ -299,11 +299,7 @@ def _linear(name: str, kind: str, node: Any, x: Expression) -> Expression:
         window, stride, padding = _pair(node.kernel_size), _pair(node.stride), _pair(node.padding)
         if stride != window or padding != (0, 0):
             raise ConversionError(f"node {name!r}: pooling needs a stride equal to its window, and no padding")
-        pooled = ex.average_pool(x, window, name)
-        if kind == "AvgPool2d":
-            return pooled
-        scale = torch.full((pooled.shape[0],), float(window[0] * window[1]))
-        return ex.scale_channels(pooled, scale, torch.zeros_like(scale))
+        return ex.average_pool(x, window, name, 1.0 if kind == "AvgPool2d" else float(window[0] * window[1]))
     if kind == "Scale":
         scale = _per_channel(name, "scale", node.scale, x.shape)
         return ex.scale_channels(x, scale, torch.zeros_like(scale))
@@ -374,8 +370,8 @@ def _dynamics(name: str, node: Any, step_seconds: float) -> tuple[float, float, 
     """Return (current decay, voltage decay, what a drive is multiplied by), by Euler's rule for one step."""
     kind = type(node).__name__
     r = _one(name, "r", node.r)
-    if kind in ("IF", "I"):
-        return 1.0, 0.0, r
+    if kind in ("IF", "I"):  # writers differ in whether they count r by the step or by the second
+        return 1.0, 0.0, 1.0 if abs(r * step_seconds - 1) < 1e-3 else r
     if kind in ("LIF", "LI"):
         voltage_decay = _decay(name, step_seconds / _one(name, "tau", node.tau))
         return 1.0, voltage_decay, r * voltage_decay

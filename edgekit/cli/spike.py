@@ -184,6 +184,33 @@ def plot(
             terminal.result({"files": [str(file) for file in files]})
 
 
+@app.command()
+def export(
+    source: Run,
+    to: Annotated[str, typer.Option(help="netx (lava-dl's HDF5) or lava (a script with network and samples).")] = "netx",
+    out: Annotated[Path | None, typer.Option(help="The file or folder; by default in RUN/spiking.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a run's integers for other tools: lava-dl's netx, or a script that runs them in Lava or on a Loihi 2 chip.
+
+    Example:
+
+        edgekit spike export runs/digits-001 --to lava
+    """
+    from edgekit.cli.terminal import Terminal
+    from edgekit.errors import UsageError
+
+    if to not in ("netx", "lava"):
+        raise UsageError(f"--to {to}: there are netx and lava")
+    with Terminal(silent=as_json) as terminal:
+        terminal.stage("spiking export")
+        from edgekit.pipeline import lava
+
+        facts = lava.export(source, to, out, terminal.notice)
+        if as_json:
+            terminal.result(facts)
+
+
 @app.command("setup-lava")
 def setup_lava(
     again: Annotated[bool, typer.Option("--again", help="Make it anew.")] = False, as_json: AsJson = False

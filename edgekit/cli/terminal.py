@@ -18,6 +18,7 @@ STAGES = {
     "spiking": "Making and running the spiking network",
     "report": "Writing the report",
     "verify": "Comparing the emulator with Lava",
+    "spiking export": "Writing the spiking network",
     "plot": "Drawing",
     "lava": "Setting up Lava",
 }

@@ -22,7 +22,7 @@ def as_features(x: Array, where: str) -> Floats:
     """Bring examples into float32 (examples, channels, height, width) or (examples, features).
 
     uint8 is scaled to 0..1. Images may be (n, h, w), (n, h, w, channels) or (n, channels, h, w), with 1, 3 or 4
-    channels.
+    channels; sequences of frames are (n, steps, channels, h, w).
 
     Raises:
         DataError: another shape or dtype, or values that are not finite.
@@ -34,8 +34,8 @@ def as_features(x: Array, where: str) -> Floats:
         x = x[:, None]
     elif x.ndim == 4 and x.shape[1] not in (1, 3, 4) and x.shape[3] in (1, 3, 4):
         x = x.transpose(0, 3, 1, 2)
-    elif x.ndim not in (2, 4):
-        raise DataError(f"{where}: examples have shape {x.shape}; (n, features) or 3 or 4 dimensions are needed")
+    elif x.ndim not in (2, 4, 5):
+        raise DataError(f"{where}: examples have shape {x.shape}; (n, features) or 3 to 5 dimensions are needed")
     if not np.isfinite(x).all():
         raise DataError(f"{where}: some values are not finite")
     return np.ascontiguousarray(x)

@@ -20,8 +20,8 @@ def load(settings: Data, seed: int, *, whole_groups: bool = False) -> FederatedD
     """Load a data set and share it among the clients.
 
     Args:
-        settings: the experiment's [data] section; `source` is `digits`, `npz:FILE`, `idx:FOLDER`, `images:FOLDER`,
-            `audio:FOLDER`, `hf:NAME` or `package.module:function`.
+        settings: the experiment's [data] section; `source` is `digits`, `moving-digits`, `npz:FILE`, `idx:FOLDER`,
+            `images:FOLDER`, `audio:FOLDER`, `events:FOLDER`, `hf:NAME` or `package.module:function`.
         seed: the experiment's seed; the same seed gives the same clients.
         whole_groups: with the natural partition, hold out whole owners for test and calibration, so that no client
             has data in them.
@@ -34,13 +34,15 @@ def load(settings: Data, seed: int, *, whole_groups: bool = False) -> FederatedD
     loaded: FederatedDataset | Loaded
     if settings.source == "digits":
         loaded = _digits()
+    elif settings.source == "moving-digits":
+        loaded = _moving_digits(settings)
     elif separator and place and kind in _READERS:
         loaded = _READERS[kind](place, settings)
     elif plugins.is_import_path(settings.source):
         loaded = _from_function(settings.source)
     else:
         raise ExperimentError(
-            f"data.source {settings.source!r} is none of: digits, "
+            f"data.source {settings.source!r} is none of: digits, moving-digits, "
             + ", ".join(f"{name}:PLACE" for name in _READERS)
             + ", package.module:function"
         )
@@ -116,6 +118,12 @@ def _digits() -> Loaded:
     return ArraySource(x, labels.astype(np.int64), names, text, normalisation=scale), None
 
 
+def _moving_digits(settings: Data) -> Loaded:
+    from edgekit.data import moving_digits
+
+    return moving_digits.read(settings.events), None
+
+
 def _npz(place: str, _: Data) -> Loaded:
     from edgekit.data import files
 
@@ -140,6 +148,12 @@ def _audio(place: str, settings: Data) -> Loaded:
     return audio.read_folder(Path(place), settings.audio), None
 
 
+def _events(place: str, settings: Data) -> Loaded:
+    from edgekit.data import events
+
+    return events.read_folder(Path(place), settings.events), None
+
+
 def _hub(place: str, settings: Data) -> Loaded:
     from edgekit.data import hub
 
@@ -151,6 +165,7 @@ _READERS: dict[str, Callable[[str, Data], Loaded]] = {
     "idx": _idx,
     "images": _images,
     "audio": _audio,
+    "events": _events,
     "hf": _hub,
 }
 

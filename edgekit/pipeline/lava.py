@@ -1,6 +1,8 @@
 """A run's integers in Intel's Lava, and the emulator held against it."""
 
+import io
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,13 @@ from edgekit.neuromorphic.lava import LAVA, Lava
 from edgekit.neuromorphic.lava.verify import Case, Comparison, compare, draw
 from edgekit.neuromorphic.loihi import LoihiNetwork
 from edgekit.neuromorphic.network import readouts
+from edgekit.neuromorphic.netx import write_netx
 from edgekit.neuromorphic.nir import read_nir
 from edgekit.neuromorphic.tune import SnnTorchNetwork
-from edgekit.pipeline.spiking import open_run
+from edgekit.pipeline.spiking import MOST_EXAMPLES, open_run
+from edgekit.runfolder import write_whole
 
+EXPORTED_SAMPLES = 20
 Notice = Callable[[str], None]
 
 
@@ -154,3 +159,39 @@ def _stored(path: Path, count: int) -> tuple[LoihiNetwork, Examples, Any]:
         raise RunFolderError(f"{error}; make it anew with edgekit spike run {path}") from None
     test = Examples(dataset.test.x[:count], dataset.test.y[:count])
     return network, test, network.encode(test.x, experiment.seed)
+
+
+def export(path: Path, form: str, out: Path | None, notice: Notice) -> dict[str, Any]:
+    """Write a run's integers for other tools.
+
+    Args:
+        path: the run folder.
+        form: `netx`, lava-dl's HDF5; or `lava`, a folder with a script that runs them in Lava, also on a Loihi 2 chip.
+        out: where to; None is in the run's `spiking/`.
+        notice: told what was written.
+
+    Raises:
+        ConversionError: the form cannot carry the network.
+    """
+    network, test, codes = _stored(path, EXPORTED_SAMPLES)
+    if form == "netx":
+        target = out or path / "spiking/netx.net"
+        written = write_netx(network, target)
+        everything = _stored(path, MOST_EXAMPLES)
+        ran = Emulator(written).run(everything[2])
+        accuracy = round(float((ran.scores.argmax(1) == everything[1].y).mean()), 6)
+        notice(f"{target}: accuracy {accuracy:.4f} on {len(everything[1])} examples, biases in units of 64")
+        notice(f"load it with netx.hdf5.Network(net_config={target.name!r}, input_message_bits={network.input_bits})")
+        return {"file": str(target), "accuracy": accuracy, "examples": len(everything[1])}
+    folder = out or path / "spiking/lava"
+    loihi.save(network, folder / "network.npz")
+    constant = codes.ndim == 1 + len(network.input_shape)
+    frames = np.repeat(codes[:, None], network.steps, 1) if constant else codes
+    for name, array in (("codes.npy", frames), ("labels.npy", test.y)):
+        buffer = io.BytesIO()
+        np.save(buffer, array, allow_pickle=False)
+        write_whole(folder / name, buffer.getvalue())
+    write_whole(folder / "run_in_lava.py", files("edgekit.neuromorphic.lava").joinpath("worker.py").read_bytes())
+    notice(f"{folder}: python run_in_lava.py network.npz codes.npy out.npz, in a Python 3.10 with lava-nc 0.10")
+    notice("with --hardware it asks for a Loihi 2 chip; that was never run on one")
+    return {"folder": str(folder), "samples": len(test), "run_on_a_chip": False}

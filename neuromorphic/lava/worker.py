@@ -29,6 +29,7 @@ from lava.proc.lif.process import LIF, LIFRefractory, LIFReset
 from lava.proc.monitor.process import Monitor
 from lava.proc.sdn.process import ActivationMode, Delta, Sigma, SigmaDelta
 from lava.proc.sparse.process import DelaySparse, Sparse
+from lava.utils.loihi import is_installed
 from lava.utils.weightutils import SignMode
 from scipy.sparse import csr_matrix, identity
 
@@ -483,6 +484,15 @@ def serve():
         print(json.dumps(supervise(json.loads(line))), flush=True)
 
 
+def require_chip(description):
+    """End with one line if there is no chip here, or the network needs what the chip's own neurons lack."""
+    if not is_installed():
+        sys.exit("no Loihi 2 here: Intel's extension of Lava for the chip (lava-loihi) is not installed")
+    for layer in description["layers"][:-1]:
+        if layer["neurons"].get("reset") == "soft" or layer["neurons"].get("refractory"):
+            sys.exit(f"layer {layer['name']!r}: the chip's LIF resets hard; make the network with reset=hard")
+
+
 def main():
     """Serve, or run one network."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -495,6 +505,8 @@ def main():
         return
     description, arrays = load(given.network)
     codes = np.load(given.codes, allow_pickle=False).astype(np.int32)
+    if given.hardware:
+        require_chip(description)
     with tempfile.TemporaryDirectory() as folder:
         np.savez(given.out, **run(description, arrays, codes, folder, False, False, given.hardware))
 
