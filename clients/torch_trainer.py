@@ -13,6 +13,7 @@ from edgekit.arrays import Weights
 from edgekit.clients import batches
 from edgekit.clients.trainer import LocalSettings, LocalTask, Update, bounded
 from edgekit.data.federated import Integers
+from edgekit.errors import TrainingError
 from edgekit.privacy import mechanism
 
 
@@ -141,6 +142,12 @@ class _PerExample:
             warnings.filterwarnings("ignore", "Full backward hook")  # the first layer's input needs no gradient
             F.cross_entropy(self.recording(x), y, reduction="sum").backward()
         each = {name: getattr(p, "grad_sample") for name, p in self.parameters.items()}  # noqa: B009 (set by Opacus)
+        for name, gradient in each.items():
+            if len(gradient) != len(y):  # clipping its parts one by one would bound nothing
+                raise TrainingError(
+                    f"parameter {name!r} sees each example in {len(gradient)} rows for {len(y)} examples, so single "
+                    'examples cannot be clipped one client at a time: use training.trainer = "cohort"'
+                )
         scaled = clipped(list(each.values()), clip)
         return {name: gradient.sum(0) for name, gradient in zip(each, scaled, strict=True)}
 

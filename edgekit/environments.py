@@ -83,8 +83,8 @@ class Environment:
             return asked.stdout.strip()
         except (ImportError, FileNotFoundError, subprocess.CalledProcessError, EdgekitError):
             raise EdgekitError(
-                f"{self.name} needs Python {self.python}, and none was found or could be fetched: install it, with your "
-                f"system's packages, pyenv or uv, so that python{self.python} is on the PATH"
+                f"{self.name} needs Python {self.python}, and none was found or could be fetched: install it, with "
+                f"your system's packages, pyenv or uv, so that python{self.python} is on the PATH"
             ) from None
 
     def _is_right(self, python: str) -> bool:

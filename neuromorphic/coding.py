@@ -45,4 +45,4 @@ def encode(
     else:
         first = steps - np.rint(share * steps).astype(np.int64)  # a share of nothing never comes
         fired = first[:, None] == np.arange(steps).reshape(1, -1, *[1] * (x.ndim - 1))
-    return (fired * largest).astype(np.int32)
+    return np.asarray(fired * largest, np.int32)

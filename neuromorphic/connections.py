@@ -40,6 +40,4 @@ def _of_convolution(synapse: LoihiSynapse, source: tuple[int, ...], target: tupl
         of.append(np.broadcast_to(channel[:, :, None] * height * width + there, shape).ravel())
         values.append(np.broadcast_to(weight[:, :, i, j, None], shape).ravel())
     places = (np.concatenate(to), np.concatenate(of))
-    return coo_array(
-        (np.concatenate(values), places), shape=(int(np.prod(target)), int(np.prod(source)))
-    ).tocsr()
+    return coo_array((np.concatenate(values), places), shape=(int(np.prod(target)), int(np.prod(source)))).tocsr()

@@ -96,6 +96,7 @@ def _of_spiking(model: SpikingNet, calibration: Examples, classes: list[str], se
     shape = model.frame_shape
     layers = []
     for number, layer in enumerate(folded.layers):
+        assert isinstance(layer, nn.Conv2d | nn.Linear)
         weight = _numpy(layer.weight)
         if isinstance(layer, nn.Conv2d):
             padding = _pair(layer.padding)
@@ -115,9 +116,7 @@ def _of_spiking(model: SpikingNet, calibration: Examples, classes: list[str], se
     coding: Coding = "frames" if model.sequence else settings.coding
     if coding == "latency":
         layers = [_standing(layer, low, model.frame_shape) for layer in layers]
-    network = SpikingNetwork(
-        tuple(layers), model.frame_shape, low, step, settings.input_bits, tuple(classes), coding
-    )
+    network = SpikingNetwork(tuple(layers), model.frame_shape, low, step, settings.input_bits, tuple(classes), coding)
     scores = model.eval()(torch.from_numpy(calibration.x))
     accuracy = float((scores.argmax(1) == torch.from_numpy(calibration.y)).float().mean())
     return Converted(network, (), accuracy, accuracy)

@@ -48,9 +48,7 @@ def decide(readout: NDArray[np.int32], labels: NDArray[np.int64], margin: float)
     return EarlyDecision(margin, float((answers == labels).mean()), float(when.mean() + 1))
 
 
-def curve(
-    calibration: NDArray[np.int32], readout: NDArray[np.int32], labels: NDArray[np.int64]
-) -> list[EarlyDecision]:
+def curve(calibration: NDArray[np.int32], readout: NDArray[np.int32], labels: NDArray[np.int64]) -> list[EarlyDecision]:
     """Return what each margin of the calibration readout's quantiles does to other examples, steps ascending."""
     last = margins(calibration)[:, -1]
     found = {decide(readout, labels, float(np.quantile(last, share))) for share in SHARES}

@@ -44,7 +44,8 @@ def cost(network: LoihiNetwork, codes: Integers, activity: Activity) -> Cost:
     examples = len(codes)
     spikes = sum(float(layer.sum()) for layer in activity.spikes) / examples
     constant = codes.ndim == 1 + len(network.input_shape)
-    arriving = (codes != 0).sum(0) * network.steps if constant else (codes != 0).sum((0, 1))
+    present = np.asarray(codes) != 0
+    arriving = present.sum(0) * network.steps if constant else present.sum((0, 1))
     synops = 0.0
     for layer in network.layers:
         for synapse in layer.synapses:
@@ -63,8 +64,8 @@ def fan_out(synapse: LoihiSynapse, shape: tuple[int, ...]) -> torch.Tensor:
     if synapse.kind == "direct":
         return torch.ones(shape, dtype=torch.float64)
     if synapse.kind != "conv":
-        counts = np.asarray((synapse.weight != 0).sum(axis=0), np.float64)
-        return torch.from_numpy(counts.reshape(shape))
+        counted = np.asarray((synapse.weight != 0).sum(axis=0), np.float64)
+        return torch.from_numpy(counted.reshape(shape))
     connected = torch.from_numpy((synapse.weight != 0).astype("float64"))
     with torch.enable_grad():
         source = torch.zeros(1, *shape, dtype=torch.float64, requires_grad=True)

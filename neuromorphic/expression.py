@@ -5,6 +5,7 @@ bottlenecks are all affine, so each is folded, exactly, into the synapses and bi
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -200,8 +201,8 @@ def scale_channels(x: Expression, scale: Tensor, shift: Tensor) -> Expression:
                 continue
             (p, q) = term.pool
             weight = scale.view(-1, 1, 1, 1).expand(channels, 1, p, q) * (term.gain / (p * q))
-            shared = {"pool": (1, 1), "gain": 1.0, "stride": (p, q), "padding": (0, 0), "groups": channels}
-            terms.append(replace(term, kind="conv", weight=weight, **shared))
+            shared: dict[str, Any] = {"pool": (1, 1), "gain": 1.0, "stride": (p, q), "padding": (0, 0)}
+            terms.append(replace(term, kind="conv", weight=weight, groups=channels, **shared))
         else:
             assert term.weight is not None
             terms.append(replace(term, weight=term.weight * scale.view(-1, *[1] * (term.weight.dim() - 1))))

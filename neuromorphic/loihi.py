@@ -10,7 +10,7 @@ import zipfile
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from edgekit.neuromorphic.network import INPUT
 from edgekit.runfolder import write_whole
 
 Integers = NDArray[np.int32]
-Weight = Integers | csr_array
+Weight: TypeAlias = "Integers | csr_array"
 
 LARGEST_WEIGHT = 254
 READOUT_THRESHOLD = (1 << 17) - 1

@@ -50,8 +50,8 @@ class Synapse:
 class SpikingLayer:
     """Leaky integrate-and-fire neurons with a current.
 
-    One step: u = (1 - current_decay) u + drive; v = (1 - voltage_decay) v + u + bias; a spike when v >= threshold, which
-    subtracts it (soft reset) or sets v to zero (hard). The defaults are integrate-and-fire neurons.
+    One step: u = (1 - current_decay) u + drive; v = (1 - voltage_decay) v + u + bias; a spike when v >= threshold,
+    which subtracts it (soft reset) or sets v to zero (hard). The defaults are integrate-and-fire neurons.
 
     Attributes:
         name: of the network's layer that it came from.

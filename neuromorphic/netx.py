@@ -37,9 +37,7 @@ def write_netx(network: LoihiNetwork, path: Path) -> LoihiNetwork:
         import h5py
     except ImportError:
         raise MissingExtraError("h5py", "spiking") from None
-    rounded = replace(
-        network, layers=tuple(_checked(number, layer) for number, layer in enumerate(network.layers))
-    )
+    rounded = replace(network, layers=tuple(_checked(number, layer) for number, layer in enumerate(network.layers)))
     content = io.BytesIO()
     with h5py.File(content, "w") as file:
         place = 0
@@ -118,5 +116,3 @@ def _write_layer(group: Any, layer: LoihiLayer, source: tuple[int, ...]) -> None
     }
     for name, value in settings.items():
         group.create_dataset(f"neuron/{name}", data=value)
-
-

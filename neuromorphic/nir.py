@@ -1,8 +1,8 @@
 """Spiking networks as .nir files (Pedersen et al. 2024), which other simulators read and write.
 
 NIR's neurons have a hard reset and start at zero; a soft reset and another start are in the graph's metadata, under
-`edgekit`. docs/spiking.md shows the few lines that set them in Norse, snnTorch, Sinabs and SpikingJelly. NIR's times are
-in seconds, ours in steps: a step is STEP_SECONDS, as in most of them.
+`edgekit`. docs/spiking.md shows the few lines that set them in Norse, snnTorch, Sinabs and SpikingJelly. NIR's times
+are in seconds, ours in steps: a step is STEP_SECONDS, as in most of them.
 
 For readers of this kind grouped convolutions are written as plain ones with zeros between the groups, since nir 1.0
 mistakes a grouped one's input.
@@ -227,7 +227,9 @@ def _facts(graph: Any, path: Path) -> dict[str, Any]:
     except (ValueError, AttributeError, TypeError) as error:
         raise ConversionError(f"{path}: its metadata of edgekit cannot be read: {error}") from None
     if not all(isinstance(table, dict) for table in tables):
-        raise ConversionError(f"{path} was written by another version of edgekit: `edgekit spike run RUN` writes it anew")
+        raise ConversionError(
+            f"{path} was written by another version of edgekit: `edgekit spike run RUN` writes it anew"
+        )
     return facts
 
 
@@ -316,9 +318,11 @@ def _per_channel(name: str, what: str, values: Any, shape: tuple[int, ...]) -> T
         ConversionError: it differs within a channel.
     """
     array = np.array(values, np.float64)
-    array = np.broadcast_to(array.reshape(-1, 1) if array.ndim == 1 and len(shape) == 3 else array, shape) if (
-        array.ndim < len(shape) and array.size in (1, shape[0])
-    ) else array.reshape(shape)
+    array = (
+        np.broadcast_to(array.reshape(-1, 1) if array.ndim == 1 and len(shape) == 3 else array, shape)
+        if (array.ndim < len(shape) and array.size in (1, shape[0]))
+        else array.reshape(shape)
+    )
     rows = array.reshape(shape[0], -1)
     if not np.allclose(rows, rows[:, :1], rtol=1e-6):
         raise ConversionError(f"node {name!r}: its {what} differs within a channel, which has no form here")
@@ -383,7 +387,7 @@ def _dynamics(name: str, node: Any, step_seconds: float) -> tuple[float, float, 
 def _decay(name: str, share: float) -> float:
     if not 0 <= share <= 1:
         raise ConversionError(
-            f"node {name!r} has a time constant shorter than a step, or none: give the length of a step by --step-seconds"
+            f"node {name!r} has a time constant below a step, or none: give the length of a step by --step-seconds"
         )
     return share
 

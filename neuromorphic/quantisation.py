@@ -126,9 +126,7 @@ def _layer(
     largest_bias = float(np.abs(bias).max()) + rounding
     grain = 1 << (9 - weight_bits)  # weights of mixed sign lose one of their eight bits
     top = 256 - grain
-    scale = min(
-        top / largest * scaling.clip, LARGEST_BIAS * 2**LARGEST_BIAS_EXPONENT / 64 / max(largest_bias, 1e-9)
-    )
+    scale = min(top / largest * scaling.clip, LARGEST_BIAS * 2**LARGEST_BIAS_EXPONENT / 64 / max(largest_bias, 1e-9))
     scale *= scaling.share
     if layer.readout:
         # Half of the voltage's range for what calibration saw; the other half for what it did not.

@@ -153,13 +153,15 @@ def _module(name: str, layer: nn.Module, x: Expression, layers: list[Neurons], s
     if isinstance(layer, nn.ReLU):
         return _neurons(name, x, math.inf, layers)
     if isinstance(layer, QCFS):
-        threshold = float(layer.threshold)
+        threshold = layer.threshold.item()
         if threshold <= 0:
             raise ConversionError(f"layer {name!r}: its threshold fell to {threshold:.3g}; neurons need one above 0")
         return _neurons(name, x, threshold, layers, threshold)
     if isinstance(layer, nn.AvgPool1d | nn.AvgPool2d):
-        window = _pair(layer.kernel_size) if isinstance(layer, nn.AvgPool2d) else (1, *layer.kernel_size)
-        stride = _pair(layer.stride) if isinstance(layer, nn.AvgPool2d) else (1, *layer.stride)
+        window, stride = (
+            _pair(value) if isinstance(layer, nn.AvgPool2d) else (1, _pair(value)[-1])
+            for value in (layer.kernel_size, layer.stride)
+        )
         if stride != window or any(n != 0 for n in _pair(layer.padding)):
             raise ConversionError(f"layer {name!r}: average pooling needs a stride equal to its window, and no padding")
         return ex.average_pool(x, window, name)

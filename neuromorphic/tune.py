@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from edgekit.data import Examples
 from edgekit.errors import MissingExtraError
+from edgekit.neuromorphic.coding import Floats
 from edgekit.neuromorphic.network import INPUT, SpikingLayer, SpikingNetwork, Synapse, run
 
 EPOCHS = 30
@@ -124,26 +125,44 @@ def tune(
     """
     half = np.arange(len(calibration)) % 2 == 0
     judge = Examples(calibration.x[~half], calibration.y[~half])
-    trial = _fit(network, calibration.x[half], scores[torch.from_numpy(half)], steps, seed)
+    trial = fit(network, calibration.x[half], scores[torch.from_numpy(half)], steps, seed)
     before, after = (_accuracy(candidate, judge, steps) for candidate in (network, trial))
     if after <= before:
         return (
             network,
             f"tuning with snnTorch did not help ({before:.3f} to {after:.3f} on held-back examples): left out",
         )
-    tuned = _fit(network, calibration.x, scores, steps, seed)
+    tuned = fit(network, calibration.x, scores, steps, seed)
     return tuned, f"tuned with snnTorch: {before:.3f} to {after:.3f} on held-back calibration examples"
 
 
-def _fit(
-    network: SpikingNetwork, x: np.ndarray[Any, np.dtype[np.float32]], scores: Tensor, steps: int, seed: int
+def fit(
+    network: SpikingNetwork,
+    x: Floats,
+    scores: Tensor,
+    steps: int,
+    seed: int,
+    *,
+    epochs: int = EPOCHS,
+    batch_size: int = BATCH,
+    learning_rate: float = LEARNING_RATE,
 ) -> SpikingNetwork:
+    """Train a spiking network, by surrogate gradients, to give in few steps the scores of another network.
+
+    Args:
+        network: where to start.
+        x: examples, (examples, ...).
+        scores: what it shall give for them, (examples, classes).
+        steps: time steps.
+        seed: of the order of the examples.
+        epochs, batch_size, learning_rate: of Adam.
+    """
     module = SnnTorchNetwork(network)
-    optimiser = torch.optim.Adam(module.parameters(), LEARNING_RATE)
+    optimiser = torch.optim.Adam(module.parameters(), learning_rate)
     rng = torch.Generator().manual_seed(seed)
     inputs, wanted = torch.from_numpy(network.decode(network.encode(x, steps, seed))), scores.softmax(1)
-    for _ in range(EPOCHS):
-        for batch in torch.randperm(len(wanted), generator=rng).split(BATCH):
+    for _ in range(epochs):
+        for batch in torch.randperm(len(wanted), generator=rng).split(batch_size):
             optimiser.zero_grad()
             F.cross_entropy(module(inputs[batch], steps), wanted[batch]).backward()
             optimiser.step()

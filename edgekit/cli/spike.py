@@ -41,7 +41,9 @@ def run(
     step_seconds: Annotated[
         float | None, typer.Option(help="With a .nir file: length of a step; 0.0001 by default.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="With --model or a .nir file: the folder; by default spiking/.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="With --model or a .nir file: the folder; by default spiking/.")
+    ] = None,
     timeout: Timeout = 600.0,
     as_json: AsJson = False,
 ) -> None:
@@ -119,12 +121,17 @@ def table(facts: dict[str, Any]) -> list[str]:
     early = facts["early_decision"]
     lines.append(f"deciding when sure: accuracy {early['accuracy']:.4f} in {early['steps']:.2f} steps on average")
     for found in facts["resources"].values():
-        lines += ["", f"{found['chip']}: {found['cores']} cores, {found['neurons']:,} neurons, {found['synapses']:,} synapses"]
-        lines.append(f"  {'layer':<20} {'neurons':>8} {'synapses':>10} {'bytes':>9} {'fan-in':>7} {'fan-out':>8} {'cores':>6}")
+        lines += [
+            "",
+            f"{found['chip']}: {found['cores']} cores, {found['neurons']:,} neurons, {found['synapses']:,} synapses",
+        ]
+        lines.append(
+            f"  {'layer':<20} {'neurons':>8} {'synapses':>10} {'bytes':>9} {'fan-in':>7} {'fan-out':>8} {'cores':>6}"
+        )
         for layer in found["layers"]:
             lines.append(
-                f"  {layer['name'][:20]:<20} {layer['neurons']:>8,} {layer['synapses']:>10,} {layer['synapse_bytes']:>9,} "
-                f"{layer['fan_in']:>7,} {layer['fan_out']:>8,} {layer['cores']:>6}"
+                f"  {layer['name'][:20]:<20} {layer['neurons']:>8,} {layer['synapses']:>10,} "
+                f"{layer['synapse_bytes']:>9,} {layer['fan_in']:>7,} {layer['fan_out']:>8,} {layer['cores']:>6}"
             )
     lines.append("energy is an estimate without static power, not measured on a chip")
     return lines
@@ -161,7 +168,9 @@ def verify(
 @app.command()
 def plot(
     source: Run,
-    example: Annotated[int | None, typer.Option(min=0, help="Number of a test example; by default one it gets right.")] = None,
+    example: Annotated[
+        int | None, typer.Option(min=0, help="Number of a test example; by default one it gets right.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The folder; by default RUN/spiking/plots.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -187,7 +196,9 @@ def plot(
 @app.command()
 def export(
     source: Run,
-    to: Annotated[str, typer.Option(help="netx (lava-dl's HDF5) or lava (a script with network and samples).")] = "netx",
+    to: Annotated[
+        str, typer.Option(help="netx (lava-dl's HDF5) or lava (a script with network and samples).")
+    ] = "netx",
     out: Annotated[Path | None, typer.Option(help="The file or folder; by default in RUN/spiking.")] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -1,8 +1,8 @@
 """`events:` recordings of event cameras: AEDAT 3.1, AEDAT 4 and .npy, binned to frames when a client is sampled.
 
-Layouts: one subfolder a class; or recordings, each with a `NAME_labels.csv` of the rows `class,startTime_usec,
-endTime_usec` beside it, as DVS128 Gesture has them (Amir et al. 2017): each row is an example, and what stands before the
-first underscore of the name owns it.
+Layouts: one subfolder a class; or recordings, each with a `NAME_labels.csv` beside it, of the rows
+`class,startTime_usec,endTime_usec`, as DVS128 Gesture has them (Amir et al. 2017): each row is an example, and
+what stands before the first underscore of the name owns it.
 """
 
 import csv
@@ -93,11 +93,12 @@ def read_folder(folder: Path, settings: Events) -> EventFolder:
     size = f"{settings.frames} frames of {settings.height} x {settings.width}"
     tables = sorted(folder.glob("*_labels.csv")) if folder.is_dir() else []
     if not tables:
-        files, labels, classes = class_folders(folder, _SUFFIXES)
-        return EventFolder(
-            files, [None] * len(files), labels, classes, settings, f"{folder}, {len(files)} recordings as {size}"
-        )
-    files, spans, found, owners = [], [], [], []
+        whole, labels, classes = class_folders(folder, _SUFFIXES)
+        text = f"{folder}, {len(whole)} recordings as {size}"
+        return EventFolder(whole, [None] * len(whole), labels, classes, settings, text)
+    files: list[Path] = []
+    spans: list[tuple[int, int] | None] = []
+    found, owners = [], []
     for table in tables:
         stem = table.name.removesuffix("_labels.csv")
         recordings = [path for path in sorted(folder.glob(f"{stem}.*")) if path.suffix in _SUFFIXES]
@@ -198,7 +199,8 @@ def read_aedat3(content: bytes, where: str) -> Recording:
     while position < len(content):
         if position + _PACKET.itemsize > len(content):
             raise DataError(f"{where} is cut short in a packet's header")
-        packet = {name: int(value) for name, value in zip(_PACKET.names, np.frombuffer(content, _PACKET, 1, position)[0])}
+        header = np.frombuffer(content, _PACKET, 1, position)[0]
+        packet = {name: int(header[name]) for name in _PACKET.names or ()}
         position += _PACKET.itemsize
         if packet["type"] < 0:
             raise DataError(f"{where}: its packets are compressed (Serial-TS); write it again as RAW")
@@ -242,7 +244,7 @@ def _read_aedat4(path: Path) -> Recording:
     if not packets:
         return Recording(np.zeros(0, EVENT), (int(stream["height"]), int(stream["width"])))
     joined = np.concatenate(packets)
-    polarity = joined.dtype.names[3]
+    polarity = (joined.dtype.names or ())[3]
     found = _events(joined["t"], joined["x"], joined["y"], joined[polarity])
     return Recording(found, (int(stream["height"]), int(stream["width"])))
 
@@ -276,5 +278,5 @@ def to_frames(events: NDArray[Any], sensor: tuple[int, int], settings: Events, w
     column = x[inside] * settings.width // sensor[1]
     np.add.at(counts, (frame, events["p"][inside].astype(np.int64), row, column), 1)
     if settings.binary:
-        return (counts > 0).astype(np.float32)
-    return np.minimum(counts, settings.largest) / np.float32(settings.largest)
+        return np.asarray(counts > 0, np.float32)
+    return np.asarray(np.minimum(counts, settings.largest) / settings.largest, np.float32)

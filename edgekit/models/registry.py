@@ -62,8 +62,6 @@ def build(
     if not isinstance(model, nn.Module):
         raise ModelError(f"model.name {settings.name!r} gave {type(model).__name__}, not a torch.nn.Module")
     try:
-        if settings.activation == "qcfs":
-            use_qcfs(model, settings.levels)
         with torch.no_grad():
             scores = model.eval()(torch.zeros(2, *shape))
     except Exception as error:
@@ -74,10 +72,12 @@ def build(
     for name, parameter in model.named_parameters():
         if parameter.dtype != torch.float32:
             raise ModelError(f"parameter {name!r} is {parameter.dtype}; networks are trained in torch.float32")
-    if calibration is not None:
-        if settings.name in ZOO and settings.norm != "group":
-            unit_variance(model, torch.from_numpy(calibration))
-        fit_thresholds(model, torch.from_numpy(calibration))
+    if settings.name in ZOO and settings.norm != "group" and calibration is not None:
+        unit_variance(model, torch.from_numpy(calibration))
+    if settings.activation == "qcfs":
+        use_qcfs(model, settings.levels)
+        if calibration is not None:
+            fit_thresholds(model, torch.from_numpy(calibration))
     return model
 
 

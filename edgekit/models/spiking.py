@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -32,8 +31,8 @@ def spike(excess: Tensor) -> Tensor:
 class SpikingNet(nn.Module):
     """Layers of leaky integrate-and-fire neurons with threshold 1 and a linear readout, over a few time steps.
 
-    One step: u = (1 - current_decay) u + w s; v = (1 - voltage_decay) v + u + b; a spike when v >= 1, which subtracts 1.
-    This is the order of Loihi's arithmetic, so a trained network becomes one of the chip with no more than rounding.
+    One step: u = (1 - current_decay) u + w s; v = (1 - voltage_decay) v + u + b; a spike when v >= 1, which takes 1
+    off. This is the order of Loihi's arithmetic, so a trained network becomes one of the chip by rounding alone.
 
     Args:
         layers: convolutions and linear layers; all but the last drive neurons.
@@ -67,7 +66,7 @@ class SpikingNet(nn.Module):
         steps = self.steps if self.sequence else 1
         rows = x.flatten(0, 1) if self.sequence else x  # all steps of a layer at once: it is then one product
         for layer in list(self.layers)[:-1]:
-            drive = self._apply(layer, rows).unflatten(0, (batch, steps))
+            drive = self._driven(layer, rows).unflatten(0, (batch, steps))
             rows = self._fire(drive).flatten(0, 1)
             steps = self.steps
         # The readout is linear, so it may see the mean of the spikes.
@@ -76,7 +75,7 @@ class SpikingNet(nn.Module):
         return scores
 
     @staticmethod
-    def _apply(layer: nn.Module, rows: Tensor) -> Tensor:
+    def _driven(layer: nn.Module, rows: Tensor) -> Tensor:
         driven: Tensor = layer(rows.flatten(1) if isinstance(layer, nn.Linear) else rows)
         return driven
 
@@ -166,7 +165,7 @@ class SpikingCNN(SpikingNet):
             stride = 2 if min(map_size) > 4 else 1
             (layer,) = convolution(norm, inputs, outputs, 3, stride=stride)
             if current_decay < 1:
-                layer.bias = None
+                layer.register_parameter("bias", None)
             layers.append(layer)
             map_size = [-(-side // stride) for side in map_size]
             inputs = outputs
@@ -181,4 +180,6 @@ def _frames(shape: Sequence[int], steps: int) -> tuple[tuple[int, ...], int, boo
 
 def _no_norm(name: str, norm: Norm) -> None:
     if norm != "none":
-        raise ModelError(f"{name} has no norm {norm!r}: a norm of spikes is no neuron of a chip; set model.norm = 'none'")
+        raise ModelError(
+            f"{name} has no norm {norm!r}: a norm of spikes is no neuron of a chip; set model.norm = 'none'"
+        )

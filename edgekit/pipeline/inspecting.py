@@ -113,27 +113,30 @@ def _loihi(path: Path) -> dict[str, Any]:
     from edgekit.neuromorphic import loihi
 
     network = loihi.load(path)
-    layers = {
-        layer.name: {"shape": list(layer.shape), "threshold": layer.threshold, "reset": layer.reset}
-        for layer in network.layers
-    }
+    layers = {}
+    for layer in network.layers:
+        neurons = {name: value for name, value in vars(layer.neurons).items() if name != "bias"}
+        layers[layer.name] = {"shape": list(layer.shape), **neurons}
     return {
         "steps": network.steps,
         "input": list(network.input_shape),
+        "coding": network.coding,
         "classes": len(network.classes),
         "layers": layers,
     }
 
 
 def _nir(path: Path) -> dict[str, Any]:
-    try:
-        import nir
-    except ImportError:
-        from edgekit.errors import MissingExtraError
+    from edgekit.neuromorphic.nir import read_nir
 
-        raise MissingExtraError("nir", "spiking") from None
-    try:
-        graph = nir.read(path)
-    except Exception as error:
-        raise UsageError(f"{path} is not a readable .nir file: {' '.join(str(error).split())[:200]}") from error
-    return {"nodes": {name: type(node).__name__ for name, node in graph.nodes.items()}, "edges": len(graph.edges)}
+    network = read_nir(path)
+    layers = {}
+    for layer in network.layers:
+        neurons = {"reset": layer.reset, "current_decay": layer.current_decay, "voltage_decay": layer.voltage_decay}
+        layers[layer.name] = {"shape": list(layer.shape), **({} if layer.readout else neurons)}
+    return {
+        "input": list(network.input_shape),
+        "coding": network.coding,
+        "classes": len(network.classes),
+        "layers": layers,
+    }

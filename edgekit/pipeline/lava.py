@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.data import Examples
-from edgekit.errors import EdgekitError, LavaError, RunFolderError, UsageError
+from edgekit.errors import LavaError, RunFolderError, UsageError
 from edgekit.neuromorphic import loihi
 from edgekit.neuromorphic.emulator import Emulator
 from edgekit.neuromorphic.lava import LAVA, Lava
@@ -19,7 +19,7 @@ from edgekit.neuromorphic.network import readouts
 from edgekit.neuromorphic.netx import write_netx
 from edgekit.neuromorphic.nir import read_nir
 from edgekit.neuromorphic.tune import SnnTorchNetwork
-from edgekit.pipeline.spiking import MOST_EXAMPLES, open_run
+from edgekit.pipeline.spiking import MOST_EXAMPLES, open_run, stored_network
 from edgekit.runfolder import write_whole
 
 EXPORTED_SAMPLES = 20
@@ -84,6 +84,10 @@ def run_in_lava(path: Path, count: int, timeout: float, notice: Notice) -> dict[
 def run_in_snntorch(path: Path, count: int, notice: Notice) -> dict[str, Any]:
     """Run test examples of a run through snnTorch: see `run_in_lava`."""
     integers, test, _ = _stored(path, count)
+    if not (path / "spiking/network.nir").exists():
+        raise RunFolderError(
+            f"{path} has no spiking/network.nir, since NIR cannot carry its neurons: use --backend emulator"
+        )
     network = read_nir(path / "spiking/network.nir")
     import torch
 
@@ -99,8 +103,8 @@ def run_in_snntorch(path: Path, count: int, notice: Notice) -> dict[str, Any]:
         "largest_difference": float(np.abs(scores - mine).max()),
     }
     notice(
-        f"snntorch, {integers.steps} steps: accuracy {facts['accuracy']:.4f} on {len(test)} examples; scores differ from "
-        f"ours by {facts['largest_difference']:.1g} at most"
+        f"snntorch, {integers.steps} steps: accuracy {facts['accuracy']:.4f} on {len(test)} examples; scores differ "
+        f"from ours by {facts['largest_difference']:.1g} at most"
     )
     return facts
 
@@ -150,13 +154,7 @@ def _stored(path: Path, count: int) -> tuple[LoihiNetwork, Examples, Any]:
     if count < 1:
         raise UsageError(f"--examples {count}: give at least 1")
     folder, experiment, _, dataset = open_run(path)
-    stored = folder.spiking / "loihi.npz"
-    if not stored.exists():
-        raise RunFolderError(f"{path} holds no spiking network yet: make it with edgekit spike run {path}")
-    try:
-        network = loihi.load(stored)
-    except EdgekitError as error:
-        raise RunFolderError(f"{error}; make it anew with edgekit spike run {path}") from None
+    network = stored_network(folder)
     test = Examples(dataset.test.x[:count], dataset.test.y[:count])
     return network, test, network.encode(test.x, experiment.seed)
 

@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from edgekit.errors import RunFolderError, UsageError
-from edgekit.neuromorphic import loihi
 from edgekit.neuromorphic.emulator import Emulator
-from edgekit.pipeline.spiking import open_run, sample
+from edgekit.pipeline.spiking import open_run, sample, stored_network
 from edgekit.report import spiking_pictures, standalone
 from edgekit.runfolder import write_whole
 
@@ -29,11 +28,10 @@ def plot(path: Path, example: int | None, out: Path | None) -> list[Path]:
         UsageError: there is no such example.
     """
     folder, experiment, _, dataset = open_run(path)
+    network = stored_network(folder)
     result = folder.read_result()
-    stored = folder.spiking / "loihi.npz"
-    if not stored.exists() or not result.get("spiking"):
-        raise RunFolderError(f"{path} holds no spiking network yet: make it with edgekit spike run {path}")
-    network = loihi.load(stored)
+    if not result.get("spiking"):
+        raise RunFolderError(f"{path} says nothing of its spiking network: make it anew with edgekit spike run {path}")
     test = dataset.test
     if example is None:
         few = slice(0, 100)

@@ -15,7 +15,7 @@ from torch import nn
 
 from edgekit import experiment as experiments
 from edgekit.data import Examples, FederatedDataset
-from edgekit.errors import UsageError
+from edgekit.errors import ConversionError, RunFolderError, UsageError
 from edgekit.experiment import Experiment, Spiking
 from edgekit.neuromorphic import LoihiNetwork, SpikingNetwork, convert, loihi, network, quantise
 from edgekit.neuromorphic.decision import affordable, curve, decide
@@ -118,9 +118,7 @@ def of_model(
             spiking, tuned = tune(spiking, calibration, scores, settings.steps, seed)
             notices.append(tuned)
     shape = tuple(calibration.x.shape[1:])
-    return Subject(
-        spiking, classes, calibration, test, macs(model, shape), converted.frozen, tuned, notices
-    )
+    return Subject(spiking, classes, calibration, test, macs(model, shape), converted.frozen, tuned, notices)
 
 
 def measure(subject: Subject, settings: Spiking, seed: int, folder: Path) -> SpikingResult:
@@ -157,7 +155,13 @@ def measure(subject: Subject, settings: Spiking, seed: int, folder: Path) -> Spi
     taken = {name: resources(integers, name) for name in CHIPS}
     require_fit(taken[settings.chip])
     loihi.save(integers, folder / "loihi.npz")
-    write_nir(subject.network, folder / "network.nir")
+    notices = list(subject.notices)
+    exchange = folder / "network.nir"
+    try:
+        write_nir(subject.network, exchange)
+    except ConversionError as error:  # NIR cannot say everything that the chip can
+        exchange.unlink(missing_ok=True)
+        notices.append(f"no .nir file: {error}")
     here = by_steps[str(steps)]
     facts = {
         "steps": steps,
@@ -176,17 +180,17 @@ def measure(subject: Subject, settings: Spiking, seed: int, folder: Path) -> Spi
         "coding": subject.network.coding,
         "by_steps": by_steps,
         "rates": _rates(integers, activity),
+        "nir": exchange.exists(),
         "early_decision": _early(subject, integers, activity, seed),
         "resources": {name: found.facts() for name, found in taken.items()},
         "frozen_norms": list(subject.frozen),
         "tuning": subject.tuned,
     }
     compared = "" if subject.macs is None else f" beside {subject.macs:,} multiply-adds"
-    notices = [
-        *subject.notices,
+    notices.append(
         f"spiking, {steps} steps: accuracy {here['loihi']:.4f} in Loihi integers, {here['float']:.4f} in floats; "
-        f"{at_steps.synops:,.0f} synaptic operations{compared}; {facts['cores']} cores of {facts['chip']}",
-    ]
+        f"{at_steps.synops:,.0f} synaptic operations{compared}; {facts['cores']} cores of {facts['chip']}"
+    )
     right = int(np.flatnonzero(activity.scores.argmax(1) == labels)[:1].sum())
     return SpikingResult(facts, notices, sample(integers, codes[right], test[right], subject.classes[labels[right]]))
 
@@ -280,6 +284,22 @@ def open_run(
     experiment = experiments.load(folder.experiment, overrides)
     model, dataset = load_run(folder, experiment)
     return folder, experiment, model, dataset
+
+
+def stored_network(folder: RunFolder) -> LoihiNetwork:
+    """Return a run's integer network.
+
+    Raises:
+        RunFolderError: it has none, or one that cannot be read.
+    """
+    stored = folder.spiking / "loihi.npz"
+    remedy = f"edgekit spike run {folder.path}"
+    if not stored.exists():
+        raise RunFolderError(f"{folder.path} holds no spiking network yet: make it with {remedy}")
+    try:
+        return loihi.load(stored)
+    except ConversionError as error:
+        raise RunFolderError(f"{error}; make it anew with {remedy}") from None
 
 
 def spike_file(

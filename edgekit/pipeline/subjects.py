@@ -92,9 +92,7 @@ def read_examples(option: str, path: Path, shape: tuple[int, ...] | None) -> tup
         raise UsageError(f"{option} {path}: give .npz with x and perhaps y, or .npy of x ({error})") from None
     if x.ndim < 2 or len(x) == 0 or (shape is not None and x.shape[1:] != shape):
         wanted = "..." if shape is None else ", ".join(map(str, shape))
-        raise UsageError(
-            f"{option} {path} holds x of shape {x.shape}, expected (examples, {wanted})"
-        )
+        raise UsageError(f"{option} {path} holds x of shape {x.shape}, expected (examples, {wanted})")
     if y is not None:
         if y.shape != x.shape[:1] or not np.issubdtype(y.dtype, np.integer):
             raise UsageError(f"{option} {path}: y must be {len(x)} class numbers, it is {y.dtype} of {y.shape}")

@@ -174,16 +174,17 @@ def _forms(folder: RunFolder, result: dict[str, Any]) -> list[dict[str, Any]]:
             }
         )
     if spiking := result.get("spiking"):
-        rows.append(
-            {
-                "name": f"Spiking, {spiking['steps']} steps",
-                "runs_on": "simulators that read NIR",
-                "format": "float32",
-                "bytes": (folder.path / "spiking/network.nir").stat().st_size,
-                "accuracy": spiking["accuracy_float"],
-                "file": "spiking/network.nir",
-            }
-        )
+        if (folder.path / "spiking/network.nir").exists():
+            rows.append(
+                {
+                    "name": f"Spiking, {spiking['steps']} steps",
+                    "runs_on": "simulators that read NIR",
+                    "format": "float32",
+                    "bytes": (folder.path / "spiking/network.nir").stat().st_size,
+                    "accuracy": spiking["accuracy_float"],
+                    "file": "spiking/network.nir",
+                }
+            )
         rows.append(
             {
                 "name": f"Loihi integers, {spiking['steps']} steps",

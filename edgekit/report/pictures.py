@@ -222,7 +222,9 @@ def standalone(svg: str, style: str) -> str:
         svg: of this module.
         style: the page's style sheet.
     """
-    colours = "".join(re.findall(r"(?::root\s*\{[^}]*\}|@media[^{]*prefers-color-scheme[^{]*\{\s*:root\s*\{[^}]*\}\s*\})", style))
+    colours = "".join(
+        re.findall(r"(?::root\s*\{[^}]*\}|@media[^{]*prefers-color-scheme[^{]*\{\s*:root\s*\{[^}]*\}\s*\})", style)
+    )
     background = "svg { background: var(--paper); }"
     head = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
     return re.sub(r"<svg ([^>]*)>", rf"{head}\1><style>{colours}{background}</style>", svg, count=1)

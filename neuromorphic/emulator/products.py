@@ -107,7 +107,9 @@ def terms(synapse: LoihiSynapse, source: tuple[int, ...], target: tuple[int, ...
             found.append(Term(product, halved, bound >= 1 << 23, bound, delay, synapse.source, binary))
         else:
             exponent = synapse.weight_exponent
-            found.append(Term(product, exponent + halved, False, bound << max(exponent, 0), delay, synapse.source, binary))
+            found.append(
+                Term(product, exponent + halved, False, bound << max(exponent, 0), delay, synapse.source, binary)
+            )
     return found
 
 

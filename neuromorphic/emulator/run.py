@@ -11,7 +11,7 @@ from torch import Tensor
 
 from edgekit.neuromorphic.emulator import scans
 from edgekit.neuromorphic.emulator.products import Term, terms
-from edgekit.neuromorphic.loihi import Integers, Lif, LoihiLayer, LoihiNetwork, LoihiSynapse, SigmaDelta
+from edgekit.neuromorphic.loihi import Integers, Lif, LoihiLayer, LoihiNetwork, SigmaDelta
 from edgekit.neuromorphic.network import INPUT
 
 ACTIVATION_SHIFT = 6
@@ -106,7 +106,7 @@ class Emulator:
             np.concatenate([part.scores for part in parts]),
             [np.concatenate(layer) for layer in zip(*[part.spikes for part in parts], strict=True)],
             [
-                Record(*(np.concatenate(kind) for kind in zip(*layer, strict=True)))
+                Record._make(np.concatenate([part[kind] for part in layer]) for kind in range(3))
                 for layer in zip(*[part.records for part in parts], strict=True)
             ],
         )
@@ -131,7 +131,7 @@ class Emulator:
             spikes.append(ran.counts)
             scores = ran.last
             if keep:
-                records.append(Record(*ran.states))
+                records.append(Record._make(ran.states))
         return Activity(scores, spikes, records)
 
 
@@ -153,9 +153,7 @@ class _Ran:
 
 
 class _Layer:
-    def __init__(
-        self, layer: LoihiLayer, parts: list[Term], graded: set[int], steps: int, pipelined: bool
-    ) -> None:
+    def __init__(self, layer: LoihiLayer, parts: list[Term], graded: set[int], steps: int, pipelined: bool) -> None:
         self.layer, self.parts, self.graded, self.steps = layer, parts, graded, steps
         self.late = 1 if pipelined else 0
         self.alone = len(parts) == 1 and parts[0].delay == 0 and not pipelined
@@ -207,9 +205,7 @@ class _Layer:
                 total[late:] += drive if len(drive) == 1 else drive[: self.steps - late]
         return total
 
-    def _lif(
-        self, neurons: Lif, drive: Integers, shift: int, wrap24: bool, examples: int, record: bool
-    ) -> _Ran:
+    def _lif(self, neurons: Lif, drive: Integers, shift: int, wrap24: bool, examples: int, record: bool) -> _Ran:
         width = examples * self.width
         bias = np.tile(self.bias, examples)
         spikes = np.empty((self.steps, width), np.int8)
@@ -219,9 +215,7 @@ class _Layer:
         bound = sum(part.bound for part in self.parts) << ACTIVATION_SHIFT
         memoryless = keep_current == 0 and keep_voltage == 4096 and not neurons.refractory
         if memoryless and bound < scans.VOLTAGE_LIMIT and not wrap24 and shift >= 0 and not record:
-            scans.integrate(
-                drive, np.int32(shift + ACTIVATION_SHIFT), bias, threshold, soft, spikes, counts, last
-            )
+            scans.integrate(drive, np.int32(shift + ACTIVATION_SHIFT), bias, threshold, soft, spikes, counts, last)
             currents = voltages = np.empty((0, width), np.int32)
         else:
             currents, voltages = (np.empty((self.steps if record else 0, width), np.int32) for _ in range(2))

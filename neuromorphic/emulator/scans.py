@@ -227,4 +227,3 @@ def scatter(rows, columns, values, starts, targets, weights, out):  # type: igno
         value = values[k]
         for j in range(starts[column], starts[column + 1]):
             line[targets[j]] = np.int32(line[targets[j]] + np.int32(weights[j] * value))
-

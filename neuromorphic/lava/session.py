@@ -48,7 +48,9 @@ class Lava:
     def __init__(self, timeout: float = TIMEOUT_S) -> None:
         self.timeout = timeout
         if not LAVA.installed:
-            raise LavaError("Lava is not installed; install it, in a Python 3.10 of its own, with: edgekit spike setup-lava")
+            raise LavaError(
+                "Lava is not installed; install it, in a Python 3.10 of its own, with: edgekit spike setup-lava"
+            )
         self._folder = tempfile.TemporaryDirectory(prefix="edgekit-lava-")
         self._log = (Path(self._folder.name) / "worker.log").open("wb")
         with as_file(files("edgekit.neuromorphic.lava").joinpath("worker.py")) as worker:
@@ -68,7 +70,9 @@ class Lava:
     def __enter__(self) -> "Lava":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:

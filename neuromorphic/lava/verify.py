@@ -145,8 +145,8 @@ def _draw_layer(
         threshold,
         np.clip(bias, -4096, 4095).astype(np.int32),
         exponent,
-        int(rng.choice([4095, 4095, 0, rng.integers(0, 4096)])),
-        int(rng.choice([0, 0, 4095, 128, rng.integers(0, 4096)])),
+        int(rng.choice([4095, 4095, 0, int(rng.integers(0, 4096))])),
+        int(rng.choice([0, 0, 4095, 128, int(rng.integers(0, 4096))])),
         "soft" if rng.random() < 0.5 else "hard",
         int(rng.choice([0, 0, 0, 1, 3])),
     )
@@ -181,7 +181,9 @@ def _draw_synapse(
             groups = int(rng.choice([1, before[0]]))
             outputs = groups * int(rng.integers(1, 4))
             weight = weights(outputs, before[0] // groups, *kernel)
-            return LoihiSynapse(source, "conv", weight, stride, padding, groups, dilation=dilation, delay=delay, **shared)
+            return LoihiSynapse(
+                source, "conv", weight, stride, padding, groups, dilation=dilation, delay=delay, **shared
+            )
     inputs = int(np.prod(before))
     outputs = int(np.prod(target)) if target else int(rng.integers(1, 20))
     shared |= {"weight_exponent": int(rng.integers(-3, 8)), "weight_bits": int(rng.integers(1, 9))}
@@ -229,13 +231,15 @@ def _draw_sigma_delta(rng: np.random.Generator) -> Case:
 
     empty = np.zeros(0, np.int32)
     direct = LoihiSynapse(INPUT, "direct", empty)
-    layers = [LoihiLayer("delta", (direct,), SigmaDelta("delta", bias=np.zeros(size, np.int32), **exponents()), (size,))]
+    layers = [
+        LoihiLayer("delta", (direct,), SigmaDelta("delta", bias=np.zeros(size, np.int32), **exponents()), (size,))
+    ]
     for number in range(int(rng.integers(1, 3))):
         outputs = int(rng.integers(1, 12))
         weight = rng.integers(-60, 61, (outputs, layers[-1].shape[0]), np.int32)
         weight[0, 0] = 60
         synapse = LoihiSynapse(number, "dense", weight, message_bits=16, weight_exponent=int(rng.integers(-3, 2)))
-        activation = "relu" if rng.random() < 0.7 else "unit"
+        activation: Any = "relu" if rng.random() < 0.7 else "unit"
         bias = rng.integers(-100, 100, outputs).astype(np.int32)
         neurons = SigmaDelta("sigma-delta", bias=bias, activation=activation, **exponents())
         layers.append(LoihiLayer(f"sigma-delta {number}", (synapse,), neurons, (outputs,)))

@@ -99,7 +99,7 @@ class Recorder:
         super().run_spk()
         self.kept.append((self.fired, self.u.copy(), self.v.copy()))
         if self.time_step == self.total:
-            spikes, u, v = (np.stack(kind) for kind in zip(*self.kept))
+            spikes, u, v = (np.stack(kind) for kind in zip(*self.kept, strict=True))
             np.savez(self.path, spikes=spikes, u=u, v=v)
 
 
@@ -254,7 +254,9 @@ class Network:
         else:
             waits = np.broadcast_to(np.asarray(delay, int) + late, weight.shape)[rows][:, columns]
             weight = weight[rows][:, columns]
-            made = DelayDense(weights=weight, delays=waits, **shared) if waits.any() else Dense(weights=weight, **shared)
+            made = (
+                DelayDense(weights=weight, delays=waits, **shared) if waits.any() else Dense(weights=weight, **shared)
+            )
         flat = (int(np.prod(shape)),)
         (port if tuple(port.shape) == flat else port.reshape(flat)).connect(made.s_in)
         to = lavas(target)
@@ -332,7 +334,9 @@ def run(description, arrays, codes, folder, record, pipelined, hardware=False, f
         if (record or number == last) and (hardware or not isinstance(neurons, (LIF, LIFReset, LIFRefractory))):
             states = {"spikes": neurons.s_out}
             for kind, names in (("u", ("u", "sigma")), ("v", ("v", "act"))):
-                states.update({kind: getattr(neurons, name) for name in names if hasattr(neurons, name)})
+                for name in names:
+                    if hasattr(neurons, name):
+                        states[kind] = getattr(neurons, name)
             for kind in states if record else (("v",) if hardware else ("spikes",)):
                 watched.append((number, kind, Monitor()))
                 watched[-1][2].probe(states[kind], network.total)
@@ -469,7 +473,9 @@ def supervise(job):
     with open(job["out"] + ".log", errors="replace") as file:
         lines = [line.strip() for line in file if line.strip()]
     cause = next((line for line in lines if "Error:" in line and "File" not in line), "")
-    why = why or (f"it ended with code {code}" if code is not None and code >= 0 else f"it was killed by signal {-code}")
+    why = why or (
+        f"it ended with code {code}" if code is not None and code >= 0 else f"it was killed by signal {-code}"
+    )
     return {"error": f"{why}: {cause}" if cause else why}
 
 

@@ -14,6 +14,7 @@ from edgekit.clients import LocalSettings, LocalTask, batches
 from edgekit.clients.cohort import VectorisedTrainer, obstacle
 from edgekit.clients.cohort.depthwise import shifted_depthwise
 from edgekit.clients.torch_trainer import TorchTrainer, state
+from edgekit.errors import TrainingError
 from edgekit.experiment import Model
 from edgekit.models import build
 
@@ -96,6 +97,48 @@ def test_a_cohort_of_unequal_clients_equals_each_client_alone(name, norm, kind, 
         # Noise is drawn alike but rounded to float32 on its way.
         assert _same(update, alone, 1e-9)
         assert update.examples == len(task.examples)
+
+
+SPIKING = {
+    "qcfs": Model(name="dscnn", activation="qcfs", arguments={"channels": [8, 8]}),
+    "spiking-cnn": Model(name="spiking-cnn", norm="weight-standardised", arguments={"channels": [4, 6]}),
+    "spiking-mlp": Model(name="spiking-mlp", arguments={"hidden": [12, 9], "current_decay": 0.5}),
+}
+
+
+@pytest.mark.parametrize("kind", ["plain", "momentum and proximal term", "bounded update"])
+@pytest.mark.parametrize("name", SPIKING)
+def test_spiking_networks_and_qcfs_are_vectorised_too(name, kind, blocks):
+    model = build(SPIKING[name], (1, 8, 8), 10, 0).double()
+    assert obstacle(build(SPIKING[name], (1, 8, 8), 10, 0), (1, 8, 8), 10) is None
+    data, weights = blocks(5, 17, 9), state(model)
+    together = VectorisedTrainer(model).train_cohort(weights, _tasks(data), SETTINGS[kind])
+    for update, task in zip(together, _tasks(data), strict=True):
+        assert _same(update, TorchTrainer(model).train(weights, task, SETTINGS[kind]), 1e-9)
+        assert any(not np.allclose(update.arrays[name], weights[name]) for name in weights)
+
+
+@pytest.mark.parametrize("name", SPIKING)
+def test_a_spiking_networks_clipped_sum_is_that_of_autograd(name, blocks):
+    model, (examples,) = build(SPIKING[name], (1, 8, 8), 10, 0).double(), blocks(7)
+    settings = LocalSettings(work="clipped-sum", sample_rate=1.0, clip=0.05)
+    (update,) = VectorisedTrainer(model).train_cohort(state(model), _tasks([examples]), settings)
+    wanted = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    for x, y in zip(examples.x, examples.y, strict=True):
+        model.zero_grad()
+        F.cross_entropy(model(torch.from_numpy(x[None]).double()), torch.tensor([y])).backward()
+        norm = torch.sqrt(sum(p.grad.square().sum() for p in model.parameters()))
+        for name, parameter in model.named_parameters():
+            wanted[name] += parameter.grad * min(1.0, 0.05 / float(norm + 1e-6))
+    assert all(np.allclose(update.arrays[name], tensor.numpy(), atol=1e-9) for name, tensor in wanted.items())
+
+
+def test_examples_in_several_rows_are_never_clipped_row_by_row(blocks):
+    """All time steps of a layer are one product; Opacus would take each for an example of its own."""
+    model, (examples,) = build(SPIKING["spiking-mlp"], (1, 8, 8), 10, 0), blocks(7)
+    settings = LocalSettings(work="clipped-sum", sample_rate=1.0, clip=0.05)
+    with pytest.raises(TrainingError, match=r"56 rows for 7 examples.*training.trainer = .cohort"):
+        TorchTrainer(model).train(state(model), _tasks([examples])[0], settings)
 
 
 def test_layers_without_a_rule_of_ours_are_vectorised_too(blocks):

@@ -1,7 +1,7 @@
 """Run and write .nir files in other simulators; a script for an environment of its own (see test_nir.py).
 
     python nir_simulators.py run SIMULATOR FILE.nir INPUTS.npy OUT.npy    sum of the output over the steps
-    python nir_simulators.py write SIMULATOR KIND FILE.nir OUT.npz        a network of its own, its input and output spikes
+    python nir_simulators.py write SIMULATOR KIND FILE.nir OUT.npz        a network of its own, with input and spikes
 
 After loading, each simulator's integrate-and-fire neurons are given the soft reset and the start at half the threshold
 that NIR cannot say; these few lines are the ones that docs/spiking.md shows. INPUTS: (steps, batch, ...).
@@ -67,7 +67,9 @@ def norse(graph, x):
     for module in net.modules():
         if isinstance(module, IAFCell):
             module.activation = step
-            module.state_fallback = lambda drive, m=module: IAFFeedForwardState(v=torch.zeros_like(drive) + m.p.v_th / 2)
+            module.state_fallback = lambda drive, m=module: IAFFeedForwardState(
+                v=torch.zeros_like(drive) + m.p.v_th / 2
+            )
     return stepped(net, x)
 
 
@@ -139,11 +141,18 @@ def write_snntorch(kind, file):
     def neurons(size):
         if kind == "cuba":
             return snn.Synaptic(
-                alpha=torch.full((size,), 0.75), beta=torch.full((size,), 0.875), threshold=torch.ones(size),
-                reset_mechanism="zero", reset_delay=False, init_hidden=True,
+                alpha=torch.full((size,), 0.75),
+                beta=torch.full((size,), 0.875),
+                threshold=torch.ones(size),
+                reset_mechanism="zero",
+                reset_delay=False,
+                init_hidden=True,
             )
         return snn.Leaky(
-            beta=torch.full((size,), 0.875), threshold=torch.ones(size), reset_mechanism="zero", reset_delay=False,
+            beta=torch.full((size,), 0.875),
+            threshold=torch.ones(size),
+            reset_mechanism="zero",
+            reset_delay=False,
             init_hidden=True,
         )
 

@@ -31,9 +31,7 @@ GOLDEN = np.load(FILE, allow_pickle=False)
 def test_every_spike_current_and_voltage_equals_lavas(name):
     case = CASES[name]
     ours = Emulator(case.network, pipelined=case.pipelined).run(case.codes, record=True).records
-    theirs = [
-        Record(*(GOLDEN[f"{name}/{number}.{kind}"] for kind in Record._fields)) for number in range(len(ours))
-    ]
+    theirs = [Record(*(GOLDEN[f"{name}/{number}.{kind}"] for kind in Record._fields)) for number in range(len(ours))]
     assert compare_records(case.network, ours, theirs).different == ()
 
 
@@ -129,7 +127,9 @@ def test_every_form_of_a_convolution_is_exact(form, examples, rate, bits):
         assert isinstance(whole, CLASSES[form])
     present = rng.random((examples, 6, *source)) < rate
     codes = (present * rng.integers(1, 1 << max(1, bits), present.shape)).astype(np.int32)
-    drive = F.conv2d(torch.from_numpy(codes).flatten(0, 1).double(), torch.from_numpy(weight).double(), None, 1, 1, 1, groups)
+    drive = F.conv2d(
+        torch.from_numpy(codes).flatten(0, 1).double(), torch.from_numpy(weight).double(), None, 1, 1, 1, groups
+    )
     drive = drive.long().view(examples, 6, *target).numpy()
     neurons = network.layers[0].neurons
     voltage = np.zeros((examples, *target), np.int64)
@@ -157,7 +157,9 @@ def test_single_events_and_whole_products_agree():
         (term,) = products.terms(synapse, (3000,), (40,), 1)
         assert isinstance(term.product, products._Either)
         rows = torch.from_numpy((rng.random((9, 3000)) < 0.01).astype(np.int8))
-        wanted = rows.long() @ torch.from_numpy(synapse.weight.toarray() if synapse.kind == "sparse" else weight).T.long()
+        wanted = (
+            rows.long() @ torch.from_numpy(synapse.weight.toarray() if synapse.kind == "sparse" else weight).T.long()
+        )
         for product in (term.product.whole, term.product.events):
             assert torch.equal(product(rows)[:, :40].long() << term.shift, wanted)
         assert product(rows).shape[1] == term.product.width
@@ -223,7 +225,9 @@ def test_codes_of_another_length_or_more_bits_are_refused():
             "weights from .*8 bits and a sign",
         ),
         (
-            lambda layer: replace(layer, synapses=(replace(layer.synapses[0], weight=layer.synapses[0].weight[:, 1:]),)),
+            lambda layer: replace(
+                layer, synapses=(replace(layer.synapses[0], weight=layer.synapses[0].weight[:, 1:]),)
+            ),
             "do not lead from",
         ),
         (lambda layer: replace(layer, synapses=(replace(layer.synapses[0], delay=64),)), "delays beyond 0 to 63"),

@@ -1,4 +1,4 @@
-"""Intel's Lava, really run: random networks, networks of our own, and what happens when it hangs, dies or is not there."""
+"""Intel's Lava, really run: random networks and our own; and what happens when it hangs, dies or is not there."""
 
 import os
 import signal
@@ -119,7 +119,8 @@ def _hanging(tmp_path, monkeypatch, body):
     """A Lava whose job does something else: the worker, with its `work` replaced."""
     worker = Path(__file__).parents[2] / "neuromorphic/lava/worker.py"
     text = worker.read_text().replace(
-        'if __name__ == "__main__":', "def work(job):\n" + textwrap.indent(textwrap.dedent(body), "    ") + '\n\nif __name__ == "__main__":'
+        'if __name__ == "__main__":',
+        "def work(job):\n" + textwrap.indent(textwrap.dedent(body), "    ") + '\n\nif __name__ == "__main__":',
     )
     package = tmp_path / "package"
     package.mkdir()
@@ -249,4 +250,7 @@ def test_the_worker_alone_runs_a_network(lava, tmp_path):
         assert np.array_equal(file["v"], Emulator(case.network).run(case.codes).scores)
     refused = subprocess.run([*command, "--hardware"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert refused.returncode == 1
-    assert refused.stderr.strip() == "no Loihi 2 here: Intel's extension of Lava for the chip (lava-loihi) is not installed"
+    assert (
+        refused.stderr.strip()
+        == "no Loihi 2 here: Intel's extension of Lava for the chip (lava-loihi) is not installed"
+    )

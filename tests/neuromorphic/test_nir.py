@@ -1,5 +1,6 @@
 """Exchange: what we write runs alike in four other simulators, and what they write runs alike here."""
 
+import itertools
 import json
 import subprocess
 from pathlib import Path
@@ -174,7 +175,7 @@ def _if(threshold=1.0, reset=0.0, r=1.0):
         (_graph(nir.Affine(np.eye(3, dtype=np.float32), np.zeros(3, np.float32))), "no spiking neurons"),
         (
             _graph(nir.LIF(*(np.full(3, v, np.float32) for v in (1e-6, 1.0, 0.0, 1.0)), np.zeros(3, np.float32))),
-            "shorter than a step",
+            "time constant below a step",
         ),
         (
             _graph(nir.LIF(np.array([1e-3, 2e-3, 3e-3]), *(np.full(3, v, np.float32) for v in (1.0, 0.0, 1.0, 0.0)))),
@@ -202,7 +203,7 @@ def test_pooling_groups_and_scales_are_read(tmp_path):
         "output": nir.Output({"output": np.array([3])}),
     }
     names = list(nodes)
-    nir.write(tmp_path / "network.nir", nir.NIRGraph(nodes, list(zip(names, names[1:], strict=False)), type_check=False))
+    nir.write(tmp_path / "network.nir", nir.NIRGraph(nodes, list(itertools.pairwise(names)), type_check=False))
     network = read_nir(tmp_path / "network.nir")
     first, last = network.layers[0], network.layers[1]
     assert first.synapses[0].groups == 2

@@ -1,0 +1,252 @@
+"""`edgekit spike` as people use it: good, empty and broken inputs; Lava really run."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgekit.environments import home
+from edgekit.errors import EdgekitError
+from edgekit.neuromorphic.lava import LAVA
+
+EDGEKIT = [str(Path(sys.executable).parent / "edgekit")]
+QUICK = ["data.clients=5", "federation.rounds=6", "privacy.unit=none", "export.presets=[]", "model.name=mlp", "model.arguments={}"]
+NETS = """
+import torch
+from torch import nn
+class Net(nn.Sequential):
+    def __init__(self, hidden=24):
+        super().__init__(nn.Flatten(), nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, 10))
+class Pooled(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 10))
+"""
+
+
+def _run(*arguments, cwd, **kwargs):
+    return subprocess.run(
+        [*EDGEKIT, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, timeout=280, check=False, **kwargs
+    )
+
+
+def _fails(done, code, message):
+    assert done.returncode == code, done.stdout + done.stderr
+    assert re.search(message, done.stderr), done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    place = tmp_path_factory.mktemp("spike")
+    done = _run("run", *QUICK, "--out", "run", cwd=place)
+    assert done.returncode == 0, done.stderr
+    return place / "run"
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.fixture(scope="module")
+def lava():
+    try:
+        LAVA.install()
+    except EdgekitError as error:
+        pytest.skip(f"Lava cannot be had here: {error}")
+
+
+def _data(path, digits, count=80):
+    np.savez(path, x=digits.test.x[:count], y=digits.test.y[:count])
+
+
+def test_the_spiking_form_is_made_again_and_the_run_brought_up_to_date(copied):
+    before = json.loads((copied / "result.json").read_text())
+    done = _run("spike", "run", copied, "--steps", 5, "reset=hard", "--json", cwd=copied.parent)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["steps"] == 5
+    assert set(facts["by_steps"]) == {"1", "2", "4", "5", "8", "16", "32"}
+    assert set(facts["resources"]) == {"loihi-1", "loihi-2"}
+    after = json.loads((copied / "result.json").read_text())
+    assert after["spiking"] == facts
+    assert {k: v for k, v in after.items() if k != "spiking"} == {k: v for k, v in before.items() if k != "spiking"}
+    report = (copied / "report.html").read_text()
+    assert "Loihi integers, 5 steps" in report
+    assert report.count("<h2>Spiking</h2>") == 1
+    shown = _run("inspect", copied / "spiking/network.nir", cwd=copied.parent)
+    assert "reset: hard" in shown.stdout
+    shown = _run("inspect", copied / "spiking/loihi.npz", cwd=copied.parent)
+    assert "steps: 5" in shown.stdout
+
+
+def test_people_get_a_table(copied):
+    done = _run("spike", "run", copied, cwd=copied.parent)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"steps +float +loihi +energy uJ", done.stdout)
+    assert "Loihi 1: " in done.stdout
+    assert "estimate without static power" in done.stdout
+
+
+def test_lava_and_snntorch_run_the_same_network(copied, lava):
+    done = _run("spike", "run", copied, "--backend", "lava", "--examples", 3, "--json", cwd=copied.parent)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["equal_to_emulator"] is True
+    assert facts["examples"] == 3
+    assert facts["ms_per_example"] > 0
+    done = _run("spike", "run", copied, "--backend", "snntorch", "--examples", 30, "--json", cwd=copied.parent)
+    facts = json.loads(done.stdout)
+    assert facts["largest_difference"] < 1e-3
+    assert facts["accuracy"] > 0.3
+
+
+def test_verify_says_how_much_was_equal(copied, lava):
+    done = _run("spike", "verify", copied, "--examples", 2, "--random", 3, "--seed", 50, cwd=copied.parent)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"2 samples: ([\d,]+) of \1 values equal", done.stdout)
+    assert "3 of 3 random networks" in done.stdout
+    facts = json.loads(_run("spike", "verify", "--random", 1, "--json", cwd=copied.parent).stdout)
+    assert facts["random"]["networks"] == 1
+    assert facts["random"]["values"] > 0
+
+
+def test_setup_lava_says_that_it_works(copied, lava):
+    done = _run("spike", "setup-lava", cwd=copied.parent)
+    assert done.returncode == 0, done.stderr
+    assert "Lava works" in done.stdout
+
+
+def test_plots_are_files_that_a_browser_shows(copied):
+    done = _run("spike", "plot", copied, "--example", 7, "--out", "plots", "--json", cwd=copied.parent)
+    assert done.returncode == 0, done.stderr
+    files = json.loads(done.stdout)["files"]
+    names = {Path(file).stem for file in files}
+    assert names == {"sample", "raster", "membranes", "voltages", "rates", "steps", "early"}
+    for file in files:
+        text = (copied.parent / file).read_text()
+        assert text.startswith("<svg xmlns=")
+        assert "prefers-color-scheme: dark" in text
+        assert "--ink:" in text
+    _fails(_run("spike", "plot", copied, "--example", 99999, cwd=copied.parent), 2, "test set has 359, numbered from 0")
+
+
+def test_other_tools_forms_are_written(copied):
+    _fails(_run("spike", "export", copied, cwd=copied.parent), 1, "netx has no soft reset.*reset=hard")
+    assert not (copied / "spiking/netx.net").exists()
+    assert _run("spike", "run", copied, "reset=hard", cwd=copied.parent).returncode == 0
+    done = _run("spike", "export", copied, "--json", cwd=copied.parent)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["accuracy"] > 0.3
+    done = _run("spike", "export", copied, "--to", "lava", "--json", cwd=copied.parent)
+    assert json.loads(done.stdout)["run_on_a_chip"] is False
+    assert {file.name for file in (copied / "spiking/lava").iterdir()} == {
+        "network.npz",
+        "codes.npy",
+        "labels.npy",
+        "run_in_lava.py",
+    }
+    assert "NOT RUN ON A\nCHIP" in (copied / "spiking/lava/run_in_lava.py").read_text()
+
+
+def test_a_module_and_a_nir_file_need_only_examples(tmp_path, digits):
+    (tmp_path / "nets.py").write_text(NETS)
+    _data(tmp_path / "data.npz", digits)
+    arguments = ["--model", "nets:Net", "--arguments", '{"hidden": 12}', "--data", "data.npz", "--out", "made"]
+    done = _run("spike", "run", "--steps", 4, *arguments, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["neurons"] == 22
+    assert facts["macs"] == 64 * 12 + 12 * 10
+    assert {file.name for file in (tmp_path / "made").iterdir()} == {"loihi.npz", "network.nir"}
+    again = _run("spike", "run", "made/network.nir", "--steps", 4, "--data", "data.npz", "--json", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["accuracy_float"] == facts["accuracy_float"]
+    assert (tmp_path / "spiking/loihi.npz").exists()
+
+
+def test_a_nir_file_of_others_with_frames_of_spikes(tmp_path):
+    import nir
+
+    rng = np.random.default_rng(0)
+    nodes = {
+        "input": nir.Input({"input": np.array([6])}),
+        "fc": nir.Affine(rng.normal(size=(5, 6)).astype(np.float32), np.zeros(5, np.float32)),
+        "lif": nir.LIF(*(np.full(5, v, np.float32) for v in (1e-3, 10.0, 0.0, 1.0, 0.0))),
+        "output": nir.Output({"output": np.array([5])}),
+    }
+    names = list(nodes)
+    nir.write(tmp_path / "theirs.nir", nir.NIRGraph(nodes, [(names[i], names[i + 1]) for i in range(3)], type_check=False))
+    x = (rng.random((40, 10, 6)) < 0.3).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x=x, y=rng.integers(0, 5, 40))
+    done = _run("spike", "run", "theirs.nir", "--data", "data.npz", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert (facts["coding"], facts["steps"]) == ("frames", 10)
+    assert facts["neurons"] == 10  # five of theirs, and five that count their spikes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["run"], 2, "give a run's folder or a .nir file"),
+        (["run", "nothing"], 2, "nothing is not a run folder"),
+        (["run", "RUN", "--backend", "loihi"], 2, "--backend loihi: there are emulator, lava and snntorch"),
+        (["run", "RUN", "stepz=3"], 2, "unknown key 'spiking.stepz'; did you mean 'steps'"),
+        (["run", "RUN", "reset"], 2, "'reset' is not of the form key=value"),
+        (["run", "RUN", "--data", "x.npz"], 2, "--data belongs to --model"),
+        (["run", "broken.nir"], 2, "give examples by --data"),
+        (["run", "broken.nir", "--data", "data.npz"], 1, "not a readable .nir file"),
+        (["run", "broken.nir", "--data", "data.npz", "--backend", "lava"], 2, "is for runs"),
+        (["run", "--model", "nets:Net"], 2, "give examples by --data"),
+        (["run", "--model", "nets:Net", "--data", "missing.npz"], 2, "missing.npz: give .npz"),
+        (["run", "--model", "nets:Net", "--data", "few.npz"], 2, "has 5 examples; give at least 8"),
+        (["run", "--model", "nets:Pooled", "--data", "data.npz"], 1, r"'2' \(MaxPool2d\).*use average pooling"),
+        (["run", "--model", "nets:Nothing", "--data", "data.npz"], 2, "has no 'Nothing'"),
+        (["plot", "nothing"], 2, "nothing is not a run folder"),
+        (["export", "RUN", "--to", "nengo"], 2, "--to nengo: there are netx and lava"),
+        (["run", "RUN", "voltage_decay=1.5"], 2, "spiking.voltage_decay"),
+    ],
+)
+def test_bad_input_gets_one_line(arguments, code, message, finished, tmp_path, digits):
+    (tmp_path / "nets.py").write_text(NETS)
+    (tmp_path / "broken.nir").write_bytes(b"no hdf5 at all")
+    _data(tmp_path / "data.npz", digits)
+    _data(tmp_path / "few.npz", digits, 5)
+    shutil.copytree(finished, tmp_path / "RUN")
+    kept = {file: file.read_bytes() for file in (tmp_path / "RUN").rglob("*") if file.is_file()}
+    _fails(_run("spike", *arguments, cwd=tmp_path), code, message)
+    assert kept == {file: file.read_bytes() for file in (tmp_path / "RUN").rglob("*") if file.is_file()}
+
+
+def test_a_broken_or_missing_network_is_refused_with_the_remedy(copied):
+    stored = copied / "spiking/loihi.npz"
+    stored.write_bytes(stored.read_bytes()[:100])
+    for command in (["plot"], ["export"], ["run", "--backend", "snntorch"]):
+        _fails(_run("spike", *command, copied, cwd=copied.parent), 1, "not a Loihi network.*edgekit spike run")
+    stored.unlink()
+    _fails(_run("spike", "export", copied, cwd=copied.parent), 1, "holds no spiking network yet.*edgekit spike run")
+
+
+def test_neurons_that_nir_cannot_carry_cost_the_run_nothing_else(copied):
+    done = _run("spike", "run", copied, "current_decay=0.5", "--json", cwd=copied.parent)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["nir"] is False
+    assert not (copied / "spiking/network.nir").exists()
+    _fails(_run("spike", "run", copied, "--backend", "snntorch", cwd=copied.parent), 1, "NIR cannot carry its neurons")
+
+
+def test_without_lava_the_remedy_is_named(copied, tmp_path):
+    environment = {"EDGEKIT_HOME": str(tmp_path / "empty"), "PATH": "/usr/bin:/bin", "HOME": str(home())}
+    _fails(
+        _run("spike", "verify", "--random", "1", cwd=copied.parent, env=environment),
+        1,
+        "Lava is not installed.*edgekit spike setup-lava",
+    )
