@@ -26,6 +26,9 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/simulation.py
 	$(BIN)/python benchmarks/example.py
 	$(BIN)/python benchmarks/tflite.py
+	$(BIN)/edgekit spike setup-lava
+	$(BIN)/python benchmarks/emulator.py
+	$(BIN)/python benchmarks/spiking.py
 
 clean:
 	rm -rf .venv build *.egg-info

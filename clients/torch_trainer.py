@@ -96,7 +96,7 @@ def clipped(gradients: Sequence[Tensor], bound: float) -> list[Tensor]:
         gradients: one a parameter, (examples, ...).
         bound: largest norm.
     """
-    squares = torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients]).sum(0)
+    squares = torch.stack([gradient.reshape(len(gradient), -1).square().sum(1) for gradient in gradients]).sum(0)
     finite = squares.isfinite()
     factors = (bound / (squares.sqrt() + 1e-6)).clamp(max=1.0)
     result = []

@@ -50,7 +50,9 @@ def main():
             weights = rounded(weights, rng)
             tired = 0.9995 * tired + FATIGUE * fired.sum(0) / STEPS
     answers = np.stack([shown(image, weights, tired, rng)[1].sum(0) for image in x])
-    names = np.array([[answers[y == digit, neuron].mean() for digit in range(10)] for neuron in range(NEURONS)]).argmax(1)
+    names = np.array([[answers[y == digit, neuron].mean() for digit in range(10)] for neuron in range(NEURONS)]).argmax(
+        1
+    )
     right = 0
     for image, label in zip(dataset.test.x, dataset.test.y, strict=True):
         spikes = shown(image, weights, tired, rng)[1].sum(0)

@@ -127,7 +127,10 @@ class Resources:
 
     def facts(self) -> dict[str, Any]:
         """Return all as plain values."""
-        layers = [{**vars(layer), "cores": layer.cores} for layer in self.layers]
+        layers = []
+        for layer in self.layers:
+            sizes = list(layer.neurons_per_core)
+            layers.append({**vars(layer), "cores": layer.cores, "neurons_per_core": sizes})
         return {
             "chip": self.chip.name,
             "cores": self.cores,

@@ -1,7 +1,7 @@
 """Learning on the chip by spike timing (STDP), as an example: APPROXIMATE, unlike everything else in this package.
 
-Loihi's learning engine keeps 7-bit traces and 8-bit weights and rounds both stochastically; Lava calls its own models of
-it "bit-approximate" too. Here traces are floats and weights are rounded once a sample. Rule: pair-based STDP with
+Loihi's learning engine keeps 7-bit traces and 8-bit weights and rounds both stochastically; Lava calls its own models
+of it "bit-approximate" too. Here traces are floats and weights are rounded once a sample. Rule: pair-based STDP with
 exponential traces (Song, Miller & Abbott 2000; Lava's `STDPLoihi`).
 """
 

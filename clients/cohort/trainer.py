@@ -89,7 +89,7 @@ class VectorisedTrainer:
         """
         plans = [batches.draw(len(task.examples), settings, task.batches_rng) for task in tasks]
         order = sorted(range(len(tasks)), key=lambda i: -len(plans[i]))
-        start = [torch.from_numpy(np.ascontiguousarray(weights[name])) for name in self.names]
+        start = [torch.from_numpy(np.asarray(weights[name], order="C")) for name in self.names]
         updates: list[Update | None] = [None] * len(tasks)
         size = self._clients_at_once(tasks, settings)
         for first in range(0, len(order), size):
@@ -98,7 +98,7 @@ class VectorisedTrainer:
             stacked, losses = train(start, [tasks[i] for i in chunk], [plans[i] for i in chunk], settings)
             rows = [tensor.numpy() for tensor in stacked]
             for row, i in enumerate(chunk):
-                arrays = {name: np.ascontiguousarray(array[row]) for name, array in zip(self.names, rows, strict=True)}
+                arrays = {name: np.asarray(array[row], order="C") for name, array in zip(self.names, rows, strict=True)}
                 arrays = bounded(arrays, weights, settings, tasks[i].noise_rng)
                 updates[i] = Update(arrays, len(tasks[i].examples), None if losses is None else float(losses[row]))
         return [update for update in updates if update is not None]

@@ -108,14 +108,15 @@ def of_model(
     """Convert a network, and tune what it loses."""
     converted = convert(model, calibration, classes, settings)
     spiking, notices, tuned = converted.network, [], "not needed"
+    steps = _steps(spiking, calibration, settings)
     if not settings.tune:
         tuned = "off"
     else:
-        lost = converted.accuracy_folded - _accuracy_float(spiking, calibration, settings.steps, seed)
+        lost = converted.accuracy_folded - _accuracy_float(spiking, calibration, steps, seed)
         if lost > WORTH_TUNING:
             with torch.no_grad():
                 scores = model.eval()(torch.from_numpy(calibration.x))
-            spiking, tuned = tune(spiking, calibration, scores, settings.steps, seed)
+            spiking, tuned = tune(spiking, calibration, scores, steps, seed)
             notices.append(tuned)
     shape = tuple(calibration.x.shape[1:])
     return Subject(spiking, classes, calibration, test, macs(model, shape), converted.frozen, tuned, notices)
@@ -134,7 +135,7 @@ def measure(subject: Subject, settings: Spiking, seed: int, folder: Path) -> Spi
         ConversionError: it cannot be rounded, or does not fit the chip.
     """
     test, labels = subject.test.x, subject.test.y
-    steps = subject.calibration.x.shape[1] if subject.network.coding == "frames" else settings.steps
+    steps = _steps(subject.network, subject.calibration, settings)
     by_steps: dict[str, Any] = {}
     integers = activity = codes = None
     for count in [steps] if subject.network.coding == "frames" else sorted({*CURVE, steps}):
@@ -214,6 +215,11 @@ def sample(integers: LoihiNetwork, code: Any, example: Any, label: str) -> Spiki
         membranes.append(voltages / max(1, layer.neurons.threshold << 6))
     names = [layer.name for layer in integers.layers[:-1]]
     return SpikingSample(example, label, names, spikes, membranes, records[-1].voltages[0])
+
+
+def _steps(spiking: SpikingNetwork, examples: Examples, settings: Spiking) -> int:
+    """Return the time steps of an inference: sequences bring their own number."""
+    return examples.x.shape[1] if spiking.coding == "frames" else settings.steps
 
 
 def _drawn(test: Examples, seed: int) -> Examples:

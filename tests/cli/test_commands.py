@@ -18,6 +18,7 @@ from edgekit import arrays
 EDGEKIT = [str(Path(sys.executable).parent / "edgekit")]
 QUICK = ["data.clients=5", "federation.rounds=2", "export.presets=[]", "spiking.enabled=false", "privacy.unit=none"]
 COMMANDS = ["run", "resume", "export", "inspect", "new", "models", "doctor"]
+SPIKE = ["spike run", "spike verify", "spike plot", "spike export", "spike setup-lava"]
 
 
 def _run(*arguments, cwd, **kwargs):
@@ -33,9 +34,9 @@ def _fails(done, code, message):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, *SPIKE])
 def test_every_command_has_help_with_an_example(command, tmp_path):
-    done = _run(command, "--help", cwd=tmp_path)
+    done = _run(*command.split(), "--help", cwd=tmp_path)
     assert done.returncode == 0
     assert f"edgekit {command}" in done.stdout
     assert "Example" in done.stdout

@@ -15,7 +15,8 @@ from edgekit.errors import EdgekitError
 from edgekit.neuromorphic.lava import LAVA
 
 EDGEKIT = [str(Path(sys.executable).parent / "edgekit")]
-QUICK = ["data.clients=5", "federation.rounds=6", "privacy.unit=none", "export.presets=[]", "model.name=mlp", "model.arguments={}"]
+QUICK = ["data.clients=5", "federation.rounds=6", "privacy.unit=none", "export.presets=[]"]
+QUICK += ["model.name=mlp", "model.arguments={}"]
 NETS = """
 import torch
 from torch import nn
@@ -183,7 +184,8 @@ def test_a_nir_file_of_others_with_frames_of_spikes(tmp_path):
         "output": nir.Output({"output": np.array([5])}),
     }
     names = list(nodes)
-    nir.write(tmp_path / "theirs.nir", nir.NIRGraph(nodes, [(names[i], names[i + 1]) for i in range(3)], type_check=False))
+    graph = nir.NIRGraph(nodes, [(names[i], names[i + 1]) for i in range(3)], type_check=False)
+    nir.write(tmp_path / "theirs.nir", graph)
     x = (rng.random((40, 10, 6)) < 0.3).astype(np.float32)
     np.savez(tmp_path / "data.npz", x=x, y=rng.integers(0, 5, 40))
     done = _run("spike", "run", "theirs.nir", "--data", "data.npz", "--json", cwd=tmp_path)

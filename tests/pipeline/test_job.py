@@ -224,3 +224,32 @@ def test_a_stage_that_fails_leaves_the_others_and_the_report(tmp_path, heard):
     assert "freezing the norms" in kept["failed"]["spiking"]
     assert (tmp_path / "run/export/float32.tflite").exists()
     assert "The stage “spiking” failed" in (tmp_path / "run/report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model.activation=qcfs", "privacy.unit=example"],
+        ["model.name=spiking-cnn", "model.arguments={channels=[4, 6]}", "privacy.unit=example", "privacy.noise=client"],
+        [
+            "model.name=spiking-cnn",
+            "model.arguments={channels=[4, 6]}",
+            "model.norm=none",
+            "privacy.unit=none",
+            "data.source=moving-digits",
+            "data.events={frames=4, height=8, width=8}",
+        ],
+        ["privacy.unit=none", "spiking.coding=latency", "spiking.reset=hard", "spiking.chip=loihi-1"],
+    ],
+)
+def test_networks_trained_for_spikes_go_through_the_whole_job(overrides, tmp_path, heard):
+    settings = [*QUICK, "export.presets=[]", "privacy.epsilon=8", *overrides]
+    result = pipeline.run(experiments.load(TEMPLATE, settings), tmp_path / "run", heard)
+    assert result["trainer"].startswith("whole cohort") or "vector" in result["trainer"]
+    spiking = result["spiking"]
+    assert spiking["cores"] >= 1
+    assert 0 <= spiking["accuracy_loihi"] <= 1
+    assert abs(spiking["accuracy_loihi"] - spiking["accuracy_float"]) < 0.15
+    report = (tmp_path / "run/report.html").read_text()
+    assert "Accuracy when stopping early" in report
+    assert len(load_loihi(tmp_path / "run/spiking/loihi.npz").layers) >= 3
