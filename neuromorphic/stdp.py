@@ -58,4 +58,4 @@ def weight_changes(rule: Stdp, before: NDArray[np.bool_], after: NDArray[np.bool
 
 def rounded(weights: Floats, rng: np.random.Generator) -> Floats:
     """Round weights to Loihi's even integers, 0 to 254, stochastically: small changes then count on average."""
-    return np.clip(2 * np.floor(weights / 2 + rng.random(weights.shape)), 0, 254)
+    return np.asarray(np.clip(2 * np.floor(weights / 2 + rng.random(weights.shape)), 0, 254))

@@ -36,7 +36,7 @@ MOST_EXAMPLES = 1000
 CURVE = (1, 2, 4, 8, 16, 32)
 """Time steps at which accuracy is measured for the report."""
 SHOWN_NEURONS = 3
-"""Neurons a layer whose voltages are drawn: those that fire most."""
+"""Neurons a layer whose voltages are drawn."""
 CALIBRATION_SHARE = 4
 """Of a user's own examples, one in so many is for calibration."""
 
@@ -209,9 +209,10 @@ def sample(integers: LoihiNetwork, code: Any, example: Any, label: str) -> Spiki
     spikes = [record.spikes[0].reshape(integers.steps, -1) for record in records[:-1]]
     membranes = []
     for layer, fired, record in zip(integers.layers[:-1], spikes, records[:-1], strict=True):
-        busiest = np.argsort(-fired.sum(0), kind="stable")[:SHOWN_NEURONS]
+        # Neurons that fire in about half of the steps show most: others are silent or always fire.
+        shown = np.argsort(np.abs(fired.sum(0) - integers.steps / 2), kind="stable")[:SHOWN_NEURONS]
         assert isinstance(layer.neurons, loihi.Lif)
-        voltages = record.voltages[0].reshape(integers.steps, -1)[:, busiest]
+        voltages = record.voltages[0].reshape(integers.steps, -1)[:, shown]
         membranes.append(voltages / max(1, layer.neurons.threshold << 6))
     names = [layer.name for layer in integers.layers[:-1]]
     return SpikingSample(example, label, names, spikes, membranes, records[-1].voltages[0])

@@ -99,15 +99,17 @@ def renew_spiking(folder: RunFolder, result: dict[str, Any], classes: Sequence[s
 def spiking_pictures(result: dict[str, Any], classes: Sequence[str], sample: SpikingSample) -> dict[str, str]:
     """Draw what there is to see of a spiking network, as SVG text by name."""
     facts = result["spiking"]
-    return {
+    drawn = {
         "sample": pictures.image(sample.example),
         "raster": pictures.raster(sample.spikes, sample.layer_names),
         "membranes": pictures.membranes(sample.membranes, sample.layer_names),
         "voltages": pictures.voltages(sample.voltages, classes, sample.label),
         "rates": pictures.rates(facts["rates"]),
-        "steps": pictures.steps(facts["by_steps"], facts["steps"], result["accuracy"]),
         "early": pictures.early(facts["early_decision"], facts["steps"], facts["accuracy_loihi"]),
     }
+    if len(facts["by_steps"]) > 1:  # sequences have one number of steps, their own
+        drawn["steps"] = pictures.steps(facts["by_steps"], facts["steps"], result["accuracy"])
+    return drawn
 
 
 def _renew(folder: RunFolder, part: str, content: str) -> None:

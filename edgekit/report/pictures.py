@@ -147,7 +147,7 @@ def membranes(voltages: Sequence[NDArray[np.float64]], names: Sequence[str]) -> 
         axis.set_ylabel(f"layer {number + 1}", fontsize=7)
         axis.tick_params(labelsize=7, labelbottom=number == len(voltages) - 1)
     axes[-1].set_xlabel("time step")
-    _title(axes[0], "Voltages of busy neurons, in thresholds")
+    _title(axes[0], "Voltages of a few neurons, in thresholds")
     return _svg(figure, "Membrane voltages of a few neurons of each layer: " + ", ".join(names))
 
 
