@@ -1,7 +1,7 @@
 """A synapse as a list of connections between single neurons, whatever its kind."""
 
 import numpy as np
-from scipy.sparse import coo_array, csr_array
+from scipy.sparse import coo_array, csr_array, eye_array
 
 from edgekit.neuromorphic.loihi import LoihiSynapse
 
@@ -14,7 +14,7 @@ def connections(synapse: LoihiSynapse, source: tuple[int, ...], target: tuple[in
         source, target: shapes, (channels, height, width) or (neurons,); neurons are numbered in that order.
     """
     if synapse.kind == "direct":
-        return csr_array(np.eye(int(np.prod(source)), dtype=np.int32))
+        return eye_array(int(np.prod(source)), dtype=np.int32, format="csr")
     found = _of_convolution(synapse, source, target) if synapse.kind == "conv" else csr_array(synapse.weight, copy=True)
     found.eliminate_zeros()
     return found

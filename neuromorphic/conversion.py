@@ -59,6 +59,9 @@ def convert(model: nn.Module, calibration: Examples, classes: list[str], setting
     Raises:
         ConversionError: a layer has no spiking form, or freezing its norm costs too much.
     """
+    for name, tensor in model.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise ConversionError(f"{name!r} holds values that are not finite: use a smaller learning rate")
     if isinstance(model, SpikingNet):
         return _of_spiking(model, calibration, classes, settings)
     x = torch.from_numpy(calibration.x)
@@ -67,6 +70,11 @@ def convert(model: nn.Module, calibration: Examples, classes: list[str], setting
     labels = torch.from_numpy(calibration.y)
     before = float((model.eval()(x).argmax(1) == labels).float().mean())
     folded = float((scores.argmax(1) == labels).float().mean())
+    if before - folded > LARGEST_FREEZING_LOSS and not traced.frozen:
+        raise ConversionError(
+            f"read as neurons, the network's accuracy falls from {before:.3f} to {folded:.3f}: "
+            "an activation or argument of it was not understood"
+        )
     if before - folded > LARGEST_FREEZING_LOSS:
         raise ConversionError(
             f"freezing the norms ({traced.frozen[0]!r} …) takes the accuracy from {before:.3f} to {folded:.3f}: train "
@@ -91,6 +99,11 @@ def convert(model: nn.Module, calibration: Examples, classes: list[str], setting
 
 def _of_spiking(model: SpikingNet, calibration: Examples, classes: list[str], settings: Spiking) -> Converted:
     """Read a network that was trained as a spiking one: there is nothing to convert."""
+    given = {name: getattr(settings, name) for name in ("reset", "voltage_decay", "current_decay")}
+    if changed := [name for name, value in given.items() if value != Spiking.model_fields[name].default]:
+        raise ConversionError(f"spiking.{changed[0]} cannot change a network that was trained as a spiking one")
+    if model.sequence and settings.coding != "current":
+        raise ConversionError(f"spiking.coding = {settings.coding!r} cannot code examples that are frames already")
     folded = fold_weight_standardisation(model).eval()
     assert isinstance(folded, SpikingNet)
     shape = model.frame_shape
@@ -163,6 +176,9 @@ def _standing(layer: SpikingLayer, low: float, input_shape: tuple[int, ...]) -> 
             f"layer {layer.name!r} mixes the input with other sources, so a latency code cannot reach it: "
             'use spiking.coding = "current" or "rate"'
         )
+    # Weights that were scaled for a current that decays would bring a part of the charge again and again.
+    whole = tuple(replace(synapse, weight=synapse.weight / layer.current_decay) for synapse in layer.synapses)
+    layer = replace(layer, synapses=whole)
     lowest = torch.full((1, *input_shape), low)
     bias = layer.bias + sum(synapse.apply(lowest)[0].view(layer.shape).numpy() for synapse in layer.synapses)
     return replace(layer, bias=bias.astype(np.float32), current_decay=STANDING_DECAY)
@@ -200,7 +216,11 @@ def _activations(traced: Traced, x: Tensor) -> tuple[list[Tensor], Tensor]:
         return total
 
     for layer in traced.layers:
-        values.append(evaluate(layer.drive).clamp(0, layer.ceiling))
+        value = evaluate(layer.drive).clamp(0, layer.ceiling)
+        if layer.levels:
+            share = torch.floor(value / layer.ceiling * layer.levels + 0.5) / layer.levels
+            value = share.clamp(max=1.0) * layer.ceiling
+        values.append(value)
     return values, evaluate(traced.readout)
 
 
@@ -213,8 +233,9 @@ def _thresholds(values: Tensor, layer: Neurons, settings: Spiking) -> Tensor:
         found = torch.full((len(by_channel),), _percentile(values[values > 0], settings.percentile))
     else:
         found = torch.tensor([_percentile(channel[channel > 0], settings.percentile) for channel in by_channel])
-    # A channel that hardly answers keeps a threshold worth its weights' 8 bits; a silent layer keeps any.
-    return found.clamp(min=max(float(found.max()) * SMALLEST_THRESHOLD, 1e-6), max=layer.ceiling)
+    # A channel that hardly answers keeps a threshold worth its weights' 8 bits; a silent layer one its biases fit.
+    largest = float(found.max()) * SMALLEST_THRESHOLD or float(layer.drive.bias.abs().max())
+    return found.clamp(min=max(largest, 1e-6), max=layer.ceiling)
 
 
 def _percentile(positive: Tensor, percentile: float) -> float:

@@ -82,12 +82,11 @@ def macs(model: nn.Module, shape: tuple[int, ...]) -> int:
 
     def count(layer: nn.Module, _: object, output: torch.Tensor) -> None:
         nonlocal total
-        assert isinstance(layer, nn.Conv2d | nn.Linear)
+        assert isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear)
         total += layer.weight[0].numel() * output.numel()
 
-    handles = [
-        layer.register_forward_hook(count) for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)
-    ]
+    counted = [layer for layer in model.modules() if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear)]
+    handles = [layer.register_forward_hook(count) for layer in counted]
     model.eval()(torch.zeros(1, *shape))
     for handle in handles:
         handle.remove()

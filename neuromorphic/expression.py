@@ -185,8 +185,14 @@ def flatten(x: Expression) -> Expression:
     return Expression(x.terms, bias, tuple(bias.shape))
 
 
-def add(x: Expression, y: Expression) -> Expression:
-    """Add two expressions: a residual."""
+def add(x: Expression, y: Expression, name: str) -> Expression:
+    """Add two expressions: a residual.
+
+    Raises:
+        ConversionError: their shapes differ.
+    """
+    if x.shape != y.shape:
+        raise ConversionError(f"{name!r}: {x.shape} and {y.shape} are added, which has no spiking form")
     return Expression(x.terms + y.terms, x.bias + y.bias, x.shape)
 
 
@@ -196,6 +202,8 @@ def scale_channels(x: Expression, scale: Tensor, shift: Tensor) -> Expression:
     terms = []
     for term in x.terms:
         if term.kind == "none":
+            if len(x.shape) == 1 and term.pool != (1, 1):
+                return linear(x, torch.diag(scale), shift, "norm")
             if len(x.shape) == 1:
                 terms.append(replace(term, gain=1.0, kind="dense", weight=torch.diag(scale * term.gain)))
                 continue
@@ -205,6 +213,8 @@ def scale_channels(x: Expression, scale: Tensor, shift: Tensor) -> Expression:
             terms.append(replace(term, kind="conv", weight=weight, groups=channels, **shared))
         else:
             assert term.weight is not None
+            if len(scale) != len(term.weight):
+                raise ConversionError("a norm over a flattened convolution has no spiking form: put it before Flatten")
             terms.append(replace(term, weight=term.weight * scale.view(-1, *[1] * (term.weight.dim() - 1))))
     columns = (-1, *[1] * (len(x.shape) - 1))
     return Expression(tuple(terms), x.bias * scale.view(columns) + shift.view(columns), x.shape)

@@ -7,6 +7,7 @@ thresholds of 17 bits and a 24-bit voltage, in units of 2^6; biases of a 13-bit 
 import io
 import json
 import zipfile
+import zlib
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -33,6 +34,18 @@ NO_MEMORY = 4095
 LARGEST_BIAS = 4095
 LARGEST_BIAS_EXPONENT = 7
 LARGEST_DELAY = 63
+UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What numpy, zipfile and zlib raise for damaged files."""
 
 
 @dataclass(frozen=True)
@@ -311,10 +324,23 @@ def load(path: Path, *, checked: bool = True) -> LoihiNetwork:
             neurons = kind(**layer["neurons"], bias=arrays[f"{number}.bias"])
             layers.append(LoihiLayer(layer["name"], tuple(synapses), neurons, tuple(layer["shape"])))
         network = LoihiNetwork(**_tuples(description), layers=tuple(layers))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise ConversionError(f"{path} is not a Loihi network of edgekit: {error}") from None
     if checked:
-        check(network)
+        try:
+            check(network)
+        except (ValueError, TypeError, AttributeError, IndexError) as error:
+            raise ConversionError(f"{path} is not a Loihi network of edgekit: {error}") from None
     return network
 
 

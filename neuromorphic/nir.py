@@ -12,7 +12,7 @@ import io
 import json
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from edgekit.errors import ConversionError, MissingExtraError
 from edgekit.neuromorphic import expression as ex
-from edgekit.neuromorphic.coding import Floats
+from edgekit.neuromorphic.coding import Coding, Floats
 from edgekit.neuromorphic.expression import Expression, ungrouped
 from edgekit.neuromorphic.network import INPUT, SpikingLayer, SpikingNetwork, Synapse
 from edgekit.runfolder import write_whole
@@ -157,7 +157,7 @@ def read_nir(path: Path, *, step_seconds: float = STEP_SECONDS) -> SpikingNetwor
     Raises:
         ConversionError: the file is corrupt, or holds a node that has no form here; it is named.
     """
-    graph = _read(path)
+    graph = read_graph(path)
     facts = _facts(graph, path)
     step_seconds = facts.get("step_seconds", step_seconds)
     order = _ordered(graph, path)
@@ -166,30 +166,20 @@ def read_nir(path: Path, *, step_seconds: float = STEP_SECONDS) -> SpikingNetwor
     result: Expression | None = None
     shape: tuple[int, ...] = ()
     for name in order:
-        node = graph.nodes[name]
-        kind = type(node).__name__
-        incoming = [values[source] for source, target in graph.edges if target == name]
-        if kind == "Input":
-            shape = _shape(node.input_type["input"])
-            values[name] = ex.of_source(INPUT, shape)
-            continue
-        if not incoming:
-            raise ConversionError(f"{path.name}: nothing leads to node {name!r}")
-        x = incoming[0]
-        for other in incoming[1:]:
-            x = ex.add(x, other)
-        if kind == "Output":
-            result = x
-        elif kind in ("IF", "LIF", "CubaLIF"):
-            layers.append(_spiking(name, node, x, len(layers), facts, step_seconds))
-            values[name] = ex.of_source(len(layers) - 1, x.shape)
-        elif kind in ("LI", "I"):
-            layers.append(_integrator(name, node, x, step_seconds))
-            values[name] = ex.of_source(len(layers) - 1, x.shape)
-        else:
-            values[name] = _linear(name, kind, node, x)
+        try:
+            found = _node(name, graph, values, layers, facts, step_seconds, path)
+        except (RuntimeError, ValueError, TypeError, IndexError, ZeroDivisionError) as error:
+            why = " ".join(str(error).split())[:160]
+            raise ConversionError(f"{path.name}: node {name!r} does not fit what leads to it: {why}") from None
+        if type(graph.nodes[name]).__name__ == "Output":
+            result = found
+        values[name] = found
+        if type(graph.nodes[name]).__name__ == "Input":
+            shape = found.shape
     if result is None:
         raise ConversionError(f"{path.name} has no output")
+    if any(layer.readout for layer in layers[:-1]):
+        raise ConversionError(f"{path.name}: LI and I are read as the output only")
     if not any(not layer.readout for layer in layers):
         raise ConversionError(f"{path.name} has no spiking neurons (IF, LIF or CubaLIF)")
     if not (layers[-1].readout and result.terms[0].kind == "none"):
@@ -201,7 +191,43 @@ def read_nir(path: Path, *, step_seconds: float = STEP_SECONDS) -> SpikingNetwor
     )
 
 
-def _read(path: Path) -> Any:
+def _node(
+    name: str,
+    graph: Any,
+    values: dict[str, Expression],
+    layers: list[SpikingLayer],
+    facts: dict[str, Any],
+    step_seconds: float,
+    path: Path,
+) -> Expression:
+    """Read one node; neurons are appended to the layers."""
+    node = graph.nodes[name]
+    kind = type(node).__name__
+    if kind == "Input":
+        return ex.of_source(INPUT, _shape(node.input_type["input"]))
+    incoming = [values[source] for source, target in graph.edges if target == name]
+    if not incoming:
+        raise ConversionError(f"{path.name}: nothing leads to node {name!r}")
+    x = incoming[0]
+    for other in incoming[1:]:
+        x = ex.add(x, other, name)
+    if kind == "Output":
+        return x
+    if kind in ("IF", "LIF", "CubaLIF"):
+        layers.append(_spiking(name, node, x, len(layers), facts, step_seconds))
+    elif kind in ("LI", "I"):
+        layers.append(_integrator(name, node, x, step_seconds))
+    else:
+        return _linear(name, kind, node, x)
+    return ex.of_source(len(layers) - 1, x.shape)
+
+
+def read_graph(path: Path) -> Any:
+    """Return the file's NIRGraph, unchecked.
+
+    Raises:
+        ConversionError: the file cannot be read.
+    """
     nir = _package()
     try:
         import h5py
@@ -224,7 +250,13 @@ def _facts(graph: Any, path: Path) -> dict[str, Any]:
         text = (graph.metadata or {}).get("edgekit")
         facts: dict[str, Any] = json.loads(text.decode() if isinstance(text, bytes) else text) if text else {}
         tables = [facts[key] for key in ("reset", "start", "input") if key in facts]
-    except (ValueError, AttributeError, TypeError) as error:
+        if "input" in facts:
+            float(facts["input"]["low"]), float(facts["input"]["step"]), int(facts["input"]["bits"])
+            if facts["input"]["coding"] not in get_args(Coding):
+                raise ValueError(f"its coding {facts['input']['coding']!r} is unknown")
+        if not isinstance(facts.get("names", []), list) or not float(facts.get("step_seconds", 1.0)) > 0:
+            raise ValueError("its names or step_seconds are wrong")
+    except (ValueError, AttributeError, TypeError, KeyError) as error:
         raise ConversionError(f"{path}: its metadata of edgekit cannot be read: {error}") from None
     if not all(isinstance(table, dict) for table in tables):
         raise ConversionError(

@@ -1,6 +1,7 @@
 """From a spiking network in floats to one in Loihi's integers, losing as little as the formats allow."""
 
 from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 import torch
@@ -29,6 +30,13 @@ LARGEST_THRESHOLD = 1 << 15
 SHARED = ("input_shape", "input_low", "input_step", "input_bits", "classes", "coding")
 CLIPS = (1.0, 1.25, 1.5, 2.0)
 """How much finer than by its largest weight a layer may be rounded; larger weights are then cut off."""
+
+
+MOST_SEARCHED = 64
+"""Calibration examples that candidates are judged by."""
+SEARCH_BUDGET = 1e11
+"""Multiply-adds that the search may take: large networks are judged by fewer examples, or not searched."""
+FEWEST_SEARCHED = 8
 
 
 @dataclass(frozen=True)
@@ -70,14 +78,18 @@ def quantise(network: SpikingNetwork, steps: int, calibration: Floats, *, weight
 
     _keep_currents_in_range(network, scalings, made, calibration)
 
+    macs = sum(s.weight[0].size * prod(layer.shape) for layer in network.layers for s in layer.synapses)
+    runs = 1 + len(network.layers) * (len(CLIPS) - 1)
+    few = min(MOST_SEARCHED, int(SEARCH_BUDGET / (macs * steps * runs)))
+
     def distance() -> float:
         candidate = made()
-        found = Emulator(candidate).run(candidate.encode(calibration)).scores.astype(np.float64)
-        scale = float((found * wanted).sum() / max(1e-12, float((found * found).sum())))
-        return float(np.square(scale * found - wanted).mean())
+        found = Emulator(candidate).run(candidate.encode(calibration[:few])).scores.astype(np.float64)
+        scale = float((found * wanted[:few]).sum() / max(1e-12, float((found * found).sum())))
+        return float(np.square(scale * found - wanted[:few]).mean())
 
-    best = distance()
-    for number, start in enumerate(scalings[:]):
+    best = distance() if few >= FEWEST_SEARCHED else 0.0
+    for number, start in enumerate(scalings[:] if few >= FEWEST_SEARCHED else []):
         for clip in CLIPS[1:]:
             kept = scalings[number]
             scalings[number] = replace(start, clip=clip)

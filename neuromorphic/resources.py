@@ -169,13 +169,18 @@ def resources(network: LoihiNetwork, chip: str) -> Resources:
     layers = []
     for number, (layer, parts) in enumerate(zip(network.layers, listed, strict=True)):
         fan_in: Counts = np.sum([np.diff(found.indptr) for _, found in parts], axis=0)
-        shared = sum(_kernel_bits(synapse) for synapse, _ in parts if _is_shared(synapse, limits))
+        # A shared kernel is stored by output channel: a core holds those of its own channels, about.
+        kernels = sum(_kernel_bits(synapse) for synapse, _ in parts if _is_shared(synapse, limits))
+        shared = -(-kernels // layer.shape[0])
+        each = prod(layer.shape[1:])
         bits = np.zeros(prod(layer.shape), np.int64)
         for synapse, found in parts:
             if not _is_shared(synapse, limits):
                 bits += np.diff(found.indptr) * _bits(synapse)
-        sizes = _divide(layer.name, bits, shared, [found for _, found in parts], limits)
-        total = (int(bits.sum()) + shared * len(sizes) + 7) // 8
+        sizes = _divide(layer.name, bits, shared, each, [found for _, found in parts], limits)
+        ends = np.cumsum(sizes)
+        held = sum(_channels(int(end - size), int(end), each) for size, end in zip(sizes, ends, strict=True))
+        total = (int(bits.sum()) + shared * held + 7) // 8
         fan_out = int(np.max(reached.get(number, np.zeros(1, np.int64))))
         layers.append(
             LayerResources(
@@ -211,10 +216,24 @@ def _kernel_bits(synapse: LoihiSynapse) -> int:
     return int(values_of(synapse.weight).size) * _bits(synapse)
 
 
-def _divide(name: str, bits: Counts, shared: int, found: list[csr_array], chip: Chip) -> tuple[int, ...]:
-    """Return how many neurons each core takes, greedily, in order."""
-    room = chip.synapse_bytes * 8 - shared
-    if room < 0 or bits.max(initial=0) > room:
+def _channels(start: int, end: int, each: int) -> int:
+    """Return how many channels a range of neurons touches."""
+    return (end - 1) // each - start // each + 1
+
+
+def _divide(name: str, bits: Counts, shared: int, each: int, found: list[csr_array], chip: Chip) -> tuple[int, ...]:
+    """Return how many neurons each core takes, greedily, in order.
+
+    Args:
+        name: of the layer, for errors.
+        bits: of memory each neuron's own synapses take.
+        shared: bits of the shared kernels of one channel.
+        each: neurons a channel.
+        found: connections into the layer.
+        chip: whose cores they are.
+    """
+    room = chip.synapse_bytes * 8
+    if bits.max(initial=0) + shared > room:
         raise ConversionError(
             f"layer {name!r}: one neuron's synapses need more than the {chip.synapse_bytes >> 10} KiB of a core of "
             f"{chip.name}: fewer inputs a neuron, or fewer channels"
@@ -223,7 +242,9 @@ def _divide(name: str, bits: Counts, shared: int, found: list[csr_array], chip: 
     sizes: list[int] = []
     start = 0
     while start < len(bits):
-        end = min(start + chip.neurons, int(np.searchsorted(sums, sums[start] + room, "right")) - 1)
+        ends = np.arange(start + 1, min(start + chip.neurons, len(bits)) + 1)
+        needed = sums[ends] - sums[start] + shared * ((ends - 1) // each - start // each + 1)
+        end = int(ends[np.searchsorted(needed, room, "right") - 1])
         if chip.axons is not None:
             end = _within_axons(name, found, start, end, chip.axons)
         sizes.append(end - start)
@@ -235,7 +256,12 @@ def _within_axons(name: str, found: list[csr_array], start: int, end: int, axons
     """Return the furthest end of a core's neurons that at most so many source neurons reach."""
 
     def sources(until: int) -> int:
-        return sum(len(np.unique(part.indices[part.indptr[start] : part.indptr[until]])) for part in found)
+        total = 0
+        for part in found:
+            reached = np.zeros(part.shape[1], bool)
+            reached[part.indices[part.indptr[start] : part.indptr[until]]] = True
+            total += int(reached.sum())
+        return total
 
     if sources(start + 1) > axons:
         raise ConversionError(f"layer {name!r}: one neuron has more than the {axons} sources that may enter a core")

@@ -33,12 +33,14 @@ class Neurons:
         drive: what the neurons integrate.
         ceiling: largest activation, infinite for ReLU, 6 for ReLU6, the threshold for QCFS.
         threshold: that was trained (QCFS); None leaves it to the calibration.
+        levels: that the activation is rounded to (QCFS); 0 for none.
     """
 
     name: str
     drive: Expression
     ceiling: float
     threshold: float | None = None
+    levels: int = 0
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def trace(model: nn.Module, shape: tuple[int, ...], calibration: Tensor) -> Trac
         raise ConversionError("the network must return its scores as one tensor")
     if not layers:
         raise ConversionError("the network has no ReLU, so there is nothing that could spike")
-    if any(term.kind == "none" for term in result.terms):
+    if any(term.kind != "dense" for term in result.terms):
         raise ConversionError("the network must end in a linear layer, whose voltages are the scores")
     return Traced(input_shape, tuple(layers), result, tuple(statistics.frozen))
 
@@ -122,10 +124,15 @@ def _apply(
         return _module(str(node.target), graph.get_submodule(str(node.target)), x, layers, statistics)
     target, name = node.target, node.name
     if target in _ADD and isinstance(arguments[1], Expression):
-        return ex.add(x, arguments[1])
+        if node.kwargs.get("alpha", 1) != 1:
+            raise ConversionError(f"{name!r}: an addition with a factor (alpha) has no spiking form")
+        return ex.add(x, arguments[1], name)
     if target in _RELU or target in _RELU6:
         return _neurons(name, x, 6.0 if target in _RELU6 else math.inf, layers)
     if target in _FLATTEN:
+        given = [*arguments[1:], *node.kwargs.values()]
+        if given not in ([], [1], [1, -1]):
+            raise ConversionError(f"{name!r}: only flattening all dimensions but the first has a spiking form")
         return ex.flatten(x)
     if target in _MEAN and len(x.shape) == 3:
         dims = node.kwargs.get("dim", arguments[1] if len(arguments) > 1 else None)
@@ -147,6 +154,8 @@ def _module(name: str, layer: nn.Module, x: Expression, layers: list[Neurons], s
     if isinstance(layer, nn.Conv1d | nn.Conv2d):
         return _convolution(name, layer, x)
     if isinstance(layer, nn.Linear):
+        if len(x.shape) != 1:
+            raise ConversionError(f"layer {name!r}: a fully connected layer needs a flat input: put Flatten before it")
         return ex.linear(x, layer.weight, layer.bias, name)
     if isinstance(layer, nn.ReLU6):
         return _neurons(name, x, 6.0, layers)
@@ -156,18 +165,20 @@ def _module(name: str, layer: nn.Module, x: Expression, layers: list[Neurons], s
         threshold = layer.threshold.item()
         if threshold <= 0:
             raise ConversionError(f"layer {name!r}: its threshold fell to {threshold:.3g}; neurons need one above 0")
-        return _neurons(name, x, threshold, layers, threshold)
+        return _neurons(name, x, threshold, layers, threshold, layer.levels)
     if isinstance(layer, nn.AvgPool1d | nn.AvgPool2d):
         window, stride = (
             _pair(value) if isinstance(layer, nn.AvgPool2d) else (1, _pair(value)[-1])
             for value in (layer.kernel_size, layer.stride)
         )
-        if stride != window or any(n != 0 for n in _pair(layer.padding)):
+        if stride != window or any(n != 0 for n in _pair(layer.padding)) or getattr(layer, "divisor_override", None):
             raise ConversionError(f"layer {name!r}: average pooling needs a stride equal to its window, and no padding")
         return ex.average_pool(x, window, name)
     if isinstance(layer, nn.AdaptiveAvgPool1d | nn.AdaptiveAvgPool2d) and set(_pair(layer.output_size)) <= {1, (1,)}:
         return ex.average_pool(x, (x.shape[1], x.shape[2]), name)
     if isinstance(layer, nn.Flatten):
+        if (layer.start_dim, layer.end_dim) != (1, -1):
+            raise ConversionError(f"layer {name!r}: only flattening all dimensions but the first has a spiking form")
         return ex.flatten(x)
     if isinstance(layer, nn.Identity | nn.Dropout | nn.Dropout2d):
         return x
@@ -202,13 +213,20 @@ def _convolution(name: str, layer: nn.Conv1d | nn.Conv2d, x: Expression) -> Expr
 
 
 def _neurons(
-    name: str, drive: Expression, ceiling: float, layers: list[Neurons], threshold: float | None = None
+    name: str,
+    drive: Expression,
+    ceiling: float,
+    layers: list[Neurons],
+    threshold: float | None = None,
+    levels: int = 0,
 ) -> Expression:
+    if len(drive.shape) == 1 and any(term.kind == "conv" for term in drive.terms):
+        raise ConversionError(f"layer {name!r}: neurons of a flattened map have no spiking form: put Flatten after it")
     if any(term.kind == "none" for term in drive.terms):
         # Spikes that go on without a weight: each neuron gets its source's, through a weight of one.
         ones = torch.ones(drive.shape[0])
         drive = ex.scale_channels(drive, ones, torch.zeros_like(ones))
-    layers.append(Neurons(name, drive, ceiling, threshold))
+    layers.append(Neurons(name, drive, ceiling, threshold, levels))
     return ex.of_source(len(layers) - 1, drive.shape)
 
 
@@ -228,8 +246,8 @@ class _Statistics:
         each is frozen at its mean over the calibration examples: scale = w E[1 / s], shift = b - w E[m / s].
         """
         if isinstance(layer, nn.BatchNorm2d | nn.BatchNorm1d):
-            assert layer.running_mean is not None
-            assert layer.running_var is not None
+            if layer.running_mean is None or layer.running_var is None:
+                raise ConversionError(f"layer {name!r} keeps no statistics: use track_running_stats=True")
             weight, bias = _affine_of(layer, len(layer.running_mean))
             scale = weight * torch.rsqrt(layer.running_var + layer.eps)
             return scale, bias - scale * layer.running_mean

@@ -10,7 +10,7 @@ import numpy as np
 from edgekit import arrays
 from edgekit import experiment as experiments
 from edgekit.data.federated import Floats
-from edgekit.errors import ExportError, UsageError
+from edgekit.errors import ConversionError, ExportError, UsageError
 from edgekit.export import runtimes
 from edgekit.export.metadata import describe
 from edgekit.export.verify import Ran, probe, run_examples
@@ -127,16 +127,19 @@ def _loihi(path: Path) -> dict[str, Any]:
 
 
 def _nir(path: Path) -> dict[str, Any]:
-    from edgekit.neuromorphic.nir import read_nir
+    from edgekit.neuromorphic.nir import read_graph, read_nir
 
-    network = read_nir(path)
+    graph = read_graph(path)
+    facts: dict[str, Any] = {
+        "nodes": {name: type(node).__name__ for name, node in graph.nodes.items()},
+        "edges": len(graph.edges),
+    }
+    try:
+        network = read_nir(path)
+    except ConversionError as error:  # a graph of others that has no form here is still worth a look
+        return {**facts, "spiking form": str(error)}
     layers = {}
     for layer in network.layers:
         neurons = {"reset": layer.reset, "current_decay": layer.current_decay, "voltage_decay": layer.voltage_decay}
         layers[layer.name] = {"shape": list(layer.shape), **({} if layer.readout else neurons)}
-    return {
-        "input": list(network.input_shape),
-        "coding": network.coding,
-        "classes": len(network.classes),
-        "layers": layers,
-    }
+    return {**facts, "input": list(network.input_shape), "coding": network.coding, "layers": layers}

@@ -22,7 +22,7 @@ from edgekit.neuromorphic.decision import affordable, curve, decide
 from edgekit.neuromorphic.emulator import Activity, Emulator
 from edgekit.neuromorphic.energy import cost, macs
 from edgekit.neuromorphic.nir import read_nir, write_nir
-from edgekit.neuromorphic.resources import CHIPS, require_fit, resources
+from edgekit.neuromorphic.resources import CHIPS, Resources, require_fit, resources
 from edgekit.neuromorphic.tune import tune
 from edgekit.pipeline.subjects import load_module, load_run, read_examples
 from edgekit.randomness import generator
@@ -153,8 +153,13 @@ def measure(subject: Subject, settings: Spiking, seed: int, folder: Path) -> Spi
     assert integers is not None
     assert activity is not None
     assert codes is not None
-    taken = {name: resources(integers, name) for name in CHIPS}
+    taken: dict[str, Resources] = {settings.chip: resources(integers, settings.chip)}
     require_fit(taken[settings.chip])
+    for other in CHIPS:
+        try:
+            taken.setdefault(other, resources(integers, other))
+        except ConversionError as error:
+            subject.notices.append(f"does not fit {CHIPS[other].name}: {error}")
     loihi.save(integers, folder / "loihi.npz")
     notices = list(subject.notices)
     exchange = folder / "network.nir"

@@ -1,6 +1,8 @@
 """Lava in a process of its own, on a leash: jobs go in as files, and whatever happens, nothing of it is left behind."""
 
+import contextlib
 import json
+import select
 import subprocess
 import tempfile
 from importlib.resources import as_file, files
@@ -18,6 +20,7 @@ from edgekit.neuromorphic.loihi import Integers, LoihiNetwork, save
 
 TIMEOUT_S = 600.0
 START_S = 120.0
+AGAIN = "`edgekit spike setup-lava --again` makes it anew"
 
 
 class Ran:
@@ -56,16 +59,26 @@ class Lava:
         with as_file(files("edgekit.neuromorphic.lava").joinpath("worker.py")) as worker:
             script = Path(self._folder.name) / "worker.py"  # a folder of its own: Lava looks through those of its code
             script.write_bytes(worker.read_bytes())
-        self._process = subprocess.Popen(
-            [str(LAVA.executable), "-u", str(script)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            cwd=self._folder.name,
-            text=True,
-            start_new_session=True,  # a Ctrl-C for us is not for it: it ends when its input does
-        )
-        self._answer()
+        try:
+            self._process = subprocess.Popen(
+                [str(LAVA.executable), "-u", str(script)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                cwd=self._folder.name,
+                text=True,
+                start_new_session=True,  # a Ctrl-C for us is not for it: it ends when its input does
+            )
+        except OSError as error:
+            self._log.close()
+            self._folder.cleanup()
+            raise LavaError(f"Lava's Python does not start ({error.strerror}); {AGAIN}") from None
+        try:
+            self._answer(START_S)
+        except BaseException:
+            self._process.kill()
+            self.close()
+            raise
 
     def __enter__(self) -> "Lava":
         return self
@@ -79,7 +92,8 @@ class Lava:
         """End the process, and whatever it was doing."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         try:
             self._process.wait(30)
         except subprocess.TimeoutExpired:
@@ -146,21 +160,28 @@ class Lava:
             self._process.stdin.write(json.dumps(job) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
+            self._process.wait()
             raise LavaError(f"the Lava process is gone: {self._last_words()}") from None
-        answer = self._answer()
+        answer = self._answer(self.timeout + START_S)
         if "error" in answer:
             raise LavaError(f"Lava could not run the network: {answer['error']}")
         with np.load(paths["out.npz"], allow_pickle=False) as file:
             return Ran({name: file[name] for name in file.files}, len(network.layers))
 
-    def _answer(self) -> dict[str, Any]:
+    def _answer(self, limit: float) -> dict[str, Any]:
+        """Wait for the worker's next line, for at most so many seconds."""
         assert self._process.stdout is not None
+        ready, _, _ = select.select([self._process.stdout], [], [], limit)
+        if not ready:
+            raise LavaError(f"the Lava process says nothing for {limit:g} s; {AGAIN}")
         line = self._process.stdout.readline()
         if not line:
             self._process.wait()
-            words = self._last_words()
-            raise LavaError(f"the Lava process ended: {words}; `edgekit spike setup-lava --again` makes it anew")
-        answer: dict[str, Any] = json.loads(line)
+            raise LavaError(f"the Lava process ended: {self._last_words()}; {AGAIN}")
+        try:
+            answer: dict[str, Any] = json.loads(line)
+        except ValueError:
+            raise LavaError(f"the Lava process says {line.strip()[:80]!r}; {AGAIN}") from None
         return answer
 
     def _last_words(self) -> str:

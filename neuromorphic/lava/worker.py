@@ -15,6 +15,7 @@ import select
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 
@@ -426,15 +427,27 @@ def end_session(session):
         time.sleep(0.02)
 
 
+def end_with(leash):
+    """End this job's session when its supervisor is gone: only that held the pipe's other end."""
+    if os.read(leash, 1) == b"":
+        for pid, _, tracker in session_processes(os.getsid(0)):
+            if not tracker and pid != os.getpid():
+                os.kill(pid, signal.SIGKILL)
+        os._exit(1)
+
+
 def supervise(job):
     """Run a job in a session of its own, and answer for its end, whatever it is.
 
     Returns:
         `{"ok": true}`, or `{"error": why}`; nothing of the job is left running, and no shared memory.
     """
+    leash, held = os.pipe()
     child = os.fork()
     if child == 0:
         os.setsid()
+        os.close(held)
+        threading.Thread(target=end_with, args=(leash,), daemon=True).start()
         log = os.open(job["out"] + ".log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(log, 1)
         os.dup2(log, 2)
@@ -448,6 +461,7 @@ def supervise(job):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+    os.close(leash)
     deadline = time.monotonic() + job["timeout"]
     dead_since, why, code = None, None, None
     while why is None and code is None:
@@ -466,6 +480,7 @@ def supervise(job):
         else:
             dead_since = None
     end_session(child)
+    os.close(held)
     if code is None:
         os.waitpid(child, 0)
     if code == 0 and os.path.exists(job["out"]):

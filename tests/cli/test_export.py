@@ -195,7 +195,7 @@ def test_bad_input_is_one_line_that_says_what_would_be_right(arguments, code, me
         ("x.tflite", b"\x1c\0\0\0TFL3" + b"\xff" * 60, 1, "truncated or corrupt"),
         ("x.tflite", b"", 1, "not a .tflite file"),
         ("x.safetensors", b"{}", 1, "x.safetensors"),
-        ("x.nir", b"nothing", 2, "not a readable .nir file"),
+        ("x.nir", b"nothing", 1, "not a readable .nir file"),
         ("x.npz", b"nothing", 1, "x.npz"),
         ("x.onnx", b"", 2, "edgekit knows .tflite"),
     ],
