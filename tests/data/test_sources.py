@@ -191,7 +191,7 @@ def test_a_clients_bad_data_is_named():
         ({"x": np.zeros((9, 2)), "y": np.zeros(9, int)}, "all examples have one class"),
         ({"x": np.full((9, 2), np.nan), "y": np.arange(9) % 2}, "not finite"),
         ({"x": np.zeros((9, 2)), "y": np.linspace(0, 1, 9)}, "whole numbers"),
-        ({"x": np.zeros((9, 2, 2, 2, 2)), "y": np.arange(9) % 2}, "dimensions"),
+        ({"x": np.zeros((9, 2, 2, 2, 2, 2)), "y": np.arange(9) % 2}, "dimensions"),
         ({"x": np.zeros((40, 2)), "y": np.arange(40) % 2}, "too few for 40 clients"),
     ],
 )
@@ -225,7 +225,7 @@ def test_a_packed_idx_file_cut_short_is_an_error(tmp_path):
 
 
 def test_an_unknown_source_lists_what_there_is():
-    with pytest.raises(ExperimentError, match="none of: digits, npz:PLACE"):
+    with pytest.raises(ExperimentError, match="none of: digits, moving-digits, npz:PLACE"):
         load(Data(source="mnist"), 0)
     with pytest.raises(ExperimentError, match="no module named 'nowhere'"):
         load(Data(source="nowhere.at.all:load"), 0)
