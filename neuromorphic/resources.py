@@ -191,16 +191,16 @@ def resources(network: LoihiNetwork, chip: str) -> Resources:
     return Resources(limits, tuple(layers), int(np.max(from_input, initial=0)))
 
 
-def require_fit(found: Resources, chips: int = 1) -> None:
-    """See that a network fits.
+def require_fit(found: Resources) -> None:
+    """See that a network fits one chip.
 
     Raises:
         ConversionError: it needs more cores than there are.
     """
-    if found.chips > chips:
+    if found.chips > 1:
         raise ConversionError(
             f"the network needs {found.cores} cores of {found.chip.name}, and a chip has {found.chip.cores}: make it "
-            "smaller (model.width) or give it more chips (--chips)"
+            "smaller (model.width)"
         )
 
 
@@ -264,7 +264,9 @@ def _within_axons(name: str, found: list[csr_array], start: int, end: int, axons
         return total
 
     if sources(start + 1) > axons:
-        raise ConversionError(f"layer {name!r}: one neuron has more than the {axons} sources that may enter a core")
+        raise ConversionError(
+            f"layer {name!r}: one neuron has more than the {axons} sources that may enter a Loihi 1 core"
+        )
     low, high = start + 1, end
     while low < high:  # more neurons never need fewer axons
         middle = (low + high + 1) // 2

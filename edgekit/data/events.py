@@ -170,6 +170,11 @@ def _read_npy(path: Path) -> Recording:
         columns = list(array.T)
     else:
         raise DataError(f"{path} has shape {array.shape}; events are rows of t, x, y, p")
+    for column in columns:
+        if column.dtype.kind not in "uifb" or not np.isfinite(column).all():
+            raise DataError(f"{path} holds events that are not finite numbers")
+    if any(c.size and not 0 <= c.min() <= c.max() < 1 << 15 for c in columns[1:3]):
+        raise DataError(f"{path} holds events at x or y below 0 or beyond 32767")
     return Recording(_events(*columns), None)
 
 

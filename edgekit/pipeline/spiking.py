@@ -184,6 +184,7 @@ def measure(subject: Subject, settings: Spiking, seed: int, folder: Path) -> Spi
         "synapses": taken[settings.chip].synapses,
         "backend": "emulator (Loihi fixed point)",
         "coding": subject.network.coding,
+        "settings": settings.model_dump(),
         "by_steps": by_steps,
         "rates": _rates(integers, activity),
         "nir": exchange.exists(),
@@ -280,6 +281,8 @@ def spike_run(path: Path, changes: dict[str, Any], notice: Notice) -> dict[str, 
     found = make_spiking(model, dataset, experiment, folder)
     result["spiking"] = found.facts
     result.get("failed", {}).pop("spiking", None)
+    if not result.get("failed"):
+        result.pop("failed", None)
     folder.write_json(folder.result, result)
     renew_spiking(folder, result, dataset.classes, found.sample)
     for line in found.notices:
@@ -327,6 +330,8 @@ def spike_file(
         step_seconds: length of a step in the file; None is NIR's usual.
         notice: told what was found.
     """
+    if step_seconds is not None and not 0 < step_seconds < np.inf:
+        raise UsageError(f"--step-seconds {step_seconds:g}: give a length above 0")
     given = {} if step_seconds is None else {"step_seconds": step_seconds}
     read = read_nir(path, **given)
     x, y = _labelled(data)
@@ -380,6 +385,8 @@ def spike_module(
         count = model(torch.from_numpy(x[:2])).shape[1]
     calibration, test = _divided(x, y)
     settings = _settings(changes)
+    if int(y.max()) >= count:
+        raise UsageError(f"--data {data} has the class {int(y.max())}; {model_path} gives {count} scores")
     subject = of_model(model, calibration, test, [str(number) for number in range(count)], settings, 0)
     return _write(measure(subject, settings, 0, out), notice)
 

@@ -93,9 +93,13 @@ def read_examples(option: str, path: Path, shape: tuple[int, ...] | None) -> tup
     if x.ndim < 2 or len(x) == 0 or (shape is not None and x.shape[1:] != shape):
         wanted = "..." if shape is None else ", ".join(map(str, shape))
         raise UsageError(f"{option} {path} holds x of shape {x.shape}, expected (examples, {wanted})")
+    if x.dtype.kind not in "uifb" or not np.isfinite(x).all():
+        raise UsageError(f"{option} {path}: x must be finite numbers, it is {x.dtype}")
     if y is not None:
         if y.shape != x.shape[:1] or not np.issubdtype(y.dtype, np.integer):
             raise UsageError(f"{option} {path}: y must be {len(x)} class numbers, it is {y.dtype} of {y.shape}")
+        if y.min() < 0:
+            raise UsageError(f"{option} {path}: y must be class numbers from 0, the smallest is {y.min()}")
         check_calibration(y)
     return np.ascontiguousarray(x, np.float32), y
 

@@ -1,5 +1,6 @@
 """From a run to report.html: one file, no network, light and dark, wide and narrow."""
 
+import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -73,6 +74,7 @@ def write_report(
         style=files("edgekit.report").joinpath("page.css").read_text(),
         pictures=drawn,
         forms=_forms_section(folder, result),
+        failed=_failures(result),
         spiking=_spiking_section(result, dataset.classes, sample),
         rounds=rounds,
         shown_clients=len(shown),
@@ -93,6 +95,7 @@ def renew_tflite(folder: RunFolder, result: dict[str, Any]) -> None:
 def renew_spiking(folder: RunFolder, result: dict[str, Any], classes: Sequence[str], sample: SpikingSample) -> None:
     """Bring an existing report up to date after the spiking form was made again."""
     _renew(folder, "forms", _forms_section(folder, result))
+    _renew(folder, "failed", _failures(result))
     _renew(folder, "spiking", _spiking_section(result, classes, sample))
 
 
@@ -120,6 +123,11 @@ def _renew(folder: RunFolder, part: str, content: str) -> None:
     _, ended, after = rest.partition(end)
     if found and ended:
         write_whole(folder.report, before + begin + content + end + after)
+
+
+def _failures(result: dict[str, Any]) -> str:
+    lines = result.get("failed", {}).items()
+    return "".join(f'<p class="warning">The stage “{stage}” failed: {html.escape(why)}</p>\n' for stage, why in lines)
 
 
 def _spiking_section(result: dict[str, Any], classes: Sequence[str], sample: SpikingSample | None) -> str:

@@ -212,6 +212,10 @@ def test_a_nir_file_of_others_with_frames_of_spikes(tmp_path):
         (["run", "--model", "nets:Net", "--data", "few.npz"], 2, "has 5 examples; give at least 8"),
         (["run", "--model", "nets:Pooled", "--data", "data.npz"], 1, r"'2' \(MaxPool2d\).*use average pooling"),
         (["run", "--model", "nets:Nothing", "--data", "data.npz"], 2, "has no 'Nothing'"),
+        (["run", "--model", "nets:Net", "--data", "odd.npz"], 2, "x must be finite numbers"),
+        (["run", "--model", "nets:Net", "--data", "labels.npz"], 2, "class numbers from 0, the smallest is -3"),
+        (["run", "--model", "nets:Net", "--data", "many.npz"], 2, "has the class 12; nets:Net gives 10 scores"),
+        (["verify", "--random", "0"], 2, "nothing to compare"),
         (["plot", "nothing"], 2, "nothing is not a run folder"),
         (["export", "RUN", "--to", "nengo"], 2, "--to nengo: there are netx and lava"),
         (["run", "RUN", "voltage_decay=1.5"], 2, "spiking.voltage_decay"),
@@ -222,6 +226,10 @@ def test_bad_input_gets_one_line(arguments, code, message, finished, tmp_path, d
     (tmp_path / "broken.nir").write_bytes(b"no hdf5 at all")
     _data(tmp_path / "data.npz", digits)
     _data(tmp_path / "few.npz", digits, 5)
+    x, y = digits.test.x[:40], digits.test.y[:40]
+    np.savez(tmp_path / "odd.npz", x=np.where(x == x.max(), np.nan, x), y=y)
+    np.savez(tmp_path / "labels.npz", x=x, y=y - 3)
+    np.savez(tmp_path / "many.npz", x=x, y=y + 3)
     shutil.copytree(finished, tmp_path / "RUN")
     kept = {file: file.read_bytes() for file in (tmp_path / "RUN").rglob("*") if file.is_file()}
     _fails(_run("spike", *arguments, cwd=tmp_path), code, message)

@@ -481,3 +481,68 @@ def test_costs_are_counted_from_the_spikes(converted, trained, digits):
 def test_a_layer_without_a_spiking_form_is_named(layers, message, digits):
     with pytest.raises(ConversionError, match=message):
         convert(nn.Sequential(*layers), digits.calibration, digits.classes, Spiking())
+
+
+@pytest.mark.parametrize("decay", [1.0, 0.5, 0.25])
+def test_a_latency_code_brings_the_whole_charge_whatever_the_current_decays(decay, digits):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    network = convert(
+        model, digits.calibration, digits.classes, Spiking(coding="latency", current_decay=decay, input_bits=6)
+    ).network
+    wanted = model(torch.from_numpy(digits.test.x[:60])).detach().numpy()
+    assert np.corrcoef(networks.run(network, digits.test.x[:60], 64).ravel(), wanted.ravel())[0, 1] > 0.97
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([nn.Conv2d(1, 4, 3), nn.Flatten(), nn.ReLU(), nn.Linear(144, 10)], "put Flatten after it"),
+        (
+            [nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 10, 1), nn.Flatten()],
+            "must end in a linear layer",
+        ),
+        (
+            [nn.Conv2d(1, 4, 3), nn.Flatten(), nn.BatchNorm1d(144), nn.ReLU(), nn.Linear(144, 10)],
+            "put it before Flatten",
+        ),
+        ([nn.Linear(8, 8), nn.ReLU(), nn.Flatten(), nn.Linear(64, 10)], "put Flatten before it"),
+        (
+            [
+                nn.Conv2d(1, 4, 3),
+                nn.BatchNorm2d(4, track_running_stats=False),
+                nn.ReLU(),
+                nn.Flatten(),
+                nn.Linear(144, 10),
+            ],
+            "track_running_stats=True",
+        ),
+    ],
+)
+def test_shapes_and_norms_without_a_form_are_named(layers, message, digits):
+    with pytest.raises(ConversionError, match=message):
+        convert(nn.Sequential(*layers), digits.calibration, digits.classes, Spiking())
+
+
+def test_weights_that_are_not_finite_are_refused(digits):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10))
+    model[1].weight.data[0, 0] = float("nan")
+    with pytest.raises(ConversionError, match=r"'1.weight' holds values that are not finite"):
+        convert(model, digits.calibration, digits.classes, Spiking())
+
+
+def test_a_silent_layer_costs_nothing_else(digits):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 10))
+    model[3].bias.data.fill_(-50.0)
+    network = convert(model, digits.calibration, digits.classes, Spiking()).network
+    integers = quantise(network, 8, digits.calibration.x)
+    assert not emulator.run(integers, integers.encode(digits.test.x[:20])).spikes[1].any()
+
+
+def test_what_a_spiking_network_brings_itself_is_not_changed_silently(digits):
+    model = build(Model(name="spiking-mlp"), digits.shape, 10, 0, digits.calibration.x)
+    with pytest.raises(
+        ConversionError, match="spiking.reset cannot change a network that was trained as a spiking one"
+    ):
+        convert(model, digits.calibration, digits.classes, Spiking(reset="hard"))

@@ -73,7 +73,6 @@ def test_a_network_beyond_a_chip_is_refused():
     assert found.chips == 3
     with pytest.raises(ConversionError, match="needs 260 cores of Loihi 1, and a chip has 128"):
         require_fit(found)
-    require_fit(found, chips=3)
     with pytest.raises(ConversionError, match="one neuron's synapses need more than the 128 KiB"):
         resources(_network(_dense(2, 200_000), shape=(200_000,)), "loihi-1")
     assert all(chip.source for chip in CHIPS.values())
@@ -93,3 +92,15 @@ def test_a_decision_falls_at_the_first_step_whose_lead_is_enough():
     assert affordable(readout, labels) == pytest.approx(9.0, abs=0.2)
     points = curve(readout, readout, labels)
     assert [point.steps for point in points] == sorted(point.steps for point in points)
+
+
+def test_a_wide_convolution_is_charged_the_kernels_of_its_cores_channels():
+    """Its whole kernel is larger than a core; one channel's is not."""
+    weight = np.full((256, 128, 3, 3), 4, np.int32)
+    synapse = LoihiSynapse(-1, "conv", weight, padding=(1, 1))
+    layer = LoihiLayer("wide", (synapse,), Lif(9, np.zeros((256, 4, 4), np.int32)), (256, 4, 4))
+    found = resources(_network(layer, shape=(128, 4, 4)), "loihi-2").layers[0]
+    each = 128 * 9 * 9  # bits of one channel's kernel
+    channels = (192 << 13) // each
+    assert found.neurons_per_core[0] == 16 * channels
+    assert sum(found.neurons_per_core) == 4096
