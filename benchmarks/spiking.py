@@ -165,12 +165,17 @@ def digits() -> dict[str, Any]:
     dataset = load_data(Experiment().data, 0)
     blocks = [dataset.client(index) for index in range(dataset.clients)]
     x, y = np.concatenate([b.x for b in blocks]), np.concatenate([b.y for b in blocks])
-    model = build(Model(activation="qcfs", levels=4, arguments={"channels": [16, 32, 32]}), dataset.shape, 10, 0, x)
+    shape = {
+        "channels": [16, 32],
+        "strides": [1, 1],
+        "pool": 4,
+        "depthwise_activation": False,
+    }  # the built-in example's
+    model = build(Model(norm="weight-standardised", arguments=shape), dataset.shape, 10, 0, x)
     train(model, torch.from_numpy(x), torch.from_numpy(y), 60, 5e-3, 0)
     own = accuracy(scores_of(model, dataset.test.x), dataset.test.y)
     started = time.perf_counter()
     network = convert(model, dataset.calibration, dataset.classes, Spiking()).network
-    network = fit(network, x, 2 * scores_of(model, x), 4, 0, epochs=10)
     seconds = time.perf_counter() - started
     ((found, _),) = integers(network, 4, dataset.calibration.x, dataset.test)
     return {

@@ -178,10 +178,20 @@ def test_models_and_doctor_speak_to_people_and_machines(tmp_path):
         "mlp",
         "dscnn",
         "mobilenetv2",
+        "spiking-mlp",
+        "spiking-cnn",
     ]
     assert "Sandler" in _run("models", cwd=tmp_path).stdout
     found = json.loads(_run("doctor", "--json", cwd=tmp_path).stdout)
-    assert {extra["name"] for extra in found["extras"]} == {"train", "tflite", "litert", "spiking", "hub", "ray"}
+    assert {extra["name"] for extra in found["extras"]} == {
+        "train",
+        "tflite",
+        "litert",
+        "spiking",
+        "events",
+        "hub",
+        "ray",
+    }
     assert not any(extra["missing"] for extra in found["extras"] if extra["name"] != "ray")
 
 
