@@ -226,8 +226,8 @@ def _activations(traced: Traced, x: Tensor) -> tuple[list[Tensor], Tensor]:
 
 def _thresholds(values: Tensor, layer: Neurons, settings: Spiking) -> Tensor:
     """Return a threshold a channel, (channels,): the trained one, or the percentile of its positive activations."""
-    if layer.threshold is not None:
-        return torch.full((values.shape[1],), layer.threshold)
+    if layer.levels:
+        return torch.full((values.shape[1],), layer.ceiling)
     by_channel = values.transpose(0, 1).flatten(1)
     if settings.scaling == "layer":
         found = torch.full((len(by_channel),), _percentile(values[values > 0], settings.percentile))

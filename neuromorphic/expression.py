@@ -4,6 +4,7 @@ Conversion reads a network as neurons joined by affine maps. Pooling, normalisat
 bottlenecks are all affine, so each is folded, exactly, into the synapses and biases of the neurons that follow.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -111,6 +112,23 @@ def _convolved(
         f"layer {name!r}: a convolution after a linear layer, with no activation between, has no spiking form unless "
         "it is 1 x 1: put a ReLU between them"
     )
+
+
+def as_map(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return a sequence's shape, (channels, length), as that of a map of one row; others as they are."""
+    return (shape[0], 1, shape[1]) if len(shape) == 2 else shape
+
+
+def same_padding(kernel: Sequence[int], dilation: Sequence[int], where: str) -> tuple[int, int]:
+    """Return the padding that keeps a map's size.
+
+    Raises:
+        ConversionError: the kernel is even; it would differ from side to side.
+    """
+    reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+    if any(size % 2 for size in reach):
+        raise ConversionError(f"{where}: 'same' padding needs an odd kernel")
+    return reach[0] // 2, reach[1] // 2
 
 
 def ungrouped(weight: Tensor, groups: int) -> Tensor:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from edgekit.errors import ConversionError
-from edgekit.neuromorphic.coding import Coding, Floats, encode
-from edgekit.neuromorphic.network import INPUT
+from edgekit.neuromorphic.coding import Coding, Floats
+from edgekit.neuromorphic.network import INPUT, CodedInput
 from edgekit.runfolder import write_whole
 
 Integers = NDArray[np.int32]
@@ -40,12 +40,13 @@ UNREADABLE = (
     KeyError,
     TypeError,
     AttributeError,
+    IndexError,
     EOFError,
     RuntimeError,
     zipfile.BadZipFile,
     zlib.error,
 )
-"""What numpy, zipfile and zlib raise for damaged files."""
+"""What damaged files raise, in numpy, zipfile, zlib, and where their parts are put together."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ class LoihiLayer:
 
 
 @dataclass(frozen=True)
-class LoihiNetwork:
+class LoihiNetwork(CodedInput):
     """Layers in order; the last is the readout, whose final voltages are the scores.
 
     Attributes:
@@ -163,15 +164,14 @@ class LoihiNetwork:
     classes: tuple[str, ...]
     coding: Coding = "current"
 
-    def shape_of(self, source: int) -> tuple[int, ...]:
-        """Return the shape of a layer, or of the input."""
-        return self.input_shape if source == INPUT else self.layers[source].shape
-
     def encode(self, x: Floats, seed: int = 0) -> Integers:
         """Return the input's integer codes: see `SpikingNetwork.encode`."""
-        leading = x.shape[:2] if self.coding == "frames" else x.shape[:1]
-        x = x.reshape(*leading, *self.input_shape)
-        return encode(x, self.input_low, self.input_step, self.input_bits, self.coding, self.steps, seed)
+        return self.codes(x, self.steps, seed)
+
+    def over_time(self, codes: Integers) -> Integers:
+        """Return codes as (examples, steps, ...): a constant current's once a step."""
+        constant = codes.ndim == 1 + len(self.input_shape)
+        return np.repeat(codes[:, None], self.steps, 1) if constant else codes
 
 
 def values_of(weight: Weight) -> Integers:
@@ -324,23 +324,10 @@ def load(path: Path, *, checked: bool = True) -> LoihiNetwork:
             neurons = kind(**layer["neurons"], bias=arrays[f"{number}.bias"])
             layers.append(LoihiLayer(layer["name"], tuple(synapses), neurons, tuple(layer["shape"])))
         network = LoihiNetwork(**_tuples(description), layers=tuple(layers))
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        EOFError,
-        RuntimeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        raise ConversionError(f"{path} is not a Loihi network of edgekit: {error}") from None
-    if checked:
-        try:
+        if checked:
             check(network)
-        except (ValueError, TypeError, AttributeError, IndexError) as error:
-            raise ConversionError(f"{path} is not a Loihi network of edgekit: {error}") from None
+    except UNREADABLE as error:
+        raise ConversionError(f"{path} is not a Loihi network of edgekit: {error}") from None
     return network
 
 

@@ -1,7 +1,7 @@
 """A spiking network in floats: plain data, and how it runs."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -81,8 +81,33 @@ class SpikingLayer:
         return bool(np.isinf(self.threshold))
 
 
+class CodedInput:
+    """What networks in floats and in integers share: how examples become codes, and where shapes are found.
+
+    Attributes: see SpikingNetwork.
+    """
+
+    layers: tuple[Any, ...]
+    input_shape: tuple[int, ...]
+    input_low: float
+    input_step: float
+    input_bits: int
+    coding: Coding
+
+    def codes(self, x: Floats, steps: int, seed: int) -> NDArray[np.int32]:
+        """Return integer codes, (examples, ...) of a constant current or (examples, steps, ...)."""
+        leading = x.shape[:2] if self.coding == "frames" else x.shape[:1]
+        x = x.reshape(*leading, *self.input_shape)
+        return encode(x, self.input_low, self.input_step, self.input_bits, self.coding, steps, seed)
+
+    def shape_of(self, source: int) -> tuple[int, ...]:
+        """Return the shape of a layer, or of the input."""
+        shape: tuple[int, ...] = self.input_shape if source == INPUT else self.layers[source].shape
+        return shape
+
+
 @dataclass(frozen=True)
-class SpikingNetwork:
+class SpikingNetwork(CodedInput):
     """Layers in order; the last is the readout.
 
     Attributes:
@@ -105,9 +130,7 @@ class SpikingNetwork:
 
     def encode(self, x: Floats, steps: int, seed: int = 0) -> NDArray[np.int32]:
         """Return the input's integer codes, (examples, ...) of a constant current or (examples, steps, ...)."""
-        leading = x.shape[:2] if self.coding == "frames" else x.shape[:1]
-        x = x.reshape(*leading, *self.input_shape)
-        return encode(x, self.input_low, self.input_step, self.input_bits, self.coding, steps, seed)
+        return self.codes(x, steps, seed)
 
     def decode(self, codes: NDArray[np.int32]) -> Floats:
         """Return the values that codes stand for, as the drive of one step.
@@ -115,10 +138,6 @@ class SpikingNetwork:
         With latency coding, code 0 is a step without a spike: the low value is then a bias of the first neurons.
         """
         return (self.input_low * (self.coding != "latency") + self.input_step * codes).astype(np.float32)
-
-    def shape_of(self, source: int) -> tuple[int, ...]:
-        """Return the shape of a layer, or of the input."""
-        return self.input_shape if source == INPUT else self.layers[source].shape
 
 
 @torch.no_grad()

@@ -187,7 +187,7 @@ def read_nir(path: Path, *, step_seconds: float = STEP_SECONDS) -> SpikingNetwor
     given = facts.get("input", {"low": 0.0, "step": 1.0, "bits": 0, "coding": "frames"})
     classes = facts.get("classes") or [str(number) for number in range(layers[-1].shape[0])]
     return SpikingNetwork(
-        tuple(layers), _map(shape), given["low"], given["step"], given["bits"], tuple(classes), given["coding"]
+        tuple(layers), ex.as_map(shape), given["low"], given["step"], given["bits"], tuple(classes), given["coding"]
     )
 
 
@@ -287,10 +287,6 @@ def _shape(value: Any) -> tuple[int, ...]:
     return tuple(int(size) for size in np.atleast_1d(value))
 
 
-def _map(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return (shape[0], 1, shape[1]) if len(shape) == 2 else shape
-
-
 def _tensor(values: Any) -> Tensor:
     return torch.from_numpy(np.array(values, np.float32))
 
@@ -318,14 +314,12 @@ def _linear(name: str, kind: str, node: Any, x: Expression) -> Expression:
         weight = weight.unsqueeze(2) if flat else weight
         dilation = pair(node.dilation)
         padding: tuple[int, int]
-        if isinstance(node.padding, str):
-            spread = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
-            if node.padding == "same" and any(size % 2 for size in spread):
-                raise ConversionError(f"node {name!r}: 'same' padding needs an odd kernel")
-            padding = (spread[0] // 2, spread[1] // 2) if node.padding == "same" else (0, 0)
+        if isinstance(node.padding, str):  # else an array, which no text equals
+            same = node.padding == "same"
+            padding = ex.same_padding(weight.shape[2:], dilation, f"node {name!r}") if same else (0, 0)
         else:
             padding = (0, int(np.atleast_1d(node.padding)[0])) if flat else _pair(node.padding)
-        x = Expression(x.terms, x.bias.view(_map(x.shape)), _map(x.shape))
+        x = Expression(x.terms, x.bias.view(ex.as_map(x.shape)), ex.as_map(x.shape))
         return ex.conv2d(x, weight, _tensor(node.bias), pair(node.stride), padding, int(node.groups), name, dilation)
     if kind == "Flatten":
         return ex.flatten(x)

@@ -216,8 +216,8 @@ def _kernel_bits(synapse: LoihiSynapse) -> int:
     return int(values_of(synapse.weight).size) * _bits(synapse)
 
 
-def _channels(start: int, end: int, each: int) -> int:
-    """Return how many channels a range of neurons touches."""
+def _channels(start: Any, end: Any, each: int) -> Any:
+    """Return how many channels a range of neurons touches, or each of several ranges."""
     return (end - 1) // each - start // each + 1
 
 
@@ -243,17 +243,19 @@ def _divide(name: str, bits: Counts, shared: int, each: int, found: list[csr_arr
     start = 0
     while start < len(bits):
         ends = np.arange(start + 1, min(start + chip.neurons, len(bits)) + 1)
-        needed = sums[ends] - sums[start] + shared * ((ends - 1) // each - start // each + 1)
+        needed = sums[ends] - sums[start] + shared * _channels(start, ends, each)
         end = int(ends[np.searchsorted(needed, room, "right") - 1])
-        if chip.axons is not None:
-            end = _within_axons(name, found, start, end, chip.axons)
+        end = _within_axons(name, found, start, end, chip)
         sizes.append(end - start)
         start = end
     return tuple(sizes)
 
 
-def _within_axons(name: str, found: list[csr_array], start: int, end: int, axons: int) -> int:
-    """Return the furthest end of a core's neurons that at most so many source neurons reach."""
+def _within_axons(name: str, found: list[csr_array], start: int, end: int, chip: Chip) -> int:
+    """Return the furthest end of a core's neurons that no more source neurons reach than the chip has axons for."""
+    axons = chip.axons
+    if axons is None:
+        return end
 
     def sources(until: int) -> int:
         total = 0
@@ -265,7 +267,7 @@ def _within_axons(name: str, found: list[csr_array], start: int, end: int, axons
 
     if sources(start + 1) > axons:
         raise ConversionError(
-            f"layer {name!r}: one neuron has more than the {axons} sources that may enter a Loihi 1 core"
+            f"layer {name!r}: one neuron has more than the {axons} sources that may enter a core of {chip.name}"
         )
     low, high = start + 1, end
     while low < high:  # more neurons never need fewer axons

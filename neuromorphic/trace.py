@@ -32,14 +32,12 @@ class Neurons:
         name: of the activation in the network.
         drive: what the neurons integrate.
         ceiling: largest activation, infinite for ReLU, 6 for ReLU6, the threshold for QCFS.
-        threshold: that was trained (QCFS); None leaves it to the calibration.
-        levels: that the activation is rounded to (QCFS); 0 for none.
+        levels: that the activation is rounded to (QCFS), whose trained threshold is the ceiling; 0 for none.
     """
 
     name: str
     drive: Expression
     ceiling: float
-    threshold: float | None = None
     levels: int = 0
 
 
@@ -79,7 +77,7 @@ def trace(model: nn.Module, shape: tuple[int, ...], calibration: Tensor) -> Trac
     except Exception as error:  # torch.fx raises many kinds
         raise ConversionError(f"the network's graph depends on its data, so it has no spiking form: {error}") from None
     statistics = _Statistics(model, calibration)
-    input_shape = (shape[0], 1, shape[1]) if len(shape) == 2 else shape
+    input_shape = ex.as_map(shape)
     layers: list[Neurons] = []
     values: dict[torch.fx.Node, Any] = {}
     result: Expression | None = None
@@ -165,7 +163,7 @@ def _module(name: str, layer: nn.Module, x: Expression, layers: list[Neurons], s
         threshold = layer.threshold.item()
         if threshold <= 0:
             raise ConversionError(f"layer {name!r}: its threshold fell to {threshold:.3g}; neurons need one above 0")
-        return _neurons(name, x, threshold, layers, threshold, layer.levels)
+        return _neurons(name, x, threshold, layers, layer.levels)
     if isinstance(layer, nn.AvgPool1d | nn.AvgPool2d):
         window, stride = (
             _pair(value) if isinstance(layer, nn.AvgPool2d) else (1, _pair(value)[-1])
@@ -200,11 +198,8 @@ def _convolution(name: str, layer: nn.Conv1d | nn.Conv2d, x: Expression) -> Expr
         return (1, int(value[0])) if flat else _pair(value)
 
     dilation, stride = pair(layer.dilation), pair(layer.stride)
-    spread = [d * (k - 1) + 1 for d, k in zip(dilation, weight.shape[2:], strict=True)]
     if layer.padding == "same":
-        if any(size % 2 == 0 for size in spread):
-            raise ConversionError(f"layer {name!r}: 'same' padding needs an odd kernel")
-        padding = (spread[0] // 2, spread[1] // 2)
+        padding = ex.same_padding(weight.shape[2:], dilation, f"layer {name!r}")
     elif layer.padding == "valid":
         padding = (0, 0)
     else:
@@ -212,21 +207,14 @@ def _convolution(name: str, layer: nn.Conv1d | nn.Conv2d, x: Expression) -> Expr
     return ex.conv2d(x, weight, layer.bias, stride, padding, layer.groups, name, dilation)
 
 
-def _neurons(
-    name: str,
-    drive: Expression,
-    ceiling: float,
-    layers: list[Neurons],
-    threshold: float | None = None,
-    levels: int = 0,
-) -> Expression:
+def _neurons(name: str, drive: Expression, ceiling: float, layers: list[Neurons], levels: int = 0) -> Expression:
     if len(drive.shape) == 1 and any(term.kind == "conv" for term in drive.terms):
         raise ConversionError(f"layer {name!r}: neurons of a flattened map have no spiking form: put Flatten after it")
     if any(term.kind == "none" for term in drive.terms):
         # Spikes that go on without a weight: each neuron gets its source's, through a weight of one.
         ones = torch.ones(drive.shape[0])
         drive = ex.scale_channels(drive, ones, torch.zeros_like(ones))
-    layers.append(Neurons(name, drive, ceiling, threshold, levels))
+    layers.append(Neurons(name, drive, ceiling, levels))
     return ex.of_source(len(layers) - 1, drive.shape)
 
 

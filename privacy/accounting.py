@@ -56,6 +56,8 @@ def _opacus(name: str) -> Callable[[History, float], float]:
     return accountant
 
 
+LEAST_NOISE = 1e-3
+"""Less noise than this protects nothing, and its square would leave the range of numbers."""
 _ORDERS = (*range(2, 65), 80, 96, 128, 192, 256, 512)
 
 
@@ -84,14 +86,17 @@ def _renyi(noise_multiplier: float, sample_rate: float, order: int) -> float:
 def _rdp_integer(history: History, delta: float) -> float:
     if not history:
         return 0.0
-    if not all(noise > 0 and isfinite(noise) and 0 < rate <= 1 and steps >= 0 for noise, rate, steps in history):
+    if not 0 < delta < 1:
+        return inf
+    if not all(noise >= LEAST_NOISE and isfinite(noise) and 0 < r <= 1 and steps >= 0 for noise, r, steps in history):
         return inf
     found: list[float] = []
     for order in _ORDERS:
         spent = sum(steps * _renyi(noise_multiplier, rate, order) for noise_multiplier, rate, steps in history)
         # Balle et al. 2020, theorem 21: from Renyi divergence to (epsilon, delta).
         found.append(spent - (log(delta) + log(order)) / (order - 1) + log1p(-1 / order))
-    return max(0.0, min(found))
+    best = min(found)
+    return max(0.0, best) if best == best else inf
 
 
 _ACCOUNTANTS: dict[str, Callable[[History, float], float]] = {

@@ -103,6 +103,15 @@ class Ledger:
             [self._spent(history, delta, accountant) for history in histories] + [self.epsilon(delta, accountant)]
         )
 
+    def round_of(self, draw: str) -> int | None:
+        """Return the round that was charged under these random numbers; None if none was."""
+        return next((charge.round for charge in self._charges if charge.draw == draw), None)
+
+    def charged(self, number: int, draw: str) -> set[int]:
+        """Return the clients that a round was charged to so far, under random numbers whose name begins so."""
+        found = [charge for charge in self._charges if charge.round == number and charge.draw.startswith(draw)]
+        return {client for charge in found for client in charge.clients or ()}
+
     @property
     def rounds(self) -> int:
         """How many rounds were charged."""

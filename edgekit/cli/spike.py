@@ -5,10 +5,11 @@ from typing import Annotated, Any
 
 import typer
 
+from edgekit.cli.options import Arguments, AsJson, Model, Weights, json_object
+
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A finished run's folder.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the facts as JSON and nothing else.")]
 Timeout = Annotated[float, typer.Option(min=1, help="Seconds that one run of Lava may take.")]
 
 
@@ -28,13 +29,9 @@ def run(
     backend: Annotated[str, typer.Option(help="emulator, lava or snntorch.")] = "emulator",
     steps: Annotated[int | None, typer.Option(min=1, max=256, help="Time steps.")] = None,
     examples: Annotated[int, typer.Option(help="With lava and snntorch: test examples to run.")] = 20,
-    model: Annotated[
-        str | None, typer.Option(metavar="package.module:Class", help="A torch module instead of a run.")
-    ] = None,
-    arguments: Annotated[str, typer.Option(metavar="JSON", help="With --model: the class's arguments.")] = "{}",
-    weights: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="With --model: its state, .safetensors or .pt.")
-    ] = None,
+    model: Model = None,
+    arguments: Arguments = "{}",
+    weights: Weights = None,
     data: Annotated[
         Path | None, typer.Option(metavar="FILE", help="With --model or a .nir file: .npz with x and y.")
     ] = None,
@@ -59,7 +56,6 @@ def run(
 
         edgekit spike run --model mynets:Net --weights net.safetensors --data examples.npz
     """
-    from edgekit.cli.export import json_object
     from edgekit.cli.terminal import Terminal
     from edgekit.errors import UsageError
 

@@ -30,6 +30,46 @@ def load(settings: Data, seed: int, *, whole_groups: bool = False) -> FederatedD
         ExperimentError: no such source.
         DataError: files are missing or corrupt, or cannot be shared as asked.
     """
+    loaded = _load(settings)
+    if isinstance(loaded, FederatedDataset):
+        dataset = loaded
+    else:
+        source, test_source = loaded
+        dataset = _share(source, test_source, settings, seed, whole_groups)
+    dataset.check(dataset.test, "the test set")
+    dataset.check(dataset.calibration, "the calibration set")
+    return dataset
+
+
+def load_own(settings: Data, classes: list[str]) -> Examples:
+    """Load what one device owns, with the labels of a federation it takes part in.
+
+    Args:
+        settings: a [data] section whose `source` is the device's own; nothing is held out or shared.
+        classes: the federation's, in its order; the device may have examples of a few of them only.
+
+    Raises:
+        DataError: there is no such data, or it has a class that the federation has not.
+    """
+    loaded = _load(settings)
+    if isinstance(loaded, FederatedDataset):
+        raise DataError(f"{settings.source} is a whole federation's data: name this device's own, or a client of it")
+    source, _ = loaded
+    present = [source.classes[label] for label in np.unique(source.labels)]
+    if unknown := [name for name in present if name not in classes]:
+        raise DataError(
+            f"{settings.source} has the class {unknown[0]!r}; the federation learns {', '.join(classes[:20])}"
+        )
+    places = np.array([classes.index(name) if name in classes else -1 for name in source.classes], np.int64)
+    return Examples(source.load(np.arange(len(source.labels))), places[source.labels])
+
+
+def _load(settings: Data) -> FederatedDataset | Loaded:
+    """Read a source.
+
+    Raises:
+        ExperimentError: there is none of this name.
+    """
     kind, separator, place = settings.source.partition(":")
     loaded: FederatedDataset | Loaded
     if settings.source == "digits":
@@ -46,14 +86,7 @@ def load(settings: Data, seed: int, *, whole_groups: bool = False) -> FederatedD
             + ", ".join(f"{name}:PLACE" for name in _READERS)
             + ", package.module:function"
         )
-    if isinstance(loaded, FederatedDataset):
-        dataset = loaded
-    else:
-        source, test_source = loaded
-        dataset = _share(source, test_source, settings, seed, whole_groups)
-    dataset.check(dataset.test, "the test set")
-    dataset.check(dataset.calibration, "the calibration set")
-    return dataset
+    return loaded
 
 
 def _share(

@@ -173,21 +173,18 @@ def export(path: Path, form: str, out: Path | None, notice: Notice) -> dict[str,
     Raises:
         ConversionError: the form cannot carry the network.
     """
-    network, test, codes = _stored(path, EXPORTED_SAMPLES)
+    network, test, codes = _stored(path, MOST_EXAMPLES if form == "netx" else EXPORTED_SAMPLES)
     if form == "netx":
         target = out or path / "spiking/netx.net"
         written = write_netx(network, target)
-        everything = _stored(path, MOST_EXAMPLES)
-        ran = Emulator(written).run(everything[2])
-        accuracy = round(float((ran.scores.argmax(1) == everything[1].y).mean()), 6)
-        notice(f"{target}: accuracy {accuracy:.4f} on {len(everything[1])} examples, biases in units of 64")
+        ran = Emulator(written).run(codes)
+        accuracy = round(float((ran.scores.argmax(1) == test.y).mean()), 6)
+        notice(f"{target}: accuracy {accuracy:.4f} on {len(test)} examples, biases in units of 64")
         notice(f"load it with netx.hdf5.Network(net_config={target.name!r}, input_message_bits={network.input_bits})")
-        return {"file": str(target), "accuracy": accuracy, "examples": len(everything[1])}
+        return {"file": str(target), "accuracy": accuracy, "examples": len(test)}
     folder = out or path / "spiking/lava"
     loihi.save(network, folder / "network.npz")
-    constant = codes.ndim == 1 + len(network.input_shape)
-    frames = np.repeat(codes[:, None], network.steps, 1) if constant else codes
-    for name, array in (("codes.npy", frames), ("labels.npy", test.y)):
+    for name, array in (("codes.npy", network.over_time(codes)), ("labels.npy", test.y)):
         buffer = io.BytesIO()
         np.save(buffer, array, allow_pickle=False)
         write_whole(folder / name, buffer.getvalue())

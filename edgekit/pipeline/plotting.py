@@ -32,15 +32,15 @@ def plot(path: Path, example: int | None, out: Path | None) -> list[Path]:
     result = folder.read_result()
     if not result.get("spiking"):
         raise RunFolderError(f"{path} says nothing of its spiking network: make it anew with edgekit spike run {path}")
-    test = dataset.test
+    ready, test = Emulator(network), dataset.test
     if example is None:
         few = slice(0, 100)
-        answers = Emulator(network).run(network.encode(test.x[few], experiment.seed)).scores.argmax(1)
+        answers = ready.run(network.encode(test.x[few], experiment.seed)).scores.argmax(1)
         example = int(np.flatnonzero(answers == test.y[few])[:1].sum())
     if example >= len(test):
         raise UsageError(f"--example {example}: the test set has {len(test)}, numbered from 0")
     x = test.x[example : example + 1]
-    shown = sample(network, network.encode(x, experiment.seed)[0], x[0], dataset.classes[test.y[example]])
+    shown = sample(ready, network.encode(x, experiment.seed)[0], x[0], dataset.classes[test.y[example]])
     style = files("edgekit.report").joinpath("page.css").read_text()
     written = []
     for name, picture in spiking_pictures(result, dataset.classes, shown).items():

@@ -129,7 +129,7 @@ def measure(subject: Subject, settings: Spiking, seed: int, folder: Path) -> Spi
         subject: the network and its examples.
         settings: the [spiking] section.
         seed: of random codes.
-        folder: for `network.nir`, `loihi.npz` and `readout.json`.
+        folder: for `network.nir` and `loihi.npz`.
 
     Raises:
         ConversionError: it cannot be rounded, or does not fit the chip.
@@ -137,11 +137,12 @@ def measure(subject: Subject, settings: Spiking, seed: int, folder: Path) -> Spi
     test, labels = subject.test.x, subject.test.y
     steps = _steps(subject.network, subject.calibration, settings)
     by_steps: dict[str, Any] = {}
-    integers = activity = codes = None
+    ready = activity = codes = None
     for count in [steps] if subject.network.coding == "frames" else sorted({*CURVE, steps}):
         made = quantise(subject.network, count, subject.calibration.x, weight_bits=settings.weight_bits)
         sent = made.encode(test, seed)
-        ran = Emulator(made).run(sent, record="readout")
+        emulator = Emulator(made)
+        ran = emulator.run(sent, record="readout")
         spent = cost(made, sent, ran)
         by_steps[str(count)] = {
             "float": round(_accuracy_float(subject.network, subject.test, count, seed), 6),
@@ -149,19 +150,20 @@ def measure(subject: Subject, settings: Spiking, seed: int, folder: Path) -> Spi
             "energy_joules_estimate": float(f"{spent.energy_joules:.4g}"),
         }
         if count == steps:
-            integers, activity, codes, at_steps = made, ran, sent, spent
-    assert integers is not None
+            ready, activity, codes, at_steps = emulator, ran, sent, spent
+    assert ready is not None
     assert activity is not None
     assert codes is not None
+    integers = ready.network
+    notices = list(subject.notices)
     taken: dict[str, Resources] = {settings.chip: resources(integers, settings.chip)}
     require_fit(taken[settings.chip])
-    for other in CHIPS:
+    for other in CHIPS.keys() - taken.keys():
         try:
-            taken.setdefault(other, resources(integers, other))
+            taken[other] = resources(integers, other)
         except ConversionError as error:
-            subject.notices.append(f"does not fit {CHIPS[other].name}: {error}")
+            notices.append(f"does not fit {CHIPS[other].name}: {error}")
     loihi.save(integers, folder / "loihi.npz")
-    notices = list(subject.notices)
     exchange = folder / "network.nir"
     try:
         write_nir(subject.network, exchange)
@@ -188,7 +190,7 @@ def measure(subject: Subject, settings: Spiking, seed: int, folder: Path) -> Spi
         "by_steps": by_steps,
         "rates": _rates(integers, activity),
         "nir": exchange.exists(),
-        "early_decision": _early(subject, integers, activity, seed),
+        "early_decision": _early(subject, ready, activity, seed),
         "resources": {name: found.facts() for name, found in taken.items()},
         "frozen_norms": list(subject.frozen),
         "tuning": subject.tuned,
@@ -199,19 +201,20 @@ def measure(subject: Subject, settings: Spiking, seed: int, folder: Path) -> Spi
         f"{at_steps.synops:,.0f} synaptic operations{compared}; {facts['cores']} cores of {facts['chip']}"
     )
     right = int(np.flatnonzero(activity.scores.argmax(1) == labels)[:1].sum())
-    return SpikingResult(facts, notices, sample(integers, codes[right], test[right], subject.classes[labels[right]]))
+    return SpikingResult(facts, notices, sample(ready, codes[right], test[right], subject.classes[labels[right]]))
 
 
-def sample(integers: LoihiNetwork, code: Any, example: Any, label: str) -> SpikingSample:
+def sample(ready: Emulator, code: Any, example: Any, label: str) -> SpikingSample:
     """Follow one example through the network.
 
     Args:
-        integers: the network.
+        ready: the network, ready to run.
         code: the example's code.
         example: as data.
         label: name of its class.
     """
-    records = Emulator(integers).run(code[None], record=True).records
+    integers = ready.network
+    records = ready.run(code[None], record=True).records
     spikes = [record.spikes[0].reshape(integers.steps, -1) for record in records[:-1]]
     membranes = []
     for layer, fired, record in zip(integers.layers[:-1], spikes, records[:-1], strict=True):
@@ -250,10 +253,10 @@ def _rates(integers: LoihiNetwork, activity: Activity) -> list[dict[str, Any]]:
     return found
 
 
-def _early(subject: Subject, integers: LoihiNetwork, activity: Activity, seed: int) -> dict[str, Any]:
+def _early(subject: Subject, ready: Emulator, activity: Activity, seed: int) -> dict[str, Any]:
     """Return what stopping early would do: the margin is chosen on the calibration examples, measured on the others."""
     readout = activity.records[-1].voltages
-    calibration = Emulator(integers).run(integers.encode(subject.calibration.x, seed), record="readout")
+    calibration = ready.run(ready.network.encode(subject.calibration.x, seed), record="readout")
     known = calibration.records[-1].voltages
     chosen = decide(readout, subject.test.y, affordable(known, subject.calibration.y))
     points = curve(known, readout, subject.test.y)
@@ -295,8 +298,7 @@ def open_run(
 ) -> tuple[RunFolder, Experiment, nn.Module, FederatedDataset]:
     """Return a finished run's folder, experiment (with changes of its [spiking] section), network and data."""
     folder = RunFolder.open(path)
-    overrides = [f"spiking.{key}={value}" for key, value in (changes or {}).items()]
-    experiment = experiments.load(folder.experiment, overrides)
+    experiment = experiments.load(folder.experiment, _overrides(changes or {}))
     model, dataset = load_run(folder, experiment)
     return folder, experiment, model, dataset
 
@@ -342,10 +344,8 @@ def spike_file(
     leading = 2 if read.coding == "frames" else 1
     if int(np.prod(x.shape[leading:])) != int(np.prod(read.input_shape)) or x.ndim <= leading:
         raise UsageError(f"--data {data} holds examples of {x.shape[1:]}; {path.name} takes {read.input_shape} a step")
-    classes = list(read.classes)
-    if len(classes) <= int(y.max()):
-        raise UsageError(f"--data {data} has the class {int(y.max())}; {path.name} gives {len(classes)} scores")
-    subject = Subject(read, classes, calibration, test)
+    _require_classes(data, y, len(read.classes), path.name)
+    subject = Subject(read, list(read.classes), calibration, test)
     return _write(measure(subject, settings, 0, out), notice)
 
 
@@ -385,8 +385,7 @@ def spike_module(
         count = model(torch.from_numpy(x[:2])).shape[1]
     calibration, test = _divided(x, y)
     settings = _settings(changes)
-    if int(y.max()) >= count:
-        raise UsageError(f"--data {data} has the class {int(y.max())}; {model_path} gives {count} scores")
+    _require_classes(data, y, count, model_path)
     subject = of_model(model, calibration, test, [str(number) for number in range(count)], settings, 0)
     return _write(measure(subject, settings, 0, out), notice)
 
@@ -398,7 +397,11 @@ def _write(found: SpikingResult, notice: Notice) -> dict[str, Any]:
 
 
 def _settings(changes: dict[str, Any]) -> Spiking:
-    return experiments.load(None, [f"spiking.{key}={value}" for key, value in changes.items()]).spiking
+    return experiments.load(None, _overrides(changes)).spiking
+
+
+def _overrides(changes: dict[str, Any]) -> list[str]:
+    return [f"spiking.{key}={value}" for key, value in changes.items()]
 
 
 def _labelled(data: Path) -> tuple[Any, Any]:
@@ -408,6 +411,11 @@ def _labelled(data: Path) -> tuple[Any, Any]:
     if len(x) < 2 * CALIBRATION_SHARE:
         raise UsageError(f"--data {data} has {len(x)} examples; give at least {2 * CALIBRATION_SHARE}")
     return x, y.astype(np.int64)
+
+
+def _require_classes(data: Path, y: Any, count: int, what: str) -> None:
+    if int(y.max()) >= count:
+        raise UsageError(f"--data {data} has the class {int(y.max())}; {what} gives {count} scores")
 
 
 def _divided(x: Any, y: Any) -> tuple[Examples, Examples]:

@@ -8,6 +8,7 @@ fastest for its shape; all give the same integers.
 - Event by event, in compiled loops, where spikes are so rare that this is less work.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -75,15 +76,15 @@ class Term:
         return ((shifted + (1 << 23)) & ((1 << 24) - 1)) - (1 << 23) if self.wrap24 else shifted
 
 
-class Product:
+class Product(ABC):
     """Maps rows of a source, (rows, ...), to int32 (rows, width); columns beyond `outputs` are zero."""
 
     outputs: int
     width: int
 
+    @abstractmethod
     def __call__(self, rows: Tensor) -> Tensor:
         """Return the product."""
-        raise NotImplementedError
 
 
 def terms(synapse: LoihiSynapse, source: tuple[int, ...], target: tuple[int, ...], largest: int) -> list[Term]:

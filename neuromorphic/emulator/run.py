@@ -11,7 +11,7 @@ from torch import Tensor
 
 from edgekit.neuromorphic.emulator import scans
 from edgekit.neuromorphic.emulator.products import Term, terms
-from edgekit.neuromorphic.loihi import Integers, Lif, LoihiLayer, LoihiNetwork, SigmaDelta
+from edgekit.neuromorphic.loihi import VOLTAGE_LIMIT, Integers, Lif, LoihiLayer, LoihiNetwork, SigmaDelta
 from edgekit.neuromorphic.network import INPUT
 
 ACTIVATION_SHIFT = 6
@@ -156,7 +156,9 @@ class _Layer:
     def __init__(self, layer: LoihiLayer, parts: list[Term], graded: set[int], steps: int, pipelined: bool) -> None:
         self.layer, self.parts, self.graded, self.steps = layer, parts, graded, steps
         self.late = 1 if pipelined else 0
-        self.alone = len(parts) == 1 and parts[0].delay == 0 and not pipelined
+        # The compiled scan of spiking neurons shifts and wraps a single product by itself.
+        spiking = isinstance(layer.neurons, Lif)
+        self.alone = spiking and len(parts) == 1 and parts[0].delay == 0 and not pipelined
         self.shape = (*layer.shape[1:], layer.shape[0]) if len(layer.shape) == 3 else layer.shape
         self.neurons = prod(layer.shape)
         self.width = parts[0].product.width if self.alone else self.neurons
@@ -187,7 +189,7 @@ class _Layer:
             drive, shift, wrap24 = self._summed(outputs, counted, examples), 0, False
         if isinstance(self.layer.neurons, Lif):
             return self._lif(self.layer.neurons, drive.numpy(), shift, wrap24, examples, record)
-        return self._sigma_delta(self.layer.neurons, drive.numpy(), shift, wrap24, examples, record)
+        return self._sigma_delta(self.layer.neurons, drive.numpy(), examples, record)
 
     def _summed(self, outputs: dict[int, Tensor], graded: set[int], examples: int) -> Tensor:
         """Add up the terms, each at its time, (steps or 1, examples * neurons)."""
@@ -214,7 +216,7 @@ class _Layer:
         keep_current, keep_voltage = 4096 - (neurons.current_decay + 1), 4096 - neurons.voltage_decay
         bound = sum(part.bound for part in self.parts) << ACTIVATION_SHIFT
         memoryless = keep_current == 0 and keep_voltage == 4096 and not neurons.refractory
-        if memoryless and bound < scans.VOLTAGE_LIMIT and not wrap24 and shift >= 0 and not record:
+        if memoryless and bound < VOLTAGE_LIMIT and not wrap24 and shift >= 0 and not record:
             scans.integrate(drive, np.int32(shift + ACTIVATION_SHIFT), bias, threshold, soft, spikes, counts, last)
             currents = voltages = np.empty((0, width), np.int32)
         else:
@@ -237,12 +239,7 @@ class _Layer:
             )
         return self._ran(spikes, counts, last, (spikes.astype(bool), currents, voltages) if record else (), examples)
 
-    def _sigma_delta(
-        self, neurons: SigmaDelta, drive: Integers, shift: int, wrap24: bool, examples: int, record: bool
-    ) -> _Ran:
-        if shift or wrap24:
-            drive = drive << shift if shift >= 0 else drive >> -shift
-            drive = ((drive + (1 << 23)) & ((1 << 24) - 1)) - (1 << 23) if wrap24 else drive
+    def _sigma_delta(self, neurons: SigmaDelta, drive: Integers, examples: int, record: bool) -> _Ran:
         width = examples * self.width
         messages = np.empty((self.steps, width), np.int32)
         sums, activations = (np.empty((self.steps if record else 0, width), np.int32) for _ in range(2))

@@ -7,7 +7,8 @@ the compiler narrows the loops again and they fill whole vector registers.
 import numpy as np
 from numba import njit, types
 
-VOLTAGE_LIMIT = 1 << 23
+from edgekit.neuromorphic.loihi import VOLTAGE_LIMIT
+
 LANES = 1024
 """Neurons a slice: a few arrays of int32 that fit the innermost cache."""
 

@@ -5,7 +5,7 @@ import json
 import select
 import subprocess
 import tempfile
-from importlib.resources import as_file, files
+from importlib.resources import files
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -56,9 +56,8 @@ class Lava:
             )
         self._folder = tempfile.TemporaryDirectory(prefix="edgekit-lava-")
         self._log = (Path(self._folder.name) / "worker.log").open("wb")
-        with as_file(files("edgekit.neuromorphic.lava").joinpath("worker.py")) as worker:
-            script = Path(self._folder.name) / "worker.py"  # a folder of its own: Lava looks through those of its code
-            script.write_bytes(worker.read_bytes())
+        script = Path(self._folder.name) / "worker.py"  # a folder of its own: Lava looks through those of its code
+        script.write_bytes(files("edgekit.neuromorphic.lava").joinpath("worker.py").read_bytes())
         try:
             self._process = subprocess.Popen(
                 [str(LAVA.executable), "-u", str(script)],
@@ -117,15 +116,13 @@ class Lava:
         Args:
             network: the network.
             codes: (samples, ...) for the same at every step, or (samples, steps, ...).
-            record: keep spikes, currents and voltages of every step; Lava takes about 0.1 ms for each value.
+            record: keep spikes, currents and voltages of every step.
             pipelined: run plain neurons that nothing resets, from the first step on; one sample only.
             float_refractory: use Lava's own refractory neurons, which it has in floats only.
 
         Raises:
             LavaError: Lava failed, died or hung; why is in the message, and nothing of it is left running.
         """
-        if codes.ndim == 1 + len(network.input_shape):
-            codes = np.repeat(codes[:, None], network.steps, 1)
         if pipelined and len(codes) != 1:
             raise ValueError("a pipelined run takes one sample: nothing separates it from the next")
         if not pipelined and any(
@@ -135,15 +132,10 @@ class Lava:
                 "the network has delays, and Lava's resets do not stop spikes that are still on their way: "
                 "it can be run pipelined, one sample at a time"
             )
-        return self._run(network, codes, record, pipelined, float_refractory)
-
-    def _run(
-        self, network: LoihiNetwork, codes: Integers, record: bool, pipelined: bool, float_refractory: bool
-    ) -> Ran:
         folder = Path(self._folder.name)
         paths = {name: folder / name for name in ("network.npz", "codes.npy", "out.npz")}
         save(network, paths["network.npz"])
-        np.save(paths["codes.npy"], codes, allow_pickle=False)
+        np.save(paths["codes.npy"], network.over_time(codes), allow_pickle=False)
         paths["out.npz"].unlink(missing_ok=True)
         job = {
             "network": str(paths["network.npz"]),
