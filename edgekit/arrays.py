@@ -39,13 +39,48 @@ def problem_with(arrays: Mapping[str, Array], expected: Mapping[str, Array]) -> 
     return None
 
 
-def save(path: Path, arrays: Mapping[str, Array], description: Mapping[str, Any] | None = None) -> None:
-    """Write arrays as a safetensors file, whole or not at all; `description` (JSON) goes into its header."""
-    from safetensors.numpy import save as to_bytes
+def to_bytes(arrays: Mapping[str, Array], description: Mapping[str, Any] | None = None) -> bytes:
+    """Return arrays as the content of a safetensors file; `description` (JSON) goes into its header."""
+    from safetensors.numpy import save as encode
 
     # The format sorts its tensors; the order here is part of what must come back, since noise is drawn in it.
     header = {"edgekit": json.dumps({"order": list(arrays), "description": description})}
-    write_whole(path, to_bytes({name: np.array(array, order="C") for name, array in arrays.items()}, header))
+    content: bytes = encode({name: np.array(array, order="C") for name, array in arrays.items()}, header)
+    return content
+
+
+def from_bytes(content: bytes) -> tuple[Weights, Any]:
+    """Read what `to_bytes` gave, from whoever sent it.
+
+    Raises:
+        EdgekitError: it is nothing of the kind.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load as decode
+
+    try:
+        size = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + size])
+        ours = json.loads(header.get("__metadata__", {}).get("edgekit", "{}"))
+        found = decode(content)
+        return {name: found[name] for name in ours["order"]}, ours.get("description")
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise EdgekitError(f"these bytes are not arrays of edgekit's: {' '.join(str(error).split())[:200]}") from None
+
+
+def as_arrays(contents: Mapping[str, bytes]) -> Weights:
+    """Return contents of files, by name, as arrays of bytes, to travel or lie in one safetensors file."""
+    return {name: np.frombuffer(content, np.uint8) for name, content in contents.items()}
+
+
+def as_contents(arrays: Mapping[str, Array]) -> dict[str, bytes]:
+    """Return what `as_arrays` was given."""
+    return {name: array.tobytes() for name, array in arrays.items()}
+
+
+def save(path: Path, arrays: Mapping[str, Array], description: Mapping[str, Any] | None = None) -> None:
+    """Write arrays as a safetensors file, whole or not at all; `description` (JSON) goes into its header."""
+    write_whole(path, to_bytes(arrays, description))
 
 
 def load(path: Path) -> tuple[Weights, Any]:

@@ -17,6 +17,13 @@ def home() -> Path:
     return Path(place) if place else (Path(cache) if cache else Path.home() / ".cache") / "edgekit"
 
 
+def data_home() -> Path:
+    """Return the folder for what must not be lost, as keys and ledgers: in `$EDGEKIT_HOME`, else in the user's data."""
+    place = os.environ.get("EDGEKIT_HOME")
+    data = os.environ.get("XDG_DATA_HOME")
+    return Path(place) if place else (Path(data) if data else Path.home() / ".local" / "share") / "edgekit"
+
+
 @dataclass(frozen=True)
 class Environment:
     """A virtual environment that edgekit makes on demand and runs programs in.

@@ -54,3 +54,23 @@ class MissingExtraError(EdgekitError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is not installed; install it with: pip install 'edgekit[{extra}]'")
+
+
+class LinkDownError(EdgekitError):
+    """The other side cannot be reached now; trying again later may help."""
+
+
+class RefusedError(EdgekitError):
+    """The other side does not accept this node, or sent what cannot be accepted."""
+
+
+class StaleError(EdgekitError):
+    """What was sent is not wanted any more: a round that ended, or a message that was answered."""
+
+
+class JoinError(EdgekitError):
+    """A device cannot take part in a federation."""
+
+
+class ServeError(EdgekitError):
+    """The coordinator cannot serve a federation."""

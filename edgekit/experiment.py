@@ -194,6 +194,21 @@ class Spiking(Section):
     """The chip whose limits the network is held to."""
 
 
+class Serve(Section):
+    """Rounds with real devices (`edgekit serve`)."""
+
+    nodes: Count = 2
+    """Nodes that must be there before a round begins."""
+    deadline_seconds: Annotated[float, Field(ge=5, le=86_400)] = 600.0
+    """A round ends after this time with the updates that came."""
+    deliver_every: Annotated[int, Field(ge=0)] = 0
+    """Rounds between deliveries of the int8 model to the nodes; 0 delivers at the end alone."""
+    statistics_every: Annotated[int, Field(ge=0)] = 0
+    """Rounds between reports of noised input statistics, which show drift; 0 for none."""
+    statistics_noise: Annotated[float, Field(ge=0.5, le=1000)] = 8.0
+    """Noise multiplier of these reports; where nodes protect their own data, they are charged for them too."""
+
+
 class Experiment(Section):
     """A whole experiment; every field has a default, so the empty file is the built-in example's plain form."""
 
@@ -206,6 +221,7 @@ class Experiment(Section):
     privacy: Privacy = Privacy()
     export: Export = Export()
     spiking: Spiking = Spiking()
+    serve: Serve = Serve()
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
@@ -248,6 +264,17 @@ def save(experiment: Experiment, path: Path) -> None:
     write_whole(path, tomli_w.dumps(experiment.model_dump()))
 
 
+def first_difference(one: Experiment, other: Experiment) -> str | None:
+    """Return the first key, as in `data.clients`, in which two experiments differ; None if they are the same."""
+    for section in Experiment.model_fields:
+        a, b = getattr(one, section), getattr(other, section)
+        if a != b:
+            if not isinstance(a, Section):
+                return section
+            return next(f"{section}.{key}" for key in type(a).model_fields if getattr(a, key) != getattr(b, key))
+    return None
+
+
 def _apply(settings: dict[str, Any], override: str) -> None:
     """Set one `key.path=value` in the nested settings; a bare word counts as a string."""
     path, separator, text = override.partition("=")
@@ -263,6 +290,12 @@ def _apply(settings: dict[str, Any], override: str) -> None:
         if not isinstance(settings, dict):
             raise ExperimentError(f"override {override!r}: {'.'.join(keys[:depth])} is a value, not a table")
     settings[keys[-1]] = value
+
+
+def first_problem(error: ValidationError) -> str:
+    """Return the first finding about a file as `key.path: what is wrong`."""
+    first = error.errors()[0]
+    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
 
 
 def _explain(error: ValidationError) -> str:

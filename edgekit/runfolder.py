@@ -1,18 +1,26 @@
 """The run folder: one folder a run, each file written whole or not at all, each line appended before it counts."""
 
+import fcntl
 import io
 import json
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from edgekit.errors import RunFolderError, UsageError
 
 
-def write_whole(path: Path, content: bytes | str) -> None:
+def write_whole(path: Path, content: bytes | str, mode: int = 0o644) -> None:
     """Write a file so that a reader, or a crash, sees the old content or the new, never a part of it.
+
+    Args:
+        path: the file; its folder is made if need be.
+        content: all of it.
+        mode: who may read it; nobody else could at any time.
 
     Raises:
         RunFolderError: the folder cannot be written or the disk is full; nothing is left behind.
@@ -26,7 +34,7 @@ def write_whole(path: Path, content: bytes | str) -> None:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
+        temporary.chmod(mode)
         temporary.replace(path)
     except BaseException as error:
         if temporary is not None:
@@ -34,6 +42,40 @@ def write_whole(path: Path, content: bytes | str) -> None:
         if isinstance(error, OSError):
             raise RunFolderError(f"cannot write {path}: {error.strerror or error}") from None
         raise
+
+
+@contextmanager
+def locked(folder: Path, refusal: Exception, *, wait: bool = False) -> Iterator[None]:
+    """Hold a folder against other processes, by its file `lock`; the lock goes with this process, however it ends.
+
+    Args:
+        folder: made if need be, for its owner alone.
+        refusal: raised if another process holds it.
+        wait: for the other process to let go, instead.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with open(folder / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise refusal from None
+        yield
+
+
+def secret_number(path: Path, bits: int, refusal: Exception) -> int:
+    """Return the secret number in a file, made on first use: the same after a crash, so that nothing is spent twice.
+
+    Args:
+        path: the file, for its owner alone.
+        bits: of the number.
+        refusal: raised if the file cannot be read; nothing is made anew then.
+    """
+    if not path.exists():
+        write_whole(path, f"{secrets.randbits(bits):0{bits // 4}x}", mode=0o600)
+    try:
+        return int(path.read_text(), 16)
+    except (OSError, ValueError):
+        raise refusal from None
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:

@@ -1,16 +1,25 @@
-"""The contract with flwr 1.41's private names, all of which live in edgekit/flower.py."""
+"""The contract with flwr 1.41's private names, all of which live in edgekit/flower/."""
 
+import importlib
+import os
 import re
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
 
 from edgekit import flower
+from edgekit.errors import LinkDownError
+from edgekit.flower.fleet import FleetLink
+from edgekit.flower.superlink import app_bundle
 
 ROOT = Path(__file__).parent.parent
-PRIVATE = re.compile(r"flwr\.(supercore|supernode|superlink|common|proto|server\.superlink)")
+PRIVATE = re.compile(r"flwr\.(supercore|supernode|superlink|common|proto|cli|server\.superlink)\b")
 
 
 def test_no_other_module_touches_private_names():
@@ -19,7 +28,49 @@ def test_no_other_module_touches_private_names():
         for top in ("edgekit", "server", "clients", "privacy", "neuromorphic", "devices")
         for file in (ROOT / top).rglob("*.py")
     ]
-    assert [str(file) for file in ours if PRIVATE.search(file.read_text())] == [str(ROOT / "edgekit/flower.py")]
+    touching = {str(file.parent) for file in ours if PRIVATE.search(file.read_text())}
+    assert touching == {str(ROOT / "edgekit/flower")}
+
+
+def test_a_node_speaks_with_flowers_own_superlink(tmp_path, fleet):
+    """The stock `flower-superlink`, which knows nothing of edgekit's gate."""
+    port = fleet.free_port()
+    program = Path(sys.executable).parent / "flower-superlink"
+    environment = {**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}", "FLWR_HOME": str(tmp_path)}
+    command = [str(program), "--insecure", "--host", "127.0.0.1", "--port", str(port), "--isolation", "process"]
+    with open(tmp_path / "log", "wb") as log:
+        superlink = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+    try:
+        link = FleetLink(f"127.0.0.1:{port}", None, ec.generate_private_key(ec.SECP256R1()))
+        end = time.monotonic() + 60
+        while True:
+            try:
+                link.register()
+                break
+            except LinkDownError:
+                assert time.monotonic() < end, (tmp_path / "log").read_text()
+                time.sleep(0.2)
+        node = link.activate()
+        link.heartbeat()
+        assert link.pull() is None
+        assert not link.waits  # it found that there is no gate, and asks as Flower's node does
+        assert link.activate(node) == node  # as after a crash: it still counts as online
+        link.close()
+    finally:
+        superlink.terminate()
+        superlink.wait(20)
+
+
+def test_the_app_bundle_is_flowers(tmp_path):
+    from flwr.cli.config_utils import get_fab_config, get_fab_metadata
+
+    name, content = app_bundle({"folder": "x"})
+    assert len(name) == 64
+    assert get_fab_metadata(content) == ("edgekit/edgekit-federation", "1.0.0")
+    components = get_fab_config(content)["tool"]["flwr"]["app"]["components"]
+    for path in components.values():
+        module, _, attribute = path.partition(":")
+        assert hasattr(importlib.import_module(module), attribute)
 
 
 def test_a_process_that_began_a_run_can_make_messages_and_replies():

@@ -1,4 +1,4 @@
-"""The only place that touches Flower's private names. tests/test_flower.py is the contract with flwr 1.41.
+"""The only package that touches Flower's private names. tests/test_flower.py is the contract with flwr 1.41.
 
 Importing this module first also settles Flower's environment: no telemetry, no update check, a quiet log.
 """
@@ -21,10 +21,12 @@ from flwr.supercore.task_identity import TaskIdentity
 
 logging.getLogger("flwr").setLevel(logging.ERROR)
 
-__all__ = ["CLIENT_RAISED", "InProcessArray", "Run", "begin_run", "give_id"]
+__all__ = ["CLIENT_DECLINED", "CLIENT_RAISED", "InProcessArray", "Run", "begin_run", "give_id"]
 
 CLIENT_RAISED = int(ErrorCode.CLIENT_APP_RAISED_EXCEPTION)
 """Error code of a reply from a client whose training raised."""
+CLIENT_DECLINED = int(ErrorCode.MOD_FAILED_PRECONDITION)
+"""Error code of a reply from a client whose owner does not want it to train now."""
 
 
 def begin_run(run_id: int) -> Run:
