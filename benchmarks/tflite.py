@@ -174,7 +174,7 @@ def training(name: str, norm: str, dataset: FederatedDataset) -> dict[str, Any]:
         "x": as_device(x.numpy()),
         "y": np.eye(10, dtype=np.float32)[y.numpy()],
         "mask": np.ones(BATCH, np.float32),
-        "lr": np.float32(1e-3),
+        "lr": np.array([1e-3], np.float32),
         "w": w,
     }
     noise = np.zeros_like(w)

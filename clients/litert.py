@@ -1,6 +1,5 @@
 """Trains one client with a training file (`edgekit export --training`): numpy and LiteRT, no torch."""
 
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -11,58 +10,9 @@ from edgekit.clients import batches
 from edgekit.clients.trainer import LocalSettings, LocalTask, Update, bounded
 from edgekit.data import Examples
 from edgekit.data.federated import Floats, Integers
-from edgekit.errors import DataError, MissingExtraError, ModelError, PrivacyError, TrainingError
+from edgekit.errors import DataError, MissingExtraError, ModelError, TrainingError
 from edgekit.export.metadata import read_metadata
-from edgekit.privacy import Charge, Ledger, mechanism, sensitivity
-
-ACCOUNTANT = "rdp-integer"
-"""What a device reckons with: it needs no package."""
-
-
-class Budget:
-    """What a device lets be spent of its data's privacy, and the ledger that counts it.
-
-    Args:
-        ledger: the device's own, on its disk. What it counts holds as far as the training file clips as it says, so
-            the file must come from somebody the device trusts.
-        epsilon: over all rounds, whoever asks.
-        delta: the other half of the guarantee.
-    """
-
-    def __init__(self, ledger: Ledger, epsilon: float, delta: float) -> None:
-        self.ledger, self.epsilon, self.delta = ledger, epsilon, delta
-
-    def spend(self, settings: LocalSettings) -> None:
-        """Write down what a round will spend, before it does.
-
-        Raises:
-            PrivacyError: the round does not protect the data, or there is not enough left; nothing is spent then.
-        """
-        charge = _charge(settings, self.ledger.rounds + 1)
-        if charge is None:
-            raise PrivacyError(
-                "this device protects its data itself, but the round asks for an update without noise of its own: "
-                "set privacy.noise = 'client'"
-            )
-        after = self.ledger.epsilon_with(charge, self.delta, ACCOUNTANT)
-        if not after <= self.epsilon:
-            raise PrivacyError(
-                f"this device will spend epsilon {self.epsilon:g} at delta {self.delta:g} and no more; with this round "
-                f"it would have spent {after:.2f}"
-            )
-        self.ledger.charge(charge)
-
-
-def _charge(settings: LocalSettings, number: int) -> Charge | None:
-    """Return what a round spends by noise that this client adds; None if it adds none."""
-    draw = secrets.token_hex(8)  # each call draws fresh noise, so each counts
-    if settings.work == "dp-sgd" and settings.noise_multiplier > 0:
-        noise, rate, steps = settings.noise_multiplier, settings.sample_rate, settings.steps
-        return Charge(number, "example", "client", noise, rate, steps, None, draw)
-    if settings.work == "sgd" and settings.update_clip and settings.update_noise:
-        noise = settings.update_noise / sensitivity("client", "client", settings.update_clip)
-        return Charge(number, "client", "client", noise, 1.0, 1, None, draw)
-    return None
+from edgekit.privacy import mechanism
 
 
 class LiteRTTrainer:
@@ -70,20 +20,18 @@ class LiteRTTrainer:
 
     Args:
         file: the training file, or its content.
-        budget: what may be spent of the data's privacy; None leaves the counting to the coordinator.
 
     Raises:
         ModelError: this is not a training file.
         MissingExtraError: neither ai-edge-litert nor tflite-runtime is installed.
     """
 
-    def __init__(self, file: Path | bytes, budget: Budget | None = None) -> None:
+    def __init__(self, file: Path | bytes) -> None:
         content = file if isinstance(file, bytes) else file.read_bytes()
         found = read_metadata(content)
         if found is None or found.get("kind") != "training":
             raise ModelError("this .tflite has no training graph of edgekit's: make one with edgekit export --training")
         self.facts: dict[str, Any] = found
-        self.budget = budget
         self._interpreter = _interpreter(content)
         self._run = {name: self._interpreter.get_signature_runner(name) for name in self._signatures()}
         self._sizes = [int(np.prod(p["shape"])) for p in found["parameters"]]
@@ -104,13 +52,10 @@ class LiteRTTrainer:
         Raises:
             ModelError: the weights are of another network.
             TrainingError: the file was not made for these settings.
-            PrivacyError: the budget does not allow it.
+            DataError: the examples do not fit it.
         """
+        self.check(weights, task.examples, settings)
         w = self._flat(weights)
-        self._check(settings)
-        self._check_examples(task.examples)
-        if self.budget is not None:
-            self.budget.spend(settings)
         plan = batches.draw(len(task.examples), settings, task.batches_rng)
         loss = None
         if settings.work == "sgd":
@@ -122,6 +67,12 @@ class LiteRTTrainer:
         arrays = bounded(self._named(w), weights, settings, task.noise_rng)
         return Update(arrays, len(task.examples), loss)
 
+    def check(self, weights: Weights, examples: Examples, settings: LocalSettings) -> None:
+        """See that `train` can do this, before anything is spent for it; raises as `train` does."""
+        self._flat(weights)
+        self._check_settings(settings)
+        self._check_examples(examples)
+
     def evaluate(self, weights: Weights, examples: Examples) -> tuple[float, float]:
         """Return the mean loss and the accuracy on examples."""
         w = self._flat(weights)
@@ -132,12 +83,23 @@ class LiteRTTrainer:
             loss, correct = loss + float(result["loss"]), correct + float(result["correct"])
         return loss / len(examples), correct / len(examples)
 
+    def scores(self, weights: Weights, x: Floats) -> Floats:
+        """Return the network's scores for examples, (examples, classes)."""
+        w = self._flat(weights)
+        examples = Examples(x, np.zeros(len(x), np.int64))
+        parts = []
+        for start in range(0, len(x), self.batch):
+            indices = np.arange(start, min(start + self.batch, len(x)))
+            (found,) = self._run["infer"](w=w, x=self._filled(examples, indices)["x"]).values()
+            parts.append(np.asarray(found)[: len(indices)])
+        return np.concatenate(parts)
+
     def _sgd(self, w: Array, plan: list[Integers], examples: Examples, settings: LocalSettings) -> tuple[Array, float]:
         more = self._more(w, settings, 1.0)
         total = 0.0
         for indices in plan:
             result = self._run["train"](
-                w=w, lr=np.float32(settings.learning_rate), **self._filled(examples, indices), **more
+                w=w, lr=_single(settings.learning_rate), **self._filled(examples, indices), **more
             )
             w = result["w"]
             if "velocity" in more:
@@ -147,7 +109,7 @@ class LiteRTTrainer:
 
     def _dp_sgd(self, w: Array, plan: list[Integers], task: LocalTask, settings: LocalSettings) -> Array:
         expected = settings.sample_rate * len(task.examples)
-        rate = np.float32(settings.learning_rate / expected)
+        rate = _single(settings.learning_rate / expected)
         more = self._more(w, settings, expected)
         for indices in plan:
             noise = self._noise(settings.noise_multiplier * float(self.facts["clip"]), task.noise_rng)
@@ -161,11 +123,11 @@ class LiteRTTrainer:
         step = {"noise": np.zeros_like(w), **self._more(w, LocalSettings(), 1.0)}
         total = np.zeros_like(w)
         for part in self._parts(indices):
-            total += w - self._private_step(w, part, examples, np.float32(1.0), step)["w"]
+            total += w - self._private_step(w, part, examples, _single(1.0), step)["w"]
         return total
 
     def _clipped(
-        self, w: Array, indices: Integers, examples: Examples, rate: np.float32, noise: Array, more: dict[str, Array]
+        self, w: Array, indices: Integers, examples: Examples, rate: Array, noise: Array, more: dict[str, Array]
     ) -> tuple[Array, Array]:
         """Take one private step over a Poisson batch of any size: in parts, of which the first has noise and terms."""
         quiet = self._more(w, LocalSettings(), 1.0)
@@ -183,7 +145,7 @@ class LiteRTTrainer:
         return [indices[start : start + self.batch] for start in range(0, max(1, len(indices)), self.batch)]
 
     def _private_step(
-        self, w: Array, indices: Integers, examples: Examples, rate: np.float32, step: dict[str, Array]
+        self, w: Array, indices: Integers, examples: Examples, rate: Array, step: dict[str, Array]
     ) -> dict[str, Array]:
         """Call `train_dp`; an example whose gradient is not finite counts as zero, as in `torch_trainer.clipped`.
 
@@ -209,9 +171,9 @@ class LiteRTTrainer:
         """Return the inputs of momentum and FedProx, as far as the file has them; `scale` is that of the gradients."""
         more: dict[str, Array] = {}
         if self.facts["momentum"]:
-            more |= {"momentum": np.array(settings.momentum, np.float32), "velocity": np.zeros_like(w)}
+            more |= {"momentum": _single(settings.momentum), "velocity": np.zeros_like(w)}
         if self.facts["proximal"]:
-            more |= {"mu": np.array(settings.proximal_mu * scale, np.float32), "anchor": w.copy()}
+            more |= {"mu": _single(settings.proximal_mu * scale), "anchor": w.copy()}
         return more
 
     def _noise(self, deviation: float, rng: np.random.Generator) -> Floats:
@@ -236,7 +198,7 @@ class LiteRTTrainer:
         mask[: len(indices)] = 1.0
         return {"x": x, "y": y, "mask": mask}
 
-    def _check(self, settings: LocalSettings) -> None:
+    def _check_settings(self, settings: LocalSettings) -> None:
         facts = self.facts
         problem = None
         if settings.work == "sgd" and settings.batch_size > self.batch:
@@ -285,7 +247,12 @@ class LiteRTTrainer:
         }
 
 
-def _nobodys_step(w: Array, rate: np.float32, step: dict[str, Array]) -> dict[str, Array]:
+def _single(value: float) -> Floats:
+    """Return a number as an input of the training file: (1,)."""
+    return np.array([value], np.float32)
+
+
+def _nobodys_step(w: Array, rate: Array, step: dict[str, Array]) -> dict[str, Array]:
     """Return what `train_dp` gives for an empty Poisson batch."""
     direction = step["noise"]
     if "anchor" in step:
@@ -302,7 +269,7 @@ def _interpreter(content: bytes) -> Any:
         try:
             from tflite_runtime.interpreter import Interpreter
         except ImportError:
-            raise MissingExtraError("ai-edge-litert", "litert") from None
+            raise MissingExtraError("ai-edge-litert", "node") from None
     try:
         interpreter = Interpreter(model_content=content, num_threads=1)
         interpreter.allocate_tensors()

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from edgekit.clients import LocalSettings, LocalTask
-from edgekit.clients.litert import Budget, LiteRTTrainer
+from edgekit.clients.budget import Budget, train_within
+from edgekit.clients.litert import LiteRTTrainer
 from edgekit.clients.torch_trainer import TorchTrainer, state
 from edgekit.data import Examples
 from edgekit.errors import DataError, ExportError, ModelError, PrivacyError, TrainingError
@@ -144,9 +145,11 @@ def test_settings_out_of_range_never_reach_a_trainer(changed):
 )
 def test_examples_that_do_not_fit_are_refused_before_the_budget_is_touched(spoil, complaint, made, blocks, tmp_path):
     ledger = Ledger(tmp_path / "privacy.jsonl")
-    trainer = LiteRTTrainer(made[1], Budget(ledger, 10, 1e-5))
+    settings = LocalSettings("dp-sgd", clip=0.5, noise_multiplier=3)
     with pytest.raises(DataError, match=complaint):
-        trainer.train(state(made[0]), task(spoil(blocks(6)[0])), LocalSettings("dp-sgd", clip=0.5, noise_multiplier=3))
+        train_within(
+            LiteRTTrainer(made[1]), Budget(ledger, 10, 1e-5), state(made[0]), task(spoil(blocks(6)[0])), settings, "a"
+        )
     assert ledger.rounds == 0
 
 
@@ -165,17 +168,21 @@ def test_a_device_spends_its_budget_and_no_more(made, blocks, tmp_path):
     private = LocalSettings("dp-sgd", steps=3, sample_rate=0.5, clip=0.5, noise_multiplier=1.1)
     ledger = Ledger(tmp_path / "privacy.jsonl")
     twice = epsilon([(1.1, 0.5, 6)], 1e-5, "rdp-integer")
-    trainer = LiteRTTrainer(made[1], Budget(ledger, 1.01 * twice, 1e-5))
-    for _ in range(2):
-        trainer.train(state(made[0]), task(blocks(9)[0]), private)
+    trainer, budget = LiteRTTrainer(made[1]), Budget(ledger, 1.01 * twice, 1e-5)
+
+    def train(settings, draw):
+        train_within(trainer, budget, state(made[0]), task(blocks(9)[0]), settings, draw)
+
+    for draw in ("first", "second", "second", "first"):  # the same random numbers again release nothing new
+        train(private, draw)
     with pytest.raises(PrivacyError, match="this device will spend epsilon"):
-        trainer.train(state(made[0]), task(blocks(9)[0]), private)
+        train(private, "third")
     again = Ledger(tmp_path / "privacy.jsonl")  # what was spent is on the disk
     assert again.epsilon(1e-5, "rdp-integer") == pytest.approx(twice)
     bounded = LocalSettings("clipped-sum", clip=0.5, update_clip=0.1, update_noise=1.0)
     for open_handed in (LocalSettings(), LocalSettings("clipped-sum", clip=0.5), bounded):
         with pytest.raises(PrivacyError, match="asks for an update without noise of its own"):
-            trainer.train(state(made[0]), task(blocks(9)[0]), open_handed)
+            train(open_handed, "fourth")
 
 
 def test_a_clients_own_noise_counts_as_the_plan_counts_it(made, blocks, tmp_path):
@@ -186,8 +193,23 @@ def test_a_clients_own_noise_counts_as_the_plan_counts_it(made, blocks, tmp_path
     ledger = Ledger(tmp_path / "privacy.jsonl")
     noise = plan.noise_multiplier * plan.sensitivity
     settings = LocalSettings(update_clip=plan.clip, update_noise=noise)
-    LiteRTTrainer(made[1], Budget(ledger, 100, 1e-5)).train(state(made[0]), task(blocks(6)[0]), settings)
+    budget = Budget(ledger, 100, 1e-5)
+    train_within(LiteRTTrainer(made[1]), budget, state(made[0]), task(blocks(6)[0]), settings, "a")
     assert ledger.epsilon(plan.delta, "pld") == pytest.approx(plan.epsilon)
+
+
+@pytest.mark.parametrize(
+    ("history", "delta"),
+    [
+        ([(1e-160, 0.5, 4)], 1e-5),
+        ([(1e-4, 0.5, 1)], 1e-5),
+        ([(1e-160, 1.0, 1), (5.0, 0.5, 1)], 1e-5),
+        ([(0.5, 0.5, 1)], 1.0),
+    ],
+)
+def test_noise_too_small_to_count_is_never_counted_as_free(history, delta):
+    """A coordinator chooses these numbers: what leaves the range of floating point must not come out as zero."""
+    assert epsilon(history, delta, "rdp-integer") == float("inf")
 
 
 def test_the_devices_accountant_is_above_the_tight_one_and_agrees_with_others_at_integer_orders():

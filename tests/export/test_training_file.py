@@ -82,7 +82,12 @@ def test_the_file_steps_as_torchs_optimiser_does_over_many_steps(made, digits):
     w = np.concatenate([p.detach().numpy().ravel() for p in model.parameters()])
     velocity = np.zeros_like(w)
     for _ in range(5):
-        step = {"lr": np.float32(0.1), "momentum": np.float32(0.9), "velocity": velocity, "w": w}
+        step = {
+            "lr": np.array([0.1], np.float32),
+            "momentum": np.array([0.9], np.float32),
+            "velocity": velocity,
+            "w": w,
+        }
         (result,) = call(content, [("train", {**batch, **step})])
         w, velocity = result["w"], result["velocity"]
         optimiser.zero_grad()

@@ -153,13 +153,19 @@ def _samples(steps: Steps, shape: tuple[int, ...], classes: int, seed: int = 0) 
     batch = {"x": x, "y": y, "mask": mask}
     more: dict[str, Tensor] = {}
     if options.momentum:
-        more |= {"momentum": torch.tensor(0.9), "velocity": velocity}
+        more |= {"momentum": torch.tensor([0.9]), "velocity": velocity}
     if options.proximal:
-        more |= {"mu": torch.tensor(0.01), "anchor": w + drift}
+        more |= {"mu": torch.tensor([0.01]), "anchor": w + drift}
     # A step of about 0.1 whatever the bound, so that the check sees the clipped gradients.
-    private = {**batch, "lr": torch.tensor(0.1 / min(1.0, options.clip)), "noise": noise * options.clip, "w": w, **more}
+    private = {
+        **batch,
+        "lr": torch.tensor([0.1 / min(1.0, options.clip)]),
+        "noise": noise * options.clip,
+        "w": w,
+        **more,
+    }
     return {
-        "train": {**batch, "lr": torch.tensor(0.1), "w": w, **more},
+        "train": {**batch, "lr": torch.tensor([0.1]), "w": w, **more},
         **({"train_dp": private} if options.private else {}),
         "infer": {"x": x, "w": w},
         "evaluate": {**batch, "w": w},

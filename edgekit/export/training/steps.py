@@ -69,7 +69,7 @@ class Steps:
             x: (batch, height, width, channels) or (batch, ...).
             y: class probabilities (batch, classes), one-hot for plain labels.
             mask: (batch,), 1 for an example, 0 for filling.
-            lr: step size, a scalar.
+            lr: step size, (1,), as momentum and mu: LiteRT for arm64 crashes on inputs without dimensions.
             w: weights (parameters,).
             more: `momentum`, `velocity` and `mu`, `anchor`, where the options say so.
 
