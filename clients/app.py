@@ -94,13 +94,21 @@ def to_record(arrays: Weights) -> ArrayRecord:
 
 
 def reply(update: Update, settings: LocalSettings, message: Message) -> Message:
-    """Return an update as a reply. Protected updates weigh alike, and say nothing of the client's size and loss."""
+    """Return an update as a reply."""
     private = settings.work != "sgd" or settings.update_clip > 0
-    metrics: dict[str, int | float] = {"num-examples": 1 if private else update.examples}
+    metrics = MetricRecord(told_of(update, private=private))
+    return Message(RecordDict({"arrays": to_record(update.arrays), "metrics": metrics}), reply_to=message)
+
+
+def told_of(update: Update, *, private: bool) -> dict[str, int | float]:
+    """Return the figures that go with an update.
+
+    Protected updates weigh alike, and say nothing of the client's size and loss.
+    """
+    told: dict[str, int | float] = {"num-examples": 1 if private else update.examples}
     if not private and update.loss is not None:
-        metrics["train_loss"] = update.loss
-    content = RecordDict({"arrays": to_record(update.arrays), "metrics": MetricRecord(metrics)})
-    return Message(content, reply_to=message)
+        told["train_loss"] = update.loss
+    return told
 
 
 def error_reply(error: Exception, message: Message) -> Message:

@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgekit.arrays import Weights
+from edgekit.arrays import Weights, problem_with
 from edgekit.clients import batches
 from edgekit.clients.trainer import LocalSettings, LocalTask, Update, bounded
-from edgekit.data.federated import Integers
-from edgekit.errors import TrainingError
+from edgekit.data import Examples
+from edgekit.data.federated import Floats, Integers
+from edgekit.errors import ModelError, TrainingError
 from edgekit.privacy import mechanism
 
 
@@ -26,6 +27,15 @@ class TorchTrainer:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
+
+    def check(self, weights: Weights, examples: Examples, settings: LocalSettings) -> None:
+        """See that `train` can do this, before anything is spent for it.
+
+        Raises:
+            ModelError: the weights are of another network.
+        """
+        if problem := problem_with(weights, state(self.model)):
+            raise ModelError(f"these weights are not of this device's network: {problem}")
 
     def train(self, weights: Weights, task: LocalTask, settings: LocalSettings) -> Update:
         """Train one client from the global weights.
@@ -42,6 +52,14 @@ class TorchTrainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(task.batches_rng.integers(2**63)))  # of layers that draw, as Dropout does
             return self._train(model, weights, x, y, plan, task, settings)
+
+    @torch.no_grad()
+    def scores(self, weights: Weights, x: Floats) -> Floats:
+        """Return the network's scores for examples, (examples, classes)."""
+        model = copy.deepcopy(self.model).eval()
+        load_weights(model, weights)
+        found: Floats = torch.cat([model(part) for part in torch.from_numpy(x).split(256)]).numpy()
+        return found
 
     def _train(
         self,

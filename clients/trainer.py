@@ -11,6 +11,7 @@ import numpy as np
 
 from edgekit.arrays import Weights
 from edgekit.data import Examples
+from edgekit.data.federated import Floats
 from edgekit.errors import TrainingError
 from edgekit.privacy import mechanism
 
@@ -129,8 +130,14 @@ class Update:
 class Trainer(Protocol):
     """Trains one client."""
 
+    def check(self, weights: Weights, examples: Examples, settings: LocalSettings) -> None:
+        """See that `train` can do this, before anything is spent for it; raises as `train` does."""
+
     def train(self, weights: Weights, task: LocalTask, settings: LocalSettings) -> Update:
         """Return the client's update from these global weights."""
+
+    def scores(self, weights: Weights, x: Floats) -> Floats:
+        """Return the network's scores for examples, (examples, classes)."""
 
 
 class CohortTrainer(Protocol):

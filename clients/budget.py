@@ -1,0 +1,89 @@
+"""What a device lets be spent of its own data's privacy. No torch: every device keeps one."""
+
+from edgekit.arrays import Weights
+from edgekit.clients.trainer import LocalSettings, LocalTask, Trainer, Update
+from edgekit.errors import PrivacyError
+from edgekit.privacy import Charge, Ledger, sensitivity
+
+ACCOUNTANT = "rdp-integer"
+"""What a device reckons with: it needs no package."""
+
+
+class Budget:
+    """What a device lets be spent of its data's privacy, and the ledger that counts it.
+
+    Args:
+        ledger: the device's own, on its disk. What it counts holds as far as the training file clips as it says, so
+            the file must come from somebody the device trusts.
+        epsilon: over all rounds, whoever asks.
+        delta: the other half of the guarantee.
+    """
+
+    def __init__(self, ledger: Ledger, epsilon: float, delta: float) -> None:
+        self.ledger, self.epsilon, self.delta = ledger, epsilon, delta
+
+    def spend(self, settings: LocalSettings, draw: str) -> None:
+        """Write down what a round will spend, before it does.
+
+        Args:
+            settings: the round's instructions.
+            draw: names the round's random numbers. The same work on the same weights with the same numbers releases
+                nothing new, so it is charged once however often it is repeated.
+
+        Raises:
+            PrivacyError: the round does not protect the data, or there is not enough left; nothing is spent then.
+        """
+        charge = _charge(settings, self.ledger.round_of(draw) or self.ledger.rounds + 1, draw)
+        if charge is None:
+            raise PrivacyError(
+                "this device protects its data itself, but the round asks for an update without noise of its own: "
+                "set privacy.noise = 'client'"
+            )
+        self.charge(charge)
+
+    def charge(self, charge: Charge) -> None:
+        """Write a charge down, if there is enough left.
+
+        Raises:
+            PrivacyError: there is not; nothing is spent then.
+        """
+        after = self.ledger.epsilon_with(charge, self.delta, ACCOUNTANT)
+        if not after <= self.epsilon:
+            raise PrivacyError(
+                f"this device will spend epsilon {self.epsilon:.4g} at delta {self.delta:g} and no more; with this "
+                f"round it would have spent {after:.4g}"
+            )
+        self.ledger.charge(charge)
+
+
+def _charge(settings: LocalSettings, number: int, draw: str) -> Charge | None:
+    """Return what a round spends by noise that this client adds; None if it adds none."""
+    if settings.work == "dp-sgd" and settings.noise_multiplier > 0:
+        noise, rate, steps = settings.noise_multiplier, settings.sample_rate, settings.steps
+        return Charge(number, "example", "client", noise, rate, steps, None, draw)
+    if settings.work == "sgd" and settings.update_clip and settings.update_noise:
+        noise = settings.update_noise / sensitivity("client", "client", settings.update_clip)
+        return Charge(number, "client", "client", noise, 1.0, 1, None, draw)
+    return None
+
+
+def train_within(
+    trainer: Trainer, budget: Budget | None, weights: Weights, task: LocalTask, settings: LocalSettings, draw: str
+) -> Update:
+    """Train as far as a budget allows: what cannot be done is found out first, then it is charged, then it is done.
+
+    Args:
+        trainer: the device's.
+        budget: what may be spent; None leaves the counting to a coordinator whom the device trusts.
+        weights: global weights.
+        task: the device's data and random numbers.
+        settings: the round's instructions.
+        draw: names those random numbers, as in `Budget.spend`.
+
+    Raises:
+        EdgekitError: it cannot be done (nothing is charged), or would overspend.
+    """
+    trainer.check(weights, task.examples, settings)
+    if budget is not None:
+        budget.spend(settings, draw)
+    return trainer.train(weights, task, settings)

@@ -1,0 +1,255 @@
+"""Answers a coordinator's messages on a device. The resident node and Flower's stock SuperNode both use it."""
+
+import hashlib
+import hmac
+import logging
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from flwr.app import Message
+
+from edgekit import __version__, wire
+from edgekit.arrays import Weights, problem_with, to_bytes
+from edgekit.clients.app import told_of
+from edgekit.clients.budget import ACCOUNTANT, Budget, train_within
+from edgekit.clients.node import conditions, delivery, statistics, task
+from edgekit.clients.node.folder import NodeFolder, Wishes
+from edgekit.clients.node.task import Task
+from edgekit.clients.trainer import LocalSettings, LocalTask, Trainer
+from edgekit.data import Examples
+from edgekit.errors import EdgekitError, PrivacyError, RefusedError
+from edgekit.flower import CLIENT_DECLINED, CLIENT_RAISED
+from edgekit.flower.fleet import error_reply
+from edgekit.privacy import Charge, Ledger
+from edgekit.privacy.accounting import epsilon
+
+log = logging.getLogger("edgekit.node")
+
+
+STATISTICS_EPSILON = 10.0
+"""What noised statistics may spend in all where neither the plan nor the owner limits the device."""
+
+
+class DeclinedError(EdgekitError):
+    """The device does not train now, as its owner wants."""
+
+
+class Handler:
+    """One node's side of the conversation; network, interpreter and examples stay loaded between messages.
+
+    Args:
+        folder: of the node.
+    """
+
+    def __init__(self, folder: NodeFolder) -> None:
+        self.folder = folder
+        self.wishes: Wishes = folder.wishes()
+        self.kind = task.choose_kind(self.wishes.trainer)
+        self._secret = folder.secret()
+        self._ledger = Ledger(folder.ledger)
+        self._name = ""
+        self._task: Task | None = None
+        self._trainer: Trainer | None = None
+        self._examples: Examples | None = None
+        self._owned = ""
+
+    def answer(self, message: Message) -> Message:
+        """Return the reply to a message; what goes wrong becomes an error reply that says so."""
+        try:
+            return self._answer(message)
+        except DeclinedError as error:
+            log.info("declined: %s", error)
+            return error_reply(CLIENT_DECLINED, str(error), message)
+        except EdgekitError as error:
+            log.warning("%s", error)
+            return error_reply(CLIENT_RAISED, str(error), message)
+        except MemoryError:
+            log.warning("out of memory")
+            return error_reply(CLIENT_RAISED, "this device has too little memory for the task", message)
+        except OSError as error:
+            log.warning("%s", error)
+            return error_reply(CLIENT_RAISED, f"the device's disk or system: {error.strerror or error}", message)
+        except Exception as error:  # whatever a message or a user's module brings: the node goes on
+            log.exception("a message could not be answered")
+            return error_reply(CLIENT_RAISED, f"{type(error).__name__}: {error}", message)
+
+    def _answer(self, message: Message) -> Message:
+        if message.metadata.message_type == "train":
+            return self._train(message)
+        asked = wire.read(message)
+        actions = {
+            "prepare": self._prepare,
+            "install": self._install,
+            "deliver": self._deliver,
+            "statistics": self._statistics,
+        }
+        action = str(asked.facts.get("action"))
+        if action not in actions:
+            raise RefusedError(f"this node (edgekit {__version__}) does not know {action[:40]!r}: update it")
+        return wire.answer(actions[action](asked), message)
+
+    def _prepare(self, asked: wire.Letter) -> dict[str, Any]:
+        """Say what this node is, and whether it holds the task."""
+        tasks = asked.facts.get("tasks")
+        name = str(tasks.get(self.kind, "")) if isinstance(tasks, dict) else ""
+        problem = ""
+        try:
+            holds = bool(name) and (name == self._name or self._load(name))
+        except EdgekitError as error:
+            holds, problem = True, str(error)
+            log.warning("%s", problem)
+        return self._told(holds, problem)
+
+    def _install(self, asked: wire.Letter) -> dict[str, Any]:
+        """Take a task, if the coordinator signed it."""
+        content = asked.content
+        task.verify(self.folder.membership().signing_key, content, asked.facts.get("signature"))
+        made = Task.from_bytes(content)  # refused before it is kept
+        log.info("the task: %s. %s", made.facts.run, made.facts.privacy)
+        problem = ""
+        try:
+            self._load(task.keep(self.folder.tasks, content))
+        except EdgekitError as error:
+            problem = str(error)
+            log.warning("%s", problem)
+        return self._told(True, problem)
+
+    def _told(self, holds: bool, problem: str) -> dict[str, Any]:
+        facts = self._task.facts if self._task is not None else None
+        # How many there are tells of them: only where another protects the data, and the owner set no limit.
+        counts = facts is not None and facts.counts and facts.planned is None and not self.wishes.epsilon
+        return {
+            "version": __version__,
+            "kind": self.kind,
+            "name": self.wishes.name,
+            "holds": holds,
+            "problem": problem,
+            "examples": len(self._examples) if counts and self._examples is not None else -1,
+            "statistics": "statistics" in self.wishes.share,
+            "model": {key: value for key, value in delivery.current(self.folder).items() if key in ("run", "version")},
+            **conditions.facts(self.wishes.share),
+        }
+
+    def _load(self, name: str) -> bool:
+        """Make a task that is kept here ready for training; return whether it is there."""
+        found = task.kept(self.folder.tasks, name)
+        if found is None or (self.kind == "litert" and found.training is None):
+            return False
+        self._trainer = found.trainer(self.kind, self.wishes.modules)
+        self._examples = found.examples(self.wishes)
+        self._task, self._name = found, name
+        self._owned = _fingerprint(self._examples)
+        return True
+
+    def _train(self, message: Message) -> Message:
+        if reason := conditions.obstacle(self.wishes.only_when):
+            raise DeclinedError(f"not now: {reason}")
+        asked = wire.read(message)
+        settings, number = _instructions(asked)
+        weights = asked.weights()
+        self._ready(str(asked.facts.get("task", "")), weights)
+        assert self._trainer is not None
+        digest = self._digest("train", weights, settings.to_json())
+        local = LocalTask(self._fit(settings), _rng(digest, "batches"), _rng(digest, "noise"))
+        budget = self._budget()
+        if budget is None and (settings.work == "dp-sgd" or settings.update_noise):
+            raise PrivacyError("the round adds noise on the device, but the task plans none")
+        update = train_within(self._trainer, budget, weights, local, settings, digest.hex()[:32])
+        log.info("round %d: trained on this device's examples (%s)", number, settings.work)
+        private = settings.work != "sgd" or settings.update_clip > 0
+        told: dict[str, Any] = {"device": conditions.facts(self.wishes.share), **told_of(update, private=private)}
+        return wire.answer(told, message, to_bytes(update.arrays))
+
+    def _ready(self, name: str, weights: Weights) -> None:
+        """See that this node holds a task, and that the weights are of its network."""
+        if name != self._name:
+            self._load(name)
+        if self._task is None or name != self._name:
+            raise RefusedError(task.NO_TASK)
+        if problem := problem_with(weights, self._task.weights_like):
+            raise RefusedError(f"the weights are not of the task's network: {problem}")
+
+    def _fit(self, settings: LocalSettings) -> Examples:
+        """Return the examples; where they are protected, single unfit ones are left out, as in simulation."""
+        assert self._task is not None
+        assert self._examples is not None
+        whole = task.fitting(self._task.facts, self._examples)
+        return whole.client(0, drop_unfit=settings.work != "sgd")
+
+    def _budget(self) -> Budget | None:
+        """Return what limits this device; None where another protects the data, and the owner set no limit."""
+        assert self._task is not None
+        planned = self._task.facts.planned
+        if self.wishes.epsilon:
+            delta = min(self.wishes.delta, planned.delta) if planned else self.wishes.delta
+            return Budget(self._ledger, self.wishes.epsilon, delta)
+        if planned is None:
+            return None
+        # As much as the plan takes, reckoned as this device reckons.
+        history = [(planned.noise_multiplier, planned.sample_rate, planned.steps)]
+        if planned.reports:
+            history.append((planned.reports_noise, 1.0, planned.reports))
+        most = epsilon(history, planned.delta, ACCOUNTANT)
+        return Budget(self._ledger, most * (1 + 1e-9), planned.delta)
+
+    def _deliver(self, asked: wire.Letter) -> dict[str, Any]:
+        record = delivery.accept(self.folder, asked.content, asked.facts.get("signature"))
+        if "problem" in record:
+            log.warning("%s", record["problem"])
+        else:
+            log.info("model version %d is in use", record["version"])
+        return {key: record[key] for key in ("run", "version", "problem") if key in record}
+
+    def _statistics(self, asked: wire.Letter) -> dict[str, Any]:
+        if "statistics" not in self.wishes.share:
+            raise DeclinedError("this device's owner does not share statistics")
+        weights = asked.weights()
+        self._ready(str(asked.facts.get("task", "")), weights)
+        assert self._trainer is not None
+        assert self._examples is not None
+        noise = float(asked.facts.get("noise", 0.0))
+        if not (np.isfinite(noise) and noise >= statistics.LEAST_NOISE):
+            raise PrivacyError(f"statistics need a noise multiplier of at least {statistics.LEAST_NOISE}")
+        digest = self._digest("statistics", weights, f"{noise!r}")
+        draw = digest.hex()[:32]
+        number = self._ledger.round_of(draw) or self._ledger.rounds + 1
+        # Where nothing else is limited, so many reports are, that the noise cannot be averaged out.
+        budget = self._budget() or Budget(self._ledger, STATISTICS_EPSILON, self.wishes.delta)
+        budget.charge(Charge(number, "example", "client", noise, 1.0, 1, None, draw))
+        each = statistics.contributions(self._examples, self._trainer.scores(weights, self._examples.x))
+        return {"sum": statistics.noised_sum(each, noise, _rng(digest, "noise")).tolist()}
+
+    def _digest(self, purpose: str, weights: Weights, settings: str) -> bytes:
+        """Return what this node's random numbers for a piece of work come from.
+
+        The same work on the same weights and examples gives the same numbers, so that a round repeated after a crash
+        releases nothing new; anything else, by one bit, gives others. Nobody without the node's secret can tell them.
+        """
+        mac = hmac.new(self._secret.to_bytes(32, "big"), digestmod=hashlib.sha256)
+        for part in (purpose, self._name, self.kind, self._owned, settings):
+            mac.update(len(part).to_bytes(4, "big") + part.encode())
+        for name, array in weights.items():
+            mac.update(name.encode() + b"\0" + np.ascontiguousarray(array).tobytes())
+        return mac.digest()
+
+
+def _instructions(asked: wire.Letter) -> tuple[LocalSettings, int]:
+    """Return a round's settings and number."""
+    try:
+        settings = LocalSettings.from_json(str(asked.facts["local-settings"]))
+        return replace(settings, proximal_mu=float(asked.facts.get("proximal-mu", 0.0))), int(asked.facts["round"])
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
+        raise RefusedError(f"a round's instructions cannot be read: {type(error).__name__}: {error}") from None
+
+
+def _fingerprint(examples: Examples) -> str:
+    """Return what changes when a single value of the examples does."""
+    content = hashlib.sha256(np.ascontiguousarray(examples.x).tobytes())
+    content.update(np.ascontiguousarray(examples.y).tobytes())
+    return content.hexdigest()
+
+
+def _rng(digest: bytes, purpose: str) -> np.random.Generator:
+    seed = hmac.new(digest, purpose.encode(), hashlib.sha256).digest()
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(int.from_bytes(seed, "big"))))

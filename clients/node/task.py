@@ -1,0 +1,240 @@
+"""What a coordinator asks a node to learn: the network, how it is trained, and the training graph; signed."""
+
+import hashlib
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from pydantic import ConfigDict, Field, ValidationError
+
+from edgekit import arrays, plugins
+from edgekit.arrays import Array, Weights
+from edgekit.clients.node.folder import Wishes
+from edgekit.clients.trainer import Trainer
+from edgekit.data import Examples, FederatedDataset
+from edgekit.data.sources import load_own
+from edgekit.errors import DataError, EdgekitError, MissingExtraError, RefusedError
+from edgekit.experiment import Data, Model, Section, first_problem
+from edgekit.runfolder import write_whole
+
+OWN_SOURCES = ("digits", "moving-digits")
+"""Data sets that come with edgekit's packages, which a task may choose; all else is the owner's to name."""
+NO_TASK = "this node does not have the round's task (any more)"
+"""What a node says that must be given the task again."""
+
+
+class Planned(Section):
+    """What the experiment plans to spend of a node's privacy by noise of the node's own."""
+
+    noise_multiplier: Annotated[float, Field(ge=1e-3, le=1e6)]
+    sample_rate: Annotated[float, Field(gt=0, le=1)]
+    steps: Annotated[int, Field(ge=1, le=10**9)]
+    """Over all rounds."""
+    reports: Annotated[int, Field(ge=0, le=10**6)]
+    """Noised statistics, over all rounds."""
+    reports_noise: Annotated[float, Field(ge=0.5, le=1e6)]
+    delta: Annotated[float, Field(gt=0, le=1e-3)]
+
+
+class TaskFacts(Section):
+    """A task in words and numbers.
+
+    Attributes:
+        run: name of the experiment.
+        seed: of the data's partition and the network's first weights.
+        model: the [model] section.
+        data: the [data] section, for how raw data becomes examples.
+        shape: of one example.
+        classes: names, in the order of the indices.
+        parameters: shapes of the network's arrays, in their order.
+        privacy: the statement for people: what an update tells, and to whom.
+        planned: where nodes add the noise; else None.
+        counts: whether the coordinator needs to know how many examples there are.
+    """
+
+    # Lists become tuples on their way through JSON and back; the rest is as strict as elsewhere.
+    model_config = ConfigDict(strict=False, frozen=True, extra="forbid")
+
+    run: str
+    seed: int
+    model: Model
+    data: Data
+    shape: tuple[int, ...]
+    classes: list[str]
+    parameters: dict[str, tuple[int, ...]]
+    privacy: str
+    planned: Planned | None
+    counts: bool
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task, as it travels.
+
+    Attributes:
+        facts: in words and numbers.
+        training: the training graph for nodes without torch; None where it was left out.
+    """
+
+    facts: TaskFacts
+    training: bytes | None
+
+    def to_bytes(self) -> bytes:
+        """Return the task as bytes, to be signed and sent."""
+        held: Weights = {} if self.training is None else {"training": np.frombuffer(self.training, np.uint8)}
+        return arrays.to_bytes(held, self.facts.model_dump(mode="json"))
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> "Task":
+        """Read a task, from whoever sent it.
+
+        Raises:
+            RefusedError: it is none.
+        """
+        try:
+            held, description = arrays.from_bytes(content)
+            facts = TaskFacts.model_validate(description)
+        except ValidationError as error:
+            raise RefusedError(
+                f"the task does not fit this edgekit ({first_problem(error)}): install the coordinator's version"
+            ) from None
+        except EdgekitError as error:
+            raise RefusedError(f"the task cannot be read: {error}") from None
+        training: Array | None = held.get("training")
+        if training is not None and training.dtype != np.uint8:
+            raise RefusedError("the task's training graph is no file")
+        return cls(facts, None if training is None else training.tobytes())
+
+    @property
+    def weights_like(self) -> Weights:
+        """Arrays of the shapes that weights must have."""
+        return {name: np.empty(shape, np.float32) for name, shape in self.facts.parameters.items()}
+
+    def trainer(self, kind: str, modules: list[str]) -> Trainer:
+        """Return the trainer, with model and interpreter loaded.
+
+        Args:
+            kind: `torch` or `litert`.
+            modules: that the owner lets a task import.
+
+        Raises:
+            EdgekitError: this device cannot train it.
+        """
+        if kind == "litert":
+            from edgekit.clients.litert import LiteRTTrainer
+
+            if self.training is None:
+                raise RefusedError("the task came without the training graph that this device needs")
+            return LiteRTTrainer(self.training)
+        from edgekit.clients.torch_trainer import TorchTrainer
+        from edgekit.models import build
+
+        facts = self.facts
+        _check_allowed(facts.model.name, modules)
+        return TorchTrainer(build(facts.model, facts.shape, len(facts.classes), facts.seed))
+
+    def examples(self, wishes: Wishes) -> Examples:
+        """Return this device's own examples, in the experiment's shape and classes.
+
+        Raises:
+            DataError: there are none, or they do not fit.
+        """
+        facts = self.facts
+        if wishes.client >= 0:
+            from edgekit.data import load
+
+            _check_allowed(facts.data.source, wishes.modules)
+            if not plugins.is_import_path(facts.data.source) and facts.data.source not in OWN_SOURCES:
+                raise RefusedError(
+                    f"the task's data is {facts.data.source!r}: a task may not choose what is read on this device; "
+                    "give --data yourself"
+                )
+            whole = load(facts.data, facts.seed)
+            if wishes.client >= whole.clients:
+                raise DataError(f"client = {wishes.client}, but the experiment's data has {whole.clients} clients")
+            found = whole.client(wishes.client)
+        else:
+            settings = facts.data.model_copy(update={"source": wishes.data})
+            found = load_own(settings, facts.classes)
+        fitting(facts, found).check(found, "this device")
+        return found
+
+
+def fitting(facts: TaskFacts, found: Examples) -> FederatedDataset:
+    """Return an empty dataset of a task's shape and classes, to check examples by."""
+    nothing = Examples(np.empty((0, *facts.shape), np.float32), np.empty(0, np.int64))
+    return FederatedDataset(1, lambda index: found, nothing, nothing, list(facts.classes), "")
+
+
+def _check_allowed(path: str, modules: list[str]) -> None:
+    """See that a task imports only what the owner allows: a name from the network must not choose what runs here."""
+    module = path.partition(":")[0]
+    if plugins.is_import_path(path) and module.partition(".")[0] not in modules:
+        raise RefusedError(
+            f"the task names {path!r}, code of this device: if you trust the coordinator with it, add "
+            f"modules = [{module.partition('.')[0]!r}] to node.toml"
+        )
+
+
+def verify(signing_key: str, content: bytes, signature: object) -> None:
+    """See that the coordinator signed this.
+
+    Raises:
+        RefusedError: it did not.
+    """
+    try:
+        public = Ed25519PublicKey.from_public_bytes(bytes.fromhex(signing_key))
+        public.verify(signature if isinstance(signature, bytes) else b"", content)
+    except (InvalidSignature, ValueError):
+        raise RefusedError("what came is not signed by the coordinator's key: it is not taken") from None
+
+
+def name_of(content: bytes) -> str:
+    """Return what names a task: its hash."""
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def keep(folder: Path, content: bytes) -> str:
+    """Keep a task over restarts, and drop all but the newest two; return its name."""
+    name = name_of(content)
+    write_whole(folder / f"{name}.task", content)
+    for old in sorted(folder.glob("*.task"), key=lambda path: path.stat().st_mtime)[:-2]:
+        old.unlink(missing_ok=True)
+    return name
+
+
+def kept(folder: Path, name: str) -> Task | None:
+    """Return a task that was kept, if it is there and whole."""
+    path = folder / f"{name}.task"
+    if not (len(name) == 32 and name.isalnum() and path.exists()):
+        return None
+    content = path.read_bytes()
+    return Task.from_bytes(content) if name_of(content) == name else None
+
+
+def choose_kind(trainer: str) -> str:
+    """Return how this device trains.
+
+    Args:
+        trainer: the owner's wish.
+
+    Raises:
+        MissingExtraError: it cannot train at all, or not as wished.
+    """
+    has = {"torch": _importable("torch"), "litert": _importable("ai_edge_litert") or _importable("tflite_runtime")}
+    if trainer == "auto":
+        chosen = next((kind for kind in ("torch", "litert") if has[kind]), None)
+        if chosen is None:
+            raise MissingExtraError("ai-edge-litert", "node")
+        return chosen
+    if not has[trainer]:
+        raise MissingExtraError(*(("torch", "train") if trainer == "torch" else ("ai-edge-litert", "node")))
+    return trainer
+
+
+def _importable(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None

@@ -1,0 +1,343 @@
+"""A node's side of the conversation: what it trains, what it refuses, what it takes into use, what survives."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from flwr.app import Message
+
+from edgekit import wire
+from edgekit.arrays import to_bytes
+from edgekit.clients.node import conditions, delivery, resident
+from edgekit.clients.node.delivery import Delivery
+from edgekit.clients.node.folder import Membership, NodeFolder, Wishes
+from edgekit.clients.node.handler import Handler
+from edgekit.clients.node.task import Planned, Task, TaskFacts, name_of
+from edgekit.clients.torch_trainer import state
+from edgekit.clients.trainer import LocalSettings
+from edgekit.devices import sensors
+from edgekit.errors import JoinError, RefusedError
+from edgekit.experiment import Data, Model
+from edgekit.export.convert import to_float32
+from edgekit.export.verify import run_examples
+from edgekit.flower import begin_run
+from edgekit.models import build
+from edgekit.privacy import Ledger
+from edgekit.privacy.accounting import epsilon
+
+PRIVATE = LocalSettings("dp-sgd", steps=2, sample_rate=0.5, clip=1.0, noise_multiplier=2.0)
+PLANNED = Planned(noise_multiplier=2.0, sample_rate=0.5, steps=4, reports=0, reports_noise=8.0, delta=1e-5)
+
+
+@pytest.fixture(scope="module")
+def model(digits):
+    return build(Model(name="mlp"), digits.shape, 10, 0)
+
+
+@pytest.fixture
+def signer():
+    return Ed25519PrivateKey.generate()
+
+
+@pytest.fixture
+def folder(tmp_path, signer):
+    made = NodeFolder(tmp_path / "node")
+    public = signer.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+    made.keep_membership(Membership(node_id=7, signing_key=public.hex(), secure=True), b"authority")
+    made.keep_wishes(Wishes(url="https://h:1", name="pi", client=0, trainer="torch"))
+    begin_run(1)
+    return made
+
+
+@pytest.fixture
+def make_task(digits, model):
+    def make(**changed):
+        facts = {
+            "run": "digits",
+            "seed": 0,
+            "model": Model(name="mlp"),
+            "data": Data(clients=6),
+            "shape": digits.shape,
+            "classes": digits.classes,
+            "parameters": {name: array.shape for name, array in state(model).items()},
+            "privacy": "words",
+            "planned": PLANNED,
+            "counts": False,
+        }
+        return Task(TaskFacts(**{**facts, **changed}), None)
+
+    return make
+
+
+def ask(handler, facts, content=b"", kind="query"):
+    return handler.answer(Message(wire.Letter(facts, content).record(), 7, kind))
+
+
+def install(handler, task, signer, **changed):
+    content = task.to_bytes()
+    told = wire.read(ask(handler, {"action": "install", "signature": signer.sign(content), **changed}, content)).facts
+    return told, name_of(content)
+
+
+def train(handler, task, weights, settings=PRIVATE, number=1):
+    facts = {"task": task, "round": number, "local-settings": settings.to_json(), "proximal-mu": 0.0}
+    return ask(handler, facts, to_bytes(weights), "train")
+
+
+def test_a_task_comes_back_as_it_was_sent(make_task):
+    task = replace(make_task(), training=b"graph")
+    again = Task.from_bytes(task.to_bytes())
+    assert again == task
+    with pytest.raises(RefusedError, match="install the coordinator's version"):
+        Task.from_bytes(to_bytes({}, {"run": "x", "novelty": 1}))
+
+
+def test_a_node_trains_what_the_coordinator_signed_and_nothing_else(folder, make_task, signer, model):
+    handler = Handler(folder)
+    assert train(handler, "0" * 32, state(model)).error.reason == "this node does not have the round's task (any more)"
+    told, name = install(handler, make_task(), signer)
+    assert (told["kind"], told["holds"], told["problem"], told["examples"]) == ("torch", True, "", -1)
+    reply = train(handler, name, state(model))
+    letter = wire.read(reply)
+    assert letter.facts["num-examples"] == 1  # protected updates say nothing of the client's size
+    assert {k: v.shape for k, v in letter.weights().items()} == {k: v.shape for k, v in state(model).items()}
+    stranger = Ed25519PrivateKey.generate()
+    content = make_task(run="other").to_bytes()
+    for signature in (stranger.sign(content), b"", None, "text"):
+        refused = ask(handler, {"action": "install", "signature": signature}, content)
+        assert "not signed by the coordinator's key" in refused.error.reason
+
+
+def test_work_repeated_after_a_crash_gives_the_same_bits_and_costs_nothing_more(folder, make_task, signer, model):
+    _, name = install(Handler(folder), make_task(), signer)
+    first = wire.read(train(Handler(folder), name, state(model))).content
+    spent = Ledger(folder.ledger).epsilon(1e-5, "rdp-integer")
+    assert wire.read(train(Handler(folder), name, state(model))).content == first
+    assert Ledger(folder.ledger).epsilon(1e-5, "rdp-integer") == spent
+    # Anything else, by one bit, is other work with other noise: two answers cannot be subtracted.
+    nudged = {k: v.copy() for k, v in state(model).items()}
+    next(iter(nudged.values())).flat[0] = np.nextafter(next(iter(nudged.values())).flat[0], np.float32(9))
+    other = wire.read(train(Handler(folder), name, nudged))
+    pairs = zip(wire.Letter({}, first).weights().values(), other.weights().values(), strict=True)
+    difference = np.concatenate([(a - b).ravel() for a, b in pairs])
+    assert difference.std() > 1e-3  # the noise's, where rounding alone would leave 1e-7
+    assert Ledger(folder.ledger).epsilon(1e-5, "rdp-integer") > spent
+
+
+def test_other_examples_get_other_noise_and_are_charged(folder, make_task, signer, model, digits, tmp_path):
+    """An owner who adds a picture: the same round again must not give its contribution away by subtraction."""
+    own = digits.client(0)
+    names = np.array(digits.classes)
+    folder.keep_wishes(folder.wishes().model_copy(update={"client": -1, "data": f"npz:{tmp_path}/x.npz"}))
+    drawn = []
+    for count in (len(own) - 1, len(own)):
+        np.savez(tmp_path / "x.npz", x=own.x[:count], y=names[own.y[:count]])
+        handler = Handler(folder)
+        _, name = install(handler, make_task(), signer)
+        assert not train(handler, name, state(model)).has_error()
+        drawn.append(handler._digest("train", state(model), ""))
+    assert drawn[0] != drawn[1]
+    assert Ledger(folder.ledger).rounds == 2
+
+
+def test_a_node_keeps_to_the_plan_or_to_its_owners_limit(folder, make_task, signer, model):
+    _, name = install(Handler(folder), make_task(), signer)
+    for number in (1, 2):
+        weights = {k: v + np.float32(number) for k, v in state(model).items()}
+        assert not train(Handler(folder), name, weights, number=number).has_error()
+    third = train(Handler(folder), name, state(model), number=3)
+    assert "will spend epsilon" in third.error.reason
+    planned = epsilon([(2.0, 0.5, 4)], 1e-5, "rdp-integer")
+    assert Ledger(folder.ledger).epsilon(1e-5, "rdp-integer") == pytest.approx(planned)
+    folder.keep_wishes(folder.wishes().model_copy(update={"epsilon": 2 * planned}))
+    assert not train(Handler(folder), name, state(model), number=3).has_error()
+    bare = train(Handler(folder), name, state(model), LocalSettings(), number=4)
+    assert "asks for an update without noise of its own" in bare.error.reason
+
+
+def test_wrong_weights_settings_and_questions_cost_nothing(folder, make_task, signer, model):
+    handler = Handler(folder)
+    _, name = install(handler, make_task(), signer)
+    wrong_shape = {**state(model), next(iter(state(model))): np.zeros((2, 2), np.float32)}
+    not_finite = {k: np.full_like(v, np.nan) for k, v in state(model).items()}
+    for weights, complaint in ((wrong_shape, "shape"), (not_finite, "not finite"), ({}, "missing")):
+        assert complaint in train(handler, name, weights).error.reason
+    facts = {"task": name, "round": 1, "local-settings": '{"clip": -1}'}
+    assert "the round's clip is -1" in ask(handler, facts, to_bytes(state(model)), "train").error.reason
+    assert "cannot be read" in ask(handler, {"task": name}, b"", "train").error.reason
+    assert "not arrays" in ask(handler, {**facts, "local-settings": "{}"}, b"junk", "train").error.reason
+    assert "does not know 'dance'" in ask(handler, {"action": "dance"}).error.reason
+    assert Ledger(folder.ledger).rounds == 0
+
+
+def test_a_task_may_not_choose_what_code_runs_on_the_device(folder, make_task, signer):
+    told, _ = install(Handler(folder), make_task(model=Model(name="os:system")), signer)
+    assert "code of this device" in told["problem"]
+    told, _ = install(Handler(folder), make_task(data=Data(clients=6, source="os:getcwd")), signer)
+    assert "code of this device" in told["problem"]
+    told, _ = install(Handler(folder), make_task(data=Data(clients=6, source="images:/home")), signer)
+    assert "may not choose what is read" in told["problem"]
+    folder.keep_wishes(folder.wishes().model_copy(update={"modules": ["os"]}))
+    told, _ = install(Handler(folder), make_task(model=Model(name="os:getcwd")), signer)
+    assert "code of this device" not in told["problem"]
+
+
+def test_data_that_does_not_fit_is_told(folder, make_task, signer, tmp_path):
+    np.savez(tmp_path / "x.npz", x=np.zeros((3, 5), np.float32), y=np.array(["0", "1", "1"]))
+    for source, complaint in (
+        (f"npz:{tmp_path}/x.npz", "examples of shape (5,)"),
+        ("npz:/nowhere.npz", "does not exist"),
+        ("dreams", "none of: digits"),
+    ):
+        folder.keep_wishes(folder.wishes().model_copy(update={"client": -1, "data": source}))
+        told, _ = install(Handler(folder), make_task(), signer)
+        assert complaint in told["problem"], source
+
+
+def test_labels_go_by_name_whatever_their_order_on_the_device(folder, make_task, digits, tmp_path):
+    own = digits.client(0)
+    np.savez(tmp_path / "x.npz", x=own.x, y=np.array([digits.classes[label] for label in own.y]))
+    wishes = folder.wishes().model_copy(update={"client": -1, "data": f"npz:{tmp_path}/x.npz"})
+    assert np.array_equal(make_task().examples(wishes).y, own.y)
+
+
+def test_statistics_are_noised_charged_and_given_only_if_shared(folder, make_task, signer, model):
+    reports = PLANNED.model_copy(update={"reports": 2})
+    _, name = install(Handler(folder), make_task(planned=reports), signer)
+    question = {"action": "statistics", "noise": 8.0, "task": name}
+    weights = to_bytes(state(model))
+    assert "does not share" in ask(Handler(folder), question, weights).error.reason
+    folder.keep_wishes(folder.wishes().model_copy(update={"share": ["statistics"]}))
+    first = wire.read(ask(Handler(folder), question, weights)).facts["sum"]
+    assert wire.read(ask(Handler(folder), question, weights)).facts["sum"] == first
+    assert Ledger(folder.ledger).rounds == 1
+    assert "noise multiplier of at least" in ask(Handler(folder), {**question, "noise": "nan"}, weights).error.reason
+    wanted = epsilon([(8.0, 1.0, 1)], 1e-5, "rdp-integer")
+    assert Ledger(folder.ledger).epsilon(1e-5, "rdp-integer") == pytest.approx(wanted)
+    little = ask(Handler(folder), {**question, "noise": 0.01}, weights)
+    assert "noise multiplier of at least" in little.error.reason
+
+
+def _delivery(network, digits, version=1, **changed):
+    content = to_float32(network, digits.shape)
+    probe = np.ascontiguousarray(digits.calibration.x[:3].transpose(0, 2, 3, 1))
+    made = Delivery(content, version, "digits", 0.9, probe, run_examples(content, probe).scores, 0.02)
+    return replace(made, **changed)
+
+
+def test_a_delivered_model_is_tested_before_it_replaces_the_old_one(folder, model, digits, signer):
+    def deliver(made):
+        content = made.to_bytes()
+        return delivery.accept(folder, content, signer.sign(content))
+
+    assert deliver(_delivery(model, digits))["version"] == 1
+    used = delivery.current(folder)["file"]
+    for bad, complaint in (
+        (_delivery(model, digits, 2, model=b"no model"), "was not taken"),
+        (_delivery(model, digits, 2, scores=np.ones((3, 10), np.float32)), "off by"),
+        (_delivery(model, digits, 2, scores=np.ones((3, 9), np.float32)), "shape"),
+    ):
+        kept = deliver(bad)
+        assert complaint in kept["problem"]
+        assert (kept["version"], delivery.current(folder)["file"]) == (1, used)
+        assert (folder.models / used).exists()
+    assert deliver(_delivery(model, digits, 3))["version"] == 3
+    assert delivery.current(folder)["previous"]["version"] == 1
+    with pytest.raises(RefusedError, match="older than 3"):
+        deliver(_delivery(model, digits, 2))
+    content = _delivery(model, digits, 4).to_bytes()
+    with pytest.raises(RefusedError, match="not signed"):
+        delivery.accept(folder, content[:-1] + bytes([content[-1] ^ 1]), signer.sign(content))
+
+
+def test_a_node_declines_when_its_owner_does_not_want_it_to_train(folder, make_task, signer, model, monkeypatch):
+    handler = Handler(folder)
+    _, name = install(handler, make_task(), signer)
+    handler.wishes = handler.wishes.model_copy(update={"only_when": ["charging"]})
+    monkeypatch.setattr(sensors, "battery", lambda: sensors.Battery(40, charging=False))
+    declined = train(handler, name, state(model))
+    assert declined.error.reason.startswith("not now: on battery (40 %)")
+    assert Ledger(folder.ledger).rounds == 0
+    monkeypatch.setattr(sensors, "battery", lambda: None)  # on mains
+    assert not train(handler, name, state(model)).has_error()
+    monkeypatch.setattr(sensors, "load", lambda: 3.0)
+    assert "busy" in conditions.obstacle(["idle"])
+    monkeypatch.setattr(sensors, "metered", lambda: None)
+    assert "may be metered" in conditions.obstacle(["unmetered"])
+    monkeypatch.setattr(sensors, "metered", lambda: False)
+    assert conditions.obstacle(["unmetered", "charging"]) is None
+
+
+def test_a_device_tells_what_its_owner_shares(tmp_path, monkeypatch):
+    supply = tmp_path / "class/power_supply/BAT0"
+    supply.mkdir(parents=True)
+    for name, text in (("type", "Battery\n"), ("capacity", "83\n"), ("status", "Discharging\n")):
+        (supply / name).write_text(text)
+    zone = tmp_path / "class/thermal/thermal_zone0"
+    zone.mkdir(parents=True)
+    (zone / "temp").write_text("51234\n")
+    assert sensors.battery(tmp_path) == sensors.Battery(83.0, charging=False)
+    assert sensors.temperature(tmp_path) == pytest.approx(51.234)
+    assert sensors.battery(tmp_path / "nothing") is None
+    monkeypatch.setattr(sensors, "battery", lambda: sensors.Battery(83.0, charging=False))
+    assert conditions.facts([]) == {}
+    assert conditions.facts(["battery"]) == {"battery": 83.0, "charging": False}
+
+
+def test_a_folder_is_one_nodes_and_damage_is_told(folder):
+    with folder.only_one(), pytest.raises(JoinError, match="another process"), NodeFolder(folder.path).only_one():
+        pass
+    assert folder.key_file.exists() is False
+    folder.key()
+    assert folder.key_file.stat().st_mode & 0o077 == 0
+    folder.key_file.write_text("damaged")
+    with pytest.raises(JoinError, match="cannot be read"):
+        folder.key()
+    folder.wishes_file.write_text('url = "x"\nname = "y"\nvolume = 3\n')
+    with pytest.raises(JoinError, match="volume"):
+        folder.wishes()
+    folder.membership_file.write_text("{")
+    with pytest.raises(JoinError, match="join again"):
+        folder.membership()
+
+
+def test_a_message_that_kills_the_node_is_answered_with_an_error_at_last(folder, monkeypatch):
+    """Killed over and over, as by a device's memory running out: the third start gives up on the message."""
+    from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+
+    from edgekit.flower import give_id
+    from edgekit.flower.fleet import Parcel
+
+    message = Message(wire.Letter({"action": "prepare"}).record(), 7, "query", ttl=100)
+    give_id(message)
+    message.metadata.__dict__["_message_id"] = message.object_id
+    objects = {name: thing.deflate() for name, thing in get_all_nested_objects(message).items()}
+    parcel = Parcel(message.object_id, objects)
+    pushed = []
+
+    class Link:
+        node_id = 7
+
+        def push(self, reply, seconds):
+            pushed.append(reply)
+
+    class Killed(BaseException):
+        pass
+
+    def die(self, message):
+        raise Killed
+
+    monkeypatch.setattr(Handler, "answer", die)
+    for _ in range(2):
+        node = resident.Resident(folder)
+        node._keep(parcel)
+        with pytest.raises(Killed):
+            node._work(Link(), node._kept())
+    resident.Resident(folder)._work(Link(), resident.Resident(folder)._kept())
+    assert "died twice" in pushed[0].error.reason
+    assert list(folder.inbox.iterdir()) == []
+    (folder.inbox / "half.message").write_bytes(b"half")
+    assert resident.Resident(folder)._kept() is None
+    assert list(folder.inbox.iterdir()) == []
