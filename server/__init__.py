@@ -1,5 +1,4 @@
-"""The server: the coordinator, its grid, Flower's strategies, selection and checkpoints."""
+"""The server: the coordinator, its crews and grids, and the processes that coordinate real devices.
 
-from edgekit.server.coordinator import Coordinator, Outcome, RoundMetrics
-
-__all__ = ["Coordinator", "Outcome", "RoundMetrics"]
+Nothing is imported here: the SuperLink's process and `edgekit serve` itself never load torch.
+"""

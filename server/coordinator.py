@@ -1,5 +1,6 @@
 """The coordinator: rounds of a Flower strategy over a grid, with privacy, metrics and checkpoints."""
 
+import hashlib
 import json
 import secrets
 import time
@@ -12,24 +13,20 @@ from flwr.app import ArrayRecord, ConfigRecord, Message
 from torch import nn
 
 from edgekit.arrays import Weights, problem_with
-from edgekit.clients import LocalSettings, Trainer
-from edgekit.clients.app import SimulatedClients, read_arrays, to_record
-from edgekit.clients.cohort import VectorisedTrainer, obstacle
-from edgekit.clients.litert import LiteRTTrainer
-from edgekit.clients.torch_trainer import TorchTrainer, state
+from edgekit.clients import LocalSettings
+from edgekit.clients.app import read_arrays, to_record
+from edgekit.clients.torch_trainer import state
 from edgekit.data import FederatedDataset
-from edgekit.errors import DataError, ModelError, TrainingError
+from edgekit.errors import DataError, TrainingError
 from edgekit.experiment import Experiment
-from edgekit.export.training.file import training_file
-from edgekit.export.training.steps import Options
 from edgekit.models import check_private
 from edgekit.privacy import Charge, Ledger, Plan, make_plan
 from edgekit.randomness import generator
 from edgekit.runfolder import RunFolder, append_line, read_lines, write_whole
 from edgekit.server import checkpoint, strategies
 from edgekit.server.checkpoint import Checkpoint
+from edgekit.server.crew import Crew, SimulatedCrew
 from edgekit.server.evaluation import evaluate
-from edgekit.server.local_grid import LocalGrid
 from edgekit.server.private import as_only_reply, noised_mean
 from edgekit.server.selection import draw_cohort
 
@@ -84,7 +81,7 @@ class Outcome:
 
 
 class Coordinator:
-    """Trains one experiment's model across its clients, in this process.
+    """Trains one experiment's model across its clients.
 
     Args:
         experiment: the experiment.
@@ -93,6 +90,9 @@ class Coordinator:
         run: the run folder.
         on_round: called after each round.
         on_notice: called with a line for people.
+        crew: gives who trains, by the privacy plan; None simulates the dataset's clients in this process.
+        private_seed: a secret number that outlives this process, for what privacy rests on: the same after a crash,
+            so that a round repeated gives the same bits and costs nothing more.
 
     Raises:
         ModelError: the model cannot do what the experiment asks.
@@ -107,6 +107,8 @@ class Coordinator:
         run: RunFolder,
         on_round: Callable[[RoundMetrics], None] = lambda metrics: None,
         on_notice: Callable[[str], None] = lambda line: None,
+        crew: Callable[[Plan | None], Crew] | None = None,
+        private_seed: int | None = None,
     ) -> None:
         self.experiment = experiment
         self.dataset = dataset
@@ -120,45 +122,22 @@ class Coordinator:
             raise DataError(f"federation.cohort is {cohort}, but there are only {dataset.clients} clients")
         self.cohort = cohort
         self.strategy = strategies.build(federation, privacy)
-        self.plan: Plan | None = None
         if privacy.on:
             check_private(model)
-            self.plan = make_plan(privacy, federation.rounds, cohort / dataset.clients, experiment.training.epochs)
+        self.plan = plan_of(experiment, dataset)
         self.ledger = Ledger(run.privacy)
         # The numbers that privacy rests on: from the seed for a simulation that can be repeated, or nobody's to know.
-        self.private_seed = experiment.seed if privacy.randomness == "seed" else secrets.randbits(128)
-        self.draw = f"seed {experiment.seed}" if privacy.randomness == "seed" else secrets.token_hex(8)
-        if experiment.training.trainer == "litert":
-            single: Trainer = self._litert_trainer()
-            cohort_trainer, self.trainer = None, "one client at a time in LiteRT, as devices without torch train"
+        if private_seed is not None:
+            self.private_seed = private_seed
+            self.draw = hashlib.sha256(f"draw {private_seed}".encode()).hexdigest()[:16]
         else:
-            single = TorchTrainer(model)
-            cohort_trainer, self.trainer = self._choose_trainer()
-        clients = SimulatedClients(dataset, single, cohort_trainer, self.private_seed)
-        together = clients.train_cohort if cohort_trainer else None
-        self.grid = LocalGrid(clients.app, dataset.clients, together, on_notice)
-
-    def _litert_trainer(self) -> LiteRTTrainer:
-        """Make the training file, or take the one that this run made before it was stopped."""
-        path = self.run_folder.checkpoint / "training.tflite"
-        options = replace(Options.of(self.experiment), private=self.experiment.privacy.unit == "example")
-        if not path.exists():
-            self.on_notice("making the training graph")
-            content, _ = training_file(self.model, self.dataset.shape, len(self.dataset.classes), options, {})
-            write_whole(path, content)
-        return LiteRTTrainer(path)
-
-    def _choose_trainer(self) -> tuple[VectorisedTrainer | None, str]:
-        training = self.experiment.training
-        if training.trainer == "one-by-one":
-            return None, "one client at a time, as training.trainer says"
-        reason = obstacle(self.model, self.dataset.shape, len(self.dataset.classes))
-        if reason is None:
-            return VectorisedTrainer(self.model, training.memory_mb << 20), "whole cohort in vectorised steps"
-        if training.trainer == "cohort":
-            raise ModelError(f"training.trainer is 'cohort', but {reason}: use 'auto'")
-        self.on_notice(f"one client at a time: {reason}")
-        return None, f"one client at a time: {reason}"
+            self.private_seed = experiment.seed if privacy.randomness == "seed" else secrets.randbits(128)
+            self.draw = f"seed {experiment.seed}" if privacy.randomness == "seed" else secrets.token_hex(8)
+        self.crew: Crew
+        if crew is not None:
+            self.crew = crew(self.plan)
+        else:
+            self.crew = SimulatedCrew(experiment, dataset, model, run, self.private_seed, on_notice)
 
     def run(self) -> Outcome:
         """Train from the newest checkpoint, or from the start, to the last round.
@@ -187,7 +166,10 @@ class Coordinator:
                         f"{self.experiment.privacy.epsilon:g}, since rounds repeated with fresh noise count too"
                     )
                     break
-                current, metrics, reason = self._round(current, cohort)
+                after = self._round(current, cohort)
+                if after is None:
+                    continue  # nodes come and go: the round is run again, with who is there then
+                current, metrics, reason = after
                 fruitless = fruitless + 1 if metrics.failures and not metrics.replies else 0
                 if fruitless == min(FRUITLESS_ROUNDS, rounds):
                     raise TrainingError(f"every client failed in {fruitless} rounds in a row; the last said: {reason}")
@@ -195,33 +177,47 @@ class Coordinator:
             interrupted = True
             current = checkpoint.latest(self.run_folder.checkpoint) or current
             _keep_rounds(self.run_folder.metrics, current.round)
-        return Outcome(current.average or current.weights, current.round, interrupted, self.trainer)
+        return Outcome(current.average or current.weights, current.round, interrupted, self.crew.trainer)
 
     def _draw_cohort(self, number: int) -> list[int]:
         seed = self.private_seed if self._by_client else self.experiment.seed
         rng = generator(seed, "cohort", number)
-        return draw_cohort(self.dataset.clients, self.cohort, poisson=self._by_client, rng=rng)
+
+        def draw(clients: int) -> list[int]:
+            # Of a fleet not everyone is there: clients join with their chance, or as many as wanted do.
+            wanted = self.cohort / self.dataset.clients * clients if self._by_client else min(self.cohort, clients)
+            return draw_cohort(clients, wanted, poisson=self._by_client, rng=rng)
+
+        return self.crew.choose(number, draw)
 
     @property
     def _by_client(self) -> bool:
         """Whether clients are the protected unit of a trusted server, which samples them as privacy counts on."""
         return self.plan is not None and (self.plan.unit, self.plan.noise) == ("client", "server")
 
-    def _round(self, before: Checkpoint, cohort: list[int]) -> tuple[Checkpoint, RoundMetrics, str]:
-        """Run one round; return the state after it, its metrics, and the last failure's reason."""
+    def _round(self, before: Checkpoint, cohort: list[int]) -> tuple[Checkpoint, RoundMetrics, str] | None:
+        """Run one round; return the state after it, its metrics, and the last failure's reason.
+
+        None if nobody answered and the crew is one to wait for: then nothing came of it, and the round is not lost.
+        """
         started = time.perf_counter()
         number = before.round + 1
         if self.plan is not None:
-            self.ledger.charge(self._charge(self.plan, number, cohort))
+            charge = self._charge(self.plan, number, cohort)
+            if charge is not None:
+                self.ledger.charge(charge)
 
         # Flower's strategies cannot configure a round of nobody: an empty Poisson cohort is shown one client, which
         # is then not asked.
-        self.grid.online = cohort or [0]
+        grid = self.crew.grid(cohort or [0])
         config = ConfigRecord({"local-settings": self._local_settings().to_json()})
-        messages = list(self.strategy.configure_train(number, to_record(before.weights), config, self.grid))
+        messages = list(self.strategy.configure_train(number, to_record(before.weights), config, grid))
         messages = messages if cohort else []
-        replies = list(self.grid.send_and_receive(messages))
+        replies = self.crew.train(messages)
         accepted, reasons = self._check(replies, before.weights)
+        if self.crew.patient and messages and not accepted:
+            self.on_notice(f"round {number} is run again: {reasons[-1][1] if reasons else 'nobody answered'}")
+            return None
         weights = self._aggregate(number, accepted, before.weights)
 
         after = self._after(before, number, weights)
@@ -242,7 +238,7 @@ class Coordinator:
         append_line(self.run_folder.metrics, asdict(metrics))
         checkpoint.save(self.run_folder.checkpoint, after)
         for client, reason in reasons:
-            self.on_notice(f"round {number}: client {client} left out: {reason}")
+            self.on_notice(f"round {number}: {self.crew.name_of(client)} left out: {reason}")
         self.on_round(metrics)
         return after, metrics, reasons[-1][1] if reasons else ""
 
@@ -250,14 +246,26 @@ class Coordinator:
         if self.plan is None:
             return True
         charge = self._charge(self.plan, number, cohort)
+        if charge is None:
+            return True
         after = self.ledger.epsilon_with(charge, self.plan.delta, self.plan.accountant)
         return after <= self.plan.target_epsilon * (1 + 1e-6)
 
-    def _charge(self, plan: Plan, number: int, cohort: list[int]) -> Charge:
-        whom = None if self._by_client or len(cohort) == self.dataset.clients else tuple(cohort)
-        return Charge(
-            number, plan.unit, plan.noise, plan.noise_multiplier, plan.sample_rate, plan.steps, whom, self.draw
-        )
+    def _charge(self, plan: Plan, number: int, cohort: list[int]) -> Charge | None:
+        """Return what a round uses; None if all of it was charged before.
+
+        A round that is run again with other clients, since nobody answered, charges those who were not charged yet:
+        of the others nothing was released.
+        """
+        whom = None if self._by_client or self.crew.is_everyone(cohort) else tuple(cohort)
+        draw = self.draw
+        if self.crew.patient and whom is not None:
+            before = self.ledger.charged(number, self.draw)
+            whom = tuple(client for client in whom if client not in before)
+            draw = f"{self.draw} {len(before)}" if before else self.draw
+            if not whom:
+                return None
+        return Charge(number, plan.unit, plan.noise, plan.noise_multiplier, plan.sample_rate, plan.steps, whom, draw)
 
     def _local_settings(self) -> LocalSettings:
         training, privacy, plan = self.experiment.training, self.experiment.privacy, self.plan
@@ -289,7 +297,7 @@ class Coordinator:
             if problem is None:
                 accepted.append(reply)
             else:
-                reasons.append((self.grid.client_of(reply.metadata.src_node_id), problem))
+                reasons.append((self.crew.client_of(reply.metadata.src_node_id), problem))
         return accepted, reasons
 
     def _aggregate(self, number: int, replies: list[Message], weights: Weights) -> Weights:
@@ -323,9 +331,10 @@ class Coordinator:
         return new
 
     def _examples(self) -> int:
-        if self.dataset.total_examples is None:
+        examples = self.crew.examples()
+        if examples is None:
             raise DataError("unit example with noise by the server needs to know how many examples there are in all")
-        return self.dataset.total_examples
+        return examples
 
     def _after(self, before: Checkpoint, number: int, weights: Weights) -> Checkpoint:
         """Return the new state; in the last rounds the running mean of the weights moves on too."""
@@ -349,6 +358,19 @@ class Coordinator:
             return None, None
         loss, accuracy = evaluate(self.model, weights, self.dataset.test)
         return round(loss, 6) if isfinite(loss) else None, round(accuracy, 6)
+
+
+def plan_of(experiment: Experiment, dataset: FederatedDataset) -> Plan | None:
+    """Return the plan of an experiment's privacy; None without privacy.
+
+    Raises:
+        PrivacyError: the target cannot be reached.
+    """
+    if not experiment.privacy.on:
+        return None
+    federation = experiment.federation
+    rate = (federation.cohort or dataset.clients) / dataset.clients
+    return make_plan(experiment.privacy, federation.rounds, rate, experiment.training.epochs)
 
 
 def _keep_rounds(path: Path, last: int) -> None:

@@ -5,7 +5,7 @@ import sys
 import typer
 
 from edgekit import __version__
-from edgekit.cli import doctor, export, inspect, models, new, resume, run, spike
+from edgekit.cli import bundle, devices, doctor, export, inspect, join, models, new, resume, run, serve, spike
 from edgekit.cli.terminal import complain
 from edgekit.errors import EdgekitError
 
@@ -22,6 +22,10 @@ app.command()(resume.resume)
 app.command()(export.export)
 app.command()(inspect.inspect)
 app.add_typer(spike.app, name="spike")
+app.command()(serve.serve)
+app.command()(join.join)
+app.command()(bundle.bundle)
+app.add_typer(devices.app, name="devices")
 app.command()(new.new)
 app.command()(models.models)
 app.command()(doctor.doctor)

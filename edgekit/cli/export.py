@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from edgekit.cli.options import Arguments, AsJson, Model, Weights, json_object
+
 
 def export(
     run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="A finished run's folder.")] = None,
@@ -24,13 +26,9 @@ def export(
         list[str] | None,
         typer.Option(help="Runtimes to check in: ai-edge-litert, tflite-runtime; can be given several times."),
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(metavar="package.module:Class", help="A torch module instead of a run.")
-    ] = None,
-    arguments: Annotated[str, typer.Option(metavar="JSON", help="With --model: the class's arguments.")] = "{}",
-    weights: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="With --model: its state, .safetensors or .pt.")
-    ] = None,
+    model: Model = None,
+    arguments: Arguments = "{}",
+    weights: Weights = None,
     sample: Annotated[str, typer.Option(metavar="1,C,H,W", help="With --model: the shape of one input.")] = "",
     calibration: Annotated[
         Path | None,
@@ -42,7 +40,7 @@ def export(
     name: Annotated[str, typer.Option(help="With --model: the model's name, for the files' cards.")] = "",
     licence: Annotated[str, typer.Option(help="The model's licence, for the files' cards.")] = "",
     out: Annotated[Path | None, typer.Option(help="With --model: the folder; by default export/.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON and nothing else.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write .tflite files, each run in the runtimes that devices have and held against torch before it counts.
 
@@ -108,22 +106,3 @@ def _shape(text: str) -> list[int]:
         return [int(size) for size in text.split(",")]
     except ValueError:
         raise UsageError(f"--sample {text!r}: give one input's shape with a batch of 1, as 1,1,28,28") from None
-
-
-def json_object(option: str, text: str) -> dict[str, Any]:
-    """Read an option's JSON object.
-
-    Raises:
-        UsageError: it is none.
-    """
-    import json
-
-    from edgekit.errors import UsageError
-
-    try:
-        found = json.loads(text)
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise UsageError(f"{option} {text!r}: give a JSON object, as '{{\"width\": 2}}'")
-    return found

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from edgekit.server import RoundMetrics
-
 PLAIN_INTERVAL_SECONDS = 5.0
 STAGES = {
     "data": "Loading data",
@@ -60,11 +58,11 @@ class Terminal:
         """Print a line, above the live one."""
         self.console.print(f"  {line}", markup=False, soft_wrap=True)
 
-    def round(self, metrics: "RoundMetrics", rounds: int) -> None:
+    def round(self, metrics: Any, rounds: int) -> None:
         """Show a round's figures: live on a terminal, else a plain line every few seconds."""
         if self.silent:
             return
-        line = _round_line(metrics, rounds)
+        line = round_line(metrics, rounds)
         if not self.console.is_terminal:
             now = time.monotonic()
             if now - self._last_plain >= PLAIN_INTERVAL_SECONDS or metrics.round in (1, rounds):
@@ -89,7 +87,8 @@ class Terminal:
             self._progress = None
 
 
-def _round_line(metrics: "RoundMetrics", rounds: int) -> str:
+def round_line(metrics: Any, rounds: int) -> str:
+    """Return a round's figures as one line."""
     parts = [f"round {metrics.round}/{rounds}"]
     if metrics.accuracy is not None:
         parts.append(f"accuracy {metrics.accuracy:.4f}")

@@ -3,6 +3,7 @@
 import platform
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,10 +25,11 @@ from edgekit.neuromorphic.trace import trace
 from edgekit.pipeline import exporting
 from edgekit.pipeline.spiking import SpikingResult, make_spiking
 from edgekit.pipeline.subjects import load_dataset
-from edgekit.privacy import summary
+from edgekit.privacy import Plan, summary
 from edgekit.report import write_report
 from edgekit.runfolder import RunFolder
-from edgekit.server import Coordinator, Outcome, RoundMetrics
+from edgekit.server.coordinator import Coordinator, Outcome, RoundMetrics, plan_of
+from edgekit.server.crew import Crew
 from edgekit.server.evaluation import evaluate
 
 STATED_PACKAGES = ("torch", "flwr", "opacus", "dp-accounting", "litert-torch", "ai-edge-litert", "snntorch", "numpy")
@@ -102,7 +104,39 @@ def resume(path: Path, listener: Listener) -> dict[str, Any]:
     return _work(Job(experiments.load(folder.experiment), folder, listener))
 
 
-def _work(job: Job) -> dict[str, Any]:
+class Fleet(Protocol):
+    """Real devices that train instead of simulated clients.
+
+    Attributes:
+        private_seed: as `Coordinator` takes it.
+    """
+
+    private_seed: int
+
+    def crew(self, dataset: FederatedDataset, model: nn.Module, plan: Plan | None) -> Crew:
+        """Return the devices, once it is known what they shall train."""
+
+    def after_round(self, metrics: RoundMetrics) -> None:
+        """A round ended, and its checkpoint is written."""
+
+
+def serve(folder: RunFolder, listener: Listener, fleet: Fleet) -> dict[str, Any]:
+    """Do the main job with real devices, from the newest checkpoint on; a run that has finished is left as it is.
+
+    Raises:
+        EdgekitError: something failed; what could be done is in the folder.
+    """
+    job = Job(experiments.load(folder.experiment), folder, listener)
+    if folder.result.exists():
+        result = folder.read_result()
+        if not result["interrupted"] and "failed" not in result:
+            dataset, model = _load(job)
+            fleet.crew(dataset, model, plan_of(job.experiment, dataset))
+            return result
+    return _work(job, fleet)
+
+
+def _load(job: Job) -> tuple[FederatedDataset, nn.Module]:
     # Small networks run fastest on one thread, and sums come out the same on every machine with as many cores.
     torch.set_num_threads(1)
     keep_freed_memory()
@@ -110,15 +144,30 @@ def _work(job: Job) -> dict[str, Any]:
     experiment = job.experiment
     dataset = load_dataset(experiment)
     model = build(experiment.model, dataset.shape, len(dataset.classes), experiment.seed, dataset.calibration.x)
-    job.listener.notice(f"{dataset.description}; {dataset.clients} clients")
+    return dataset, model
+
+
+def _work(job: Job, fleet: Fleet | None = None) -> dict[str, Any]:
+    experiment = job.experiment
+    dataset, model = _load(job)
+    whose = f"{dataset.clients} clients" if fleet is None else f"at least {experiment.serve.nodes} nodes"
+    job.listener.notice(f"{dataset.description}; {whose}")
     _check_early(model, dataset, experiment)
+
+    def ended(metrics: RoundMetrics) -> None:
+        job.listener.round(metrics, experiment.federation.rounds)
+        if fleet is not None:
+            fleet.after_round(metrics)
+
     coordinator = Coordinator(
         experiment,
         dataset,
         model,
         job.folder,
-        on_round=lambda metrics: job.listener.round(metrics, experiment.federation.rounds),
+        on_round=ended,
         on_notice=job.listener.notice,
+        crew=None if fleet is None else partial(fleet.crew, dataset, model),
+        private_seed=None if fleet is None else fleet.private_seed,
     )
     if coordinator.plan is not None:
         plan = coordinator.plan
@@ -128,7 +177,7 @@ def _work(job: Job) -> dict[str, Any]:
         )
     job.listener.stage("training")
     outcome = coordinator.run()
-    _keep_model(job, dataset, model, coordinator, outcome)
+    _keep_model(job, dataset, model, coordinator, outcome, simulated=fleet is None)
     spiking: SpikingResult | None = None
     if not outcome.interrupted:
         _export(job, dataset, model)
@@ -170,7 +219,13 @@ def _check_early(model: nn.Module, dataset: FederatedDataset, experiment: Experi
 
 
 def _keep_model(
-    job: Job, dataset: FederatedDataset, model: nn.Module, coordinator: Coordinator, outcome: Outcome
+    job: Job,
+    dataset: FederatedDataset,
+    model: nn.Module,
+    coordinator: Coordinator,
+    outcome: Outcome,
+    *,
+    simulated: bool,
 ) -> None:
     """Save the trained weights, and write down how training went."""
     arrays.save(job.folder.model, outcome.weights, {"model": job.experiment.model.model_dump()})
@@ -191,7 +246,7 @@ def _keep_model(
         }
     )
     spent = 0.0 if plan is None else ledger.epsilon(plan.delta, plan.accountant)
-    seeded = job.experiment.privacy.randomness == "seed"
+    seeded = simulated and job.experiment.privacy.randomness == "seed"
     job.result["privacy_statement"] = summary(plan, spent, ledger.rounds, seeded=seeded)
     if plan is not None:
         job.result["privacy"] = {

@@ -186,7 +186,8 @@ def test_models_and_doctor_speak_to_people_and_machines(tmp_path):
     assert {extra["name"] for extra in found["extras"]} == {
         "train",
         "tflite",
-        "litert",
+        "node",
+        "serve",
         "spiking",
         "events",
         "hub",

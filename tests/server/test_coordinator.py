@@ -14,7 +14,8 @@ from edgekit.errors import DataError, ExperimentError, RunFolderError, TrainingE
 from edgekit.models import build
 from edgekit.privacy import epsilon
 from edgekit.runfolder import RunFolder, read_lines
-from edgekit.server import Coordinator, checkpoint, strategies
+from edgekit.server import checkpoint, strategies
+from edgekit.server.coordinator import Coordinator
 from edgekit.server.evaluation import evaluate
 
 ARGUMENTS = {

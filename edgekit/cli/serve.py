@@ -1,0 +1,86 @@
+"""`edgekit serve`: the coordinator of real devices."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def serve(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[EXPERIMENT.toml] [section.key=value …]", help="An experiment file, and overrides."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run folder; one that was begun goes on. By default runs/NAME-served.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 127.0.0.1 is for this machine alone.")] = "0.0.0.0",
+    port: Annotated[int, typer.Option(help="Port of everything devices need.", min=1, max=65535)] = 8443,
+    name: Annotated[
+        list[str] | None, typer.Option("--name", help="Name or address under which devices reach this machine.")
+    ] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="No TLS; on loopback only.")] = False,
+    code_minutes: Annotated[float, typer.Option(help="How long a join code holds.", min=0.1, max=1440)] = 10.0,
+    codes: Annotated[int, typer.Option(help="Join codes to have open at a time.", min=0, max=100)] = 1,
+    bundle: Annotated[
+        Path | None, typer.Option(help="A bundle for boards (edgekit bundle), to install from here.")
+    ] = None,
+    state: Annotated[Path | None, typer.Option(help="Folder of the coordinator's keys and members.")] = None,
+    once: Annotated[bool, typer.Option("--once", help="End when the run is done and its model delivered.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print events as JSON lines and nothing else.")] = False,
+) -> None:
+    """Coordinate a federation of real devices: encrypted, authenticated, and going on after every interruption.
+
+    It prints a join address with a one-time code; devices join by it with `edgekit join`. Stopped and started again,
+    it goes on at the last round.
+
+    Examples:
+
+        edgekit serve
+
+        edgekit serve mine.toml --port 8443 serve.nodes=3 privacy.noise=client
+
+        edgekit serve mine.toml --bundle edgekit-raspberry-pi-4.tar
+    """
+    import importlib.util
+
+    from edgekit.errors import MissingExtraError
+
+    for package in ("flwr", "torch", "segno"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package, "serve")
+
+    from edgekit import experiment as experiments
+    from edgekit.cli.new import TEMPLATE
+    from edgekit.cli.watching import Watcher
+    from edgekit.environments import data_home
+    from edgekit.errors import UsageError
+    from edgekit.server.coordinating import coordinate
+    from edgekit.server.supervisor import Listening, install_line
+
+    given = arguments or []
+    paths = [argument for argument in given if "=" not in argument]
+    if len(paths) > 1:
+        raise UsageError(
+            f"one experiment file at a time: {paths[1]!r} is neither an override (key=value) nor the first"
+        )
+    if bundle is not None and not bundle.is_file():
+        raise UsageError(f"--bundle {bundle} does not exist: make it with edgekit bundle")
+    experiment = experiments.load(
+        Path(paths[0]) if paths else TEMPLATE, [argument for argument in given if "=" in argument]
+    )
+    listening = Listening.on(host, port, name or [], insecure)
+    folder = out or Path("runs") / f"{experiment.name}-served"
+    place = state or data_home() / "coordinator"
+    with Watcher(listening.url, as_json, install_line(place, listening) if bundle else "") as watcher:
+        coordinate(
+            experiment,
+            folder,
+            place,
+            listening,
+            watcher,
+            bundle=bundle.resolve() if bundle else None,
+            code_seconds=60 * code_minutes,
+            codes=codes,
+            once=once,
+        )

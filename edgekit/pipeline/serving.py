@@ -1,0 +1,209 @@
+"""The main job with a real fleet: Flower's server app, which the SuperExec starts for `edgekit serve`."""
+
+import logging
+import os
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+from torch import nn
+
+from edgekit import __version__
+from edgekit import experiment as experiments
+from edgekit.clients.node.delivery import Delivery
+from edgekit.clients.torch_trainer import load_weights
+from edgekit.data import FederatedDataset
+from edgekit.errors import EdgekitError, RunFolderError
+from edgekit.experiment import Preset
+from edgekit.export.tflite import Subject, as_device, export
+from edgekit.export.verify import run_examples
+from edgekit.pipeline import job
+from edgekit.privacy import Plan
+from edgekit.runfolder import RunFolder, append_line, secret_number
+from edgekit.server import checkpoint
+from edgekit.server.authority import Authority
+from edgekit.server.coordinator import RoundMetrics
+from edgekit.server.crew import kept_training_graph
+from edgekit.server.fleet import FleetCrew
+
+log = logging.getLogger("edgekit.serving")
+
+PROBES = 4
+"""Examples that a delivered model is tested with on the device; they are the coordinator's own."""
+PROBE_TOLERANCE = 0.02
+"""How far its scores may be off there, as a share of the largest."""
+LINGER_SECONDS = 2.0
+DELIVERED: Preset = "int8"
+
+app = ServerApp()
+
+
+@app.main()  # type: ignore[untyped-decorator]
+def main(grid: Grid, context: Context) -> None:
+    """Run the experiment of a run folder with the nodes of a SuperLink, and deliver its model."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
+    folder = RunFolder.open(Path(str(context.run_config["folder"])))
+    events = Events(folder)
+    try:
+        fleet = NodesOfAGrid(grid, folder, Authority(Path(str(context.run_config["keys"]))), events)
+        result = job.serve(folder, events, fleet)
+        events.finished(result)
+        fleet.deliver_for_good(result)
+    except EdgekitError as error:
+        events.failed(str(error))
+        log.error("%s", error)
+        raise
+
+
+def _follow(parent: int) -> None:
+    """End with the SuperExec that started this process, at once: what counts is on the disk, whole."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    log.warning("the SuperExec has ended: the server app stops too")
+    os._exit(1)
+
+
+class Events:
+    """Tells the process that people look at what happens: a line an event in `events.jsonl` of the run folder."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._path = folder.path / "events.jsonl"
+
+    def stage(self, name: str) -> None:
+        """A stage begins."""
+        append_line(self._path, {"stage": name})
+
+    def round(self, metrics: RoundMetrics, rounds: int) -> None:
+        """A round ended."""
+        append_line(self._path, {"round": vars(metrics), "rounds": rounds})
+
+    def notice(self, line: str) -> None:
+        """Something a person should know."""
+        log.info("%s", line)
+        append_line(self._path, {"notice": line})
+
+    def failed(self, line: str) -> None:
+        """The run cannot go on."""
+        append_line(self._path, {"failed": line})
+
+    def finished(self, result: dict[str, Any]) -> None:
+        """The job is done; models may still be delivered."""
+        append_line(self._path, {"finished": {key: result[key] for key in ("accuracy", "rounds", "seconds")}})
+
+
+class NodesOfAGrid:
+    """The fleet behind Flower's grid, for the main job (see `job.Fleet`).
+
+    Args:
+        grid: Flower's, of a run on a SuperLink.
+        folder: the run folder, with its experiment.
+        authority: whose key signs what nodes are sent.
+        events: told what happens.
+    """
+
+    def __init__(self, grid: Grid, folder: RunFolder, authority: Authority, events: Events) -> None:
+        self._grid, self._folder, self._authority, self._events = grid, folder, authority, events
+        self._experiment = experiments.load(folder.experiment)
+        self._parts: tuple[FleetCrew, FederatedDataset, nn.Module] | None = None
+        path = folder.path / "secret"
+        lost = RunFolderError(f"{path} cannot be read, and spent privacy not be counted without it: restore it")
+        self.private_seed = secret_number(path, 128, lost)
+
+    def crew(self, dataset: FederatedDataset, model: nn.Module, plan: Plan | None) -> FleetCrew:
+        """Return the nodes."""
+        made = FleetCrew(
+            self._grid,
+            self._experiment,
+            dataset,
+            {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()},
+            plan,
+            in_plain_words(plan),
+            lambda: kept_training_graph(self._experiment, dataset, model, self._folder, self._making).read_bytes(),
+            self._authority.sign,
+            self._folder.path / "nodes.json",
+            self._events.notice,
+        )
+        self._parts = made, dataset, model
+        return made
+
+    def after_round(self, metrics: RoundMetrics) -> None:
+        """Watch for drift, and deliver the model as it is, as often as the experiment says."""
+        settings, number = self._experiment.serve, metrics.round
+        crew, dataset, model = self._all
+        last = number == self._experiment.federation.rounds
+        watched = bool(settings.statistics_every) and number % settings.statistics_every == 0
+        delivered = bool(settings.deliver_every) and number % settings.deliver_every == 0 and not last
+        if not (watched or delivered):
+            return
+        found = checkpoint.latest(self._folder.checkpoint)
+        assert found is not None
+        if watched:
+            crew.watch(number, found.weights)
+        if delivered:
+            load_weights(model, found.average or found.weights)
+            model.eval()
+            try:
+                card = {"edgekit": __version__, "name": self._experiment.name, "round": number}
+                with tempfile.TemporaryDirectory() as place:
+                    subject = Subject.of(model, dataset)
+                    made = export(subject, [DELIVERED], Path(place), card, self._experiment.export.tolerance)[DELIVERED]
+                    self._deliver(made.path.read_bytes(), number, made.accuracy)
+            except EdgekitError as error:
+                self._events.notice(f"round {number}: no model is delivered: {error}")
+
+    def deliver_for_good(self, result: dict[str, Any]) -> None:
+        """Deliver the finished model, to nodes that come back later too; it does not return.
+
+        Nothing to deliver ends it at once.
+        """
+        facts = result["tflite"].get(DELIVERED)
+        if facts is None:
+            self._events.notice(f"no model is delivered: the run has no {DELIVERED} file (export.presets)")
+            return
+        content = (self._folder.path / facts["path"]).read_bytes()
+        while True:
+            self._deliver(content, result["rounds"], result["tflite"][DELIVERED]["accuracy"])
+            time.sleep(LINGER_SECONDS)
+
+    def _deliver(self, content: bytes, version: int, accuracy: float) -> None:
+        crew, dataset, _ = self._all
+        if self._delivery is None or self._delivery.version != version:
+            probe = as_device(dataset.calibration.x[:PROBES])
+            scores = run_examples(content, probe).scores
+            self._delivery = Delivery(content, version, self._experiment.name, accuracy, probe, scores, PROBE_TOLERANCE)
+        crew.greet()
+        took, asked = crew.deliver(self._delivery)
+        if asked:
+            self._events.notice(f"model version {version}: {took} of {asked} nodes took it into use")
+
+    def _making(self) -> None:
+        self._events.notice("making the training graph, for nodes without torch")
+
+    _delivery: Delivery | None = None
+
+    @property
+    def _all(self) -> tuple[FleetCrew, FederatedDataset, nn.Module]:
+        assert self._parts is not None
+        return self._parts
+
+
+def in_plain_words(plan: Plan | None) -> str:
+    """Say to a device's owner what its updates tell, and to whom."""
+    if plan is None:
+        return "Updates are not private: whoever runs the coordinator may learn of single examples from them"
+    whose = "one example" if plan.unit == "example" else "everything on this device"
+    if plan.noise == "client":
+        return (
+            f"This device adds the noise itself: ({plan.epsilon:.2f}, {plan.delta:g})-differential privacy for {whose} "
+            "against everybody, the coordinator too"
+        )
+    return (
+        f"The coordinator adds the noise: ({plan.epsilon:.2f}, {plan.delta:g})-differential privacy for {whose} "
+        "against who sees the model; who runs the coordinator sees this device's own updates"
+    )

@@ -1,0 +1,159 @@
+"""Who trains in a round: simulated clients in this process, or (`server/fleet.py`) nodes somewhere else."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+from torch import nn
+
+from edgekit.clients import Trainer
+from edgekit.clients.app import SimulatedClients
+from edgekit.clients.cohort import VectorisedTrainer, obstacle
+from edgekit.clients.litert import LiteRTTrainer
+from edgekit.clients.torch_trainer import TorchTrainer
+from edgekit.data import FederatedDataset
+from edgekit.errors import ModelError
+from edgekit.experiment import Experiment
+from edgekit.export.training.file import training_file
+from edgekit.export.training.steps import Options
+from edgekit.runfolder import RunFolder, write_whole
+from edgekit.server.local_grid import LocalGrid
+
+Draw = Callable[[int], list[int]]
+"""Draws places out of so many."""
+
+
+class Crew(Protocol):
+    """The clients of a federation, as the coordinator sees them.
+
+    Attributes:
+        trainer: how they train, for people.
+        patient: whether a round without any update is run again, because clients come and go.
+    """
+
+    trainer: str
+    patient: bool
+
+    def choose(self, number: int, draw: Draw) -> list[int]:
+        """Return who takes part in a round, as numbers; `draw(n)` draws places out of n. It may wait for clients."""
+
+    def grid(self, cohort: list[int]) -> Grid:
+        """Return the grid that a strategy sees: exactly these clients are online."""
+
+    def train(self, messages: Iterable[Message]) -> list[Message]:
+        """Return the clients' replies."""
+
+    def client_of(self, node: int) -> int:
+        """Return a client's number by its node's id."""
+
+    def name_of(self, client: int) -> str:
+        """Return what people call a client."""
+
+    def is_everyone(self, cohort: list[int]) -> bool:
+        """Whether nobody's data is outside this cohort."""
+
+    def examples(self) -> int | None:
+        """Return how many examples all clients own together, as far as it is known."""
+
+
+class SimulatedCrew:
+    """All clients of a dataset, in this process.
+
+    Args:
+        experiment: the experiment.
+        dataset: the clients' data.
+        model: the network.
+        run: the run folder.
+        seed: of the batches, and of the noise that clients add.
+        on_notice: called with a line for people.
+    """
+
+    patient = False
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        dataset: FederatedDataset,
+        model: nn.Module,
+        run: RunFolder,
+        seed: int,
+        on_notice: Callable[[str], None],
+    ) -> None:
+        self._experiment, self._dataset, self._model = experiment, dataset, model
+        self._on_notice = on_notice
+        if experiment.training.trainer == "litert":
+            making = partial(on_notice, "making the training graph")
+            single: Trainer = LiteRTTrainer(kept_training_graph(experiment, dataset, model, run, making))
+            cohort_trainer, self.trainer = None, "one client at a time in LiteRT, as devices without torch train"
+        else:
+            single = TorchTrainer(model)
+            cohort_trainer, self.trainer = self._choose_trainer()
+        clients = SimulatedClients(dataset, single, cohort_trainer, seed)
+        together = clients.train_cohort if cohort_trainer else None
+        self._grid = LocalGrid(clients.app, dataset.clients, together, on_notice)
+
+    def choose(self, number: int, draw: Draw) -> list[int]:
+        """Return the drawn clients."""
+        return draw(self._dataset.clients)
+
+    def grid(self, cohort: list[int]) -> LocalGrid:
+        """Return the grid, with these clients online."""
+        self._grid.online = cohort
+        return self._grid
+
+    def train(self, messages: Iterable[Message]) -> list[Message]:
+        """Return the clients' replies."""
+        return list(self._grid.send_and_receive(messages))
+
+    def client_of(self, node: int) -> int:
+        """Return a client's number by its node's id."""
+        return self._grid.client_of(node)
+
+    def name_of(self, client: int) -> str:
+        """Return `client` and its number."""
+        return f"client {client}"
+
+    def is_everyone(self, cohort: list[int]) -> bool:
+        """Whether these are all clients."""
+        return len(cohort) == self._dataset.clients
+
+    def examples(self) -> int | None:
+        """Return how many examples the dataset's clients own."""
+        return self._dataset.total_examples
+
+    def _choose_trainer(self) -> tuple[VectorisedTrainer | None, str]:
+        training = self._experiment.training
+        if training.trainer == "one-by-one":
+            return None, "one client at a time, as training.trainer says"
+        reason = obstacle(self._model, self._dataset.shape, len(self._dataset.classes))
+        if reason is None:
+            return VectorisedTrainer(self._model, training.memory_mb << 20), "whole cohort in vectorised steps"
+        if training.trainer == "cohort":
+            raise ModelError(f"training.trainer is 'cohort', but {reason}: use 'auto'")
+        self._on_notice(f"one client at a time: {reason}")
+        return None, f"one client at a time: {reason}"
+
+
+def kept_training_graph(
+    experiment: Experiment, dataset: FederatedDataset, model: nn.Module, run: RunFolder, making: Callable[[], None]
+) -> Path:
+    """Return the graph with which clients without torch train: the one that the run keeps, or a new one.
+
+    Args:
+        experiment: the experiment.
+        dataset: its data.
+        model: its network.
+        run: the run folder, which keeps it over restarts.
+        making: called before it is made, which takes a while.
+    """
+    path = run.checkpoint / "training.tflite"
+    if not path.exists():
+        making()
+        options = replace(Options.of(experiment), private=experiment.privacy.unit == "example")
+        content, _ = training_file(model, dataset.shape, len(dataset.classes), options, {})
+        write_whole(path, content)
+    return path

@@ -1,0 +1,298 @@
+"""Who may take part: join codes, and the nodes that joined by them."""
+
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+from edgekit import __version__
+from edgekit.enrolment import PROTOCOL, JoinCode, clock_problem, enrolment_parts, is_proof
+from edgekit.errors import JoinError, ServeError
+from edgekit.runfolder import write_whole
+
+CODE_SECONDS = 600.0
+MOST_ATTEMPTS = 5
+"""Wrong proofs with one code; then it is void."""
+MOST_CODES = 1000
+KINDS = ("torch", "litert", "supernode")
+
+
+@dataclass
+class Code:
+    """A join code as the coordinator remembers it.
+
+    Attributes:
+        secret: as in `JoinCode`.
+        expires: seconds since 1970.
+        attempts: wrong proofs so far.
+        used_by: fingerprint of the key that used it, "" for nobody.
+    """
+
+    secret: str
+    expires: float
+    attempts: int = 0
+    used_by: str = ""
+
+
+@dataclass
+class Member:
+    """A node that joined.
+
+    Attributes:
+        node_id: Flower's.
+        name: what its owner calls it.
+        kind: `torch`, `litert` or `supernode`.
+        public_key: PEM.
+        since: seconds since 1970.
+        version: of edgekit when it joined.
+    """
+
+    node_id: int
+    name: str
+    kind: str
+    public_key: str
+    since: float
+    version: str
+
+
+class Enrolment:
+    """Join codes and members, kept in two files that survive restarts.
+
+    Args:
+        folder: of the coordinator's state.
+        authority: its certificate, PEM.
+        signing_key: that it signs models with, 32 bytes.
+        register: makes a public key known to the SuperLink, under a name, and returns the node's id.
+        unregister: makes the SuperLink forget a node.
+        log: told what happens, in lines for people.
+        clock: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        authority: bytes,
+        signing_key: bytes,
+        register: Callable[[bytes, str], int],
+        unregister: Callable[[int], None],
+        log: Callable[[str], None] = lambda line: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._codes_file, self._members_file = folder / "codes.json", folder / "members.json"
+        self.authority, self.signing_key = authority, signing_key
+        self._register, self._unregister, self._log, self._clock = register, unregister, log, clock
+        self._lock = threading.RLock()
+        self._codes = {name: Code(**code) for name, code in _read(self._codes_file).items()}
+        self.members = {int(node): Member(**member) for node, member in _read(self._members_file).items()}
+        self._by_key = {member.public_key: node for node, member in self.members.items()}
+
+    def issue(self, seconds: float = CODE_SECONDS) -> JoinCode:
+        """Make a new code that expires.
+
+        Raises:
+            ServeError: a thousand codes are open already.
+        """
+        with self._lock:
+            self._drop_expired()
+            if len(self.open_codes()) >= MOST_CODES:
+                raise ServeError(f"{MOST_CODES} join codes are open: wait until some expire")
+            code = JoinCode.new()
+            while code.name in self._codes:
+                code = JoinCode.new()
+            self._codes[code.name] = Code(code.secret, self._clock() + seconds)
+            self._save_codes()
+            return code
+
+    def open_codes(self) -> list[str]:
+        """Return the names of the codes that can still be used."""
+        now = self._clock()
+        return [name for name, code in list(self._codes.items()) if not code.used_by and code.expires > now]
+
+    def with_key(self, public_key: str) -> int | None:
+        """Return the node that joined with a public key (PEM); None if none did."""
+        return self._by_key.get(public_key)
+
+    def hello(self, request: Any) -> dict[str, Any]:
+        """Answer a device's first question: prove, by its code, that this certificate authority is ours.
+
+        Args:
+            request: {"code": name, "nonce": text, "time": seconds, "protocol": number}.
+
+        Raises:
+            JoinError: the code is unknown, used, or expired; a version or a clock does not fit.
+        """
+        name, nonce = _text(request, "code"), _text(request, "nonce")
+        self._check_sides(request)
+        with self._lock:
+            proof = JoinCode(name, self._find(name).secret).proof(b"authority", nonce.encode(), self.authority)
+        return {"authority": self.authority.decode(), "proof": proof, "time": self._clock()}
+
+    def enrol(self, request: Any) -> dict[str, Any]:
+        """Let a device join.
+
+        Args:
+            request: {"code", "nonce", "public_key", "name", "kind", "version", "time", "protocol", "proof",
+                "signature"}; the proof is of the code's secret, the signature (of the proof) of the private key.
+
+        Raises:
+            JoinError: anything is wrong; nothing changed then.
+        """
+        name, nonce, key = _text(request, "code"), _text(request, "nonce"), _text(request, "public_key")
+        label, kind, version = _text(request, "name"), _text(request, "kind"), _text(request, "version")
+        self._check_sides(request)
+        if kind not in KINDS:
+            raise JoinError(f"a node's kind is {', '.join(KINDS)}, not {kind!r}")
+        _check_label(label)
+        with self._lock:
+            code = self._find(name)
+            wanted = JoinCode(name, code.secret).proof(*enrolment_parts(nonce, key, label, kind))
+            if not is_proof(request.get("proof"), wanted):
+                self._wrong(name, code)
+            _check_signature(key, wanted.encode(), request)
+            if code.used_by not in ("", _fingerprint(key)):
+                self._log(f"refused: code {name} was tried a second time, by another device")
+                raise JoinError(
+                    f"code {name} was used already: each joins one device; take a new one from edgekit serve"
+                )
+            again = bool(code.used_by)
+            code.used_by = _fingerprint(key)
+            self._save_codes()
+        # Without the lock: the SuperLink answers in this very process. A key it knows already gives the same node.
+        try:
+            node_id = self._register(key.encode(), label)
+        except ServeError as error:
+            with self._lock:
+                code.used_by = code.used_by if again else ""
+                self._save_codes()
+            raise JoinError(f"the coordinator could not take the device in ({error}): try again") from None
+        with self._lock:
+            member = Member(node_id, label, kind, key, self._clock(), version)
+            self.members[node_id] = member
+            self._by_key[key] = node_id
+            self._save_members()
+        self._log(f"{label} ({kind}) joined{' again' if again else ''} with code {name} as node {node_id}")
+        return {"node_id": node_id, "signing_key": self.signing_key.hex(), "time": self._clock()}
+
+    def leave(self, node_id: int) -> None:
+        """Forget a node; its requests are refused from now on.
+
+        Raises:
+            ServeError: there is no such node.
+        """
+        if node_id not in self.members:
+            raise ServeError(f"no node {node_id} has joined")
+        self._unregister(node_id)
+        with self._lock:
+            member = self.members.pop(node_id, None)
+            if member is None:
+                return
+            del self._by_key[member.public_key]
+            for code in self._codes.values():  # a removed node does not come back by the code it joined with
+                if code.used_by == _fingerprint(member.public_key):
+                    code.expires = 0.0
+            self._save_codes()
+            self._save_members()
+        self._log(f"{member.name} (node {node_id}) left")
+
+    def leave_signed(self, request: Any) -> dict[str, Any]:
+        """Let a node leave at its own wish: {"node_id", "time", "signature" of "leave NODE TIME"}.
+
+        Raises:
+            JoinError: it is not this node that asks.
+        """
+        node_id, when = request.get("node_id"), request.get("time")
+        member = self.members.get(node_id) if isinstance(node_id, int) else None
+        if member is None:
+            raise JoinError("the coordinator does not know this node (any more)")
+        if not isinstance(when, int | float) or abs(when - self._clock()) > 300:
+            raise JoinError("this request to leave is too old, or this device's clock is wrong")
+        _check_signature(member.public_key, f"leave {node_id} {when}".encode(), request)
+        self.leave(member.node_id)
+        return {"left": True}
+
+    def _wrong(self, name: str, code: Code) -> None:
+        code.attempts += 1
+        if code.attempts >= MOST_ATTEMPTS:
+            code.expires = 0.0
+            self._log(f"code {name} is void after {MOST_ATTEMPTS} wrong attempts: somebody may be guessing")
+        self._save_codes()
+        raise JoinError("the code's secret part is wrong: type it again as edgekit serve shows it")
+
+    def _find(self, name: str) -> Code:
+        code = self._codes.get(name)
+        if code is None:
+            raise JoinError(f"code {name[:8]!r} is unknown here: is this the right coordinator, and the newest code?")
+        if code.expires <= self._clock():
+            raise JoinError(f"code {name} has expired: take a new one from edgekit serve")
+        return code
+
+    def _check_sides(self, request: Any) -> None:
+        if request.get("protocol") != PROTOCOL:
+            raise JoinError(
+                f"this coordinator runs edgekit {__version__} (enrolment protocol {PROTOCOL}), the device one of "
+                f"protocol {request.get('protocol')!r}: install the same edgekit on both"
+            )
+        theirs = request.get("time")
+        if not isinstance(theirs, int | float) or isinstance(theirs, bool):
+            raise JoinError("the request does not say the device's time")
+        if problem := clock_problem(theirs - self._clock()):
+            raise JoinError(problem)
+
+    def _drop_expired(self) -> None:
+        day = 86400.0  # kept a day longer, so that a late device hears "expired" and not "unknown"
+        kept = [(name, code) for name, code in self._codes.items() if code.expires + day > self._clock()]
+        kept.sort(key=lambda item: item[1].expires)
+        self._codes = dict(kept[-MOST_CODES:])
+
+    def _save_codes(self) -> None:
+        write_whole(self._codes_file, json.dumps({n: asdict(c) for n, c in self._codes.items()}), mode=0o600)
+
+    def _save_members(self) -> None:
+        write_whole(self._members_file, json.dumps({n: asdict(m) for n, m in self.members.items()}), mode=0o600)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ServeError(
+            f"{path} cannot be read ({error}): restore it, or remove it and let devices join again"
+        ) from None
+    return found
+
+
+def _text(request: Any, name: str, most: int = 4096) -> str:
+    value = request.get(name) if isinstance(request, dict) else None
+    if not isinstance(value, str) or not 0 < len(value) <= most:
+        raise JoinError(f"the request lacks {name!r}, or it is too long")
+    return value
+
+
+def _check_label(label: str) -> None:
+    if len(label) > 64 or not all(letter.isalnum() or letter in "-_. " for letter in label):
+        raise JoinError("a node's name has at most 64 letters, digits, spaces, dashes, dots and underscores")
+
+
+def _check_signature(key: str, message: bytes, request: Any) -> None:
+    try:
+        public = load_pem_public_key(key.encode())
+        if not isinstance(public, ec.EllipticCurvePublicKey):
+            raise JoinError("a node's key must be of a NIST curve (P-256)")
+        public.verify(bytes.fromhex(_text(request, "signature")), message, ec.ECDSA(hashes.SHA256()))
+    except (ValueError, TypeError, InvalidSignature):
+        raise JoinError("the request is not signed by the key that it shows") from None
+
+
+def _fingerprint(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()

@@ -1,0 +1,537 @@
+"""The nodes of a real fleet, through Flower's grid: who is there, what they train, what they are sent."""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+
+from edgekit import wire
+from edgekit.arrays import Weights, problem_with, to_bytes
+from edgekit.clients.app import read_arrays, to_record
+from edgekit.clients.node.delivery import Delivery
+from edgekit.clients.node.task import NO_TASK, Planned, Task, TaskFacts, name_of
+from edgekit.data import FederatedDataset
+from edgekit.errors import EdgekitError, RefusedError
+from edgekit.experiment import Experiment
+from edgekit.flower import CLIENT_DECLINED, CLIENT_RAISED
+from edgekit.flower.fleet import error_reply
+from edgekit.privacy import Plan
+from edgekit.runfolder import write_whole
+from edgekit.server.crew import Draw
+from edgekit.server.drift import DriftWatch
+
+FASTEST_POLL, SLOWEST_POLL = 0.03, 0.25
+QUESTION_SECONDS = 120.0
+"""How long nodes may take to answer a question: loading a task takes a while on a slow board."""
+GRACE_SECONDS = 5.0
+"""How long a round that could begin waits for nodes that have just come."""
+REST_SECONDS = 30.0
+"""A node whose owner does not want it to train now is not asked again before."""
+FIRST_REST_SECONDS, LONGEST_REST_SECONDS = 1.0, 600.0
+"""A node that failed is left alone for a while, twice as long each time in a row."""
+MOST_EXAMPLES = 10**9
+WAITING_NOTICE_SECONDS = 60.0
+MOST_REASON = 300
+KINDS = ("torch", "litert")
+
+
+@dataclass
+class NodeState:
+    """What the coordinator knows of a node.
+
+    Attributes:
+        node: Flower's id.
+        name: what its owner calls it.
+        kind: `torch` or `litert`.
+        version: of its edgekit.
+        rounds: updates accepted.
+        failures: rounds it was asked in vain.
+        examples: that it has; -1 where it does not say.
+        statistics: whether it shares noised statistics.
+        facts: battery, load and temperature, as far as its owner lets them be told.
+        model: run and version of the model in use there.
+        problem: why it cannot take part now, "" if it can.
+        last_seen: seconds since 1970, of its last answer.
+        bytes_up: of its updates.
+        bytes_down: of what it was sent.
+    """
+
+    node: int
+    name: str = "?"
+    kind: str = "?"
+    version: str = "?"
+    rounds: int = 0
+    failures: int = 0
+    examples: int = -1
+    statistics: bool = False
+    facts: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    problem: str = ""
+    last_seen: float = 0.0
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+
+class FleetCrew:
+    """The nodes that are connected to the SuperLink.
+
+    Args:
+        grid: Flower's.
+        experiment: the experiment.
+        dataset: the coordinator's own: shape, classes and data settings.
+        parameters: shapes of the network's arrays.
+        privacy: the statement for people.
+        training_graph: makes the training graph for nodes without torch; called when the first of them comes.
+        sign: signs what nodes shall trust.
+        path: `nodes.json` of the run.
+        on_notice: called with a line for people.
+    """
+
+    patient = True
+    trainer = "nodes of a real fleet"
+
+    def __init__(
+        self,
+        grid: Grid,
+        experiment: Experiment,
+        dataset: FederatedDataset,
+        parameters: dict[str, tuple[int, ...]],
+        plan: Plan | None,
+        privacy: str,
+        training_graph: Callable[[], bytes],
+        sign: Callable[[bytes], bytes],
+        path: Path,
+        on_notice: Callable[[str], None],
+    ) -> None:
+        self._grid, self._experiment, self._sign, self._path = grid, experiment, sign, path
+        self._training_graph, self._on_notice = training_graph, on_notice
+        self.nodes: dict[int, NodeState] = _read(path)
+        self.drift = DriftWatch(path.with_name("drift.jsonl"), on_notice)
+        self._ready: set[int] = set()
+        self._resting: dict[int, float] = {}
+        self._stumbles: dict[int, int] = {}
+        self._asked: dict[str, tuple[Message, float]] = {}
+        """Questions to newcomers that are not answered yet, by message, and when they were sent."""
+        self._tasks: dict[str, tuple[str, bytes]] = {}
+        """Name and content of the task for each kind of node that came so far."""
+        settings = experiment.serve
+        planned = None
+        if plan is not None and plan.noise == "client":
+            reports = experiment.federation.rounds // settings.statistics_every if settings.statistics_every else 0
+            planned = Planned(
+                noise_multiplier=plan.noise_multiplier,
+                sample_rate=plan.sample_rate,
+                steps=plan.steps * plan.rounds,
+                reports=reports,
+                reports_noise=settings.statistics_noise,
+                delta=plan.delta,
+            )
+        self._facts = TaskFacts(
+            run=experiment.name,
+            seed=experiment.seed,
+            model=experiment.model,
+            data=experiment.data,
+            shape=dataset.shape,
+            classes=dataset.classes,
+            parameters=parameters,
+            privacy=privacy,
+            planned=planned,
+            counts=planned is None,
+        )
+
+    # What the coordinator asks for (see Crew).
+
+    def choose(self, number: int, draw: Draw) -> list[int]:
+        """Wait until enough nodes are there and hold the task; return the drawn ones."""
+        told = 0.0
+        wanted = self._experiment.serve.nodes
+        while True:
+            there = self._there()
+            if len(there) >= wanted and not self._expects_newcomers():
+                return sorted(there[place] for place in draw(len(there)))
+            if len(there) < wanted and (not told or time.monotonic() - told > WAITING_NOTICE_SECONDS):
+                told = time.monotonic()
+                self._on_notice(f"round {number} waits for nodes: {len(there)} of {wanted} are there")
+            time.sleep(self._pause())
+
+    def grid(self, cohort: list[int]) -> Grid:
+        """Return the grid, as if these nodes alone were online."""
+        return _Chosen(self._grid, cohort)
+
+    def train(self, messages: Iterable[Message]) -> list[Message]:
+        """Send a round's messages; return the replies, an error for each node that gave none in time."""
+        messages = list(messages)
+        if not messages:
+            return []
+        weights = read_arrays(messages[0])  # a strategy sends the same to all
+        content = to_bytes(weights)
+        sent = [self._packed(message, content) for message in messages]
+        replies = []
+        for message, reply in self._exchange(sent, self._experiment.serve.deadline_seconds):
+            reply = self._unpacked(reply, message, weights)
+            replies.append(reply)
+            state = self._state(message.metadata.dst_node_id)
+            state.bytes_down += len(content)
+            if reply.has_error():
+                state.failures += 1
+                self._failed(state.node, reply)
+            else:
+                state.rounds += 1
+                self._stumbles.pop(state.node, None)
+        self.save()
+        return replies
+
+    def client_of(self, node: int) -> int:
+        """Return a node's number: its id."""
+        return node
+
+    def name_of(self, client: int) -> str:
+        """Return what people call a node."""
+        return self._state(client).name
+
+    def is_everyone(self, cohort: list[int]) -> bool:
+        """Nobody knows who will join later."""
+        return False
+
+    def examples(self) -> int | None:
+        """Return how many examples the nodes that hold the task own; None if one does not say."""
+        counts = [self.nodes[node].examples for node in self._ready]
+        return None if not counts or min(counts) < 0 else sum(counts)
+
+    # What nodes are sent beside rounds.
+
+    def deliver(self, delivery: Delivery) -> tuple[int, int]:
+        """Send a model to all nodes that are there and have an older one; return (took it, were asked)."""
+        wanted = {"run": delivery.run, "version": delivery.version}
+        asked = [
+            node
+            for node in self._grid.get_node_ids()
+            if node in self._ready and self.nodes[node].model != wanted and not self._rests(node)
+        ]
+        if not asked:
+            return 0, 0
+        content = delivery.to_bytes()
+        question = wire.Letter({"action": "deliver", "signature": self._sign(content)}, content)
+        took = 0
+        for node, found in self._ask(asked, question):
+            state = self._state(node)
+            if isinstance(found, EdgekitError) or found.get("problem"):
+                problem = _clean(found if isinstance(found, EdgekitError) else found["problem"])
+                self._stumbled(node)
+                self._on_notice(f"{state.name} keeps its old model: {problem}")
+            else:
+                state.model = {"run": str(found.get("run")), "version": found.get("version")}
+                took += 1
+        self.save()
+        return took, len(asked)
+
+    def watch(self, number: int, weights: Weights) -> None:
+        """Ask nodes that share them for noised statistics of their inputs, and look for drift."""
+        noise = self._experiment.serve.statistics_noise
+        asked = [node for node in self._grid.get_node_ids() if node in self._ready and self.nodes[node].statistics]
+        sums = []
+        content = to_bytes(weights)
+        for kind in sorted({self.nodes[node].kind for node in asked}):
+            name, _ = self._task(kind)
+            facts = {"action": "statistics", "noise": noise, "task": name}
+            chosen = [node for node in asked if self.nodes[node].kind == kind]
+            for node, found in self._ask(chosen, wire.Letter(facts, content)):
+                if isinstance(found, EdgekitError):
+                    self._on_notice(f"{self._state(node).name} gave no statistics: {str(found)[:MOST_REASON]}")
+                else:
+                    sums.append(found.get("sum"))
+        self.drift.add(number, sums, noise)
+
+    def greet(self) -> None:
+        """Give the task to nodes that are there and have not got it yet, and hear those that were asked before."""
+        self._there()
+
+    def save(self) -> None:
+        """Write `nodes.json`, for people and `edgekit devices status`."""
+        write_whole(self._path, json.dumps([asdict(state) for state in self.nodes.values()], indent=1) + "\n")
+
+    # How.
+
+    def _there(self) -> list[int]:
+        """Return the nodes that are online, hold the task and have nothing against it; greet those that are new."""
+        online = sorted(self._grid.get_node_ids())
+        self._hear()
+        self._ready.intersection_update(online)
+        asked = {message.metadata.dst_node_id for message, _ in self._asked.values()}
+        new = [n for n in online if n not in self._ready and n not in asked and not self._rests(n)]
+        if new:
+            tasks = {kind: name for kind, (name, _) in self._tasks.items()}
+            self._send(new, wire.Letter({"action": "prepare", "tasks": tasks}))
+        return [node for node in online if node in self._ready and not self._rests(node)]
+
+    def _send(self, nodes: list[int], question: wire.Letter) -> None:
+        """Ask nodes without waiting: one that does not answer must not hold up the others."""
+        sent = _questions(nodes, question)
+        for name, message in zip(self._grid.push_messages(sent), sent, strict=True):
+            if name:
+                self._asked[name] = message, time.monotonic()
+
+    def _hear(self) -> None:
+        """Take the answers of nodes that were greeted, and give the task to those that lack it."""
+        if not self._asked:
+            return
+        heard = {reply.metadata.reply_to_message_id: reply for reply in self._pulled(list(self._asked))}
+        lacking: dict[str, list[int]] = {}
+        for name, (message, since) in list(self._asked.items()):
+            node = message.metadata.dst_node_id
+            if name in heard:
+                found = self._answer(_checked(heard[name], message), node)
+            elif time.monotonic() - since > QUESTION_SECONDS:
+                found = RefusedError(f"no answer within {QUESTION_SECONDS:g} s")
+            else:
+                continue
+            del self._asked[name]
+            if not self._took(node, found):
+                self._stumbled(node)
+            elif isinstance(found, dict) and found.get("holds"):
+                self._ready.add(node)
+            else:
+                lacking.setdefault(self.nodes[node].kind, []).append(node)
+        for kind, chosen in lacking.items():
+            _, content = self._task(kind)
+            self._send(chosen, wire.Letter({"action": "install", "signature": self._sign(content)}, content))
+        if heard:
+            self.save()
+
+    def _expects_newcomers(self) -> bool:
+        """Whether a node was greeted so lately that a round waits for it."""
+        return any(time.monotonic() - since < GRACE_SECONDS for _, since in self._asked.values())
+
+    def _pause(self) -> float:
+        return FASTEST_POLL if self._asked and self._expects_newcomers() else SLOWEST_POLL
+
+    def _took(self, node: int, found: dict[str, Any] | EdgekitError) -> bool:
+        """Write down what a node told; return whether it can go on."""
+        state = self._state(node)
+        if isinstance(found, EdgekitError):
+            found = {"problem": str(found)}
+        problem = _clean(found.get("problem", ""))
+        for name in ("name", "version"):
+            if isinstance(found.get(name), str):
+                setattr(state, name, _clean(found[name])[:64])
+        if "kind" in found and found["kind"] not in KINDS:
+            found, problem = {}, f"this coordinator does not know nodes of kind {str(found['kind'])[:20]!r}"
+        state.kind = found.get("kind", state.kind)
+        count = found.get("examples")
+        if isinstance(count, int) and not isinstance(count, bool) and -1 <= count < MOST_EXAMPLES:
+            state.examples = count
+        if self._facts.counts and found.get("holds") and state.examples < 0 and not problem:
+            problem = "it does not say how many examples it has, which noise by the server needs to know"
+        if isinstance(found.get("model"), dict):
+            state.model = {key: found["model"].get(key) for key in ("run", "version") if key in found["model"]}
+        state.statistics = found.get("statistics") is True
+        state.facts = _numbers(found) or state.facts
+        if problem and problem != state.problem:
+            self._on_notice(f"{state.name} cannot take part: {problem}")
+        state.problem = problem
+        return not problem
+
+    def _task(self, kind: str) -> tuple[str, bytes]:
+        """Return the task for a kind of node: (name, content)."""
+        if kind not in self._tasks:
+            graph = self._training_graph() if kind == "litert" else None
+            content = Task(self._facts, graph).to_bytes()
+            self._tasks[kind] = (name_of(content), content)
+        return self._tasks[kind]
+
+    def _packed(self, message: Message, content: bytes) -> Message:
+        """Return a strategy's message as it travels."""
+        node = message.metadata.dst_node_id
+        config = next(iter(message.content.config_records.values()))
+        facts = {
+            "task": self._task(self.nodes[node].kind)[0],
+            "round": config["server-round"],
+            "local-settings": config["local-settings"],
+            "proximal-mu": config.get("proximal-mu", 0.0),
+        }
+        return Message(
+            wire.Letter(facts, content).record(),
+            node,
+            "train",
+            ttl=self._experiment.serve.deadline_seconds,
+            group_id=message.metadata.group_id,
+        )
+
+    def _unpacked(self, reply: Message, message: Message, weights: Weights) -> Message:
+        """Return a node's reply as strategies know them, or an error that says why there is none."""
+        if reply.has_error():
+            return reply
+        try:
+            letter = wire.read(reply)
+            arrays, metrics = letter.weights(), _metrics(letter.facts)
+        except RefusedError as error:
+            return error_reply(CLIENT_RAISED, f"its reply cannot be read: {str(error)[:MOST_REASON]}", message)
+        if problem := problem_with(arrays, weights):
+            return error_reply(CLIENT_RAISED, problem, message)
+        state = self._state(message.metadata.dst_node_id)
+        state.facts = _numbers(letter.facts.get("device")) or state.facts
+        state.last_seen = time.time()
+        state.bytes_up += len(letter.content)
+        return Message(RecordDict({"arrays": to_record(arrays), "metrics": metrics}), reply_to=message)
+
+    def _ask(self, nodes: list[int], question: wire.Letter) -> list[tuple[int, dict[str, Any] | EdgekitError]]:
+        """Ask nodes; return each one's answer, or why there is none."""
+        exchanged = self._exchange(_questions(nodes, question), QUESTION_SECONDS)
+        asked = [(message.metadata.dst_node_id, reply) for message, reply in exchanged]
+        return [(node, self._answer(reply, node)) for node, reply in asked]
+
+    def _answer(self, reply: Message, node: int) -> dict[str, Any] | EdgekitError:
+        """Return what a node answers, or why it gave no answer."""
+        try:
+            found = dict(wire.read(reply).facts)
+        except RefusedError as error:
+            return error
+        self._state(node).last_seen = time.time()
+        return found
+
+    def _exchange(self, messages: list[Message], seconds: float) -> list[tuple[Message, Message]]:
+        """Send messages, and wait for the replies: (message, reply) in the order of the nodes, errors among them.
+
+        Flower's own `send_and_receive` looks every three seconds; this one looks often at first.
+        """
+        if not messages:
+            return []
+        messages = sorted(messages, key=lambda message: message.metadata.dst_node_id)
+        ids = list(self._grid.push_messages(messages))
+        waiting = {name: message for name, message in zip(ids, messages, strict=True) if name}
+        replies: dict[int, Message] = {}
+        end, pause = time.monotonic() + seconds, FASTEST_POLL
+        while waiting and time.monotonic() < end:
+            for reply in self._pulled(list(waiting)):
+                message = waiting.pop(reply.metadata.reply_to_message_id, None)
+                if message is not None:
+                    replies[message.metadata.dst_node_id] = _checked(reply, message)
+            if waiting:
+                time.sleep(min(pause, max(0.0, end - time.monotonic())))
+                pause = min(1.2 * pause, SLOWEST_POLL)
+        late = f"no answer within {seconds:g} s"
+        return [
+            (message, replies.get(message.metadata.dst_node_id) or error_reply(CLIENT_RAISED, late, message))
+            for message in messages
+        ]
+
+    def _pulled(self, names: list[str]) -> list[Message]:
+        """Return the replies that came; one that Flower cannot decode must not cost the others."""
+        try:
+            return list(self._grid.pull_messages(names))
+        except Exception as error:  # its decoders raise many kinds
+            if len(names) == 1:
+                self._on_notice(f"a reply cannot be decoded: {_clean(error)}")
+                return []
+            return [reply for name in names for reply in self._pulled([name])]
+
+    def _state(self, node: int) -> NodeState:
+        return self.nodes.setdefault(node, NodeState(node))
+
+    def _rest(self, node: int, seconds: float) -> None:
+        self._resting[node] = time.monotonic() + seconds
+
+    def _stumbled(self, node: int) -> None:
+        """Let a node that failed rest, ever longer while it goes on failing."""
+        self._stumbles[node] = self._stumbles.get(node, 0) + 1
+        self._rest(node, min(FIRST_REST_SECONDS * 2 ** (self._stumbles[node] - 1), LONGEST_REST_SECONDS))
+
+    def _failed(self, node: int, reply: Message) -> None:
+        """Decide when a node whose reply is an error is asked again."""
+        if reply.error.code == CLIENT_DECLINED:
+            self._rest(node, REST_SECONDS)
+        elif NO_TASK in (reply.error.reason or ""):
+            self._ready.discard(node)
+        else:
+            self._stumbled(node)
+
+    def _rests(self, node: int) -> bool:
+        return self._resting.get(node, 0.0) > time.monotonic()
+
+
+class _Chosen(Grid):
+    """A grid on which a strategy sees a round's cohort, and nobody else."""
+
+    def __init__(self, grid: Grid, cohort: list[int]) -> None:
+        self._grid, self._cohort = grid, cohort
+
+    def get_node_ids(self) -> Iterable[int]:
+        return list(self._cohort)
+
+    def set_run(self, run: Any) -> None:
+        self._grid.set_run(run)
+
+    @property
+    def run(self) -> Any:
+        return self._grid.run
+
+    def create_message(self, *arguments: Any, **more: Any) -> Message:
+        return self._grid.create_message(*arguments, **more)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        return list(self._grid.push_messages(messages))
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        return list(self._grid.pull_messages(message_ids))
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        return list(self._grid.send_and_receive(messages, timeout=timeout))
+
+
+def _questions(nodes: list[int], question: wire.Letter) -> list[Message]:
+    record = question.record()
+    return [Message(record, node, "query", ttl=QUESTION_SECONDS) for node in nodes]
+
+
+def _checked(reply: Message, message: Message) -> Message:
+    """Return a reply as from the node that was asked: the SuperLink answers for nodes that are gone."""
+    if reply.has_error():
+        reason = _clean(reply.error.reason or "no reason given")
+        return error_reply(reply.error.code, reason, message)
+    if reply.metadata.src_node_id != message.metadata.dst_node_id:
+        return error_reply(CLIENT_RAISED, "another node answered in its name: not taken", message)
+    return reply
+
+
+def _metrics(facts: Mapping[str, Any]) -> MetricRecord:
+    """Return a reply's metrics, of which only known names and fitting numbers are taken."""
+    count, loss = facts.get("num-examples"), facts.get("train_loss")
+    if not isinstance(count, int) or isinstance(count, bool) or not 0 < count < MOST_EXAMPLES:
+        raise RefusedError("it does not say how many examples it trained on")
+    taken: dict[str, int | float] = {"num-examples": count}
+    if isinstance(loss, float) and abs(loss) < 1e9:
+        taken["train_loss"] = loss
+    return MetricRecord(taken)
+
+
+def _clean(text: object) -> str:
+    """Return what a node says as one line that no terminal or log takes for more than text."""
+    return "".join(letter if letter.isprintable() else " " for letter in str(text))[:MOST_REASON]
+
+
+def _numbers(found: Any) -> dict[str, Any]:
+    """Return the facts of a device that fit."""
+    if not isinstance(found, dict):
+        return {}
+    taken: dict[str, Any] = {}
+    for name, most in (("battery", 100.0), ("load", 1e4), ("temperature", 1e3)):
+        value = found.get(name)
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= most:
+            taken[name] = value
+    if isinstance(found.get("charging"), bool):
+        taken["charging"] = found["charging"]
+    return taken
+
+
+def _read(path: Path) -> dict[int, NodeState]:
+    try:
+        return {int(line["node"]): NodeState(**line) for line in json.loads(path.read_text())}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}  # figures for people; the next round begins them anew

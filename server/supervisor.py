@@ -1,0 +1,326 @@
+"""`edgekit serve`'s processes: Flower's SuperLink and SuperExec are started, watched, and started again."""
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from edgekit.enrolment import is_loopback
+from edgekit.errors import ServeError
+from edgekit.flower.superlink import RUNNING, SECRET_HEADER, Control
+from edgekit.runfolder import write_whole
+from edgekit.server.authority import Authority, addresses
+
+START_SECONDS = 60.0
+START_ATTEMPTS = 3
+STOP_SECONDS = 10.0
+SETTLED_SECONDS = 60.0
+"""A process that ran so long before it ended is started again at once; others a little later each time."""
+LONGEST_PAUSE = 30.0
+MOST_FAILED_RUNS = 3
+"""Runs that fail so often in a row, without a round between, are not started again."""
+
+
+@dataclass(frozen=True)
+class Listening:
+    """Where the coordinator listens.
+
+    Attributes:
+        host: address to bind.
+        port: of everything devices need.
+        reached_as: names and addresses under which devices reach it, the best first.
+        insecure: without TLS; on loopback only.
+    """
+
+    host: str
+    port: int
+    reached_as: tuple[str, ...]
+    insecure: bool
+
+    @classmethod
+    def on(cls, host: str, port: int, names: list[str], insecure: bool) -> "Listening":
+        """Find out under which names devices reach this machine.
+
+        Raises:
+            ServeError: it would be reached from elsewhere without TLS.
+        """
+        if insecure and not is_loopback(host):
+            raise ServeError(
+                f"--insecure is for this machine alone (--host 127.0.0.1): on {host} others would read the updates"
+            )
+        everywhere = host in ("0.0.0.0", "::")
+        found = names or (addresses() if everywhere else [host]) or ["127.0.0.1"]
+        return cls(host, port, tuple(dict.fromkeys(found)), insecure)
+
+    @property
+    def url(self) -> str:
+        """The address that people give to their devices."""
+        host = self.reached_as[0]
+        return f"{'http' if self.insecure else 'https'}://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+
+class Supervisor:
+    """Keeps the processes of a coordinator going.
+
+    Args:
+        state: folder of the coordinator's keys, members and SuperLink database.
+        run: the run folder that the server app works in.
+        listening: where.
+        bundle: for boards to fetch, or None.
+        on_notice: called with a line for people.
+    """
+
+    def __init__(
+        self, state: Path, run: Path, listening: Listening, bundle: Path | None, on_notice: Callable[[str], None]
+    ) -> None:
+        self.state, self.listening, self._run, self._bundle = state, listening, run, bundle
+        self._on_notice = on_notice
+        self._logs = run / "logs"
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._started: dict[str, float] = {}
+        self._pauses: dict[str, float] = {}
+        self._secret = ""
+        self._port = 0
+        self._client = httpx.Client(timeout=10.0)
+        self._run_id: int | None = None
+        self._wants_run, self._run_started = True, 0.0
+        self._failed = 0
+        self._round = -1
+
+    def start(self) -> None:
+        """Start the SuperLink and the SuperExec, and a run.
+
+        Raises:
+            ServeError: the port is taken, another coordinator has the state, or a process does not come up.
+        """
+        self.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._logs.mkdir(parents=True, exist_ok=True)
+        self._check_port()
+        self._secret = secrets.token_hex(32)
+        write_whole(self.state / "secret", self._secret, mode=0o600)
+        self._port = _free_port()
+        write_whole(self.state / "port", str(self._port))
+        self._spawn("superlink", self._superlink_command())
+        self._wait_until_up()
+        with self._control() as control:
+            control.stop_runs()  # of an earlier coordinator that was killed
+        self._spawn("superexec", self._superexec_command())
+        self._start_run()
+
+    def watch(self, rounds: int) -> None:
+        """See that everything still runs, and start again what does not; to be called every second or so.
+
+        Args:
+            rounds: finished so far; a run that gets nowhere is given up.
+
+        Raises:
+            ServeError: the run failed again and again.
+        """
+        if rounds > self._round:
+            self._round, self._failed = rounds, 0
+        for name, command in (("superlink", self._superlink_command), ("superexec", self._superexec_command)):
+            child = self._children[name]
+            if child.poll() is None:
+                continue
+            lived = time.monotonic() - self._started[name]
+            pause = 1.0 if lived > SETTLED_SECONDS else min(2 * self._pauses.get(name, 0.5), LONGEST_PAUSE)
+            if lived >= self._pauses.get(name, 0.0):
+                self._pauses[name] = pause
+                self._on_notice(f"the {name} ended ({_how(child.returncode)}): it is started again")
+                self._spawn(name, command())
+        self._see_to_run()
+
+    def issue_code(self, seconds: float) -> str:
+        """Make a join code."""
+        found = self._ask("POST", f"/edgekit/codes?seconds={seconds}")
+        return str(found["code"])
+
+    def nodes(self) -> tuple[dict[str, Any], set[str]]:
+        """Return the nodes that joined, by id, and the names of the join codes that are open."""
+        found = self._ask("GET", "/edgekit/state")
+        return found["nodes"], set(found["open"])
+
+    def stop(self) -> None:
+        """Stop everything, the run first, so that the server app can write what it has."""
+        for name in ("superexec", "superlink"):
+            child = self._children.get(name)
+            if child is not None and child.poll() is None:
+                _end(child)
+        self._children.clear()
+        self._client.close()
+
+    # How.
+
+    def _see_to_run(self) -> None:
+        """Start a new run, which goes on at the checkpoint, when the last one has ended without being told to."""
+        if not self._wants_run:
+            return
+        try:
+            if self._run_id is None:  # the SuperLink was away when it should have been started
+                self._start_run()
+                return
+            with self._control() as control:
+                status, how = control.run_state(self._run_id)
+        except ServeError:
+            return  # the SuperLink is being started again
+        if status in RUNNING:
+            return
+        self._run_id = None
+        if how == "completed":
+            self._wants_run = False
+            return
+        self._failed = 1 if time.monotonic() - self._run_started > SETTLED_SECONDS else self._failed + 1
+        if self._failed >= MOST_FAILED_RUNS:
+            raise ServeError(f"the run failed {self._failed} times in a row: see {self._logs / 'superexec.log'}")
+        self._on_notice("the server app ended: it is started again and goes on at its last round")
+
+    def _start_run(self) -> None:
+        settings = {"folder": str(self._run.resolve()), "keys": str((self.state / "keys").resolve())}
+        with self._control() as control:
+            self._run_id = control.start_run(settings)
+        self._run_started = time.monotonic()
+
+    def _check_port(self) -> None:
+        family = socket.AF_INET6 if ":" in self.listening.host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((self.listening.host, self.listening.port))
+            except OSError as error:
+                raise ServeError(
+                    f"cannot listen on {self.listening.host} port {self.listening.port} ({error.strerror}): "
+                    "is another coordinator running? Choose another with --port"
+                ) from None
+
+    def _superlink_command(self) -> list[str]:
+        listening = self.listening
+        # -P: what lies in the folder that the user stands in is not imported.
+        command = [sys.executable, "-P", "-m", "edgekit.server.superlink", "--state", str(self.state)]
+        command += ["--host", listening.host, "--port", str(listening.port), "--internal-port", str(self._port)]
+        command += [part for name in listening.reached_as for part in ("--reached-as", name)]
+        command += ["--insecure"] if listening.insecure else []
+        command += ["--bundle", str(self._bundle)] if self._bundle else []
+        return [*command, "--parent", str(os.getpid())]
+
+    def _superexec_command(self) -> list[str]:
+        tool = shutil.which("flower-superexec", path=str(Path(sys.executable).parent)) or "flower-superexec"
+        command = [tool, "--insecure", "--runtime-api-address", f"127.0.0.1:{self._port}"]
+        return [*command, "--superexec-auth-secret-file", str(self.state / "secret"), "--parent-pid", str(os.getpid())]
+
+    def _spawn(self, name: str, command: list[str]) -> None:
+        environment = {
+            **os.environ,
+            # The SuperExec starts Flower's programs by name.
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+            "FLWR_HOME": str(self.state / "flwr"),
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.25",
+            "PYTHONUNBUFFERED": "1",
+        }
+        with open(self._logs / f"{name}.log", "ab") as log:
+            self._children[name] = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+            )
+        self._started[name] = time.monotonic()
+
+    def _wait_until_up(self) -> None:
+        end = time.monotonic() + START_SECONDS
+        attempts = 1
+        while time.monotonic() < end:
+            if (status := self._children["superlink"].poll()) is not None:
+                if attempts == START_ATTEMPTS:
+                    last = (self._logs / "superlink.log").read_text(errors="replace").strip().splitlines()[-1:]
+                    raise ServeError(f"the SuperLink did not start ({_how(status)}): {(last or ['no message'])[0]}")
+                attempts += 1
+                time.sleep(1.0)  # one that was killed with its coordinator may still be letting go of the port
+                self._spawn("superlink", self._superlink_command())
+            try:
+                self._ask("GET", "/edgekit/state")
+                return
+            except ServeError:
+                time.sleep(0.1)
+        raise ServeError(f"the SuperLink did not start within {START_SECONDS:g} s: see {self._logs / 'superlink.log'}")
+
+    def _control(self) -> Control:
+        return Control(self._port, self._secret)
+
+    def _ask(self, method: str, path: str) -> dict[str, Any]:
+        return _asked(self._client, self._port, self._secret, method, path)
+
+
+def install_line(state: Path, listening: Listening) -> str:
+    """Return what installs a node on a board from here; it trusts the coordinator's key, and nothing else."""
+    pin = Authority(state / "keys").server_pin()
+    return f"curl -fsSLk --pinnedpubkey '{pin}' {listening.url}/install | sudo sh -s -- 'URL#CODE' --data npz:FILE"
+
+
+def remove_node(state: Path, name: str) -> str:
+    """Remove a node from the coordinator that runs with this state; return a line that says so.
+
+    Args:
+        state: folder of the coordinator.
+        name: of the node, or its number.
+
+    Raises:
+        ServeError: no coordinator runs, or there is no such node, or several.
+    """
+    try:
+        port, secret = int((state / "port").read_text()), (state / "secret").read_text()
+    except (OSError, ValueError):
+        raise ServeError(f"no coordinator of {state} runs here: start it with edgekit serve") from None
+    client = httpx.Client(timeout=10.0)
+    nodes = _asked(client, port, secret, "GET", "/edgekit/state")["nodes"]
+    found = [node for node, facts in nodes.items() if name in (node, facts["name"])]
+    if len(found) != 1:
+        there = ", ".join(f"{facts['name']} ({node})" for node, facts in nodes.items()) or "none"
+        raise ServeError(f"{len(found)} nodes are called {name!r}; there are: {there}")
+    _asked(client, port, secret, "DELETE", f"/edgekit/nodes/{found[0]}")
+    return f"{nodes[found[0]]['name']} (node {found[0]}) was removed"
+
+
+def _asked(client: httpx.Client, port: int, secret: str, method: str, path: str) -> dict[str, Any]:
+    """Ask the SuperLink's process something of ours."""
+    try:
+        response = client.request(method, f"http://127.0.0.1:{port}{path}", headers={SECRET_HEADER: secret})
+        found: dict[str, Any] = response.json()
+    except (httpx.HTTPError, ValueError) as error:
+        raise ServeError(f"the SuperLink does not answer: {error}") from None
+    if response.status_code != 200:
+        raise ServeError(str(found.get("error", response.status_code)))
+    return found
+
+
+def _end(child: "subprocess.Popen[bytes]") -> None:
+    """Ask a process and its children to end; insist if they do not."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        end = time.monotonic() + STOP_SECONDS
+        try:
+            os.killpg(child.pid, number)
+            while time.monotonic() < end:  # until the whole group is gone: the server app may be deep in a conversion
+                child.poll()
+                os.killpg(child.pid, 0)
+                time.sleep(0.05)
+        except ProcessLookupError:
+            return
+
+
+def _how(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit status {code}"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
