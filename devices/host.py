@@ -12,7 +12,8 @@ from edgekit import __version__
 PURPOSES = {
     "train": "federated training, privacy, the report",
     "tflite": "files for phones and boards",
-    "litert": "training on a device without torch",
+    "node": "taking part in a federation as a device, without torch",
+    "serve": "coordinating real devices",
     "spiking": "spiking networks and .nir files",
     "events": "recordings of event cameras (AEDAT 4)",
     "hub": "data sets of the datasets library (hf:)",
@@ -68,7 +69,7 @@ def _packages() -> dict[str, list[str]]:
     packages: dict[str, list[str]] = {name: [] for name in PURPOSES}
     for requirement in requires("edgekit") or []:
         found = re.match(r"([A-Za-z0-9._-]+)[^;]*;\s*extra == ['\"]([a-z]+)['\"]", requirement)
-        if found and found[2] in packages:
+        if found and found[1] != "edgekit" and found[2] in packages:
             packages[found[2]].append("ray" if "[simulation]" in requirement else found[1])
     return packages
 
