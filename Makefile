@@ -29,6 +29,8 @@ bench: .venv/installed
 	$(BIN)/edgekit spike setup-lava
 	$(BIN)/python benchmarks/emulator.py
 	$(BIN)/python benchmarks/spiking.py
+	$(BIN)/python benchmarks/deployment.py
+	$(BIN)/python benchmarks/faults.py
 
 clean:
 	rm -rf .venv build *.egg-info

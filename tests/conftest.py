@@ -1,5 +1,6 @@
 """What the tests share: small real data, quick experiments, a listener that keeps what it hears."""
 
+import importlib.util
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,6 +84,16 @@ def large_data() -> Path:
     if not place:
         pytest.skip("EDGEKIT_DATA is not set: it names the folder of the larger data")
     return Path(place)
+
+
+@pytest.fixture(scope="session")
+def fleet():
+    """benchmarks/fleet.py: federations of real processes."""
+    path = Path(__file__).parent.parent / "benchmarks" / "fleet.py"
+    spec = importlib.util.spec_from_file_location("fleet", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

@@ -30,22 +30,37 @@ def test_the_list_of_packages_is_the_list_of_folders():
             "edgekit.edgekit", "edgekit"
         )
         for top in TOP
-        for file in (ROOT / top).rglob("__init__.py")
+        for file in (ROOT / top).rglob("*")
+        if file.is_file() and file.parent.name != "__pycache__"
     }
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert set(settings["tool"]["setuptools"]["packages"]) == folders
     assert settings["project"]["version"] == edgekit.__version__
 
 
-def test_what_a_device_needs_never_imports_torch_or_flower(tmp_path):
+def imports_without(blocked, names, tmp_path):
     code = (
         "import sys\n"
-        "for name in ('torch', 'flwr', 'sklearn', 'matplotlib', 'opacus'): sys.modules[name] = None\n"
-        f"for name in {LIGHT!r}: __import__(name)\n"
+        f"for name in {blocked!r}: sys.modules[name] = None\n"
+        f"for name in {names!r}: __import__(name)\n"
         "print('fine')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.stdout.strip() == "fine", done.stderr
+
+
+def test_what_a_device_needs_never_imports_torch_or_flower(tmp_path):
+    imports_without(("torch", "flwr", "sklearn", "matplotlib", "opacus"), LIGHT, tmp_path)
+
+
+def test_a_node_and_the_coordinators_own_processes_never_import_torch(tmp_path):
+    names = (
+        *("clients.node.resident", "clients.node.handler", "clients.node.flower_app", "clients.node.enrol"),
+        *("devices.doctor", "devices.bundle", "wire", "flower.fleet"),
+        *("server.superlink", "server.supervisor", "server.coordinating", "server.gate"),
+    )
+    blocked = ("torch", "sklearn", "matplotlib", "opacus", "litert_torch")
+    imports_without(blocked, [f"edgekit.{name}" for name in names], tmp_path)
 
 
 def test_every_public_name_exists():
