@@ -13,6 +13,7 @@ PURPOSES = {
     "train": "federated training, privacy, the report",
     "tflite": "files for phones and boards",
     "node": "taking part in a federation as a device, without torch",
+    "phone": "letting phones take part",
     "serve": "coordinating real devices",
     "spiking": "spiking networks and .nir files",
     "events": "recordings of event cameras (AEDAT 4)",

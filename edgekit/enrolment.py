@@ -8,6 +8,7 @@ itself never crosses the link, and 80 bits cannot be tried out before the code e
 
 import hashlib
 import hmac
+import json
 import secrets
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -72,6 +73,11 @@ class JoinCode:
 def enrolment_parts(nonce: str, public_key: str, name: str, kind: str) -> tuple[bytes, ...]:
     """Return what a device proves in enrolling: no part of it can be replaced on the way."""
     return (b"node", nonce.encode(), public_key.encode(), name.encode(), kind.encode())
+
+
+def phone_message(gateway: int, public_key: str, name: str, when: float) -> bytes:
+    """Return what a gateway and the phone that it brings both sign."""
+    return json.dumps(["phone", gateway, public_key, name, when]).encode()
 
 
 def is_proof(found: object, wanted: str) -> bool:

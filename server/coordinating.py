@@ -31,6 +31,9 @@ class Audience(Protocol):
     def code(self, code: str, minutes: float) -> None:
         """There is a new join code."""
 
+    def phone(self, link: str, minutes: float) -> None:
+        """There is a new link for a phone."""
+
     def nodes(self, rows: list[dict[str, Any]]) -> None:
         """What is known of the nodes, a few times a minute."""
 
@@ -43,6 +46,7 @@ def coordinate(
     audience: Audience,
     *,
     bundle: Path | None = None,
+    phones: int | None = None,
     code_seconds: float = 600.0,
     codes: int = 1,
     once: bool = False,
@@ -56,6 +60,7 @@ def coordinate(
         listening: where devices reach it.
         audience: told what happens.
         bundle: for boards to fetch, or None.
+        phones: port of a gateway for phones, or None.
         code_seconds: how long a join code holds.
         codes: join codes to have open at a time.
         once: end when the run is done and the nodes that are there have its model.
@@ -66,7 +71,7 @@ def coordinate(
     folder = _folder(experiment, path)
     stop = threading.Event()
     with _only_one(state), _only_one(path), _signals(stop):
-        supervisor = Supervisor(state, path, listening, bundle, lambda line: audience.event({"notice": line}))
+        supervisor = Supervisor(state, path, listening, bundle, phones, lambda line: audience.event({"notice": line}))
         events = _Tail(folder.path / "events.jsonl")
         try:
             supervisor.start()
@@ -86,6 +91,7 @@ def _follow(
     stop: threading.Event,
 ) -> None:
     open_codes: list[str] = []
+    phone_link = ""
     rounds, watched, finished = -1, 0.0, 0.0
     while not stop.wait(TICK_SECONDS):
         for event in events.new():
@@ -100,6 +106,10 @@ def _follow(
             continue
         watched = time.monotonic()
         supervisor.watch(rounds)
+        link, until = supervisor.phone_link()
+        if link and link != phone_link:
+            phone_link = link
+            audience.phone(link, (until - time.time()) / 60)
         try:
             joined, still_open = supervisor.nodes()
             rows = _rows(joined, folder)

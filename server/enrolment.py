@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from edgekit import __version__
-from edgekit.enrolment import PROTOCOL, JoinCode, clock_problem, enrolment_parts, is_proof
+from edgekit.enrolment import PROTOCOL, JoinCode, clock_problem, enrolment_parts, is_proof, phone_message
 from edgekit.errors import JoinError, ServeError
 from edgekit.runfolder import write_whole
 
@@ -23,7 +23,9 @@ CODE_SECONDS = 600.0
 MOST_ATTEMPTS = 5
 """Wrong proofs with one code; then it is void."""
 MOST_CODES = 1000
-KINDS = ("torch", "litert", "supernode")
+KINDS = ("torch", "litert", "supernode", "gateway")
+MOST_PHONES = 10_000
+"""That one gateway brings."""
 
 
 @dataclass
@@ -50,10 +52,11 @@ class Member:
     Attributes:
         node_id: Flower's.
         name: what its owner calls it.
-        kind: `torch`, `litert` or `supernode`.
+        kind: `torch`, `litert`, `supernode`, `gateway` or `phone`.
         public_key: PEM.
         since: seconds since 1970.
         version: of edgekit when it joined.
+        brought_by: the gateway of a phone; 0 for all else.
     """
 
     node_id: int
@@ -62,6 +65,7 @@ class Member:
     public_key: str
     since: float
     version: str
+    brought_by: int = 0
 
 
 class Enrolment:
@@ -166,21 +170,55 @@ class Enrolment:
             again = bool(code.used_by)
             code.used_by = _fingerprint(key)
             self._save_codes()
-        # Without the lock: the SuperLink answers in this very process. A key it knows already gives the same node.
         try:
-            node_id = self._register(key.encode(), label)
-        except ServeError as error:
+            node_id = self._take_in(label, kind, key, version)
+        except JoinError:
             with self._lock:
                 code.used_by = code.used_by if again else ""
                 self._save_codes()
-            raise JoinError(f"the coordinator could not take the device in ({error}): try again") from None
-        with self._lock:
-            member = Member(node_id, label, kind, key, self._clock(), version)
-            self.members[node_id] = member
-            self._by_key[key] = node_id
-            self._save_members()
+            raise
         self._log(f"{label} ({kind}) joined{' again' if again else ''} with code {name} as node {node_id}")
         return {"node_id": node_id, "signing_key": self.signing_key.hex(), "time": self._clock()}
+
+    def enrol_phone(self, request: Any) -> dict[str, Any]:
+        """Let a gateway bring a phone, whose key it keeps.
+
+        Args:
+            request: {"gateway": node id, "public_key", "name", "version", "time", "protocol", "signature" by the
+                gateway's key, "proof" by the phone's own key, both of `phone_message`}.
+
+        Raises:
+            JoinError: it is no gateway that asks, or anything else is wrong.
+        """
+        self._check_sides(request)
+        key, label, version = _text(request, "public_key"), _text(request, "name"), _text(request, "version")
+        gateway = self.members.get(request["gateway"]) if isinstance(request.get("gateway"), int) else None
+        if gateway is None or gateway.kind != "gateway":
+            raise JoinError("only a gateway of this coordinator brings phones: join it first, with edgekit phone")
+        message = phone_message(gateway.node_id, key, label, request["time"])
+        _check_signature(gateway.public_key, message, request)
+        _check_signature(key, message, {"signature": request.get("proof")})
+        _check_label(label)
+        if sum(member.brought_by == gateway.node_id for member in list(self.members.values())) >= MOST_PHONES:
+            raise JoinError(f"{gateway.name} has brought {MOST_PHONES} phones already")
+        node_id = self._take_in(label, "phone", key, version, gateway.node_id)
+        self._log(f"{label} (phone) joined by {gateway.name} as node {node_id}")
+        return {"node_id": node_id, "signing_key": self.signing_key.hex(), "time": self._clock()}
+
+    def _take_in(self, label: str, kind: str, key: str, version: str, brought_by: int = 0) -> int:
+        """Make a device a node of the SuperLink, which answers in this very process: without the lock.
+
+        A key it knows already gives the same node.
+        """
+        try:
+            node_id = self._register(key.encode(), label)
+        except ServeError as error:
+            raise JoinError(f"the coordinator could not take the device in ({error}): try again") from None
+        with self._lock:
+            self.members[node_id] = Member(node_id, label, kind, key, self._clock(), version, brought_by)
+            self._by_key[key] = node_id
+            self._save_members()
+        return node_id
 
     def leave(self, node_id: int) -> None:
         """Forget a node; its requests are refused from now on.

@@ -37,7 +37,11 @@ FIRST_REST_SECONDS, LONGEST_REST_SECONDS = 1.0, 600.0
 MOST_EXAMPLES = 10**9
 WAITING_NOTICE_SECONDS = 60.0
 MOST_REASON = 300
-KINDS = ("torch", "litert")
+KINDS = ("torch", "litert", "phone", "gateway")
+WITHOUT_TORCH = ("litert", "phone", "gateway")
+"""Kinds that are given the training graph."""
+GATEWAY_SECONDS = 3.0
+"""How often gateways are told how the federation gets on."""
 
 
 @dataclass
@@ -47,7 +51,7 @@ class NodeState:
     Attributes:
         node: Flower's id.
         name: what its owner calls it.
-        kind: `torch` or `litert`.
+        kind: `torch`, `litert`, `phone`, or `gateway`, which stands for phones and trains nothing.
         version: of its edgekit.
         rounds: updates accepted.
         failures: rounds it was asked in vain.
@@ -117,8 +121,10 @@ class FleetCrew:
         self._stumbles: dict[int, int] = {}
         self._asked: dict[str, tuple[Message, float]] = {}
         """Questions to newcomers that are not answered yet, by message, and when they were sent."""
-        self._tasks: dict[str, tuple[str, bytes]] = {}
-        """Name and content of the task for each kind of node that came so far."""
+        self._tasks: dict[bool, tuple[str, bytes]] = {}
+        """Name and content of the task, without and with the training graph."""
+        self.progress: dict[str, Any] = {}
+        """What gateways show to people."""
         settings = experiment.serve
         planned = None
         if plan is not None and plan.noise == "client":
@@ -265,12 +271,16 @@ class FleetCrew:
         asked = {message.metadata.dst_node_id for message, _ in self._asked.values()}
         new = [n for n in online if n not in self._ready and n not in asked and not self._rests(n)]
         if new:
-            tasks = {kind: name for kind, (name, _) in self._tasks.items()}
-            self._send(new, wire.Letter({"action": "prepare", "tasks": tasks}))
+            facts = {"action": "prepare", "tasks": self._names_of_tasks()}
+            gateways = [node for node in new if self._state(node).kind == "gateway"]
+            self._send(gateways, wire.Letter({**facts, "progress": self._progress(online)}))
+            self._send([node for node in new if node not in gateways], wire.Letter(facts))
         return [node for node in online if node in self._ready and not self._rests(node)]
 
     def _send(self, nodes: list[int], question: wire.Letter) -> None:
         """Ask nodes without waiting: one that does not answer must not hold up the others."""
+        if not nodes:
+            return
         sent = _questions(nodes, question)
         for name, message in zip(self._grid.push_messages(sent), sent, strict=True):
             if name:
@@ -294,7 +304,10 @@ class FleetCrew:
             if not self._took(node, found):
                 self._stumbled(node)
             elif isinstance(found, dict) and found.get("holds"):
-                self._ready.add(node)
+                if self.nodes[node].kind == "gateway":
+                    self._rest(node, GATEWAY_SECONDS)
+                else:
+                    self._ready.add(node)
             else:
                 lacking.setdefault(self.nodes[node].kind, []).append(node)
         for kind, chosen in lacking.items():
@@ -305,7 +318,10 @@ class FleetCrew:
 
     def _expects_newcomers(self) -> bool:
         """Whether a node was greeted so lately that a round waits for it."""
-        return any(time.monotonic() - since < GRACE_SECONDS for _, since in self._asked.values())
+        return any(
+            time.monotonic() - since < GRACE_SECONDS and self._state(message.metadata.dst_node_id).kind != "gateway"
+            for message, since in self._asked.values()
+        )
 
     def _pause(self) -> float:
         return FASTEST_POLL if self._asked and self._expects_newcomers() else SLOWEST_POLL
@@ -325,7 +341,8 @@ class FleetCrew:
         count = found.get("examples")
         if isinstance(count, int) and not isinstance(count, bool) and -1 <= count < MOST_EXAMPLES:
             state.examples = count
-        if self._facts.counts and found.get("holds") and state.examples < 0 and not problem:
+        counted = self._facts.counts and state.kind != "gateway"
+        if counted and found.get("holds") and state.examples < 0 and not problem:
             problem = "it does not say how many examples it has, which noise by the server needs to know"
         if isinstance(found.get("model"), dict):
             state.model = {key: found["model"].get(key) for key in ("run", "version") if key in found["model"]}
@@ -338,11 +355,21 @@ class FleetCrew:
 
     def _task(self, kind: str) -> tuple[str, bytes]:
         """Return the task for a kind of node: (name, content)."""
-        if kind not in self._tasks:
-            graph = self._training_graph() if kind == "litert" else None
-            content = Task(self._facts, graph).to_bytes()
-            self._tasks[kind] = (name_of(content), content)
-        return self._tasks[kind]
+        with_graph = kind in WITHOUT_TORCH
+        if with_graph not in self._tasks:
+            content = Task(self._facts, self._training_graph() if with_graph else None).to_bytes()
+            self._tasks[with_graph] = (name_of(content), content)
+        return self._tasks[with_graph]
+
+    def _names_of_tasks(self) -> dict[str, str]:
+        """Return the name of each kind's task, as far as somebody needed it already."""
+        made = {kind: self._tasks.get(kind in WITHOUT_TORCH) for kind in KINDS}
+        return {kind: task[0] for kind, task in made.items() if task is not None}
+
+    def _progress(self, online: list[int]) -> dict[str, Any]:
+        """Return what gateways show: how the rounds went, and who is here, by kind."""
+        there = [self._state(node).kind for node in online]
+        return {**self.progress, "here": {kind: there.count(kind) for kind in KINDS[:-1]}}
 
     def _packed(self, message: Message, content: bytes) -> Message:
         """Return a strategy's message as it travels."""

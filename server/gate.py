@@ -8,7 +8,6 @@ import hmac
 import json
 import logging
 import time
-from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from edgekit.errors import EdgekitError, RefusedError
 from edgekit.flower.fleet import HAS_HEADER, NEXT_PATH, REPLY_PATH
 from edgekit.flower.superlink import ARRIVAL_PATHS, FLEET_PATHS, NOT_FOR_NODES, SECRET_HEADER, Exchange
 from edgekit.server.enrolment import Enrolment
+from edgekit.throttle import Throttle
 
 log = logging.getLogger("edgekit.gate")
 
@@ -38,7 +38,6 @@ JOINERS = 4
 """Devices that are let in at a time."""
 JOINS_A_MINUTE = 600
 """Requests to join from one address; more wait."""
-MOST_ADDRESSES = 10_000
 KEY_HEADER = b"flwr-public-key"
 WAIT_SECONDS = 20.0
 """How long a node's question for its next message is held; then it asks again."""
@@ -79,11 +78,12 @@ class Gate:
         self._exchange = Exchange(superlink)
         self._join_url, self._pin = join_url, pin
         self.traffic: dict[int, Traffic] = {}
-        self._knocks: OrderedDict[str, deque[float]] = OrderedDict()
+        self._knocks = Throttle(JOINS_A_MINUTE)
         routes = [
             Route("/join/time", self._time, methods=["GET"]),
             Route("/join/hello", self._joining(enrolment.hello), methods=["POST"]),
             Route("/join/enrol", self._joining(enrolment.enrol), methods=["POST"]),
+            Route("/join/phone", self._joining(enrolment.enrol_phone), methods=["POST"]),
             Route("/join/leave", self._joining(enrolment.leave_signed), methods=["POST"]),
         ]
         if bundle is not None:
@@ -214,7 +214,7 @@ class Gate:
     def _joining(self, answer: Callable[[Any], dict[str, Any]]) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             who = _client(request.scope)
-            if self._knocks_too_often(who):
+            if self._knocks.too_often(who):
                 return _say(429, "too many requests to join from this address: wait a minute")
             body = await _read(request)
             if body is None:
@@ -233,19 +233,6 @@ class Gate:
                 return _say(403, str(error))
 
         return endpoint
-
-    def _knocks_too_often(self, who: str) -> bool:
-        now = time.monotonic()
-        times = self._knocks.setdefault(who, deque())
-        self._knocks.move_to_end(who)
-        while times and times[0] < now - 60:
-            times.popleft()
-        while len(self._knocks) > MOST_ADDRESSES:
-            self._knocks.popitem(last=False)
-        if len(times) >= JOINS_A_MINUTE:
-            return True
-        times.append(now)
-        return False
 
     async def _time(self, request: Request) -> Response:
         return JSONResponse({"time": time.time(), "protocol": PROTOCOL})

@@ -7,7 +7,6 @@ import argparse
 import asyncio
 import contextlib
 import logging
-import os
 import resource
 import signal
 import sys
@@ -20,6 +19,7 @@ import uvicorn
 
 from edgekit.errors import EdgekitError
 from edgekit.flower.superlink import Control, superlink_app
+from edgekit.processes import parent_ended
 from edgekit.server.authority import Authority
 from edgekit.server.enrolment import Enrolment
 from edgekit.server.gate import Gate, admin
@@ -125,8 +125,7 @@ async def _serve(given: argparse.Namespace) -> None:
 
 async def _watch_parent(parent: int, stop: Callable[[], None]) -> None:
     """End with the process that started this one, however it ended."""
-    while os.getppid() == parent:
-        await asyncio.sleep(0.5)
+    await parent_ended(parent)
     log.warning("edgekit serve has ended: the SuperLink stops too")
     stop()
 

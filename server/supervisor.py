@@ -1,5 +1,6 @@
 """`edgekit serve`'s processes: Flower's SuperLink and SuperExec are started, watched, and started again."""
 
+import json
 import os
 import secrets
 import shutil
@@ -8,9 +9,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -27,6 +29,11 @@ STOP_SECONDS = 10.0
 SETTLED_SECONDS = 60.0
 """A process that ran so long before it ended is started again at once; others a little later each time."""
 LONGEST_PAUSE = 30.0
+TITLES = {"superlink": "SuperLink", "superexec": "SuperExec", "phones": "gateway for phones"}
+PHONES = "phones"
+"""Folder of the gateway, in the coordinator's state."""
+JOIN_VARIABLE = "EDGEKIT_JOIN"
+JOIN_SECONDS = 120.0
 MOST_FAILED_RUNS = 3
 """Runs that fail so often in a row, without a round between, are not started again."""
 
@@ -77,14 +84,21 @@ class Supervisor:
         run: the run folder that the server app works in.
         listening: where.
         bundle: for boards to fetch, or None.
+        phones: port of a gateway for phones, or None.
         on_notice: called with a line for people.
     """
 
     def __init__(
-        self, state: Path, run: Path, listening: Listening, bundle: Path | None, on_notice: Callable[[str], None]
+        self,
+        state: Path,
+        run: Path,
+        listening: Listening,
+        bundle: Path | None,
+        phones: int | None,
+        on_notice: Callable[[str], None],
     ) -> None:
         self.state, self.listening, self._run, self._bundle = state, listening, run, bundle
-        self._on_notice = on_notice
+        self._phones, self._on_notice = phones, on_notice
         self._logs = run / "logs"
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._started: dict[str, float] = {}
@@ -115,6 +129,8 @@ class Supervisor:
         with self._control() as control:
             control.stop_runs()  # of an earlier coordinator that was killed
         self._spawn("superexec", self._superexec_command())
+        if self._phones is not None:
+            self._start_phones()
         self._start_run()
 
     def watch(self, rounds: int) -> None:
@@ -128,16 +144,23 @@ class Supervisor:
         """
         if rounds > self._round:
             self._round, self._failed = rounds, 0
-        for name, command in (("superlink", self._superlink_command), ("superexec", self._superexec_command)):
-            child = self._children[name]
+        starting: dict[str, Callable[[], None]] = {
+            "superlink": lambda: self._spawn("superlink", self._superlink_command()),
+            "superexec": lambda: self._spawn("superexec", self._superexec_command()),
+            "phones": self._start_phones,
+        }
+        for name, child in list(self._children.items()):
             if child.poll() is None:
                 continue
             lived = time.monotonic() - self._started[name]
             pause = 1.0 if lived > SETTLED_SECONDS else min(2 * self._pauses.get(name, 0.5), LONGEST_PAUSE)
             if lived >= self._pauses.get(name, 0.0):
                 self._pauses[name] = pause
-                self._on_notice(f"the {name} ended ({_how(child.returncode)}): it is started again")
-                self._spawn(name, command())
+                self._on_notice(f"the {TITLES[name]} ended ({_how(child.returncode)}): it is started again")
+                try:
+                    starting[name]()
+                except ServeError:
+                    self._started[name] = time.monotonic()  # the gateway asks the SuperLink, which may be away too
         self._see_to_run()
 
     def issue_code(self, seconds: float) -> str:
@@ -150,9 +173,17 @@ class Supervisor:
         found = self._ask("GET", "/edgekit/state")
         return found["nodes"], set(found["open"])
 
+    def phone_link(self) -> tuple[str, float]:
+        """Return the newest link for a phone, and until when it holds (seconds since 1970); "" if there is none."""
+        try:
+            found = json.loads((self.state / PHONES / "link.json").read_text())
+            return str(found["link"]), float(found["until"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return "", 0.0
+
     def stop(self) -> None:
         """Stop everything, the run first, so that the server app can write what it has."""
-        for name in ("superexec", "superlink"):
+        for name in ("phones", "superexec", "superlink"):
             child = self._children.get(name)
             if child is not None and child.poll() is None:
                 _end(child)
@@ -217,9 +248,38 @@ class Supervisor:
         command = [tool, "--insecure", "--runtime-api-address", f"127.0.0.1:{self._port}"]
         return [*command, "--superexec-auth-secret-file", str(self.state / "secret"), "--parent-pid", str(os.getpid())]
 
-    def _spawn(self, name: str, command: list[str]) -> None:
+    def _start_phones(self) -> None:
+        """Start the gateway for phones; it joins as a node, the first time by a code of its own."""
+        listening, folder = self.listening, self.state / PHONES
+        (folder / "link.json").unlink(missing_ok=True)
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "edgekit.cli",
+            "phone",
+            "--folder",
+            str(folder),
+            "--json",
+            "--parent",
+            str(os.getpid()),
+        ]
+        command += ["--parent", str(os.getpid()), "--host", listening.host, "--port", str(self._phones)]
+        command += [part for name in listening.reached_as for part in ("--name", name)]
+        if listening.insecure:
+            command.append("--insecure")
+        else:
+            certificate, key = Authority(self.state / "keys").server_files
+            command += ["--certificate", str(certificate), "--key", str(key)]
+        joined = (folder / "node" / "membership.json").exists()
+        # Not on the command line, which others on this machine can see.
+        more = {} if joined else {JOIN_VARIABLE: f"{listening.url}#{self.issue_code(JOIN_SECONDS)}"}
+        self._spawn("phones", command, more)
+
+    def _spawn(self, name: str, command: list[str], more: Mapping[str, str] = MappingProxyType({})) -> None:
         environment = {
             **os.environ,
+            **more,
             # The SuperExec starts Flower's programs by name.
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
             "FLWR_HOME": str(self.state / "flwr"),

@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from edgekit import __version__
-from edgekit.clients.node.folder import Membership, NodeFolder
-from edgekit.enrolment import PROTOCOL, JoinAddress, JoinCode, clock_problem, enrolment_parts, is_proof
+from edgekit.clients.node.folder import Membership, NodeFolder, Wishes
+from edgekit.enrolment import PROTOCOL, JoinAddress, JoinCode, clock_problem, enrolment_parts, is_proof, phone_message
 from edgekit.errors import JoinError
 from edgekit.flower.fleet import explain, trusting
 
@@ -28,7 +28,7 @@ def join(folder: NodeFolder, address: JoinAddress, code: JoinCode, name: str, ki
         address: of the coordinator.
         code: that the coordinator showed.
         name: that the owner calls the device.
-        kind: `torch`, `litert` or `supernode`.
+        kind: `torch`, `litert`, `supernode` or `gateway`.
 
     Raises:
         JoinError: anything is wrong; it says what, and what to do.
@@ -47,13 +47,36 @@ def join(folder: NodeFolder, address: JoinAddress, code: JoinCode, name: str, ki
         "signature": _signed(folder, proof.encode()),
     }
     answer = _post(address, authority or None, "enrol", request)
-    try:
-        membership = Membership(node_id=answer["node_id"], signing_key=answer["signing_key"], secure=address.secure)
-        bytes.fromhex(membership.signing_key)
-    except (KeyError, ValueError):
-        raise JoinError(f"{address} answered what no coordinator answers") from None
-    folder.keep_membership(membership, authority)
-    return membership
+    return _keep(folder, answer, address, authority)
+
+
+def join_phone(gateway: NodeFolder, folder: NodeFolder, address: JoinAddress, name: str) -> None:
+    """Bring a phone: its folder then holds a membership, and a key of its own.
+
+    Args:
+        gateway: folder of the gateway's own node, which has joined.
+        folder: of the phone's node.
+        address: of the coordinator.
+        name: of the phone.
+
+    Raises:
+        JoinError: anything is wrong.
+    """
+    by, when = gateway.membership(), time.time()
+    public = folder.public_key()
+    message = phone_message(by.node_id, public, name, when)
+    request = {
+        "gateway": by.node_id,
+        "public_key": public,
+        "name": name,
+        "version": __version__,
+        "time": when,
+        "signature": _signed(gateway, message),
+        "proof": _signed(folder, message),
+    }
+    answer = _post(address, gateway.authority(), "phone", request)
+    folder.keep_wishes(Wishes(url=str(address), name=name))
+    _keep(folder, answer, address, gateway.authority() or b"")
 
 
 def leave(folder: NodeFolder, address: JoinAddress) -> None:
@@ -80,6 +103,17 @@ def clock_ahead(address: JoinAddress, authority: bytes | None) -> float:
     if not isinstance(theirs, int | float):
         raise JoinError(f"{address} does not say what time it is")
     return (before + time.time()) / 2 - theirs
+
+
+def _keep(folder: NodeFolder, answer: dict[str, Any], address: JoinAddress, authority: bytes) -> Membership:
+    """Write down what joining gave."""
+    try:
+        membership = Membership(node_id=answer["node_id"], signing_key=answer["signing_key"], secure=address.secure)
+        bytes.fromhex(membership.signing_key)
+    except (KeyError, ValueError):
+        raise JoinError(f"{address} answered what no coordinator answers") from None
+    folder.keep_membership(membership, authority)
+    return membership
 
 
 def _hello(address: JoinAddress, code: JoinCode) -> bytes:

@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -56,23 +57,7 @@ class Handler:
 
     def answer(self, message: Message) -> Message:
         """Return the reply to a message; what goes wrong becomes an error reply that says so."""
-        try:
-            return self._answer(message)
-        except DeclinedError as error:
-            log.info("declined: %s", error)
-            return error_reply(CLIENT_DECLINED, str(error), message)
-        except EdgekitError as error:
-            log.warning("%s", error)
-            return error_reply(CLIENT_RAISED, str(error), message)
-        except MemoryError:
-            log.warning("out of memory")
-            return error_reply(CLIENT_RAISED, "this device has too little memory for the task", message)
-        except OSError as error:
-            log.warning("%s", error)
-            return error_reply(CLIENT_RAISED, f"the device's disk or system: {error.strerror or error}", message)
-        except Exception as error:  # whatever a message or a user's module brings: the node goes on
-            log.exception("a message could not be answered")
-            return error_reply(CLIENT_RAISED, f"{type(error).__name__}: {error}", message)
+        return replying(self._answer, message)
 
     def _answer(self, message: Message) -> Message:
         if message.metadata.message_type == "train":
@@ -146,7 +131,7 @@ class Handler:
         if reason := conditions.obstacle(self.wishes.only_when):
             raise DeclinedError(f"not now: {reason}")
         asked = wire.read(message)
-        settings, number = _instructions(asked)
+        settings, number = instructions(asked)
         weights = asked.weights()
         self._ready(str(asked.facts.get("task", "")), weights)
         assert self._trainer is not None
@@ -234,7 +219,28 @@ class Handler:
         return mac.digest()
 
 
-def _instructions(asked: wire.Letter) -> tuple[LocalSettings, int]:
+def replying(answer: Callable[[Message], Message], message: Message) -> Message:
+    """Return the reply to a message; what goes wrong becomes an error reply that says so."""
+    try:
+        return answer(message)
+    except DeclinedError as error:
+        log.info("declined: %s", error)
+        return error_reply(CLIENT_DECLINED, str(error), message)
+    except EdgekitError as error:
+        log.warning("%s", error)
+        return error_reply(CLIENT_RAISED, str(error), message)
+    except MemoryError:
+        log.warning("out of memory")
+        return error_reply(CLIENT_RAISED, "this device has too little memory for the task", message)
+    except OSError as error:
+        log.warning("%s", error)
+        return error_reply(CLIENT_RAISED, f"the device's disk or system: {error.strerror or error}", message)
+    except Exception as error:  # whatever a message or a user's module brings: the node goes on
+        log.exception("a message could not be answered")
+        return error_reply(CLIENT_RAISED, f"{type(error).__name__}: {error}", message)
+
+
+def instructions(asked: wire.Letter) -> tuple[LocalSettings, int]:
     """Return a round's settings and number."""
     try:
         settings = LocalSettings.from_json(str(asked.facts["local-settings"]))

@@ -5,11 +5,13 @@ import random
 import threading
 import time
 from pathlib import Path
+from typing import Protocol
+
+from flwr.app import Message
 
 from edgekit import arrays
 from edgekit.clients.node import enrol
 from edgekit.clients.node.folder import NodeFolder
-from edgekit.clients.node.handler import Handler
 from edgekit.enrolment import clock_problem, parse_url
 from edgekit.errors import EdgekitError, JoinError, LinkDownError, RefusedError, StaleError
 from edgekit.flower import CLIENT_RAISED
@@ -27,17 +29,25 @@ MOST_ATTEMPTS = 2
 """How often a message may have been under way when this process died; then it is answered with an error."""
 
 
+class Answering(Protocol):
+    """Who answers messages."""
+
+    def answer(self, message: Message) -> Message:
+        """Return the reply to a message."""
+
+
 class Resident:
     """A node at work.
 
     Args:
         folder: of the node; it must have joined.
+        handler: answers the coordinator's messages.
+        stop: ends it; None makes one.
     """
 
-    def __init__(self, folder: NodeFolder) -> None:
-        self.folder = folder
-        self.handler = Handler(folder)
-        self.stop = threading.Event()
+    def __init__(self, folder: NodeFolder, handler: Answering, stop: threading.Event | None = None) -> None:
+        self.folder, self.handler = folder, handler
+        self.stop = stop or threading.Event()
         self._state = ""
         self._last_message = time.monotonic()
 
@@ -47,7 +57,7 @@ class Resident:
         Raises:
             JoinError: the folder holds no node.
         """
-        address, _ = parse_url(self.handler.wishes.url)
+        address, _ = parse_url(self.folder.wishes().url)
         authority, key, member = self.folder.authority(), self.folder.key(), self.folder.membership()
         wait = FIRST_RETRY
         while not self.stop.is_set():
@@ -152,7 +162,7 @@ class Resident:
     def _diagnosis(self, error: RefusedError) -> str:
         """Find out why a signature is refused: a clock that is off looks like a stranger."""
         try:
-            address, _ = parse_url(self.handler.wishes.url)
+            address, _ = parse_url(self.folder.wishes().url)
             problem = clock_problem(enrol.clock_ahead(address, self.folder.authority()))
         except JoinError as unreachable:
             return f"{error} ({unreachable})"

@@ -5,7 +5,7 @@ import sys
 import typer
 
 from edgekit import __version__
-from edgekit.cli import bundle, devices, doctor, export, inspect, join, models, new, resume, run, serve, spike
+from edgekit.cli import bundle, devices, doctor, export, inspect, join, models, new, phone, resume, run, serve, spike
 from edgekit.cli.terminal import complain
 from edgekit.errors import EdgekitError
 
@@ -24,6 +24,7 @@ app.command()(inspect.inspect)
 app.add_typer(spike.app, name="spike")
 app.command()(serve.serve)
 app.command()(join.join)
+app.command()(phone.phone)
 app.command()(bundle.bundle)
 app.add_typer(devices.app, name="devices")
 app.command()(new.new)

@@ -71,6 +71,7 @@ def join(
 
     from edgekit.clients.node import enrol
     from edgekit.clients.node.folder import NodeFolder, Wishes, default_folder
+    from edgekit.clients.node.handler import Handler
     from edgekit.clients.node.resident import Resident
     from edgekit.clients.node.task import choose_kind
     from edgekit.enrolment import parse_url
@@ -131,7 +132,7 @@ def join(
             return
         logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
         logging.getLogger("edgekit").setLevel(logging.INFO)
-        resident = Resident(node)
+        resident = Resident(node, Handler(node))
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: resident.stop.set())
         resident.run()

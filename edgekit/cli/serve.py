@@ -25,6 +25,10 @@ def serve(
     bundle: Annotated[
         Path | None, typer.Option(help="A bundle for boards (edgekit bundle), to install from here.")
     ] = None,
+    phones: Annotated[
+        bool, typer.Option("--phones", help="Let phones take part too, by a page in their browser.")
+    ] = False,
+    phones_port: Annotated[int, typer.Option(help="Port of that page.", min=1, max=65535)] = 8444,
     state: Annotated[Path | None, typer.Option(help="Folder of the coordinator's keys and members.")] = None,
     once: Annotated[bool, typer.Option("--once", help="End when the run is done and its model delivered.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print events as JSON lines and nothing else.")] = False,
@@ -41,14 +45,18 @@ def serve(
         edgekit serve mine.toml --port 8443 serve.nodes=3 privacy.noise=client
 
         edgekit serve mine.toml --bundle edgekit-raspberry-pi-4.tar
+
+        edgekit serve --phones
     """
     import importlib.util
 
     from edgekit.errors import MissingExtraError
 
-    for package in ("flwr", "torch", "segno"):
+    needed = [(package, "serve") for package in ("flwr", "torch", "segno")]
+    needed += [(package, "phone") for package in ("websockets", "ai_edge_litert")] if phones else []
+    for package, extra in needed:
         if importlib.util.find_spec(package) is None:
-            raise MissingExtraError(package, "serve")
+            raise MissingExtraError(package.replace("_", "-"), extra)
 
     from edgekit import experiment as experiments
     from edgekit.cli.new import TEMPLATE
@@ -80,6 +88,7 @@ def serve(
             listening,
             watcher,
             bundle=bundle.resolve() if bundle else None,
+            phones=phones_port if phones else None,
             code_seconds=60 * code_minutes,
             codes=codes,
             once=once,

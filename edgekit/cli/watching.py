@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edgekit.cli.terminal import Terminal, round_line
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.live import Live
     from rich.table import Table
 
@@ -57,6 +58,10 @@ class Watcher:
         if self._terminal.console.is_terminal:
             self._terminal.console.print(_picture(link), markup=False)
 
+    def phone(self, link: str, minutes: float) -> None:
+        """Show the link for the next phone."""
+        show_phone_link(self._terminal.console, link, minutes, self._as_json)
+
     def event(self, event: dict[str, Any]) -> None:
         """Show what happened."""
         if self._as_json:
@@ -98,6 +103,17 @@ class Watcher:
 
     def _print(self, record: dict[str, Any]) -> None:
         print(json.dumps(record), flush=True)
+
+
+def show_phone_link(console: "Console", link: str, minutes: float, as_json: bool) -> None:
+    """Show the link by which one phone joins, as text and (on a terminal) as a QR code."""
+    if as_json:
+        print(json.dumps({"phone": link, "minutes": minutes}), flush=True)
+        return
+    lines = ["", f"  Scan with a phone:  {link}", f"  (one phone, within {minutes:g} minutes)"]
+    console.print("\n".join(lines), markup=False, soft_wrap=True)
+    if console.is_terminal:
+        console.print(_picture(link), markup=False)
 
 
 def table(rows: list[dict[str, Any]]) -> "Table":

@@ -24,7 +24,7 @@ from edgekit.export.tflite import Subject, as_device, export
 from edgekit.export.verify import run_examples
 from edgekit.pipeline import job
 from edgekit.privacy import Plan
-from edgekit.runfolder import RunFolder, append_line, secret_number
+from edgekit.runfolder import RunFolder, append_line, read_lines, secret_number
 from edgekit.server import checkpoint
 from edgekit.server.authority import Authority
 from edgekit.server.coordinator import RoundMetrics
@@ -39,6 +39,7 @@ PROBE_TOLERANCE = 0.02
 """How far its scores may be off there, as a share of the largest."""
 LINGER_SECONDS = 2.0
 DELIVERED: Preset = "int8"
+MOST_ROUNDS_SHOWN = 500
 
 app = ServerApp()
 
@@ -130,12 +131,14 @@ class NodesOfAGrid:
             self._events.notice,
         )
         self._parts = made, dataset, model
+        made.progress = self._progress(in_plain_words(plan))
         return made
 
     def after_round(self, metrics: RoundMetrics) -> None:
         """Watch for drift, and deliver the model as it is, as often as the experiment says."""
         settings, number = self._experiment.serve, metrics.round
         crew, dataset, model = self._all
+        crew.progress = self._progress(crew.progress["privacy"])
         last = number == self._experiment.federation.rounds
         watched = bool(settings.statistics_every) and number % settings.statistics_every == 0
         delivered = bool(settings.deliver_every) and number % settings.deliver_every == 0 and not last
@@ -162,6 +165,8 @@ class NodesOfAGrid:
 
         Nothing to deliver ends it at once.
         """
+        crew, _, _ = self._all
+        crew.progress |= {"finished": {"accuracy": result["accuracy"], "rounds": result["rounds"]}}
         facts = result["tflite"].get(DELIVERED)
         if facts is None:
             self._events.notice(f"no model is delivered: the run has no {DELIVERED} file (export.presets)")
@@ -170,6 +175,15 @@ class NodesOfAGrid:
         while True:
             self._deliver(content, result["rounds"], result["tflite"][DELIVERED]["accuracy"])
             time.sleep(LINGER_SECONDS)
+
+    def _progress(self, privacy: str) -> dict[str, Any]:
+        """Return what gateways show to people of the rounds so far."""
+        told = ("round", "accuracy", "epsilon", "replies", "seconds")
+        done = [
+            {key: line[key] for key in told} for line in list(read_lines(self._folder.metrics))[-MOST_ROUNDS_SHOWN:]
+        ]
+        rounds = self._experiment.federation.rounds
+        return {"run": self._experiment.name, "rounds": rounds, "done": done, "privacy": privacy}
 
     def _deliver(self, content: bytes, version: int, accuracy: float) -> None:
         crew, dataset, _ = self._all

@@ -331,13 +331,13 @@ def test_a_message_that_kills_the_node_is_answered_with_an_error_at_last(folder,
 
     monkeypatch.setattr(Handler, "answer", die)
     for _ in range(2):
-        node = resident.Resident(folder)
+        node = resident.Resident(folder, Handler(folder))
         node._keep(parcel)
         with pytest.raises(Killed):
             node._work(Link(), node._kept())
-    resident.Resident(folder)._work(Link(), resident.Resident(folder)._kept())
+    resident.Resident(folder, Handler(folder))._work(Link(), resident.Resident(folder, Handler(folder))._kept())
     assert "died twice" in pushed[0].error.reason
     assert list(folder.inbox.iterdir()) == []
     (folder.inbox / "half.message").write_bytes(b"half")
-    assert resident.Resident(folder)._kept() is None
+    assert resident.Resident(folder, Handler(folder))._kept() is None
     assert list(folder.inbox.iterdir()) == []

@@ -1,0 +1,1 @@
+"""Phones: a gateway that gives each browser page its own Flower node, and the page that trains (`page/`)."""

@@ -1,0 +1,450 @@
+"""The phones' gateway: serves the page, and gives each phone a Flower node of its own. One process, hundreds of phones.
+
+It sees updates, as the coordinator does, and no data: that stays in the page.
+"""
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import anyio
+import anyio.to_thread
+from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from edgekit import __version__
+from edgekit.clients.node import enrol
+from edgekit.clients.node.folder import NodeFolder, Wishes
+from edgekit.clients.node.resident import Resident
+from edgekit.clients.phone.frames import VERSION, Frame, pack, unpack
+from edgekit.clients.phone.handler import MOST_EXAMPLES, Board, GatewayHandler, PhoneHandler
+from edgekit.clients.phone.line import Line
+from edgekit.clients.phone.members import Members, Phone
+from edgekit.enrolment import parse_url
+from edgekit.errors import EdgekitError, JoinError, RefusedError
+from edgekit.throttle import Throttle
+
+log = logging.getLogger("edgekit.phone")
+
+PAGE = Path(__file__).parent / "page"
+MOST_CONNECTIONS = 1000
+MOST_CONNECTIONS_FROM_ONE = 300
+"""Phones behind one router have one address."""
+KNOCKS_A_MINUTE = 600
+"""Connections from one address."""
+FRAMES_A_MINUTE = 600
+"""Of one phone; more end its connection."""
+HELLO_SECONDS = 10.0
+MOST_HELLO_BYTES = 4096
+MOST_FRAME_BYTES = 64 << 20
+LINGER_SECONDS = 60.0
+"""How long the node of a phone that went away stays; then it goes offline."""
+JOINERS = 4
+REFUSED, GARBAGE, BUSY, LEFT, ELSEWHERE = 4401, 4400, 4429, 4410, 4409
+"""WebSocket close codes: not let in, not understood, too much, left for good, opened elsewhere."""
+TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".json": "application/json",
+    ".webmanifest": "application/manifest+json",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".wasm": "application/wasm",
+    ".bin": "application/octet-stream",
+    ".txt": "text/plain; charset=utf-8",
+}
+HEADERS = {
+    # Own process in the browser, with shared memory allowed; nothing from elsewhere is loaded or told.
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-embedder-policy": "require-corp",
+    "cross-origin-resource-policy": "same-origin",
+    "content-security-policy": (
+        "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; img-src 'self' data:; object-src 'none'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "permissions-policy": "camera=(), geolocation=(), microphone=(self), accelerometer=(self), gyroscope=(self)",
+}
+
+
+@dataclass
+class Session:
+    """A phone that was here since the gateway started.
+
+    Attributes:
+        phone: it.
+        line: to its page.
+        resident: its Flower node, None before the person started.
+        thread: of that node.
+    """
+
+    phone: Phone
+    line: Line
+    resident: Resident | None = None
+    thread: threading.Thread | None = None
+
+
+class Gateway:
+    """The web application.
+
+    Args:
+        folder: of the gateway: `node/` is its own node, which has joined, `phones/` are theirs.
+        name: of the gateway.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._node = NodeFolder(folder / "node")
+        self._address, _ = parse_url(self._node.wishes().url)
+        self.members = Members(folder / "phones")
+        self.board = Board(folder / "tasks", self._node.membership().signing_key, self._news)
+        self._resident = Resident(self._node, GatewayHandler(self.board, name))
+        self._sessions: dict[str, Session] = {}
+        self._connections: dict[str, int] = {}
+        self._knocks, self._frames = Throttle(KNOCKS_A_MINUTE), Throttle(FRAMES_A_MINUTE)
+        self._joiners = anyio.CapacityLimiter(JOINERS)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.application: ASGIApp = _Guarded(
+            Starlette(
+                routes=[
+                    Route("/", self._front),
+                    Route("/progress", self._progress),
+                    Route("/phone/{path:path}", _asset),
+                    Route("/dashboard", _dashboard),
+                    WebSocketRoute("/line", self._line),
+                ],
+                lifespan=self._living,
+            )
+        )
+
+    @contextlib.asynccontextmanager
+    async def _living(self, _: Starlette) -> Any:
+        self._loop = asyncio.get_running_loop()
+        threading.Thread(target=self._resident.run, daemon=True).start()
+        sweeping = asyncio.create_task(self._sweep())
+        try:
+            yield
+        finally:
+            sweeping.cancel()
+            for resident in (self._resident, *(session.resident for session in self._sessions.values())):
+                if resident is not None:
+                    resident.stop.set()
+
+    async def _sweep(self) -> None:
+        """Take phones offline that have been away for a while."""
+        while True:
+            await asyncio.sleep(LINGER_SECONDS / 4)
+            for identity, session in list(self._sessions.items()):
+                away = not session.line.connected and time.monotonic() - session.line.last_seen > LINGER_SECONDS
+                if away and session.resident is not None:
+                    session.resident.stop.set()
+                    session.resident = None
+                if away and (session.thread is None or not session.thread.is_alive()):
+                    self._sessions.pop(identity, None)
+
+    # What people see.
+
+    async def _front(self, request: Request) -> Response:
+        return RedirectResponse("/phone/")
+
+    async def _progress(self, request: Request) -> Response:
+        return JSONResponse(self._told(), headers={"cache-control": "no-store"})
+
+    def _told(self) -> dict[str, Any]:
+        return {"edgekit": __version__, **self.board.progress}
+
+    def _news(self) -> None:
+        """Tell all pages what changed, from whatever thread."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._tell_all)
+
+    def _tell_all(self) -> None:
+        for session in list(self._sessions.values()):
+            if session.line.connected:
+                session.line.post(Frame("progress", {"progress": self._told(), "task": self.board.name}))
+
+    # Phones.
+
+    async def _line(self, websocket: WebSocket) -> None:
+        """Talk with one page until it goes."""
+        who = websocket.client.host if websocket.client else "?"
+        if not _same_origin(websocket):
+            log.warning("refused a page of another origin, from %s", who)
+            await websocket.close(REFUSED)
+            return
+        full = sum(self._connections.values()) >= MOST_CONNECTIONS
+        if full or self._connections.get(who, 0) >= MOST_CONNECTIONS_FROM_ONE or self._knocks.too_often(who):
+            log.warning("refused a connection from %s: there are too many", who)
+            await websocket.close(1013)
+            return
+        self._connections[who] = self._connections.get(who, 0) + 1
+        try:
+            await websocket.accept()
+            await self._converse(websocket, who)
+        except (WebSocketDisconnect, RuntimeError, OSError):
+            pass  # it went
+        finally:
+            self._connections[who] -= 1
+            if not self._connections[who]:
+                del self._connections[who]
+
+    async def _converse(self, websocket: WebSocket, who: str) -> None:
+        connection = _Connection(websocket, asyncio.get_running_loop())
+        try:
+            hello = await asyncio.wait_for(_receive(websocket, MOST_HELLO_BYTES), HELLO_SECONDS)
+            # Threads of their own: a new phone is made known to the coordinator.
+            identity, session, welcome = await anyio.to_thread.run_sync(self._let_in, hello, limiter=self._joiners)
+        except (EdgekitError, TimeoutError) as error:
+            reason = str(error) or "the page did not say who it is"
+            log.warning("refused a phone from %s: %s", who, reason)
+            await connection.refuse(REFUSED, reason)
+            return
+        line = session.line
+        log.info("%s is here, from %s", session.phone.name, who)
+        await connection.send(welcome)
+        if task := self.board.frame(str(hello.facts.get("has", ""))):
+            await connection.send(task)
+        await connection.send(Frame("progress", {"progress": self._told(), "task": self.board.name}))
+        line.connect(connection)
+        try:
+            while await self._heard(await _receive(websocket), identity, session, connection):
+                if self._frames.too_often(identity):
+                    raise RefusedError(f"more than {FRAMES_A_MINUTE} messages a minute")
+        except RefusedError as error:
+            log.warning("%s: %s", session.phone.name, error)
+            line.fail(str(error))
+            await connection.refuse(GARBAGE, str(error))
+        finally:
+            line.disconnect(connection)
+            log.info("%s is away", session.phone.name)
+
+    def _let_in(self, hello: Frame) -> tuple[str, Session, Frame]:
+        """See who a page is; return its id, session and welcome.
+
+        Raises:
+            RefusedError: it speaks another protocol.
+            JoinError: it may not come in.
+        """
+        facts = hello.facts
+        if hello.type != "hello" or hello.arrays or facts.get("protocol") != VERSION:
+            raise RefusedError(f"this gateway speaks version {VERSION} of the phones' protocol: reload the page")
+        told: dict[str, Any] = {"protocol": VERSION, "edgekit": __version__, "time": time.time()}
+        if isinstance(facts.get("ticket"), str):
+            identity, phone = self._new(facts["ticket"], str(facts.get("agent", "")))
+            told["secret"] = self.members.keep(identity, phone)
+        elif isinstance(facts.get("phone"), str) and isinstance(facts.get("secret"), str):
+            identity = facts["phone"]
+            phone = self.members.find(identity, facts["secret"])
+        else:
+            raise JoinError("scan the code that edgekit shows: it lets one phone in")
+        session = self._sessions.setdefault(identity, Session(phone, Line()))
+        return identity, session, Frame("welcome", {**told, "phone": identity, "name": phone.name})
+
+    def _new(self, ticket: str, agent: str) -> tuple[str, Phone]:
+        self.members.redeem(ticket)
+        identity, phone = self.members.new(agent)
+        try:
+            enrol.join_phone(self._node, phone.folder, self._address, phone.name)
+        except EdgekitError:
+            self.members.give_back(ticket)
+            self.members.forget(phone)
+            raise
+        log.info("%s joined", phone.name)
+        return identity, phone
+
+    async def _heard(self, frame: Frame, identity: str, session: Session, connection: "_Connection") -> bool:
+        """Do what a page says; return whether it stays.
+
+        Raises:
+            RefusedError: it says what no page says.
+        """
+        line = session.line
+        if frame.type in ("update", "declined", "failed", "delivered"):
+            line.answer(frame)  # else nobody waits for it any more
+        elif frame.type == "ready":
+            examples = frame.facts.get("examples", -1)
+            if type(examples) is not int or not -1 <= examples <= MOST_EXAMPLES:
+                raise RefusedError("the page's number of examples is impossible")
+            model = frame.facts.get("model")
+            if isinstance(model, dict) and isinstance(model.get("run"), str) and type(model.get("version")) is int:
+                line.model = {"run": model["run"][:100], "version": model["version"]}
+            line.ready(True, examples)
+            self._go_online(session)
+        elif frame.type == "pause":
+            line.ready(False)
+        elif frame.type == "want":
+            if task := self.board.frame(str(frame.facts.get("has", ""))):
+                await connection.send(task)
+        elif frame.type == "leave":
+            await anyio.to_thread.run_sync(self._leave, identity, session, limiter=self._joiners)
+            await connection.send(Frame("left"))
+            await connection.close(LEFT)
+            return False
+        else:
+            raise RefusedError(f"this gateway does not know {frame.type[:40]!r}: reload the page")
+        return True
+
+    def _go_online(self, session: Session) -> None:
+        """Start the phone's Flower node, after an earlier one has gone offline."""
+        if session.resident is not None and session.thread is not None and session.thread.is_alive():
+            return
+        before, folder = session.thread, session.phone.folder
+        stop = threading.Event()
+        handler = PhoneHandler(self.board, session.line, session.phone.name, stop.is_set)
+        resident = Resident(folder, handler, stop)
+
+        def work() -> None:
+            if before is not None:
+                before.join()
+            resident.run()
+
+        session.resident = resident
+        session.thread = threading.Thread(target=work, daemon=True)
+        session.thread.start()
+
+    def _leave(self, identity: str, session: Session) -> None:
+        """Forget a phone, here and at the coordinator."""
+        session.line.ready(False)
+        if session.resident is not None:
+            session.resident.stop.set()
+        try:
+            enrol.leave(session.phone.folder, self._address)
+        except JoinError as error:
+            log.warning("%s left, but the coordinator was not told: %s", session.phone.name, error)
+        self.members.forget(session.phone)
+        self._sessions.pop(identity, None)
+        log.info("%s left for good", session.phone.name)
+
+
+class _Connection:
+    """An open WebSocket (see `line.Connection`); frames are sent in the order in which they were given."""
+
+    def __init__(self, websocket: WebSocket, loop: asyncio.AbstractEventLoop) -> None:
+        self._websocket, self._loop = websocket, loop
+        self._sending = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def post(self, frame: Frame) -> None:
+        self._loop.call_soon_threadsafe(self._start, frame)
+
+    def end(self, reason: str) -> None:
+        self._loop.call_soon_threadsafe(self._start, Frame("refused", {"reason": reason, "code": ELSEWHERE}), ELSEWHERE)
+
+    def _start(self, frame: Frame, then_close: int = 0) -> None:
+        async def work() -> None:
+            with contextlib.suppress(WebSocketDisconnect, RuntimeError, OSError):
+                await self.send(frame)
+                if then_close:
+                    await self.close(then_close)
+
+        task = self._loop.create_task(work())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def send(self, frame: Frame) -> None:
+        content = pack(frame)
+        async with self._sending:
+            await self._websocket.send_bytes(content)
+
+    async def close(self, code: int) -> None:
+        await self._websocket.close(code)
+
+    async def refuse(self, code: int, reason: str) -> None:
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError, OSError):
+            await self.send(Frame("refused", {"reason": reason, "code": code}))
+            await self.close(code)
+
+
+class _Guarded:
+    """Adds the security headers to every answer."""
+
+    def __init__(self, application: ASGIApp) -> None:
+        self._application = application
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        await self._application(scope, receive, guarded)
+
+
+async def _receive(websocket: WebSocket, most: int = MOST_FRAME_BYTES) -> Frame:
+    """Return the next frame.
+
+    Raises:
+        WebSocketDisconnect: the page went.
+        RefusedError: it is none.
+    """
+    message = await websocket.receive()
+    if message["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect(message.get("code", 1006))
+    content = message.get("bytes")
+    if content is None:
+        raise RefusedError("frames are binary messages")
+    if len(content) > most:
+        raise RefusedError(f"this frame has more than {most} bytes")
+    return unpack(content)
+
+
+def _same_origin(websocket: WebSocket) -> bool:
+    """Whether a page of this gateway asks; programs that are no browsers do not say where they come from."""
+    origin = websocket.headers.get("origin")
+    return origin is None or urlsplit(origin).netloc == websocket.headers.get("host")
+
+
+async def _asset(request: Request) -> Response:
+    """Return a file of the page; the large ones lie there compressed."""
+    name = request.path_params["path"] or "index.html"
+    path = (PAGE / name).resolve()
+    kind = TYPES.get(path.suffix)
+    if not path.is_relative_to(PAGE) or kind is None:
+        return PlainTextResponse("there is no such page", 404)
+    # What a new version of edgekit brings must be seen at once; the service worker keeps it for being offline.
+    headers = {"cache-control": "no-cache"}
+    packed = path.with_name(f"{path.name}.gz")
+    if packed.is_file():
+        if "gzip" not in request.headers.get("accept-encoding", ""):
+            return PlainTextResponse("this file is sent as gzip alone", 406)
+        return FileResponse(packed, media_type=kind, headers={**headers, "content-encoding": "gzip"})
+    if not path.is_file():
+        return PlainTextResponse("there is no such page", 404)
+    return FileResponse(path, media_type=kind, headers=headers)
+
+
+async def _dashboard(request: Request) -> Response:
+    return FileResponse(PAGE / "dashboard.html", media_type=TYPES[".html"], headers={"cache-control": "no-cache"})
+
+
+def join(folder: Path, url: str, name: str) -> None:
+    """Make this gateway a member of a coordinator, by a join code.
+
+    Args:
+        folder: of the gateway.
+        url: with the code.
+        name: of the gateway.
+
+    Raises:
+        JoinError: it may not, or has joined another coordinator.
+    """
+    node = NodeFolder(folder / "node")
+    address, code = parse_url(url)
+    if code is None:
+        raise JoinError("give the whole address with its code, URL#CODE, as edgekit serve shows it")
+    if node.joined and node.wishes().url != str(address):
+        raise JoinError(f"{folder} is a gateway of {node.wishes().url}: give another --folder")
+    enrol.join(node, address, code, name, "gateway")
+    node.keep_wishes(Wishes(url=str(address), name=name))
