@@ -68,6 +68,7 @@ class Federation:
         self.nodes: dict[str, subprocess.Popen[bytes]] = {}
         self.coordinator: subprocess.Popen[bytes] | None = None
         self._started = 0
+        self.phones_port = free_port()
         self._codes_taken: set[str] = set()
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -85,6 +86,10 @@ class Federation:
         command = [*PROGRAM, "serve", *self.overrides, "--out", str(self.run), "--host", self.host]
         command += ["--port", str(self.port), "--json", "--codes", str(codes), *more]
         self.coordinator = self._spawn(command, "coordinator")
+
+    def serve_phones(self, *more: str, codes: int = 0) -> None:
+        """Start the coordinator with a gateway for phones."""
+        self.serve("--phones", "--phones-port", str(self.phones_port), *more, codes=codes)
 
     def events(self) -> list[dict[str, Any]]:
         """Return what the coordinator printed so far."""
@@ -112,6 +117,18 @@ class Federation:
         self.wait(fresh, 60, "a join code")
         self._codes_taken.add(found[0])
         return found[0]
+
+    def phone_link(self) -> str:
+        """Return a link for a phone that was not given before."""
+        found: list[str] = []
+
+        def fresh() -> bool:
+            found[:] = [e["phone"] for e in self.events() if "phone" in e and e["phone"] not in self._codes_taken]
+            return bool(found)
+
+        self.wait(fresh, 60, "a link for a phone")
+        self._codes_taken.add(found[-1])
+        return found[-1]
 
     def rounds(self) -> list[dict[str, Any]]:
         """Return the finished rounds, as metrics.jsonl has them."""

@@ -20,6 +20,7 @@ import httpx
 from edgekit.enrolment import is_loopback
 from edgekit.errors import ServeError
 from edgekit.flower.superlink import RUNNING, SECRET_HEADER, Control
+from edgekit.processes import check_port
 from edgekit.runfolder import write_whole
 from edgekit.server.authority import Authority, addresses
 
@@ -119,7 +120,7 @@ class Supervisor:
         """
         self.state.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._logs.mkdir(parents=True, exist_ok=True)
-        self._check_port()
+        check_port(self.listening.host, self.listening.port, "coordinator")
         self._secret = secrets.token_hex(32)
         write_whole(self.state / "secret", self._secret, mode=0o600)
         self._port = _free_port()
@@ -220,18 +221,6 @@ class Supervisor:
         with self._control() as control:
             self._run_id = control.start_run(settings)
         self._run_started = time.monotonic()
-
-    def _check_port(self) -> None:
-        family = socket.AF_INET6 if ":" in self.listening.host else socket.AF_INET
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((self.listening.host, self.listening.port))
-            except OSError as error:
-                raise ServeError(
-                    f"cannot listen on {self.listening.host} port {self.listening.port} ({error.strerror}): "
-                    "is another coordinator running? Choose another with --port"
-                ) from None
 
     def _superlink_command(self) -> list[str]:
         listening = self.listening

@@ -89,11 +89,34 @@ def large_data() -> Path:
 @pytest.fixture(scope="session")
 def fleet():
     """benchmarks/fleet.py: federations of real processes."""
-    path = Path(__file__).parent.parent / "benchmarks" / "fleet.py"
-    spec = importlib.util.spec_from_file_location("fleet", path)
+    return _of_the_benchmarks("fleet")
+
+
+@pytest.fixture(scope="session")
+def scripted_phone():
+    """benchmarks/scripted_phone.py: phones without a browser."""
+    return _of_the_benchmarks("scripted_phone")
+
+
+def _of_the_benchmarks(name):
+    path = Path(__file__).parent.parent / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def federation(fleet, tmp_path):
+    made = []
+
+    def make(*overrides, base=None):
+        made.append(fleet.Federation(tmp_path / f"federation-{len(made)}", (*(base or fleet.QUICK), *overrides)))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.stop()
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,6 @@ import uvicorn
 
 from edgekit.clients.phone.gateway import MOST_FRAME_BYTES, Gateway
 from edgekit.clients.phone.members import Members
-from edgekit.errors import JoinError
 from edgekit.processes import parent_ended
 from edgekit.runfolder import write_whole
 
@@ -75,9 +74,6 @@ def serve(
         on_link: called with each new link for a phone.
         renew: called now and then, to renew a certificate that is ours.
         parent: process with which this one ends; None ends with no other.
-
-    Raises:
-        JoinError: the port is taken.
     """
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
@@ -125,11 +121,6 @@ async def _serve(
     looking = asyncio.gather(_keep_open(tickets, server), _reload(listening, server, renew), _follow(parent, stop))
     try:
         await server.serve()
-    except SystemExit:  # uvicorn's way to say that it cannot listen
-        raise JoinError(
-            f"cannot listen on {listening.host} port {listening.port}: is another gateway running? Choose another "
-            "with --port"
-        ) from None
     finally:
         looking.cancel()
         with contextlib.suppress(asyncio.CancelledError):

@@ -57,6 +57,7 @@ def phone(
     from edgekit.clients.phone import gateway
     from edgekit.clients.phone.serving import Listening, serve
     from edgekit.environments import data_home
+    from edgekit.processes import check_port
     from edgekit.runfolder import locked
     from edgekit.server.authority import Authority
     from edgekit.server.supervisor import Listening as Reached
@@ -72,6 +73,7 @@ def phone(
     logging.getLogger("edgekit").setLevel(logging.INFO)
     taken = JoinError(f"another gateway uses {place}: stop it first, or give another --folder")
     with locked(place, taken):
+        check_port(host, port, "gateway")
         label = f"gateway {reached.reached_as[0]}".replace(":", ".")[:64]
         if url is not None:
             gateway.join(place, url, label)

@@ -33,19 +33,6 @@ PRIVATE = (
 )
 
 
-@pytest.fixture
-def federation(fleet, tmp_path):
-    made = []
-
-    def make(*overrides, base=None):
-        made.append(fleet.Federation(tmp_path / f"federation-{len(made)}", (*(base or fleet.QUICK), *overrides)))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.stop()
-
-
 def left_processes(one):
     marks = (str(one.run), str(one.folder / "home"))
     found = []
