@@ -116,13 +116,11 @@ class Gateway:
         self._knocks, self._frames = Throttle(KNOCKS_A_MINUTE), Throttle(FRAMES_A_MINUTE)
         self._joiners = anyio.CapacityLimiter(JOINERS)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.application: ASGIApp = _Guarded(
+        self.application: ASGIApp = Guarded(
             Starlette(
                 routes=[
-                    Route("/", self._front),
+                    *page_routes(),
                     Route("/progress", self._progress),
-                    Route("/phone/{path:path}", _asset),
-                    Route("/dashboard", _dashboard),
                     WebSocketRoute("/line", self._line),
                 ],
                 lifespan=self._living,
@@ -155,9 +153,6 @@ class Gateway:
                     self._sessions.pop(identity, None)
 
     # What people see.
-
-    async def _front(self, request: Request) -> Response:
-        return RedirectResponse("/phone/")
 
     async def _progress(self, request: Request) -> Response:
         return JSONResponse(self._told(), headers={"cache-control": "no-store"})
@@ -367,13 +362,15 @@ class _Connection:
             await self.close(code)
 
 
-class _Guarded:
+class Guarded:
     """Adds the security headers to every answer."""
 
     def __init__(self, application: ASGIApp) -> None:
         self._application = application
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(HEADERS)
@@ -425,8 +422,17 @@ async def _asset(request: Request) -> Response:
     return FileResponse(path, media_type=kind, headers=headers)
 
 
+async def _front(request: Request) -> Response:
+    return RedirectResponse("/phone/")
+
+
 async def _dashboard(request: Request) -> Response:
     return FileResponse(PAGE / "dashboard.html", media_type=TYPES[".html"], headers={"cache-control": "no-cache"})
+
+
+def page_routes() -> list[Route]:
+    """Return the routes of what people see; they need no coordinator."""
+    return [Route("/", _front), Route("/phone/{path:path}", _asset), Route("/dashboard", _dashboard)]
 
 
 def join(folder: Path, url: str, name: str) -> None:

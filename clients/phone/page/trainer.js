@@ -123,7 +123,7 @@ export class Trainer {
   async train(w, examples, settings, draws) {
     if (settings.work === 'clipped-sum') return {w: await this._sum(w, draws.plan[0], examples)};
     if (settings.work === 'sgd') {
-      const {w: after, loss} = await this._sgd(w, draws.plan, examples, settings);
+      const {w: after, loss} = await this._sgd(w, examples, settings, draws);
       return {w: this._bounded(after, w, settings, draws), loss};
     }
     return {w: this._bounded(await this._dpSgd(w, examples, settings, draws), w, settings, draws)};
@@ -145,10 +145,10 @@ export class Trainer {
     return Float32Array.from(parts);
   }
 
-  async _sgd(w, plan, examples, settings) {
+  async _sgd(w, examples, settings, draws) {
     const more = this._more(w, settings, 1);
     let total = 0;
-    for (const indices of plan) {
+    for (const indices of draws.plan) {
       const inputs = {w: this._weights(w), lr: single(settings.learning_rate), ...this._filled(examples, indices), ...more};
       const result = await run(this.signatures.train, inputs);
       w = result.w;
@@ -156,7 +156,7 @@ export class Trainer {
       total += result.loss[0];
       draws.step?.();
     }
-    return {w, loss: total / plan.length};
+    return {w, loss: total / draws.plan.length};
   }
 
   async _dpSgd(w, examples, settings, draws) {
