@@ -150,6 +150,10 @@ class Federation:
         """Return the SuperLink's process id."""
         return self._pid_of("edgekit.server.superlink")
 
+    def gateway(self) -> int:
+        """Return the process id of the gateway for phones."""
+        return self._pid_of("edgekit.cli phone")
+
     def server_app(self) -> int:
         """Return the server app's process id."""
         return self._pid_of("flwr-serverapp")

@@ -396,3 +396,256 @@ def test_a_movement_is_recorded_by_the_sensors(bench):
     x, _, z = np.array(found["ramp"]).reshape(3, 64)
     assert np.allclose(x, np.minimum(np.arange(64) * 2000 / 64 / 20 / 20, 3), atol=1e-5)
     assert np.allclose(z, 3)  # cut off at what no hand does
+
+
+def _axe(page):
+    """Return what screen readers and keyboards would stumble over."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page).response["violations"]
+    return [f"{problem['id']}: {node['target']}" for problem in found for node in problem["nodes"]]
+
+
+def _come_in(page, link):
+    page.goto(link)
+    page.wait_for_selector("#consent:visible", timeout=60_000)
+
+
+def _begin(page):
+    page.click("#consent")
+    page.click("#practise")
+    page.wait_for_selector("#examples-count:has-text('80 practice examples')")
+    page.click("#start")
+
+
+def _draw(page, pad, points):
+    box = page.locator(pad).bounding_box()
+    page.mouse.move(box["x"] + points[0][0] * box["width"], box["y"] + points[0][1] * box["height"])
+    page.mouse.down()
+    for x, y in points[1:]:
+        page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=3)
+    page.mouse.up()
+
+
+STROKE = [(0.5, 0.15), (0.45, 0.5), (0.5, 0.85)]
+
+
+def _updates(page):
+    return page.locator("#sent-list li", has_text="what was learnt").count()
+
+
+def _kept(page):
+    return page.evaluate(
+        """async () => {
+  const store = await import('/phone/store.js');
+  const [examples, ledger] = [await store.count('examples'), await store.count('ledger')];
+  return {examples, ledger, files: await store.keys('files')};
+}"""
+    )
+
+
+def test_pages_take_part_are_reloaded_pause_leave_and_delete_everything(federation, phone):
+    one = federation("federation.rounds=400", "serve.nodes=1", "serve.deadline_seconds=20", base=PRIVATE)
+    one.serve_phones()
+    link = one.phone_link()
+    first = phone()
+    _come_in(first, link)
+    assert "#t=" not in first.url  # the ticket is used up, and not left lying about
+    assert _axe(first) == []
+    said = first.inner_text("#about")
+    for words in ("drawings. They are never sent", "noise", "a round, there and back"):
+        assert words in said
+    _begin(first)
+    one.wait_for_round(3)
+    assert _axe(first) == []
+    assert "Privacy spent: epsilon" in first.inner_text("#spent")
+
+    # Another phone draws its own examples; the first scan's code is not for it.
+    late = phone()
+    late.goto(link)
+    late.wait_for_selector("#notice:visible")
+    assert "used already" in late.inner_text("#notice")
+    lost = phone()
+    lost.goto(link.partition("#")[0])
+    lost.wait_for_selector("#notice:visible")
+    assert "Scan to join" in lost.inner_text("#notice")
+    second = phone(color_scheme="dark", viewport={"width": 1100, "height": 900})
+    _come_in(second, one.phone_link())
+    second.click("#consent")
+    for number in range(10):
+        second.wait_for_selector(f"#examples-task:has-text('Draw a {number}.')")
+        _draw(second, "#maker canvas", STROKE)
+        second.click("#maker button:has-text('Keep this one')")
+    second.wait_for_selector("#examples-count:has-text('10 examples')")
+    second.click("#start")
+    second.wait_for_selector("#sent-list li:has-text('what was learnt')", state="attached", timeout=60_000)
+    _draw(second, "#tester canvas", STROKE)
+    second.click("#tester button:has-text('Guess')")
+    second.wait_for_selector("#guess:visible")
+    assert "The network sees" in second.inner_text("#guess")
+    assert second.locator("#guess tbody tr").count() == 5
+    assert _axe(second) == []
+
+    # A keyboard draws too.
+    before = _kept(second)["examples"]
+    second.focus("#maker canvas")
+    for key in ("Space", "ArrowDown", "ArrowDown", "ArrowRight", "Space", "Enter"):
+        second.keyboard.press(key)
+    second.wait_for_selector("#examples-count:has-text('11 examples')")
+    assert _kept(second)["examples"] == before + 1
+
+    # Reloaded in the middle of things, it goes on by itself, with its ledger.
+    spent = _kept(first)["ledger"]
+    assert spent >= 3
+    first.reload()
+    first.wait_for_selector("#sent-list li:has-text('what was learnt')", state="attached", timeout=60_000)
+    assert _kept(first)["ledger"] > spent
+    assert _kept(first)["ledger"] <= len(one.rounds()) + 2  # no round was charged twice
+
+    # A second tab of the same phone does not spend the same budget.
+    tab = first.context.new_page()
+    tab.goto(first.url)
+    tab.wait_for_selector("#notice:visible")
+    assert "another tab" in tab.inner_text("#notice")
+    tab.close()
+
+    # Paused, it is asked in vain; the others go on.
+    second.click("#pause")
+    second.wait_for_timeout(500)
+    had = _updates(second)
+    rounds = len(one.rounds())
+    one.wait_for_round(rounds + 3, 60)
+    assert _updates(second) == had
+    second.click("#leave")
+    second.click("#sure-yes")
+    second.wait_for_selector("#notice:has-text('You have left')")
+    assert _kept(second)["examples"] == 11  # its drawings are still its own
+    first.click("#delete")
+    first.click("#sure-yes")
+    first.wait_for_selector("#notice:has-text('Everything is deleted')")
+    first.wait_for_timeout(500)
+    kept = _kept(first)
+    assert (kept["examples"], kept["ledger"], kept["files"]) == (0, 0, [])
+    members = json.loads((one.folder / "home" / "coordinator" / "members.json").read_text())
+    assert not any(member["kind"] == "phone" for member in members.values())
+    assert first.errors + second.errors == []
+
+
+def test_a_page_that_sleeps_or_is_closed_costs_no_round_and_memory_stays_flat(federation, phone, chromium):
+    one = federation("federation.rounds=2000", "serve.nodes=1", "serve.deadline_seconds=6", base=PRIVATE)
+    one.serve_phones()
+    pages = []
+    for _ in range(3):
+        page = phone()
+        _come_in(page, one.phone_link())
+        _begin(page)
+        pages.append(page)
+    steady, sleeper, closed = pages
+    for page in pages:
+        page.wait_for_selector("#sent-list li:has-text('what was learnt')", state="attached", timeout=60_000)
+    devtools = sleeper.context.new_cdp_session(sleeper)
+    devtools.send("Page.setWebLifecycleState", {"state": "frozen"})
+    closed.context.close()
+    rounds = len(one.rounds())
+    one.wait_for_round(rounds + 4, 90)
+    lines = one.rounds()[rounds:]
+    assert all(line["replies"] >= 1 for line in lines)
+    assert max(line["seconds"] for line in lines) < 25
+    devtools.send("Page.setWebLifecycleState", {"state": "active"})
+    sleeper.context.close()
+
+    # 200 rounds more: what the page takes of memory does not grow.
+    measure = steady.context.new_cdp_session(steady)
+    measure.send("Performance.enable")
+
+    def heap():
+        steady.evaluate("() => globalThis.gc?.()")
+        measure.send("HeapProfiler.collectGarbage")
+        found = {m["name"]: m["value"] for m in measure.send("Performance.getMetrics")["metrics"]}
+        return found["JSHeapUsedSize"], found["Nodes"], _renderers()
+
+    one.wait_for_round(len(one.rounds()) + 30, 120)
+    before = heap()
+    one.wait_for_round(len(one.rounds()) + 200, 300)
+    after = heap()
+    assert after[0] < 1.2 * before[0] + 1e6
+    assert after[2] < before[2] + 25e6, (before, after)
+    assert steady.errors == []
+
+
+def _renderers():
+    """Return what all of Chromium's renderer processes hold in memory, in bytes."""
+    total = 0
+    for place in Path("/proc").iterdir():
+        if place.name.isdigit():
+            try:
+                if b"--type=renderer" in (place / "cmdline").read_bytes():
+                    total += int((place / "statm").read_text().split()[1]) * 4096
+            except OSError:
+                continue
+    return total
+
+
+def test_what_a_browser_lacks_is_said_in_plain_words(federation, phone):
+    one = federation("federation.rounds=1000", "serve.nodes=1", base=PRIVATE)
+    one.serve_phones()
+    link = one.phone_link()
+    for script, words in (
+        ("delete globalThis.WebAssembly", "This browser cannot learn"),
+        ("Object.defineProperty(globalThis, 'isSecureContext', {value: false})", "This address is not secure"),
+        ("IDBFactory.prototype.open = () => { throw new DOMException('no', 'SecurityError'); }", "Nothing can be kept"),
+    ):
+        page = phone()
+        page.add_init_script(script)
+        page.goto(link)
+        page.wait_for_selector("#notice:visible")
+        assert words in page.inner_text("#notice")
+        assert _axe(page) == []
+
+    # Storage that is full, and a runtime that cannot be loaded; the ticket is still good, and both can be mended.
+    page = phone(service_workers="block")
+    devtools = page.context.new_cdp_session(page)
+    origin = link.partition("/phone/")[0]
+    devtools.send("Storage.overrideQuotaForOrigin", {"origin": origin, "quotaSize": 1000})
+    page.goto(link)
+    page.wait_for_selector("#notice:has-text('storage is full')", timeout=60_000)
+    assert _axe(page) == []
+    devtools.send("Storage.overrideQuotaForOrigin", {"origin": origin})
+    page.context.route("**/*.wasm", lambda route: route.abort())
+    page.click("#notice button")
+    page.wait_for_selector("#consent:visible", timeout=60_000)
+    page.click("#consent")
+    page.click("#practise")
+    page.wait_for_selector("#examples-count:has-text('80 practice examples')")
+    page.click("#start")
+    page.wait_for_selector("#notice:has-text('cannot run the network')", timeout=60_000)
+    page.context.unroute("**/*.wasm")
+    page.reload()
+    page.wait_for_selector("#sent-list li:has-text('what was learnt')", state="attached", timeout=60_000)
+
+    # The coordinator goes, and comes back; the page says so, and goes on.
+    one.coordinator.terminate()
+    one.coordinator.wait(60)
+    page.wait_for_selector("#line:has-text('offline')")
+    rounds = len(one.rounds())
+    one.serve_phones()
+    page.wait_for_selector("#line:has-text('connected')", timeout=90_000)
+    one.wait_for_round(rounds + 1, 90)
+
+
+def test_the_dashboard_shows_how_the_group_is_doing(federation, phone, scripted_phone):
+    one = federation("federation.rounds=1000", "serve.nodes=1")
+    one.serve_phones()
+    other = scripted_phone.ScriptedPhone(one.phone_link())
+    other.take_part()
+    one.wait_for_round(4)
+    page = phone()
+    page.goto(f"https://127.0.0.1:{one.phones_port}/dashboard")
+    page.wait_for_selector("#round:has-text('of 1000')", timeout=30_000)
+    page.wait_for_selector("#kinds tr:has-text('Phones')")
+    assert "%" in page.inner_text("#accuracy")
+    assert _axe(page) == []
+    page.set_viewport_size({"width": 1200, "height": 800})
+    assert _axe(page) == []
+    assert page.errors == []
+    other.close()

@@ -147,7 +147,7 @@ def test_a_phone_that_leaves_in_a_round_and_a_gateway_that_is_killed_cost_no_rou
     assert sum(member["kind"] == "phone" for member in members.values()) == 1
 
     rounds = len(one.rounds())
-    os.kill(one._pid_of("edgekit.cli phone"), 9)
+    os.kill(one.gateway(), 9)
     scripted_phone.wait(lambda: any("gateway for phones ended" in n for n in one.notices()), 30, "the notice")
     back = scripted_phone.ScriptedPhone(good.url.replace("wss", "https").replace("/line", "/phone/"))
     back.identity = good.identity

@@ -9,10 +9,14 @@ import {TEXT} from './strings.js';
 
 const LEAST = 10; // examples to start with
 const MOST_SENT = 500; // lines of what was sent
+const ROOM = 1 << 20; // bytes that there must be room for
 const $ = (name) => document.getElementById(name);
 
 const state = {
   task: null, // {name, facts, training, graph}
+  wanted: '', // name of the task that the gateway has
+  loaded: '', // and of the one that the worker has
+  told: false, // whether the gateway knows that this phone is ready
   progress: {},
   consent: false,
   watching: false,
@@ -180,7 +184,7 @@ async function change(action) {
   });
   await count();
   nextLabel();
-  if (state.going && done) sendReady();
+  if (state.told && done) sendReady();
   show();
 }
 
@@ -237,14 +241,22 @@ async function begin() {
   keepAwake();
   if (await load()) {
     state.phase = '';
-    sendReady();
+    state.loaded = state.task.name;
+    tellReady();
   }
   show();
+}
+
+/** Say once on each connection that this phone is ready, as soon as both sides mean the same task. */
+function tellReady() {
+  const same = state.loaded === state.task?.name && state.wanted === state.task?.name;
+  if (state.going && same && !state.told) sendReady();
 }
 
 $('pause').onclick = async () => {
   state.going = false;
   state.phase = TEXT.statePaused;
+  state.told = false;
   await store.put('facts', 'going', false);
   line.send('pause');
   wakeLock?.release().catch(() => {});
@@ -283,6 +295,7 @@ function cannot(problem) {
 
 function sendReady() {
   const {facts} = state.task;
+  state.told = true;
   const model = state.finished ? {model: {run: state.finished.run, version: state.finished.version}} : {};
   line.send('ready', {...(facts.counts ? {examples: state.examples} : {}), ...model});
 }
@@ -441,6 +454,7 @@ const heard = {
   async welcome({facts}) {
     if (facts.secret) await store.put('facts', 'identity', {phone: facts.phone, secret: facts.secret});
     if (location.hash) history.replaceState(null, '', location.pathname); // the ticket is used up
+    state.told = false;
     quietly();
     showLine(TEXT.here, true);
   },
@@ -450,12 +464,15 @@ const heard = {
     const content = graph ? graph.data.slice() : before?.graph;
     if (!content) return line.send('want');
     if (graph) await kept(() => store.put('files', 'task', {name, facts: task, training, graph: content}));
+    state.wanted = name;
     await useTask({name, facts: task, training, graph: content});
     return undefined;
   },
 
   progress({facts: {progress, task}}) {
     state.progress = progress;
+    state.wanted = task;
+    tellReady();
     if (task && task !== state.task?.name) line.send('want');
     show();
   },
@@ -495,10 +512,11 @@ async function useTask(task) {
 async function lacking() {
   if (!globalThis.isSecureContext) return TEXT.wrong.noContext;
   if (typeof WebAssembly !== 'object') return TEXT.wrong.noWasm;
-  try {
-    await store.get('facts', 'consent');
-  } catch {
-    return TEXT.wrong.noStore;
+  try { // before the code is used up: what joining gives must be kept
+    await store.put('facts', 'room', new Uint8Array(ROOM));
+    await store.remove('facts', 'room');
+  } catch (error) {
+    return error.message === 'full' ? TEXT.wrong.full : TEXT.wrong.noStore;
   }
   return undefined;
 }
@@ -508,7 +526,7 @@ async function main() {
   const problem = await lacking();
   if (problem) {
     showLine(TEXT.away, false);
-    notice(problem);
+    notice(problem, [TEXT.reload, () => location.reload()]);
     return;
   }
   const alone = await new Promise((resolve) => {
