@@ -21,7 +21,7 @@ from edgekit.errors import DataError, EdgekitError, MissingExtraError, RefusedEr
 from edgekit.experiment import Data, Model, Section, first_problem
 from edgekit.runfolder import write_whole
 
-OWN_SOURCES = ("digits", "moving-digits")
+OWN_SOURCES = ("digits", "moving-digits", "gestures")
 """Data sets that come with edgekit's packages, which a task may choose; all else is the owner's to name."""
 NO_TASK = "this node does not have the round's task (any more)"
 """What a node says that must be given the task again."""

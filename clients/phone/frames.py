@@ -25,7 +25,11 @@ ALIGNMENT = 8
 MOST_HEADER_BYTES = 1 << 20
 MOST_ARRAYS = 16
 MOST_DIMENSIONS = 8
-DTYPES = {"float32": np.dtype("<f4"), "int32": np.dtype("<i4"), "uint8": np.dtype("u1")}
+DTYPES: dict[str, np.dtype[Any]] = {
+    "float32": np.dtype("<f4"),
+    "int32": np.dtype("<i4"),
+    "uint8": np.dtype("u1"),
+}
 
 
 @dataclass(frozen=True)

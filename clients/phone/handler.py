@@ -195,7 +195,7 @@ class PhoneHandler:
             "accuracy": delivery.accuracy,
             "tolerance": delivery.tolerance,
         }
-        model = {
+        model: Weights = {
             "model": np.frombuffer(delivery.model, np.uint8),
             "probe": np.asarray(delivery.probe, np.float32),
             "scores": np.asarray(delivery.scores, np.float32),

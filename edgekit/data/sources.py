@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from edgekit import plugins
-from edgekit.data import partition
+from edgekit.data import gestures, partition
 from edgekit.data.federated import Examples, FederatedDataset, Integers, Source, from_source
 from edgekit.errors import DataError, ExperimentError
 from edgekit.experiment import Data
@@ -20,8 +20,8 @@ def load(settings: Data, seed: int, *, whole_groups: bool = False) -> FederatedD
     """Load a data set and share it among the clients.
 
     Args:
-        settings: the experiment's [data] section; `source` is `digits`, `moving-digits`, `npz:FILE`, `idx:FOLDER`,
-            `images:FOLDER`, `audio:FOLDER`, `events:FOLDER`, `hf:NAME` or `package.module:function`.
+        settings: the experiment's [data] section; `source` is `digits`, `moving-digits`, `gestures`, `npz:FILE`,
+            `idx:FOLDER`, `images:FOLDER`, `audio:FOLDER`, `events:FOLDER`, `hf:NAME` or `package.module:function`.
         seed: the experiment's seed; the same seed gives the same clients.
         whole_groups: with the natural partition, hold out whole owners for test and calibration, so that no client
             has data in them.
@@ -76,13 +76,15 @@ def _load(settings: Data) -> FederatedDataset | Loaded:
         loaded = _digits()
     elif settings.source == "moving-digits":
         loaded = _moving_digits(settings)
+    elif settings.source == "gestures":
+        loaded = gestures.read(), None
     elif separator and place and kind in _READERS:
         loaded = _READERS[kind](place, settings)
     elif plugins.is_import_path(settings.source):
         loaded = _from_function(settings.source)
     else:
         raise ExperimentError(
-            f"data.source {settings.source!r} is none of: digits, moving-digits, "
+            f"data.source {settings.source!r} is none of: digits, moving-digits, gestures, "
             + ", ".join(f"{name}:PLACE" for name in _READERS)
             + ", package.module:function"
         )

@@ -21,7 +21,7 @@ export async function practice(task) {
     [chosen[i], chosen[j]] = [chosen[j], chosen[i]];
   }
   return chosen.slice(0, SHARE).map((i) => {
-    const raw = Float32Array.from(x.data.subarray(i * size, (i + 1) * size), (value) => value / facts.scale);
+    const raw = Float32Array.from(x.data.subarray(i * size, (i + 1) * size), (value) => (value - facts.offset) / facts.scale);
     return {x: drawn ? enlarged(raw, shape.at(-1), task.shape[1]) : raw, label: facts.classes[y.data[i]]};
   });
 }
