@@ -31,6 +31,7 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/spiking.py
 	$(BIN)/python benchmarks/deployment.py
 	$(BIN)/python benchmarks/faults.py
+	$(BIN)/python benchmarks/phones.py
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -187,6 +187,7 @@ def test_models_and_doctor_speak_to_people_and_machines(tmp_path):
         "train",
         "tflite",
         "node",
+        "phone",
         "serve",
         "spiking",
         "events",
