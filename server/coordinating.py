@@ -14,6 +14,7 @@ from edgekit.enrolment import NAME_LETTERS
 from edgekit.errors import ServeError, TrainingError, UsageError
 from edgekit.experiment import Experiment
 from edgekit.runfolder import RunFolder, locked
+from edgekit.server.nodes import read_nodes
 from edgekit.server.supervisor import Listening, Supervisor
 
 TICK_SECONDS = 0.25
@@ -47,6 +48,7 @@ def coordinate(
     *,
     bundle: Path | None = None,
     phones: int | None = None,
+    gateways: bool = False,
     code_seconds: float = 600.0,
     codes: int = 1,
     once: bool = False,
@@ -61,6 +63,7 @@ def coordinate(
         audience: told what happens.
         bundle: for boards to fetch, or None.
         phones: port of a gateway for phones, or None.
+        gateways: whether the join codes let in gateways, which bring phones of their own.
         code_seconds: how long a join code holds.
         codes: join codes to have open at a time.
         once: end when the run is done and the nodes that are there have its model.
@@ -75,7 +78,7 @@ def coordinate(
         events = _Tail(folder.path / "events.jsonl")
         try:
             supervisor.start()
-            _follow(supervisor, folder, events, audience, code_seconds, codes, once, stop)
+            _follow(supervisor, folder, events, audience, code_seconds, codes, gateways, once, stop)
         finally:
             supervisor.stop()
 
@@ -87,6 +90,7 @@ def _follow(
     audience: Audience,
     code_seconds: float,
     codes: int,
+    gateways: bool,
     once: bool,
     stop: threading.Event,
 ) -> None:
@@ -116,7 +120,7 @@ def _follow(
             open_codes = [code for code in open_codes if code[:NAME_LETTERS] in still_open]
             audience.nodes(rows)
             while len(open_codes) < codes:
-                open_codes.append(supervisor.issue_code(code_seconds))
+                open_codes.append(supervisor.issue_code(code_seconds, gateway=gateways))
                 audience.code(open_codes[-1], code_seconds / 60)
         except ServeError:
             continue  # the SuperLink is being started again
@@ -160,15 +164,6 @@ def _rows(joined: dict[str, Any], folder: RunFolder) -> list[dict[str, Any]]:
 def rows_of(folder: RunFolder) -> list[dict[str, Any]]:
     """Return what a run knows of its nodes, as rows for people, without asking a coordinator."""
     return _rows({str(line["node"]): line for line in read_nodes(folder)}, folder)
-
-
-def read_nodes(folder: RunFolder) -> list[dict[str, Any]]:
-    """Return what a run's server app knows of its nodes, [] if it has written nothing yet."""
-    try:
-        found = json.loads((folder.path / "nodes.json").read_text())
-    except (OSError, ValueError):
-        return []
-    return found if isinstance(found, list) else []
 
 
 def _folder(experiment: Experiment, path: Path) -> RunFolder:

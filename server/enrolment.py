@@ -37,12 +37,14 @@ class Code:
         expires: seconds since 1970.
         attempts: wrong proofs so far.
         used_by: fingerprint of the key that used it, "" for nobody.
+        gateway: whether it lets in a gateway, which brings phones of its own.
     """
 
     secret: str
     expires: float
     attempts: int = 0
     used_by: str = ""
+    gateway: bool = False
 
 
 @dataclass
@@ -99,8 +101,12 @@ class Enrolment:
         self.members = {int(node): Member(**member) for node, member in _read(self._members_file).items()}
         self._by_key = {member.public_key: node for node, member in self.members.items()}
 
-    def issue(self, seconds: float = CODE_SECONDS) -> JoinCode:
+    def issue(self, seconds: float = CODE_SECONDS, *, gateway: bool = False) -> JoinCode:
         """Make a new code that expires.
+
+        Args:
+            seconds: how long it holds.
+            gateway: whether it lets in a gateway too; other codes let in one device and no more.
 
         Raises:
             ServeError: a thousand codes are open already.
@@ -112,7 +118,7 @@ class Enrolment:
             code = JoinCode.new()
             while code.name in self._codes:
                 code = JoinCode.new()
-            self._codes[code.name] = Code(code.secret, self._clock() + seconds)
+            self._codes[code.name] = Code(code.secret, self._clock() + seconds, gateway=gateway)
             self._save_codes()
             return code
 
@@ -162,6 +168,11 @@ class Enrolment:
             if not is_proof(request.get("proof"), wanted):
                 self._wrong(name, code)
             _check_signature(key, wanted.encode(), request)
+            if kind == "gateway" and not code.gateway:
+                raise JoinError(
+                    "this code lets in one device, not a gateway with phones of its own: use edgekit serve --phones, "
+                    "or start the coordinator with --allow-gateways"
+                )
             if code.used_by not in ("", _fingerprint(key)):
                 self._log(f"refused: code {name} was tried a second time, by another device")
                 raise JoinError(
@@ -228,6 +239,8 @@ class Enrolment:
         """
         if node_id not in self.members:
             raise ServeError(f"no node {node_id} has joined")
+        for phone in [member.node_id for member in list(self.members.values()) if member.brought_by == node_id]:
+            self.leave(phone)
         self._unregister(node_id)
         with self._lock:
             member = self.members.pop(node_id, None)

@@ -63,6 +63,7 @@ class NodeState:
         last_seen: seconds since 1970, of its last answer.
         bytes_up: of its updates.
         bytes_down: of what it was sent.
+        seconds: from sending it rounds to its updates, in all.
     """
 
     node: int
@@ -79,6 +80,7 @@ class NodeState:
     last_seen: float = 0.0
     bytes_up: int = 0
     bytes_down: int = 0
+    seconds: float = 0.0
 
 
 class FleetCrew:
@@ -119,6 +121,8 @@ class FleetCrew:
         self._ready: set[int] = set()
         self._resting: dict[int, float] = {}
         self._stumbles: dict[int, int] = {}
+        self._waited: dict[int, float] = {}
+        """Seconds until a node's last answer."""
         self._asked: dict[str, tuple[Message, float]] = {}
         """Questions to newcomers that are not answered yet, by message, and when they were sent."""
         self._tasks: dict[bool, tuple[str, bytes]] = {}
@@ -188,6 +192,7 @@ class FleetCrew:
                 self._failed(state.node, reply)
             else:
                 state.rounds += 1
+                state.seconds = round(state.seconds + self._waited.get(state.node, 0.0), 3)
                 self._stumbles.pop(state.node, None)
         self.save()
         return replies
@@ -271,6 +276,8 @@ class FleetCrew:
         asked = {message.metadata.dst_node_id for message, _ in self._asked.values()}
         new = [n for n in online if n not in self._ready and n not in asked and not self._rests(n)]
         if new:
+            for kind in sorted({self._state(node).kind for node in new} & set(KINDS)):
+                self._task_or_problem(kind)  # after a restart: nodes that were here before hold it already
             facts = {"action": "prepare", "tasks": self._names_of_tasks()}
             gateways = [node for node in new if self._state(node).kind == "gateway"]
             self._send(gateways, wire.Letter({**facts, "progress": self._progress(online)}))
@@ -302,7 +309,7 @@ class FleetCrew:
                 continue
             del self._asked[name]
             if not self._took(node, found):
-                self._stumbled(node)
+                self._wait_with(node)
             elif isinstance(found, dict) and found.get("holds"):
                 if self.nodes[node].kind == "gateway":
                     self._rest(node, GATEWAY_SECONDS)
@@ -311,6 +318,11 @@ class FleetCrew:
             else:
                 lacking.setdefault(self.nodes[node].kind, []).append(node)
         for kind, chosen in lacking.items():
+            if problem := self._task_or_problem(kind):
+                for node in chosen:
+                    self._took(node, RefusedError(problem))
+                    self._stumbled(node)
+                continue
             _, content = self._task(kind)
             self._send(chosen, wire.Letter({"action": "install", "signature": self._sign(content)}, content))
         if heard:
@@ -342,7 +354,7 @@ class FleetCrew:
         if isinstance(count, int) and not isinstance(count, bool) and -1 <= count < MOST_EXAMPLES:
             state.examples = count
         counted = self._facts.counts and state.kind != "gateway"
-        if counted and found.get("holds") and state.examples < 0 and not problem:
+        if counted and found.get("holds") and state.examples < 1 and not problem:
             problem = "it does not say how many examples it has, which noise by the server needs to know"
         if isinstance(found.get("model"), dict):
             state.model = {key: found["model"].get(key) for key in ("run", "version") if key in found["model"]}
@@ -360,6 +372,14 @@ class FleetCrew:
             content = Task(self._facts, self._training_graph() if with_graph else None).to_bytes()
             self._tasks[with_graph] = (name_of(content), content)
         return self._tasks[with_graph]
+
+    def _task_or_problem(self, kind: str) -> str:
+        """Make a kind's task; return what is wrong with it, "" if nothing. It must not end the run for the others."""
+        try:
+            self._task(kind)
+        except EdgekitError as error:
+            return f"there is no task for nodes of its kind: {error}"
+        return ""
 
     def _names_of_tasks(self) -> dict[str, str]:
         """Return the name of each kind's task, as far as somebody needed it already."""
@@ -432,12 +452,14 @@ class FleetCrew:
         ids = list(self._grid.push_messages(messages))
         waiting = {name: message for name, message in zip(ids, messages, strict=True) if name}
         replies: dict[int, Message] = {}
-        end, pause = time.monotonic() + seconds, FASTEST_POLL
+        begun, pause = time.monotonic(), FASTEST_POLL
+        end = begun + seconds
         while waiting and time.monotonic() < end:
             for reply in self._pulled(list(waiting)):
                 message = waiting.pop(reply.metadata.reply_to_message_id, None)
                 if message is not None:
-                    replies[message.metadata.dst_node_id] = _checked(reply, message)
+                    node = message.metadata.dst_node_id
+                    replies[node], self._waited[node] = _checked(reply, message), time.monotonic() - begun
             if waiting:
                 time.sleep(min(pause, max(0.0, end - time.monotonic())))
                 pause = min(1.2 * pause, SLOWEST_POLL)
@@ -462,6 +484,17 @@ class FleetCrew:
 
     def _rest(self, node: int, seconds: float) -> None:
         self._resting[node] = time.monotonic() + seconds
+
+    def _wait_with(self, node: int) -> None:
+        """Let a node rest that does not take part now: a gateway is only told how things are, a phone's person may
+        start it at any time."""
+        kind = self._state(node).kind
+        if kind == "gateway":
+            self._rest(node, GATEWAY_SECONDS)
+        elif kind == "phone":
+            self._rest(node, REST_SECONDS)
+        else:
+            self._stumbled(node)
 
     def _stumbled(self, node: int) -> None:
         """Let a node that failed rest, ever longer while it goes on failing."""

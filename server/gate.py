@@ -268,7 +268,8 @@ def admin(superlink: ASGIApp, gate: Gate, enrolment: Enrolment, secret: str) -> 
     async def codes(request: Request) -> Response:
         seconds = float(request.query_params.get("seconds", "600"))
         try:
-            code = await run_in_threadpool(enrolment.issue, seconds)
+            gateway = request.query_params.get("gateway") == "1"
+            code = await run_in_threadpool(lambda: enrolment.issue(seconds, gateway=gateway))
         except EdgekitError as error:
             return _say(503, str(error))
         return JSONResponse({"code": str(code), "name": code.name})

@@ -17,8 +17,9 @@ from typing import Any
 
 import httpx
 
+from edgekit.clients.node.folder import NodeFolder
 from edgekit.enrolment import is_loopback
-from edgekit.errors import ServeError
+from edgekit.errors import JoinError, ServeError
 from edgekit.flower.superlink import RUNNING, SECRET_HEADER, Control
 from edgekit.processes import check_port
 from edgekit.runfolder import write_whole
@@ -164,9 +165,9 @@ class Supervisor:
                     self._started[name] = time.monotonic()  # the gateway asks the SuperLink, which may be away too
         self._see_to_run()
 
-    def issue_code(self, seconds: float) -> str:
-        """Make a join code."""
-        found = self._ask("POST", f"/edgekit/codes?seconds={seconds}")
+    def issue_code(self, seconds: float, *, gateway: bool = False) -> str:
+        """Make a join code; one for a gateway lets in phones too."""
+        found = self._ask("POST", f"/edgekit/codes?seconds={seconds}&gateway={int(gateway)}")
         return str(found["code"])
 
     def nodes(self) -> tuple[dict[str, Any], set[str]]:
@@ -260,10 +261,14 @@ class Supervisor:
         else:
             certificate, key = Authority(self.state / "keys").server_files
             command += ["--certificate", str(certificate), "--key", str(key)]
-        joined = (folder / "node" / "membership.json").exists()
+        node = NodeFolder(folder / "node")
+        try:
+            known = node.joined and str(node.membership().node_id) in self.nodes()[0]
+        except JoinError:
+            known = False
+        code = "" if known else f"#{self.issue_code(JOIN_SECONDS, gateway=True)}"
         # Not on the command line, which others on this machine can see.
-        more = {} if joined else {JOIN_VARIABLE: f"{listening.url}#{self.issue_code(JOIN_SECONDS)}"}
-        self._spawn("phones", command, more)
+        self._spawn("phones", command, {JOIN_VARIABLE: f"{listening.url}{code}"})
 
     def _spawn(self, name: str, command: list[str], more: Mapping[str, str] = MappingProxyType({})) -> None:
         environment = {

@@ -105,7 +105,10 @@ def unpack(content: bytes) -> Frame:
         length = math.prod(shape)
         if place + length * dtype.itemsize > len(content):
             raise RefusedError(f"a frame ends within its array {name!r}")
-        array = np.frombuffer(content, dtype, length, place).reshape(shape)
+        try:
+            array = np.frombuffer(content, dtype, length, place).reshape(shape)
+        except ValueError:  # nothing of something endless
+            raise RefusedError(f"array {name!r} has an impossible shape") from None
         if dtype.kind == "f" and not np.isfinite(array).all():
             raise RefusedError(f"array {name!r} holds values that are not finite")
         arrays[name] = array

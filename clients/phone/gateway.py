@@ -6,6 +6,7 @@ It sees updates, as the coordinator does, and no data: that stays in the page.
 import asyncio
 import contextlib
 import logging
+import secrets
 import threading
 import time
 from dataclasses import dataclass
@@ -30,29 +31,32 @@ from edgekit.clients.node.resident import Resident
 from edgekit.clients.phone.frames import VERSION, Frame, pack, unpack
 from edgekit.clients.phone.handler import MOST_EXAMPLES, Board, GatewayHandler, PhoneHandler
 from edgekit.clients.phone.line import Line
-from edgekit.clients.phone.members import Members, Phone
+from edgekit.clients.phone.members import Members, NotKnownError, Phone
 from edgekit.enrolment import parse_url
 from edgekit.errors import EdgekitError, JoinError, RefusedError
 from edgekit.throttle import Throttle
 
 log = logging.getLogger("edgekit.phone")
 
-PAGE = Path(__file__).parent / "page"
+PAGE = (Path(__file__).parent / "page").resolve()
 MOST_CONNECTIONS = 1000
 MOST_CONNECTIONS_FROM_ONE = 300
 """Phones behind one router have one address."""
+MOST_STRANGERS = 40
+"""Connections at a time that did not say yet who they are; a page that is sent away tries again by itself."""
 KNOCKS_A_MINUTE = 600
 """Connections from one address."""
 FRAMES_A_MINUTE = 600
 """Of one phone; more end its connection."""
 HELLO_SECONDS = 10.0
 MOST_HELLO_BYTES = 4096
-MOST_FRAME_BYTES = 64 << 20
+MOST_FRAME_BYTES = 16 << 20
+LEAST_SECRET = 32
 LINGER_SECONDS = 60.0
 """How long the node of a phone that went away stays; then it goes offline."""
 JOINERS = 4
-REFUSED, GARBAGE, BUSY, LEFT, ELSEWHERE = 4401, 4400, 4429, 4410, 4409
-"""WebSocket close codes: not let in, not understood, too much, left for good, opened elsewhere."""
+REFUSED, GARBAGE, LEFT, ELSEWHERE = 4401, 4400, 4410, 4409
+"""WebSocket close codes: not known here, not understood or not now, left for good, opened elsewhere."""
 TYPES = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -107,7 +111,10 @@ class Gateway:
 
     def __init__(self, folder: Path, name: str) -> None:
         self._node = NodeFolder(folder / "node")
-        self._address, _ = parse_url(self._node.wishes().url)
+        self._url = self._node.wishes().url
+        self._address, _ = parse_url(self._url)
+        self._strangers = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.members = Members(folder / "phones")
         self.board = Board(folder / "tasks", self._node.membership().signing_key, self._news)
         self._resident = Resident(self._node, GatewayHandler(self.board, name))
@@ -115,7 +122,6 @@ class Gateway:
         self._connections: dict[str, int] = {}
         self._knocks, self._frames = Throttle(KNOCKS_A_MINUTE), Throttle(FRAMES_A_MINUTE)
         self._joiners = anyio.CapacityLimiter(JOINERS)
-        self._loop: asyncio.AbstractEventLoop | None = None
         self.application: ASGIApp = Guarded(
             Starlette(
                 routes=[
@@ -166,9 +172,12 @@ class Gateway:
             self._loop.call_soon_threadsafe(self._tell_all)
 
     def _tell_all(self) -> None:
+        content = pack(self._news_frame())
         for session in list(self._sessions.values()):
-            if session.line.connected:
-                session.line.post(Frame("progress", {"progress": self._told(), "task": self.board.name}))
+            session.line.post(content)
+
+    def _news_frame(self) -> Frame:
+        return Frame("progress", {"progress": self._told(), "task": self.board.name})
 
     # Phones.
 
@@ -179,7 +188,7 @@ class Gateway:
             log.warning("refused a page of another origin, from %s", who)
             await websocket.close(REFUSED)
             return
-        full = sum(self._connections.values()) >= MOST_CONNECTIONS
+        full = sum(self._connections.values()) >= MOST_CONNECTIONS or self._strangers >= MOST_STRANGERS
         if full or self._connections.get(who, 0) >= MOST_CONNECTIONS_FROM_ONE or self._knocks.too_often(who):
             log.warning("refused a connection from %s: there are too many", who)
             await websocket.close(1013)
@@ -197,61 +206,80 @@ class Gateway:
 
     async def _converse(self, websocket: WebSocket, who: str) -> None:
         connection = _Connection(websocket, asyncio.get_running_loop())
+        self._strangers += 1
         try:
             hello = await asyncio.wait_for(_receive(websocket, MOST_HELLO_BYTES), HELLO_SECONDS)
-            # Threads of their own: a new phone is made known to the coordinator.
-            identity, session, welcome = await anyio.to_thread.run_sync(self._let_in, hello, limiter=self._joiners)
+            # Threads of their own: a new phone is made known to the coordinator, which may take a while.
+            limiter = self._joiners if "ticket" in hello.facts else None
+            identity, phone, welcome = await anyio.to_thread.run_sync(self._let_in, hello, limiter=limiter)
         except (EdgekitError, TimeoutError) as error:
             reason = str(error) or "the page did not say who it is"
             log.warning("refused a phone from %s: %s", who, reason)
-            await connection.refuse(REFUSED, reason)
+            await connection.refuse(REFUSED if isinstance(error, NotKnownError) else GARBAGE, reason)
             return
+        finally:
+            self._strangers -= 1
+        session = self._sessions.setdefault(identity, Session(phone, Line()))
         line = session.line
         log.info("%s is here, from %s", session.phone.name, who)
         await connection.send(welcome)
         if task := self.board.frame(str(hello.facts.get("has", ""))):
             await connection.send(task)
-        await connection.send(Frame("progress", {"progress": self._told(), "task": self.board.name}))
+        await connection.send(self._news_frame())
+        self._sessions[identity] = session  # it may have been swept away meanwhile
         line.connect(connection)
         try:
             while await self._heard(await _receive(websocket), identity, session, connection):
                 if self._frames.too_often(identity):
                     raise RefusedError(f"more than {FRAMES_A_MINUTE} messages a minute")
+                if not line.is_on(connection):  # what an older connection still brings is not for the newest
+                    return
         except RefusedError as error:
             log.warning("%s: %s", session.phone.name, error)
-            line.fail(str(error))
+            if line.is_on(connection):
+                line.fail(str(error))
             await connection.refuse(GARBAGE, str(error))
         finally:
             line.disconnect(connection)
             log.info("%s is away", session.phone.name)
 
-    def _let_in(self, hello: Frame) -> tuple[str, Session, Frame]:
-        """See who a page is; return its id, session and welcome.
+    def _let_in(self, hello: Frame) -> tuple[str, Phone, Frame]:
+        """See who a page is; return its id, the phone, and its welcome.
 
         Raises:
             RefusedError: it speaks another protocol.
-            JoinError: it may not come in.
+            NotKnownError: it may not come in.
+            JoinError: it cannot come in now.
         """
         facts = hello.facts
         if hello.type != "hello" or hello.arrays or facts.get("protocol") != VERSION:
             raise RefusedError(f"this gateway speaks version {VERSION} of the phones' protocol: reload the page")
         told: dict[str, Any] = {"protocol": VERSION, "edgekit": __version__, "time": time.time()}
         if isinstance(facts.get("ticket"), str):
-            identity, phone = self._new(facts["ticket"], str(facts.get("agent", "")))
-            told["secret"] = self.members.keep(identity, phone)
+            ticket, secret = facts["ticket"], facts.get("secret")
+            if not isinstance(secret, str):
+                told["secret"] = secret = secrets.token_urlsafe(LEAST_SECRET)
+            elif len(secret) < LEAST_SECRET:
+                raise RefusedError(f"a phone's secret has at least {LEAST_SECRET} letters")
+            identity = self.members.came_by(ticket)
+            if identity and "secret" not in told:  # the same phone again, whose welcome was lost
+                with contextlib.suppress(NotKnownError):
+                    phone = self.members.find(identity, secret)
+                    return identity, phone, Frame("welcome", {**told, "phone": identity, "name": phone.name})
+            identity, phone = self._new(ticket, str(facts.get("agent", "")), secret)
         elif isinstance(facts.get("phone"), str) and isinstance(facts.get("secret"), str):
             identity = facts["phone"]
             phone = self.members.find(identity, facts["secret"])
         else:
-            raise JoinError("scan the code that edgekit shows: it lets one phone in")
-        session = self._sessions.setdefault(identity, Session(phone, Line()))
-        return identity, session, Frame("welcome", {**told, "phone": identity, "name": phone.name})
+            raise NotKnownError("scan the code that edgekit shows: it lets one phone in")
+        return identity, phone, Frame("welcome", {**told, "phone": identity, "name": phone.name})
 
-    def _new(self, ticket: str, agent: str) -> tuple[str, Phone]:
-        self.members.redeem(ticket)
+    def _new(self, ticket: str, agent: str, secret: str) -> tuple[str, Phone]:
         identity, phone = self.members.new(agent)
+        self.members.redeem(ticket, identity)
         try:
             enrol.join_phone(self._node, phone.folder, self._address, phone.name)
+            self.members.keep(identity, phone, secret)
         except EdgekitError:
             self.members.give_back(ticket)
             self.members.forget(phone)
@@ -270,7 +298,7 @@ class Gateway:
             line.answer(frame)  # else nobody waits for it any more
         elif frame.type == "ready":
             examples = frame.facts.get("examples", -1)
-            if type(examples) is not int or not -1 <= examples <= MOST_EXAMPLES:
+            if type(examples) is not int or not (examples == -1 or 1 <= examples <= MOST_EXAMPLES):
                 raise RefusedError("the page's number of examples is impossible")
             model = frame.facts.get("model")
             if isinstance(model, dict) and isinstance(model.get("run"), str) and type(model.get("version")) is int:
@@ -280,7 +308,8 @@ class Gateway:
         elif frame.type == "pause":
             line.ready(False)
         elif frame.type == "want":
-            if task := self.board.frame(str(frame.facts.get("has", ""))):
+            if connection.wanted != self.board.name and (task := self.board.frame(str(frame.facts.get("has", "")))):
+                connection.wanted = self.board.name  # once: it is large
                 await connection.send(task)
         elif frame.type == "leave":
             await anyio.to_thread.run_sync(self._leave, identity, session, limiter=self._joiners)
@@ -296,8 +325,12 @@ class Gateway:
         if session.resident is not None and session.thread is not None and session.thread.is_alive():
             return
         before, folder = session.thread, session.phone.folder
-        stop = threading.Event()
-        handler = PhoneHandler(self.board, session.line, session.phone.name, stop.is_set)
+        wishes = folder.wishes()
+        if wishes.url != self._url:  # the coordinator has moved
+            folder.keep_wishes(wishes.model_copy(update={"url": self._url}))
+        stop, line = threading.Event(), session.line
+        # A phone that comes back while its old node is still ending is asked all the same.
+        handler = PhoneHandler(self.board, line, session.phone.name, lambda: stop.is_set() and not line.is_ready)
         resident = Resident(folder, handler, stop)
 
         def work() -> None:
@@ -328,16 +361,17 @@ class _Connection:
 
     def __init__(self, websocket: WebSocket, loop: asyncio.AbstractEventLoop) -> None:
         self._websocket, self._loop = websocket, loop
+        self.wanted = ""
         self._sending = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def post(self, frame: Frame) -> None:
+    def post(self, frame: Frame | bytes) -> None:
         self._loop.call_soon_threadsafe(self._start, frame)
 
     def end(self, reason: str) -> None:
         self._loop.call_soon_threadsafe(self._start, Frame("refused", {"reason": reason, "code": ELSEWHERE}), ELSEWHERE)
 
-    def _start(self, frame: Frame, then_close: int = 0) -> None:
+    def _start(self, frame: Frame | bytes, then_close: int = 0) -> None:
         async def work() -> None:
             with contextlib.suppress(WebSocketDisconnect, RuntimeError, OSError):
                 await self.send(frame)
@@ -348,8 +382,8 @@ class _Connection:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def send(self, frame: Frame) -> None:
-        content = pack(frame)
+    async def send(self, frame: Frame | bytes) -> None:
+        content = frame if isinstance(frame, bytes) else pack(frame)
         async with self._sending:
             await self._websocket.send_bytes(content)
 
@@ -406,20 +440,25 @@ def _same_origin(websocket: WebSocket) -> bool:
 async def _asset(request: Request) -> Response:
     """Return a file of the page; the large ones lie there compressed."""
     name = request.path_params["path"] or "index.html"
-    path = (PAGE / name).resolve()
-    kind = TYPES.get(path.suffix)
-    if not path.is_relative_to(PAGE) or kind is None:
+    try:
+        path = (PAGE / name).resolve()
+        kind = TYPES.get(path.suffix)
+        if not path.is_relative_to(PAGE) or kind is None or not (path.is_file() or _packed(path).is_file()):
+            raise ValueError
+    except (OSError, ValueError):  # a name that no file can have
         return PlainTextResponse("there is no such page", 404)
     # What a new version of edgekit brings must be seen at once; the service worker keeps it for being offline.
     headers = {"cache-control": "no-cache"}
-    packed = path.with_name(f"{path.name}.gz")
+    packed = _packed(path)
     if packed.is_file():
         if "gzip" not in request.headers.get("accept-encoding", ""):
             return PlainTextResponse("this file is sent as gzip alone", 406)
         return FileResponse(packed, media_type=kind, headers={**headers, "content-encoding": "gzip"})
-    if not path.is_file():
-        return PlainTextResponse("there is no such page", 404)
     return FileResponse(path, media_type=kind, headers=headers)
+
+
+def _packed(path: Path) -> Path:
+    return path.with_name(f"{path.name}.gz")
 
 
 async def _front(request: Request) -> Response:
@@ -436,21 +475,21 @@ def page_routes() -> list[Route]:
 
 
 def join(folder: Path, url: str, name: str) -> None:
-    """Make this gateway a member of a coordinator, by a join code.
+    """Make this gateway a member of a coordinator, by a join code; or, without one, tell it where its own is now.
 
     Args:
         folder: of the gateway.
-        url: with the code.
+        url: of the coordinator; with a code if this gateway is new to it.
         name: of the gateway.
 
     Raises:
-        JoinError: it may not, or has joined another coordinator.
+        JoinError: it may not.
     """
     node = NodeFolder(folder / "node")
     address, code = parse_url(url)
-    if code is None:
+    if code is None and not node.joined:
         raise JoinError("give the whole address with its code, URL#CODE, as edgekit serve shows it")
-    if node.joined and node.wishes().url != str(address):
-        raise JoinError(f"{folder} is a gateway of {node.wishes().url}: give another --folder")
-    enrol.join(node, address, code, name, "gateway")
+    # First: a membership is there only with all else. Whoever answers there must have the authority's certificate.
     node.keep_wishes(Wishes(url=str(address), name=name))
+    if code is not None:
+        enrol.join(node, address, code, name, "gateway")

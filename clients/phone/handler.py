@@ -1,5 +1,6 @@
 """Answers a coordinator's messages for phones: what they mean is settled here, the work is done in the page."""
 
+import contextlib
 import dataclasses
 import logging
 import threading
@@ -18,7 +19,7 @@ from edgekit.clients.node.handler import DeclinedError, instructions, replying
 from edgekit.clients.node.task import Task
 from edgekit.clients.phone.activity import told
 from edgekit.clients.phone.frames import Frame
-from edgekit.clients.phone.line import Line
+from edgekit.clients.phone.line import Line, PausedError
 from edgekit.errors import EdgekitError, RefusedError
 from edgekit.export.metadata import read_metadata
 
@@ -26,7 +27,8 @@ log = logging.getLogger("edgekit.phone")
 
 LARGEST_WEIGHT = 1e6
 """Weights beyond this are nobody's: they would drag the average with them."""
-MOST_EXAMPLES = 1_000_000
+MOST_EXAMPLES = 10_000
+"""That anybody made by hand."""
 
 
 class Board:
@@ -40,11 +42,14 @@ class Board:
 
     def __init__(self, folder: Path, signing_key: str, on_news: Callable[[], None] = lambda: None) -> None:
         self._folder, self.signing_key, self._on_news = folder, signing_key, on_news
-        self._lock = threading.Lock()
+        self._lock, self._taking = threading.Lock(), threading.Lock()
         self.name = ""
         self.task: Task | None = None
         self.training: dict[str, Any] = {}
         self.progress: dict[str, Any] = {}
+        kept = sorted(folder.glob("*.task"), key=lambda path: path.stat().st_mtime)
+        with contextlib.suppress(RefusedError):
+            self.holds(kept[-1].stem if kept else "")
 
     def take(self, content: bytes, signature: object) -> None:
         """Take a task, if the coordinator signed it.
@@ -53,8 +58,11 @@ class Board:
             RefusedError: it did not, or this is no task for phones.
         """
         task.verify(self.signing_key, content, signature)
-        self._use(task.name_of(content), Task.from_bytes(content))
-        task.keep(self._folder, content)
+        name = task.name_of(content)
+        with self._taking:  # after a restart of the coordinator, every phone is sent it
+            if name != self.name:
+                self._use(name, Task.from_bytes(content))
+                task.keep(self._folder, content)
 
     def holds(self, name: str) -> bool:
         """Whether this task is here; one that was kept is loaded."""
@@ -168,9 +176,10 @@ class PhoneHandler:
         asked = wire.read(message)
         settings, number = instructions(asked)
         weights = asked.weights()
-        made = self._board.task
-        if made is None or asked.facts.get("task") != self._board.name:
+        if not self._board.holds(str(asked.facts.get("task", ""))):
             raise RefusedError(task.NO_TASK)
+        made = self._board.task
+        assert made is not None
         if problem := problem_with(weights, made.weights_like):
             raise RefusedError(f"the weights are not of the task's network: {problem}")
         flat = np.concatenate([array.ravel() for array in weights.values()])
@@ -202,17 +211,20 @@ class PhoneHandler:
         }
         reply = self._ask(Frame("deliver", facts, model), message, "delivered")
         if problem := reply.facts.get("problem"):
-            return {**self._line.model, "problem": f"version {delivery.version} was not taken: {str(problem)[:200]}"}
+            return {**self._line.model, "problem": f"version {delivery.version} was not taken: {_clean(problem)}"}
         self._line.model = {"run": delivery.run, "version": delivery.version}
         return dict(self._line.model)
 
     def _ask(self, frame: Frame, message: Message, wanted: str) -> Frame:
         until = message.metadata.created_at + message.metadata.ttl
-        reply = self._line.ask(frame, until, self._stopped)
+        try:
+            reply = self._line.ask(frame, until, self._stopped)
+        except PausedError as error:
+            raise DeclinedError(str(error)) from None
         if reply.type == "declined":
-            raise DeclinedError(str(reply.facts.get("problem", "the page does not train now"))[:200])
+            raise DeclinedError(_clean(reply.facts.get("problem", "the page does not train now")))
         if reply.type != wanted:
-            raise EdgekitError(f"the page: {str(reply.facts.get('problem', 'it gave no reason'))[:200]}")
+            raise EdgekitError(f"the page: {_clean(reply.facts.get('problem', 'it gave no reason'))}")
         return reply
 
 
@@ -236,6 +248,11 @@ def update_of(reply: Frame, weights: Weights) -> Weights:
     return {
         name: np.array(piece.reshape(like.shape)) for (name, like), piece in zip(weights.items(), pieces, strict=True)
     }
+
+
+def _clean(text: object) -> str:
+    """Return what a page says as one line that no terminal or log takes for more than text."""
+    return "".join(letter if letter.isprintable() else " " for letter in str(text)[:200])
 
 
 def _figures(reply: Frame, *, private: bool) -> dict[str, Any]:

@@ -12,11 +12,15 @@ RECONNECT_SECONDS = 10.0
 """How long a question waits for a page that is reloaded, or whose link broke."""
 
 
+class PausedError(RefusedError):
+    """The person does not let the page train now."""
+
+
 class Connection(Protocol):
     """An open WebSocket, as other threads see it."""
 
-    def post(self, frame: Frame) -> None:
-        """Send a frame without waiting."""
+    def post(self, frame: Frame | bytes) -> None:
+        """Send a frame, packed or not, without waiting."""
 
     def end(self, reason: str) -> None:
         """Close, and say why."""
@@ -28,7 +32,7 @@ class Line:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._connection: Connection | None = None
-        self._ready = False
+        self._ready = self._paused = False
         self._answers: dict[str, Frame] = {}
         self._asked: set[str] = set()
         self.examples = -1
@@ -38,7 +42,8 @@ class Line:
     def connect(self, connection: Connection) -> None:
         """The page is here; an older connection of the same phone ends."""
         with self._changed:
-            before, self._connection, self._ready = self._connection, connection, False
+            before, self._connection = self._connection, connection
+            self._ready = self._paused = False
             self._changed.notify_all()
         if before is not None:
             before.end("the page was opened anew")
@@ -54,7 +59,7 @@ class Line:
     def ready(self, on: bool, examples: int = -1) -> None:
         """The person let the page train, or asked it to stop."""
         with self._changed:
-            self._ready, self.examples = on, examples
+            self._ready, self._paused, self.examples = on, not on, examples
             self._changed.notify_all()
 
     @property
@@ -67,7 +72,11 @@ class Line:
         """Whether the page is here."""
         return self._connection is not None
 
-    def post(self, frame: Frame) -> None:
+    def is_on(self, connection: Connection) -> bool:
+        """Whether this is the phone's newest connection."""
+        return self._connection is connection
+
+    def post(self, frame: Frame | bytes) -> None:
         """Send a frame that needs no answer, if the page is here."""
         with self._changed:
             if self._connection is not None:
@@ -99,6 +108,7 @@ class Line:
             stopped: whether the phone's node is to end.
 
         Raises:
+            PausedError: the person does not want it now.
             RefusedError: there is no answer.
         """
         name = str(frame.facts["id"])
@@ -122,6 +132,8 @@ class Line:
                     asked_on.post(frame)
             elif now - away > RECONNECT_SECONDS:
                 raise RefusedError("the phone went away")
+            if self._paused:
+                raise PausedError("its person has paused it")
             if time.time() >= until:
                 raise RefusedError("the phone did not answer in time: its page sleeps, or is too slow")
             if stopped():

@@ -20,6 +20,10 @@ MOST_TICKETS = 200
 MOST_PHONES = 2000
 
 
+class NotKnownError(JoinError):
+    """A ticket or a phone is not known (any more): only another code helps."""
+
+
 @dataclass(frozen=True)
 class Phone:
     """A phone that joined.
@@ -45,7 +49,8 @@ class Members:
         self._folder, self._clock = folder, clock
         self._lock = threading.Lock()
         self._tickets: dict[bytes, float] = {}
-        self._used: dict[bytes, float] = {}
+        self._used: dict[bytes, tuple[float, str]] = {}
+        """Until when a used ticket is remembered, and the phone that came by it."""
 
     def issue(self, seconds: float = TICKET_SECONDS) -> str:
         """Make a ticket for one phone: 128 bits, for the part of a URL that browsers do not send.
@@ -56,32 +61,36 @@ class Members:
         with self._lock:
             now = self._clock()
             self._tickets = {ticket: until for ticket, until in self._tickets.items() if until > now}
-            self._used = {ticket: until for ticket, until in self._used.items() if until > now}
+            self._used = {ticket: used for ticket, used in self._used.items() if used[0] > now}
             if len(self._tickets) >= MOST_TICKETS:
                 raise JoinError(f"{MOST_TICKETS} tickets are open: wait until some expire")
             ticket = secrets.token_urlsafe(16)
             self._tickets[_digest(ticket)] = now + seconds
             return ticket
 
-    def redeem(self, ticket: str) -> None:
-        """Use a ticket up.
+    def redeem(self, ticket: str, identity: str) -> None:
+        """Use a ticket up, for a phone.
 
         Raises:
-            JoinError: it is unknown, used, or expired.
+            NotKnownError: it is unknown, used, or expired.
         """
         key = _digest(ticket)
         with self._lock:
             until = self._tickets.pop(key, None)
             if until is None:
                 known = key in self._used
-                raise JoinError(
+                raise NotKnownError(
                     "this code was used already: each lets one phone in; scan the newest one"
                     if known
                     else "this code is not known here (any more): scan the newest one"
                 )
-            self._used[key] = self._clock() + 86_400
+            self._used[key] = (self._clock() + 86_400, identity)
             if until <= self._clock():
-                raise JoinError("this code has expired: scan the newest one")
+                raise NotKnownError("this code has expired: scan the newest one")
+
+    def came_by(self, ticket: str) -> str:
+        """Return the phone that came by a ticket, whose welcome may have been lost; "" if none did."""
+        return self._used.get(_digest(ticket), (0.0, ""))[1]
 
     def give_back(self, ticket: str, seconds: float = TICKET_SECONDS) -> None:
         """Make a redeemed ticket good again: the phone could not be let in, by no fault of its own."""
@@ -111,20 +120,19 @@ class Members:
         words = "".join(letter for letter in agent if letter.isalnum() or letter in " .")[:24].strip()
         return identity, Phone(f"{name} {words}".strip(), NodeFolder(self._folder / identity))
 
-    def keep(self, identity: str, phone: Phone) -> str:
-        """Write a phone down; return the secret with which it comes back."""
-        secret = secrets.token_urlsafe(32)
+    def keep(self, identity: str, phone: Phone, secret: str) -> None:
+        """Write a phone down, and the secret with which it comes back."""
         facts = {"name": phone.name, "secret": _digest(secret).hex()}
         write_whole(phone.folder.path / "phone.json", json.dumps(facts), mode=0o600)
-        return secret
 
     def find(self, identity: str, secret: str) -> Phone:
         """Return the phone that shows this secret.
 
         Raises:
-            JoinError: there is none.
+            NotKnownError: there is none.
+            JoinError: what is known of it cannot be read now.
         """
-        stranger = JoinError("this phone is not known here (any more): scan a new code")
+        stranger = NotKnownError("this phone is not known here (any more): scan a new code")
         if not (identity.isalnum() and len(identity) == 16):
             raise stranger
         folder = NodeFolder(self._folder / identity)
@@ -132,8 +140,10 @@ class Members:
             facts = json.loads((folder.path / "phone.json").read_text())
             known = bytes.fromhex(facts["secret"])
             name = str(facts["name"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except FileNotFoundError:
             raise stranger from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise JoinError(f"the gateway cannot read what it knows of this phone: {error}") from None
         if not hmac.compare_digest(known, _digest(secret)) or not folder.joined:
             raise stranger
         return Phone(name, folder)
@@ -144,4 +154,4 @@ class Members:
 
 
 def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()
+    return hashlib.sha256(text.encode(errors="surrogatepass")).digest()

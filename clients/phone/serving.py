@@ -16,6 +16,7 @@ import uvicorn
 
 from edgekit.clients.phone.gateway import MOST_FRAME_BYTES, Gateway
 from edgekit.clients.phone.members import Members
+from edgekit.errors import EdgekitError
 from edgekit.processes import parent_ended
 from edgekit.runfolder import write_whole
 
@@ -137,7 +138,10 @@ async def _follow(parent: int | None, stop: Callable[[], None]) -> None:
 async def _keep_open(tickets: "Tickets", server: uvicorn.Server) -> None:
     while True:
         if server.started:
-            tickets.look()
+            try:
+                tickets.look()
+            except (EdgekitError, OSError) as error:  # a full disk, say: it may get better
+                log.warning("there is no code for phones now: %s", error)
         await asyncio.sleep(LOOK_SECONDS)
 
 
@@ -148,12 +152,14 @@ async def _reload(listening: Listening, server: uvicorn.Server, renew: Callable[
     used = listening.certificate[0].stat().st_mtime
     while True:
         await asyncio.sleep(CERTIFICATE_SECONDS)
-        renew()
-        with contextlib.suppress(OSError):
+        try:
+            renew()
             if (now := listening.certificate[0].stat().st_mtime) != used and server.config.ssl is not None:
                 used = now
                 server.config.ssl.load_cert_chain(*listening.certificate)
                 log.info("the certificate was renewed")
+        except (EdgekitError, OSError) as error:
+            log.warning("the certificate could not be renewed: %s", error)
 
 
 class Tickets:

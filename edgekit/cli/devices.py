@@ -98,7 +98,8 @@ def status(
 
     from edgekit.cli.watching import table
     from edgekit.runfolder import RunFolder
-    from edgekit.server.coordinating import read_nodes, rows_of
+    from edgekit.server.coordinating import rows_of
+    from edgekit.server.nodes import read_nodes
 
     folder = RunFolder.open(run)
     if as_json:

@@ -93,7 +93,8 @@ def phone(
         terminal = Terminal(silent=as_json)
 
         def show(link: str) -> None:
-            show_phone_link(terminal.console, link, code_minutes, as_json)
+            if parent is None:  # edgekit serve shows it, and keeps our output in a log, which is no place for codes
+                show_phone_link(terminal.console, link, code_minutes, as_json)
 
         listening = Listening(host, port, reached.url, files)
         serve(place, label, listening, 60 * code_minutes, show, renew=renew, parent=parent)

@@ -29,6 +29,9 @@ def serve(
         bool, typer.Option("--phones", help="Let phones take part too, by a page in their browser.")
     ] = False,
     phones_port: Annotated[int, typer.Option(help="Port of that page.", min=1, max=65535)] = 8444,
+    allow_gateways: Annotated[
+        bool, typer.Option("--allow-gateways", help="Let join codes admit gateways (edgekit phone) as well as devices.")
+    ] = False,
     state: Annotated[Path | None, typer.Option(help="Folder of the coordinator's keys and members.")] = None,
     once: Annotated[bool, typer.Option("--once", help="End when the run is done and its model delivered.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print events as JSON lines and nothing else.")] = False,
@@ -89,6 +92,7 @@ def serve(
             watcher,
             bundle=bundle.resolve() if bundle else None,
             phones=phones_port if phones else None,
+            gateways=allow_gateways,
             code_seconds=60 * code_minutes,
             codes=codes,
             once=once,

@@ -31,6 +31,7 @@ from edgekit.runfolder import RunFolder
 from edgekit.server.coordinator import Coordinator, Outcome, RoundMetrics, plan_of
 from edgekit.server.crew import Crew
 from edgekit.server.evaluation import evaluate
+from edgekit.server.nodes import by_kind
 
 STATED_PACKAGES = ("torch", "flwr", "opacus", "dp-accounting", "litert-torch", "ai-edge-litert", "snntorch", "numpy")
 
@@ -184,6 +185,8 @@ def _work(job: Job, fleet: Fleet | None = None) -> dict[str, Any]:
         spiking = _spike(job, dataset, model)
     job.listener.stage("report")
     job.result["seconds"] = round(time.perf_counter() - job.started, 2)
+    if nodes := by_kind(job.folder):
+        job.result["nodes"] = nodes
     job.folder.write_json(job.folder.result, job.result)
     write_report(job.folder, experiment, job.result, dataset, coordinator.plan, spiking.sample if spiking else None)
     for failure in job.failures[1:]:

@@ -39,7 +39,7 @@ PROBE_TOLERANCE = 0.02
 """How far its scores may be off there, as a share of the largest."""
 LINGER_SECONDS = 2.0
 DELIVERED: Preset = "int8"
-MOST_ROUNDS_SHOWN = 500
+MOST_ROUNDS_SHOWN = 200
 
 app = ServerApp()
 

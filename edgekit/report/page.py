@@ -15,6 +15,7 @@ from edgekit.experiment import Experiment
 from edgekit.privacy import Plan, covered, not_covered
 from edgekit.report import pictures
 from edgekit.runfolder import RunFolder, read_lines, write_whole
+from edgekit.server.nodes import by_kind
 
 SHOWN_CLIENTS = 1000
 PART_BEGIN, PART_END = "<!-- {} -->", "<!-- /{} -->"
@@ -62,7 +63,8 @@ def write_report(
     rounds = list(read_lines(folder.metrics))
     shown = range(min(dataset.clients, SHOWN_CLIENTS))
     histogram, unreadable = _histogram(dataset, shown)
-    drawn = {"clients": pictures.clients(histogram, dataset.classes)}
+    nodes = by_kind(folder)
+    drawn = {} if nodes else {"clients": pictures.clients(histogram, dataset.classes)}
     if rounds:
         drawn["accuracy"] = pictures.accuracy(rounds)
         if plan is not None:
@@ -80,6 +82,7 @@ def write_report(
         shown_clients=len(shown),
         unreadable=unreadable,
         clients=dataset.clients,
+        nodes=nodes,
         plan=plan,
         covered=covered(plan, result["privacy"]["epsilon"] if plan else 0.0),
         not_covered=not_covered(plan, experiment),

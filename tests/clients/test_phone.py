@@ -16,7 +16,7 @@ from edgekit.clients.phone.activity import activity_of
 from edgekit.clients.phone.frames import Frame, pack, unpack
 from edgekit.clients.phone.handler import update_of
 from edgekit.clients.phone.line import Line
-from edgekit.clients.phone.members import Members
+from edgekit.clients.phone.members import Members, NotKnownError
 from edgekit.errors import JoinError, RefusedError
 from edgekit.experiment import Data, Model
 from edgekit.throttle import Throttle
@@ -48,27 +48,29 @@ def test_a_ticket_lets_one_phone_in_and_expires(tmp_path):
     now = [0.0]
     members = Members(tmp_path, lambda: now[0])
     first, second = members.issue(60), members.issue(60)
-    members.redeem(first)
-    with pytest.raises(JoinError, match="used already"):
-        members.redeem(first)
-    with pytest.raises(JoinError, match="not known here"):
-        members.redeem("guessed")
+    members.redeem(first, "a")
+    with pytest.raises(NotKnownError, match="used already"):
+        members.redeem(first, "b")
+    assert (members.came_by(first), members.came_by(second), members.came_by("\ud800")) == ("a", "", "")
+    with pytest.raises(NotKnownError, match="not known here"):
+        members.redeem("guessed", "a")
     assert members.is_open(second)
     now[0] = 61
     assert not members.is_open(second)
     with pytest.raises(JoinError, match="expired"):
-        members.redeem(second)
+        members.redeem(second, "b")
     third = members.issue(60)
-    members.redeem(third)
+    members.redeem(third, "c")
     members.give_back(third)
-    members.redeem(third)
+    members.redeem(third, "d")
 
 
 def test_a_phone_comes_back_by_its_secret_alone(tmp_path):
     members = Members(tmp_path)
     identity, phone = members.new("Android <Chrome>")
     assert re.fullmatch(r"phone-[0-9a-f]{4} Android Chrome", phone.name)
-    secret = members.keep(identity, phone)
+    secret = "s" * 32
+    members.keep(identity, phone, secret)
     with pytest.raises(JoinError, match="not known here"):  # it has not joined the coordinator
         members.find(identity, secret)
     phone.folder.keep_wishes(Wishes(url="https://127.0.0.1:1", name="n"))

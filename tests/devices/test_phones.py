@@ -35,40 +35,6 @@ PRIVATE = (
 
 
 @pytest.fixture(scope="module")
-def chromium():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        flags = [
-            "--no-sandbox", "--disable-gpu", "--disable-quic", "--ignore-certificate-errors", "--mute-audio",
-            "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",
-        ]  # fmt: skip
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def phone(chromium):
-    """Makes phones: each a browser profile of its own, small as phones are."""
-    opened = []
-
-    def make(**options):
-        options = {"viewport": {"width": 390, "height": 844}, "ignore_https_errors": True, **options}
-        context = chromium.new_context(**options)
-        opened.append(context)
-        page = context.new_page()
-        page.errors = []
-        page.on("pageerror", lambda error: page.errors.append(str(error)))
-        page.on("requestfailed", lambda request: page.errors.append(f"{request.url}: {request.failure}"))
-        return page
-
-    yield make
-    for context in opened:
-        context.close()
-
-
-@pytest.fixture(scope="module")
 def files():
     """The page's files on http://127.0.0.1, which browsers take for secure."""
     import uvicorn
@@ -223,6 +189,124 @@ def test_the_page_refuses_what_the_training_file_was_not_made_for(made, bench, b
     assert found[0] == "fine"
     for said, wanted in zip(found[1:], ("10", "no examples", "at most 8", "clips at 0.5", "unknown work"), strict=True):
         assert wanted in said
+
+
+WORKER = (
+    "async ({file, facts, task, w, examples, works}) => {"
+    + HELP
+    + """
+  const store = await import('/phone/store.js');
+  await store.wipe();
+  for (const [x, label] of examples) await store.add('examples', {x: Float32Array.from(x), label});
+  const worker = new Worker('/phone/worker.js');
+  let asked = 0;
+  const work = (action, given) => new Promise((resolve, reject) => {
+    const id = ++asked;
+    const listen = ({data}) => {
+      if (data.id !== id || data.step) return;
+      worker.removeEventListener('message', listen);
+      if (data.error) reject(Object.assign(Error(data.error.message), {name: data.error.name}));
+      else resolve(data.result);
+    };
+    worker.addEventListener('message', listen);
+    worker.postMessage({id, action, given});
+  });
+  await work('load', {name: 't', facts: task, training: facts, graph: bytes(file)});
+  const said = [];
+  for (const {settings, forget, cutOff, name} of works) {
+    if (forget) await store.remove('files', 'reply');
+    if (cutOff) {
+      for (const key of await store.keys('ledger')) {
+        await store.put('ledger', key, {...(await store.get('ledger', key)), answered: false});
+      }
+    }
+    try {
+      const given = {name: name ?? 't', settings, w: floats(w), planned: task.planned};
+      const {w: after, examples: count} = await work('train', given);
+      said.push({w: coded(after), count});
+    } catch (error) {
+      said.push({error: `${error.name}: ${error.message}`});
+    }
+    said.at(-1).charges = await store.count('ledger');
+  }
+  worker.terminate();
+  return said;
+}"""
+)
+
+
+def test_the_same_work_is_charged_once_and_told_again_only_if_it_is_paid_again(made, bench, blocks):
+    model, content = made
+    facts = LiteRTTrainer(content).facts
+    (block,) = blocks(12)
+    planned = {
+        "noise_multiplier": 1.0,
+        "sample_rate": 0.5,
+        "steps": 10,
+        "delta": 1e-5,
+        "reports": 0,
+        "reports_noise": 8.0,
+    }
+    task = {
+        "shape": [1, 8, 8],
+        "classes": [str(n) for n in range(10)],
+        "activity": "draw",
+        "run": "r",
+        "planned": planned,
+    }
+    work = dataclasses.asdict(LocalSettings("dp-sgd", steps=2, sample_rate=0.5, clip=0.5, noise_multiplier=1.0))
+    other = {**work, "learning_rate": 0.05}
+    strangers = [[[0.5] * 784, "1"], [[0.5] * 64, "horse"]]  # of an earlier task
+    found = bench.evaluate(
+        WORKER,
+        {
+            "file": base64.b64encode(content).decode(),
+            "facts": facts,
+            "task": task,
+            "w": _coded(np.concatenate([a.ravel() for a in state(model).values()])),
+            "examples": [[x.ravel().tolist(), str(y)] for x, y in zip(block.x, block.y, strict=True)] + strangers,
+            "works": [
+                {"settings": work},
+                {"settings": work},  # asked again: the same bytes
+                {"settings": other},
+                {"settings": work},  # its reply has gone: other noise, paid again
+                {"settings": work, "forget": True, "cutOff": True},  # never answered: free
+                {"settings": work, "name": "another"},
+                {"settings": {**work, "learning_rate": 0.01}},
+                {"settings": {**work, "learning_rate": 0.02}},
+                {"settings": {**work, "learning_rate": 0.03}},
+            ],
+        },
+    )
+    assert [entry["charges"] for entry in found] == [1, 1, 2, 3, 3, 3, 4, 5, 5]
+    assert found[1]["w"] == found[0]["w"]
+    assert len({found[n]["w"] for n in (0, 2, 3, 4)}) == 4
+    assert {entry["count"] for entry in found[:5]} == {12}
+    assert found[5]["error"] == "Error: the page has another task"
+    assert found[8]["error"].startswith("PrivacyError: this phone spends epsilon")
+
+
+def test_the_page_scores_pictures_of_several_channels_as_litert_does(bench, blocks):
+    model = build(Model(name="dscnn", norm="group", width=0.5), (3, 8, 8), 5, 0)
+    content, _ = training_file(model, (3, 8, 8), 5, Options(8, 0.5, momentum=False, proximal=False), {})
+    trainer = LiteRTTrainer(content)
+    (block,) = blocks(11, shape=(3, 8, 8))
+    found = bench.evaluate(
+        "async ({file, facts, w, x}) => {"
+        + HELP
+        + """
+  const {Trainer, loadRuntime} = await import('/phone/trainer.js');
+  await loadRuntime(new URL('/phone/litert/', location.href).href);
+  return coded(await (await Trainer.load(bytes(file), facts)).scores(floats(w), floats(x), 11));
+}""",
+        {
+            "file": base64.b64encode(content).decode(),
+            "facts": trainer.facts,
+            "w": _coded(np.concatenate([a.ravel() for a in state(model).values()])),
+            "x": _coded(block.x),
+        },
+    )
+    assert np.abs(_floats(found).reshape(11, 5) - trainer.scores(state(model), block.x)).max() < 1e-5
 
 
 def test_the_pages_accountant_is_the_devices(bench):
@@ -406,18 +490,6 @@ def _axe(page):
     return [f"{problem['id']}: {node['target']}" for problem in found for node in problem["nodes"]]
 
 
-def _come_in(page, link):
-    page.goto(link)
-    page.wait_for_selector("#consent:visible", timeout=60_000)
-
-
-def _begin(page):
-    page.click("#consent")
-    page.click("#practise")
-    page.wait_for_selector("#examples-count:has-text('80 practice examples')")
-    page.click("#start")
-
-
 def _draw(page, pad, points):
     box = page.locator(pad).bounding_box()
     page.mouse.move(box["x"] + points[0][0] * box["width"], box["y"] + points[0][1] * box["height"])
@@ -449,13 +521,13 @@ def test_pages_take_part_are_reloaded_pause_leave_and_delete_everything(federati
     one.serve_phones()
     link = one.phone_link()
     first = phone()
-    _come_in(first, link)
+    first.come_in(link)
     assert "#t=" not in first.url  # the ticket is used up, and not left lying about
     assert _axe(first) == []
     said = first.inner_text("#about")
     for words in ("drawings. They are never sent", "noise", "a round, there and back"):
         assert words in said
-    _begin(first)
+    first.begin()
     one.wait_for_round(3)
     assert _axe(first) == []
     assert "Privacy spent: epsilon" in first.inner_text("#spent")
@@ -470,7 +542,7 @@ def test_pages_take_part_are_reloaded_pause_leave_and_delete_everything(federati
     lost.wait_for_selector("#notice:visible")
     assert "Scan to join" in lost.inner_text("#notice")
     second = phone(color_scheme="dark", viewport={"width": 1100, "height": 900})
-    _come_in(second, one.phone_link())
+    second.come_in(one.phone_link())
     second.click("#consent")
     for number in range(10):
         second.wait_for_selector(f"#examples-task:has-text('Draw a {number}.')")
@@ -537,8 +609,8 @@ def test_a_page_that_sleeps_or_is_closed_costs_no_round_and_memory_stays_flat(fe
     pages = []
     for _ in range(3):
         page = phone()
-        _come_in(page, one.phone_link())
-        _begin(page)
+        page.come_in(one.phone_link())
+        page.begin()
         pages.append(page)
     steady, sleeper, closed = pages
     for page in pages:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -79,6 +80,39 @@ def test_a_board_installs_from_the_bundle_joins_trains_two_rounds_and_leaves(boa
         left = run(board, program, "devices", "leave", "--folder", "/var/lib/edgekit/node")
         assert "left https://127.0.0.1" in left.stdout, left.stderr
         assert json.loads((one.folder / "home/coordinator/members.json").read_text()) == {}
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed: make test-devices")
+@pytest.mark.timeout(900)
+def test_a_laptop_a_board_an_emulated_pi_and_two_pages_in_one_federation(board, fleet, federation, phone):
+    """The Pi is installed by the test above; every kind adds its own noise and keeps its own ledger."""
+    private = ("privacy.unit=example", "privacy.noise=client", "export.presets=['int8']", "export.tolerance=0.9")
+    one = federation("federation.rounds=3", "federation.cohort=5", "serve.nodes=5", *private)
+    one.serve_phones("--once", codes=3)
+    own, pis = fleet.write_digits(board / "root", 2, 40)
+    one.join("laptop", "--client", "0", "--trainer", "torch")
+    one.join("board", "--data", f"npz:{own}", "--trainer", "litert")
+    folder = "/var/lib/edgekit/mixed"
+    join = ["join", one.code(), "--data", f"npz:/root/{pis.name}", "--name", "pi", "--folder", folder]
+    with open(one.folder / "pi.log", "wb") as log:
+        command = emulated(board, "/opt/edgekit/venv/bin/edgekit", *join)
+        one.nodes["pi"] = subprocess.Popen(command, stdout=log, stderr=log)
+    for _ in range(2):
+        page = phone()
+        page.come_in(one.phone_link())
+        page.begin()
+    one.wait_for_end(500)
+    one.coordinator.wait(120)
+    assert one.rounds()[-1]["replies"] == 5
+    assert all(line["replies"] for line in one.rounds())
+    result = json.loads((one.run / "result.json").read_text())
+    kinds = result["nodes"]
+    assert {kind: figures["nodes"] for kind, figures in kinds.items()} == {"litert": 2, "phone": 2, "torch": 1}
+    assert all(figures["updates"] and figures["seconds_an_update"] > 0 for figures in kinds.values())
+    report = (one.run / "report.html").read_text()
+    for kind in kinds:
+        assert f'<th scope="row">{kind}</th>' in report
+    assert "Partition:" not in report  # of nobody's data here
 
 
 def test_the_installer_says_what_is_wrong(board, tmp_path):

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from edgekit.enrolment import PROTOCOL, JoinCode, enrolment_parts, is_proof, parse_url
+from edgekit.enrolment import PROTOCOL, JoinCode, enrolment_parts, is_proof, parse_url, phone_message
 from edgekit.errors import JoinError, ServeError
 from edgekit.server.enrolment import MOST_ATTEMPTS, Enrolment
 
@@ -219,3 +219,53 @@ def test_a_node_leaves_by_its_own_signature_alone(coordinator, code):
     assert coordinator.registered == {}
     with pytest.raises(JoinError, match="does not know this node"):
         leave(device.key, coordinator.now)
+
+
+def _phone(coordinator, gateway, node, **changed):
+    """Bring a phone, as `enrol.join_phone` does."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    message = phone_message(node, public, "phone", coordinator.now)
+    request = {
+        "gateway": node,
+        "public_key": public,
+        "name": "phone",
+        "version": "0",
+        "time": coordinator.now,
+        "protocol": PROTOCOL,
+        "signature": gateway.key.sign(message, ec.ECDSA(hashes.SHA256())).hex(),
+        "proof": key.sign(message, ec.ECDSA(hashes.SHA256())).hex(),
+        **changed,
+    }
+    return coordinator.enrolment.enrol_phone(request)["node_id"]
+
+
+def _as_gateway(coordinator, code):
+    gateway = Device(coordinator, code, "gate")
+    nonce = secrets.token_hex(16)
+    proof = code.proof(*enrolment_parts(nonce, gateway.public, "gate", "gateway"))
+    signature = gateway.key.sign(proof.encode(), ec.ECDSA(hashes.SHA256())).hex()
+    return gateway, gateway.request(kind="gateway", nonce=nonce, proof=proof, signature=signature)
+
+
+def test_only_a_gateway_that_was_allowed_brings_phones_and_they_go_with_it(tmp_path):
+    coordinator = Coordinator(tmp_path)
+    stranger, request = _as_gateway(coordinator, coordinator.enrolment.issue())
+    with pytest.raises(JoinError, match="lets in one device, not a gateway"):
+        coordinator.enrolment.enrol(request)
+    gateway, request = _as_gateway(coordinator, coordinator.enrolment.issue(gateway=True))
+    node = coordinator.enrolment.enrol(request)["node_id"]
+    phones = [_phone(coordinator, gateway, node) for _ in range(3)]
+    kinds = {n: member.kind for n, member in coordinator.enrolment.members.items()}
+    assert kinds == {node: "gateway", **dict.fromkeys(phones, "phone")}
+    with pytest.raises(JoinError, match="not signed by the key"):
+        _phone(coordinator, stranger, node)
+    with pytest.raises(JoinError, match="not signed by the key"):
+        _phone(coordinator, gateway, node, proof="00")
+    for wrong in (phones[0], 7, "x", True):
+        with pytest.raises(JoinError, match="only a gateway"):
+            _phone(coordinator, gateway, wrong)
+    coordinator.open()  # it survives a restart
+    coordinator.enrolment.leave(node)
+    assert coordinator.enrolment.members == {}
+    assert coordinator.registered == {}

@@ -3,12 +3,15 @@
 import * as store from './store.js';
 import {draw as drawCurve} from './curve.js';
 import {fill} from './makers.js';
+import {fitting} from './fitting.js';
+import {limitOf} from './ledger.js';
 import {Line} from './line.js';
 import {practice} from './practice.js';
 import {TEXT} from './strings.js';
 
 const LEAST = 10; // examples to start with
-const MOST_SENT = 500; // lines of what was sent
+const MOST_SENT = 200; // lines of what was sent
+const GOODBYE = 5000; // ms that the gateway may take to forget this phone
 const ROOM = 1 << 20; // bytes that there must be room for
 const $ = (name) => document.getElementById(name);
 
@@ -18,7 +21,8 @@ const state = {
   loaded: '', // and of the one that the worker has
   told: false, // whether the gateway knows that this phone is ready
   progress: {},
-  consent: false,
+  consent: false, // to this task, in these words
+  consented: '', // what the person agreed to last
   watching: false,
   going: false, // the person pressed Start
   practising: false,
@@ -29,11 +33,13 @@ const state = {
   probe: null, // the example to try
   phase: '', // what learning is at, in words
   trouble: false, // learning cannot go on
-  finished: null,
+  finished: null, // the model that was delivered
   spent: null,
+  over: false, // this phone has left
 };
 let line;
 let wakeLock;
+let letGo = () => {};
 
 // The worker, asked by name.
 const worker = new Worker('worker.js');
@@ -93,6 +99,7 @@ function showLine(text, on) {
 const list = (classes) => (classes.length > 12 ? `${classes.slice(0, 10).join(', ')} … ${classes.at(-1)}` : classes.join(', '));
 
 function show() {
+  if (state.over) return;
   const {task, progress, consent, watching} = state;
   const facts = task?.facts;
   const fits = facts?.activity;
@@ -100,7 +107,8 @@ function show() {
   if (!$('about').hidden) showAbout();
   $('learn').hidden = !(consent || watching);
   $('examples').hidden = !(consent && fits);
-  $('try').hidden = !(fits && (consent || watching));
+  $('try').hidden = !(fits && (consent || state.finished));
+  $('take-part').hidden = !(watching && fits);
   $('sent').hidden = $('going').hidden = !(consent || watching);
   $('start').hidden = !consent || state.going || state.trouble;
   $('start').disabled = !fits || state.examples < LEAST;
@@ -130,7 +138,7 @@ function showAbout() {
   if (!known) return;
   $('about-stays').textContent = TEXT.stays[facts.activity];
   $('about-leaves').textContent = TEXT.leaves(facts.counts);
-  $('about-privacy').textContent = `${facts.privacy}.`;
+  $('about-privacy').textContent = facts.planned ? TEXT.protected(limitOf(facts.planned)) : `${facts.privacy}.`;
   $('about-cost').textContent = TEXT.cost(4 * numbers(state.task.training));
 }
 
@@ -146,7 +154,7 @@ function showExamples() {
 function phase() {
   if (state.watching) return TEXT.stateWatching;
   if (state.phase) return state.phase;
-  if (state.finished) return TEXT.stateFinished(state.finished.accuracy);
+  if (state.progress.finished) return TEXT.stateFinished(state.progress.finished.accuracy);
   if (state.examples < LEAST) return TEXT.stateMake(LEAST);
   return state.going ? TEXT.stateWaiting : TEXT.stateReady;
 }
@@ -156,7 +164,8 @@ const numbers = (training) => training.parameters.reduce((sum, {shape}) => sum +
 // Examples.
 
 async function count() {
-  state.examples = await store.count('examples');
+  const kept = await store.all('examples');
+  state.examples = state.task ? fitting(kept, state.task.facts).length : 0;
 }
 
 function nextLabel() {
@@ -184,7 +193,8 @@ async function change(action) {
   });
   await count();
   nextLabel();
-  if (state.told && done) sendReady();
+  if (state.going && state.examples < LEAST) await pause('');
+  else if (state.told && done) sendReady();
   show();
 }
 
@@ -199,7 +209,7 @@ const addExample = (x) => change(async () => {
 });
 
 $('practise').onclick = () => change(async () => {
-  const found = await practice(state.task.facts);
+  const found = await practice(state.task.facts).catch(() => []);
   if (!found.length) {
     notice([TEXT.makeTitle[state.task.facts.activity], TEXT.noPractice]);
     return;
@@ -218,8 +228,10 @@ $('forget-last').onclick = () => change(async () => {
 // Taking part.
 
 $('consent').onclick = async () => {
-  if (!(await kept(() => store.put('facts', 'consent', true)))) return;
+  const agreed = terms();
+  if (!(await kept(() => store.put('facts', 'consent', agreed)))) return;
   state.consent = true;
+  state.consented = agreed;
   state.watching = false;
   navigator.storage?.persist?.();
   show();
@@ -231,20 +243,35 @@ $('watch').onclick = () => {
   show();
 };
 
+$('take-part').onclick = () => {
+  state.watching = false;
+  show();
+};
+
+/** What a person agrees to: another task, or other privacy, is asked about anew. */
+function terms() {
+  const {run, activity, privacy, planned, counts, classes} = state.task.facts;
+  return JSON.stringify([run, activity, privacy, planned, counts, classes]);
+}
+
 $('start').onclick = () => begin();
 
 async function begin() {
   state.going = true;
   state.phase = TEXT.stateLoading;
   show();
-  await store.put('facts', 'going', true);
+  if (!(await kept(() => store.put('facts', 'going', true)))) {
+    state.going = false;
+    state.phase = '';
+    return show();
+  }
   keepAwake();
   if (await load()) {
     state.phase = '';
     state.loaded = state.task.name;
     tellReady();
   }
-  show();
+  return show();
 }
 
 /** Say once on each connection that this phone is ready, as soon as both sides mean the same task. */
@@ -253,17 +280,24 @@ function tellReady() {
   if (state.going && same && !state.told) sendReady();
 }
 
-$('pause').onclick = async () => {
-  state.going = false;
-  state.phase = TEXT.statePaused;
-  state.told = false;
-  await store.put('facts', 'going', false);
+$('pause').onclick = () => pause(TEXT.statePaused);
+
+async function pause(words) {
+  state.going = state.told = false;
+  state.phase = words;
   line.send('pause');
-  wakeLock?.release().catch(() => {});
+  mayRest();
   show();
-};
+  await kept(() => store.put('facts', 'going', false));
+}
+
+function mayRest() {
+  wakeLock?.release().catch(() => {});
+  wakeLock = undefined;
+}
 
 async function keepAwake() {
+  if (wakeLock && !wakeLock.released) return;
   try {
     wakeLock = await navigator.wakeLock?.request('screen');
   } catch {
@@ -275,7 +309,7 @@ async function keepAwake() {
 async function load() {
   const {name, facts, training, graph} = state.task;
   try {
-    await work('load', {name, facts, training, graph});
+    await work('load', {name, facts, training, graph, offline: Boolean(navigator.serviceWorker?.controller)});
     if (facts.planned) state.spent = await work('spent', {planned: facts.planned});
     return true;
   } catch (error) {
@@ -286,8 +320,9 @@ async function load() {
 
 function cannot(problem) {
   state.trouble = true;
-  state.going = false;
+  state.going = state.told = false;
   state.phase = problem[0];
+  mayRest();
   notice(problem);
   line.send('pause');
   show();
@@ -314,8 +349,9 @@ async function round({facts: {id, round: number, task, settings}, arrays: {w}}) 
   bar.hidden = false;
   try {
     const {planned, counts} = state.task.facts;
-    const reply = await work('train', {settings, w: w.data, planned}, [], ({done, of}) => { bar.value = done / of; });
+    const reply = await work('train', {name: task, settings, w: w.data, planned}, [], ({done, of}) => { bar.value = done / of; });
     if (reply.spent) state.spent = reply.spent;
+    if (!state.going) return answer('declined', {problem: 'paused'}); // it is kept, and sent when it is asked for again
     const figures = counts && settings.work === 'sgd' && !settings.update_clip ? {examples: reply.examples, loss: reply.loss} : {};
     answer('update', figures, {w: {shape: [reply.w.length], data: reply.w}});
     state.phase = TEXT.stateSent(number);
@@ -338,11 +374,13 @@ async function delivered({facts, arrays}) {
   try {
     await work('deliver', {model: arrays.model.data, probe: arrays.probe, scores: arrays.scores, tolerance, facts: {run, version, accuracy}});
     state.finished = {run, version, accuracy};
+    [state.before, state.weights] = [state.weights ?? state.before, null]; // now the delivered model is what is tried
     line.send('delivered', {id});
   } catch (error) {
     line.send('delivered', {id, problem: error.message});
   }
   state.phase = '';
+  if (state.progress.finished) mayRest();
   tryAgain();
   show();
 }
@@ -351,7 +389,7 @@ async function delivered({facts, arrays}) {
 
 async function tryAgain() {
   if (!state.probe || !(state.weights || state.finished)) return;
-  const look = (w) => work('look', {w, x: state.probe});
+  const look = (w) => work('look', {w, x: state.probe, shape: state.task.facts.shape});
   try {
     const now = await look(state.weights);
     const before = state.before ? await look(state.before) : null;
@@ -387,44 +425,62 @@ function cell(share) {
 
 // What was sent.
 
-const sent = {count: 0, bytes: 0};
+const sent = {count: 0, bytes: 0, lines: []};
 
 function wasSent({type, facts, bytes}) {
+  const words = TEXT.sent[type];
+  const clock = new Date().toLocaleTimeString();
   sent.count += 1;
   sent.bytes += bytes;
+  sent.lines.push(`${clock} ${typeof words === 'function' ? words(facts) : words} (${TEXT.size(bytes)})`);
+  sent.lines.splice(0, sent.lines.length - MOST_SENT);
+  listSent(sent.lines.at(-1));
+  store.put('facts', 'sent', {...sent}).catch(() => {}); // for people: what it says happened all the same
+}
+
+function listSent(...lines) {
   $('sent-sum').textContent = TEXT.sentSum(sent.count, sent.bytes);
-  const words = TEXT.sent[type];
-  const item = document.createElement('li');
-  const clock = new Date().toLocaleTimeString();
-  item.textContent = `${clock} ${typeof words === 'function' ? words(facts) : words} (${TEXT.size(bytes)})`;
-  $('sent-list').prepend(item);
+  for (const line of lines) $('sent-list').prepend(Object.assign(document.createElement('li'), {textContent: line}));
   while ($('sent-list').children.length > MOST_SENT) $('sent-list').lastChild.remove();
-  store.put('facts', 'sent', {...sent}).catch(() => {});
 }
 
 // Leaving.
 
 $('leave').onclick = async () => {
-  if (await sure(TEXT.sureLeave, TEXT.yesLeave)) await leave(TEXT.wrong.left);
+  if (!line.welcomed) return notice(TEXT.wrong.leaveOffline);
+  if (!(await sure(TEXT.sureLeave, TEXT.yesLeave))) return undefined;
+  return leave(async (told) => {
+    for (const key of ['identity', 'consent', 'going']) await store.remove('facts', key);
+    return told ? TEXT.wrong.left : TEXT.wrong.leftUntold;
+  });
 };
 
 $('delete').onclick = async () => {
   if (!(await sure(TEXT.sureDelete, TEXT.yesDelete))) return;
-  await leave(TEXT.wrong.deleted);
-  await store.wipe();
-  for (const name of await globalThis.caches?.keys() ?? []) await caches.delete(name);
-  for (const registered of await navigator.serviceWorker?.getRegistrations() ?? []) await registered.unregister();
+  await leave(async (told) => {
+    await store.wipe();
+    for (const name of await globalThis.caches?.keys() ?? []) await caches.delete(name);
+    for (const registered of await navigator.serviceWorker?.getRegistrations() ?? []) await registered.unregister();
+    return told ? TEXT.wrong.deleted : TEXT.wrong.deletedUntold;
+  });
 };
 
-async function leave(words) {
+/** End: the worker first, so that nothing is learnt or kept any more; then the group is told; then `forget`. */
+async function leave(forget) {
+  state.over = true;
   state.going = false;
-  line.send('leave');
-  await new Promise((resolve) => setTimeout(resolve, 400));
+  mayRest();
+  worker.terminate();
+  const told = await new Promise((resolve) => {
+    line.addEventListener('frame', ({detail}) => { if (detail.type === 'left') resolve(true); });
+    setTimeout(() => resolve(false), GOODBYE);
+    if (!line.send('leave')) resolve(false);
+  });
   line.stop();
-  for (const key of ['identity', 'consent', 'going']) await store.remove('facts', key);
   for (const name of ['about', 'learn', 'examples', 'try', 'sent', 'going']) $(name).hidden = true;
   showLine(TEXT.ended, false);
-  notice(words);
+  await kept(async () => notice(await forget(told)));
+  letGo();
 }
 
 // The line.
@@ -439,7 +495,14 @@ async function hello() {
     notice(TEXT.wrong.noScan);
     throw new Error(TEXT.wrong.noScan[1]);
   }
-  return {ticket, agent: agent(), ...has};
+  // Made here and kept before it is said: a welcome that is lost on the way costs no code.
+  let pending = await store.get('facts', 'pending');
+  if (pending?.ticket !== ticket) {
+    const secret = [...crypto.getRandomValues(new Uint8Array(32))].map((byte) => byte.toString(16).padStart(2, '0')).join('');
+    pending = {ticket, secret};
+    await store.put('facts', 'pending', pending);
+  }
+  return {...pending, agent: agent(), ...has};
 }
 
 /** What this is, in two words: shown to whoever runs the group. */
@@ -452,28 +515,34 @@ function agent() {
 
 const heard = {
   async welcome({facts}) {
-    if (facts.secret) await store.put('facts', 'identity', {phone: facts.phone, secret: facts.secret});
+    const pending = await store.get('facts', 'pending');
+    const came = pending && !(await store.get('facts', 'identity'));
+    if (came && !(await kept(() => store.put('facts', 'identity', {phone: facts.phone, secret: pending.secret})))) {
+      return line.stop(); // without it, nobody would know this phone again
+    }
+    if (pending) await store.remove('facts', 'pending');
     if (location.hash) history.replaceState(null, '', location.pathname); // the ticket is used up
     state.told = false;
     quietly();
     showLine(TEXT.here, true);
+    return undefined;
   },
 
   async task({facts: {name, task, training}, arrays: {graph}}) {
-    const before = state.task;
-    const content = graph ? graph.data.slice() : before?.graph;
-    if (!content) return line.send('want');
-    if (graph) await kept(() => store.put('files', 'task', {name, facts: task, training, graph: content}));
     state.wanted = name;
+    const kept = (await store.get('files', 'task')) ?? {};
+    const content = graph ? graph.data.slice() : kept.name === name && kept.graph;
+    if (!content) return line.send('want');
+    if (graph) await keepTask({name, facts: task, training, graph: content});
     await useTask({name, facts: task, training, graph: content});
     return undefined;
   },
 
   progress({facts: {progress, task}}) {
     state.progress = progress;
+    if (task && task !== state.wanted) line.send('want');
     state.wanted = task;
     tellReady();
-    if (task && task !== state.task?.name) line.send('want');
     show();
   },
 
@@ -483,10 +552,20 @@ const heard = {
   refused() {},
 };
 
+const keepTask = (task) => kept(() => store.put('files', 'task', task));
+
 /** A task is here, kept or new. */
 async function useTask(task) {
   const changed = state.task?.name !== task.name;
   state.task = task;
+  await count();
+  state.consent = state.consented === terms();
+  if (state.consent) state.watching = false;
+  if (state.going && (!state.consent || state.examples < LEAST)) await pause('');
+  else if (changed && state.told) {
+    state.told = false; // until the new task is loaded
+    line.send('pause');
+  }
   if (!task.facts.activity) {
     notice(TEXT.wrong.activity, [TEXT.watch, () => { quietly(); state.watching = true; show(); }]);
     return show();
@@ -533,7 +612,7 @@ async function main() {
     if (!navigator.locks) return resolve(true);
     return navigator.locks.request('edgekit', {ifAvailable: true}, (lock) => {
       resolve(Boolean(lock));
-      return lock ? new Promise(() => {}) : undefined; // held as long as the page is open
+      return lock ? new Promise((done) => { letGo = done; }) : undefined; // held until this phone leaves
     });
   });
   if (!alone) {
@@ -542,19 +621,19 @@ async function main() {
     return;
   }
   navigator.serviceWorker?.register('sw.js').catch(() => {}); // with a certificate of our own, browsers refuse it: no offline use then
-  await count();
-  state.consent = Boolean(await store.get('facts', 'consent'));
+  state.consented = (await store.get('facts', 'consent')) ?? '';
   state.going = Boolean(await store.get('facts', 'going'));
   state.practising = Boolean(await store.get('facts', 'practising'));
   Object.assign(sent, await store.get('facts', 'sent'));
-  if (sent.count) $('sent-sum').textContent = TEXT.sentSum(sent.count, sent.bytes);
+  if (sent.count) listSent(...sent.lines);
   state.finished = await work('recall').catch(() => null);
   const task = await store.get('files', 'task');
   line = new Line(hello);
   line.addEventListener('frame', ({detail}) => heard[detail.type]?.(detail));
   line.addEventListener('sent', ({detail}) => wasSent(detail));
-  line.addEventListener('away', () => {
+  line.addEventListener('away', ({detail: {reason}}) => {
     showLine(TEXT.away, false);
+    if (reason) notice(TEXT.wrong.unclear(reason), [TEXT.reload, () => location.reload()]);
     show();
   });
   line.addEventListener('refused', async ({detail: {code, reason}}) => {
@@ -569,10 +648,16 @@ async function main() {
     await store.remove('facts', 'identity');
     return notice(TEXT.wrong.refused(reason));
   });
-  if (task && state.consent) await useTask(task);
+  if (task && state.consented) {
+    state.wanted = task.name;
+    await useTask(task);
+  }
   show();
 }
 
+addEventListener('hashchange', () => { // another code was scanned
+  if (location.hash.includes('t=')) location.reload();
+});
 addEventListener('online', () => line?.hurry());
 document.addEventListener('visibilitychange', () => {
   if (document.visibilityState !== 'visible') return;

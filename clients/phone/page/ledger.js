@@ -6,10 +6,20 @@ const LOG_FACTORIAL = [0];
 for (let n = 1; n <= 512; n++) LOG_FACTORIAL.push(LOG_FACTORIAL[n - 1] + Math.log(n));
 
 /** Something would spend more than may be spent, or cannot be counted. */
-export class PrivacyError extends Error {}
+export class PrivacyError extends Error {
+  name = 'PrivacyError';
+}
+
+const known = new Map();
 
 /** A subsampled Gaussian mechanism's Renyi divergence at an integer order (Mironov et al. 2019, section 3.3). */
 function renyi(noise, rate, order) {
+  const key = `${noise} ${rate} ${order}`;
+  if (!known.has(key)) known.set(key, divergence(noise, rate, order));
+  return known.get(key);
+}
+
+function divergence(noise, rate, order) {
   const variance = noise * noise;
   if (rate === 1) return order / (2 * variance);
   const terms = [];
@@ -19,6 +29,16 @@ function renyi(noise, rate, order) {
   }
   const largest = Math.max(...terms);
   return (largest + Math.log(terms.reduce((sum, term) => sum + Math.exp(term - largest), 0))) / (order - 1);
+}
+
+/** Add up the steps of mechanisms that are alike: hundreds of rounds are one stretch. */
+function grouped(history) {
+  const parts = new Map();
+  for (const [noise, rate, steps] of history) {
+    const key = `${noise} ${rate}`;
+    parts.set(key, [noise, rate, (parts.get(key)?.[2] ?? 0) + steps]);
+  }
+  return [...parts.values()];
 }
 
 /**
@@ -32,8 +52,9 @@ export function epsilon(history, delta) {
   const counts = ([noise, rate, steps]) => noise >= LEAST_NOISE && Number.isFinite(noise) && rate > 0 && rate <= 1 && steps >= 0;
   if (!history.every(counts)) return Infinity;
   // Balle et al. 2020, theorem 21: from Renyi divergence to (epsilon, delta).
+  const parts = grouped(history);
   const found = ORDERS.map((order) =>
-    history.reduce((sum, [noise, rate, steps]) => sum + steps * renyi(noise, rate, order), 0) -
+    parts.reduce((sum, [noise, rate, steps]) => sum + steps * renyi(noise, rate, order), 0) -
     (Math.log(delta) + Math.log(order)) / (order - 1) + Math.log1p(-1 / order));
   const best = Math.min(...found);
   return Number.isNaN(best) ? Infinity : Math.max(0, best);

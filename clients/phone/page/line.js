@@ -19,14 +19,18 @@ export class Line extends EventTarget {
   }
 
   async connect() {
-    if (this.stopped) return;
+    if (this.stopped || this.connecting) return;
+    this.connecting = true;
     let facts;
     try {
       facts = await this.hello();
     } catch (error) {
       this.#tell('refused', {reason: String(error.message ?? error)});
       return;
+    } finally {
+      this.connecting = false;
     }
+    if (this.stopped) return;
     const socket = new WebSocket(`${location.protocol === 'https:' ? 'wss' : 'ws'}://${location.host}/line`);
     socket.binaryType = 'arraybuffer';
     this.socket = socket;
@@ -34,6 +38,7 @@ export class Line extends EventTarget {
     let refusal;
     socket.onopen = () => this.send('hello', {protocol: VERSION, ...facts});
     socket.onmessage = ({data}) => {
+      if (this.socket !== socket) return;
       let frame;
       try {
         frame = unpack(data);
@@ -50,7 +55,7 @@ export class Line extends EventTarget {
       this.#tell('frame', frame);
     };
     socket.onclose = ({code}) => {
-      if (this.socket !== socket) return;
+      if (this.socket !== socket || this.stopped) return;
       this.welcomed = false;
       const final = code === CODES.REFUSED || code === CODES.LEFT || code === CODES.ELSEWHERE || refusal?.code === CODES.REFUSED;
       if (final) {
@@ -67,7 +72,7 @@ export class Line extends EventTarget {
 
   /** Try again now, instead of after the wait. */
   hurry() {
-    if (this.stopped || this.socket?.readyState === WebSocket.OPEN || this.socket?.readyState === WebSocket.CONNECTING) return;
+    if (this.stopped || this.connecting || this.socket?.readyState === WebSocket.OPEN || this.socket?.readyState === WebSocket.CONNECTING) return;
     clearTimeout(this.timer);
     this.wait = FIRST_WAIT;
     this.connect();

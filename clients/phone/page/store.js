@@ -5,7 +5,9 @@ const VERSION = 1;
 const STORES = ['facts', 'examples', 'ledger', 'files'];
 
 /** The phone cannot keep something. */
-export class StoreError extends Error {}
+export class StoreError extends Error {
+  name = 'StoreError';
+}
 
 let opened;
 
@@ -29,11 +31,15 @@ async function work(name, mode, action) {
   const database = await open();
   return new Promise((resolve, reject) => {
     const transaction = database.transaction(name, mode, {durability: 'strict'});
-    const request = action(transaction.objectStore(name));
-    transaction.oncomplete = () => resolve(request?.result);
-    const failed = () => reject(new StoreError(transaction.error?.name === 'QuotaExceededError' ? 'full' : String(transaction.error)));
-    transaction.onabort = failed;
-    transaction.onerror = failed;
+    const failed = (error) => reject(new StoreError(error?.name === 'QuotaExceededError' ? 'full' : String(error)));
+    transaction.onabort = () => failed(transaction.error);
+    transaction.onerror = (event) => failed(event.target.error ?? transaction.error);
+    try {
+      const request = action(transaction.objectStore(name));
+      transaction.oncomplete = () => resolve(request?.result);
+    } catch (error) {
+      failed(error);
+    }
   });
 }
 

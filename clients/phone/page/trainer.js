@@ -3,7 +3,9 @@
 import {CompiledModel, loadAndCompile, loadLiteRt, Tensor} from './litert/core.js';
 
 /** The runtime, the file, or the round cannot be used. */
-export class TrainerError extends Error {}
+export class TrainerError extends Error {
+  name = 'TrainerError';
+}
 
 let runtime;
 
@@ -34,6 +36,16 @@ async function run(signature, inputs) {
 
 const single = (value) => ({data: new Float32Array([value]), shape: [1]});
 const isFiniteArray = (array) => array.every(Number.isFinite);
+
+/** Bring one example, (channels, height, width), to the order of .tflite files; others are as they are. */
+export function channelsLast(x, shape) {
+  const [channels, height, width] = shape;
+  if (shape.length !== 3 || channels === 1) return x;
+  const turned = new Float32Array(x.length);
+  const area = height * width;
+  for (let c = 0; c < channels; c++) for (let i = 0; i < area; i++) turned[i * channels + c] = x[c * area + i];
+  return turned;
+}
 
 /** A model for use: one signature, examples in, scores out. */
 export class Predictor {
@@ -136,8 +148,8 @@ export class Trainer {
     for (let start = 0; start < count; start += this.batch) {
       const data = new Float32Array(this.batch * size);
       const part = x.subarray(start * size, Math.min(count, start + this.batch) * size);
-      data.set(part);
-      for (let i = part.length; i < data.length; i++) data[i] = part[i % size]; // a network need not be defined at zero
+      for (let i = 0; i < part.length; i += size) data.set(channelsLast(part.subarray(i, i + size), this.facts.shape), i);
+      for (let i = part.length; i < data.length; i++) data[i] = data[i % size]; // a network need not be defined at zero
       const inputs = {w: this._weights(w), x: {data, shape: [this.batch, ...this._shape()]}};
       const [found] = Object.values(await run(this.signatures.infer, inputs));
       parts.push(...found.subarray(0, (part.length / size) * this.facts.classes));
@@ -267,12 +279,12 @@ export class Trainer {
     const y = new Float32Array(batch * this.facts.classes);
     const mask = new Float32Array(batch);
     indices.forEach((index, place) => {
-      x.set(this._channelsLast(examples.x(index)), place * size);
+      x.set(channelsLast(examples.x(index), this.facts.shape), place * size);
       y[place * this.facts.classes + examples.y(index)] = 1;
       mask[place] = 1;
     });
     if (indices.length < batch) { // a real one, since a network need not be defined at zero
-      const fill = this._channelsLast(examples.x(indices[0] ?? 0));
+      const fill = channelsLast(examples.x(indices[0] ?? 0), this.facts.shape);
       for (let place = indices.length; place < batch; place++) x.set(fill, place * size);
     }
     return {
@@ -285,15 +297,6 @@ export class Trainer {
   _shape() {
     const {shape} = this.facts;
     return shape.length === 3 ? [shape[1], shape[2], shape[0]] : shape;
-  }
-
-  _channelsLast(x) {
-    const [channels, height, width] = this.facts.shape;
-    if (this.facts.shape.length !== 3 || channels === 1) return x;
-    const turned = new Float32Array(x.length);
-    const area = height * width;
-    for (let c = 0; c < channels; c++) for (let i = 0; i < area; i++) turned[i * channels + c] = x[c * area + i];
-    return turned;
   }
 
   _weights(data) {

@@ -1,7 +1,7 @@
 // The phone's training, beside the page, so that the page never freezes. A classic worker, since the runtime's loader asks
 // for importScripts.
 
-const modules = Promise.all(['./trainer.js', './random.js', './ledger.js', './store.js', './augment.js'].map((name) => import(name)));
+const modules = Promise.all(['./trainer.js', './random.js', './ledger.js', './store.js', './augment.js', './fitting.js'].map((name) => import(name)));
 let task; // {name, task, training, trainer}
 let predictor; // of the delivered model
 
@@ -21,11 +21,20 @@ async function digestOf(parts) {
   return hex(await crypto.subtle.digest('SHA-256', whole));
 }
 
+/** Keep the runtime for being offline: it was fetched before the service worker watched. */
+async function keepRuntime() {
+  const cache = await caches.open('edgekit-page');
+  for (const {name} of performance.getEntriesByType('resource')) {
+    if (name.includes('litert_wasm') && !(await cache.match(name))) await cache.add(name).catch(() => {});
+  }
+}
+
 const actions = {
   /** Load the runtime and a task's training graph; nothing is loaded twice. */
-  async load({name, facts, training, graph}) {
+  async load({name, facts, training, graph, offline}) {
     const [{Trainer, loadRuntime}] = await modules;
     await loadRuntime(new URL('./litert/', self.location.href).href);
+    if (offline) await keepRuntime();
     if (task?.name === name) return;
     const trainer = await Trainer.load(new Uint8Array(graph), training);
     task?.trainer.delete();
@@ -33,26 +42,29 @@ const actions = {
   },
 
   /** Train for a round: charged before it is done, and done once however often it is asked for. */
-  async train({settings, w, planned}, step) {
-    const [, random, ledger, store, {augment}] = await modules;
+  async train({name, settings, w, planned}, step) {
+    const [, random, ledger, store, {augment}, {fitting}] = await modules;
+    if (task?.name !== name) throw new Error('the page has another task');
     const {trainer} = task;
     const {shape, classes, activity} = task.task;
-    const kept = await store.all('examples');
+    const kept = fitting(await store.all('examples'), task.task);
     const obstacle = trainer.obstacle(w, kept.length, settings);
     if (obstacle) throw new Error(obstacle);
     const made = String(await store.get('facts', 'examples-version') ?? 0);
     const digest = await digestOf([task.name, JSON.stringify(settings), made, w]);
     const before = await store.get('files', 'reply');
     if (before?.digest === digest) return before.reply; // asked again: nothing new is told, nothing is charged
-    let spent;
+    let [spent, key, entry] = [undefined, digest, undefined];
     if (planned) {
-      const charged = await store.get('ledger', digest);
-      const all = await store.all('ledger');
-      if (!charged) {
-        const {charge, after, limit} = ledger.affordable(settings, planned, all.map((entry) => entry.charge));
-        await store.put('ledger', digest, {charge, when: Date.now(), run: task.task.run});
+      // Work that was answered, and whose reply is not kept any more, would be told a second time, with other noise.
+      for (let again = 1; (entry = await store.get('ledger', key))?.answered; again++) key = `${digest}:${again}`;
+      if (!entry) {
+        const history = (await store.all('ledger')).map(({charge}) => charge);
+        const {charge, after, limit} = ledger.affordable(settings, planned, history);
+        entry = {charge, when: Date.now(), run: task.task.run, answered: false};
+        await store.put('ledger', key, entry);
         spent = {epsilon: after, limit};
-      } // else the work was cut off before its reply was kept, so nothing of it was ever sent
+      } // else it was cut off before its reply was kept, so nothing of it was ever sent
     } else if (ledger.chargeOf(settings)) {
       throw new Error('the round adds noise on the phone, but the task plans none');
     }
@@ -67,13 +79,15 @@ const actions = {
     const {w: after, loss} = await trainer.train(w, examples, settings, draws);
     if (!after.every(Number.isFinite)) throw new Error('training gave numbers that are not finite');
     const reply = {w: after, loss, examples: kept.length, spent};
+    if (entry) await store.put('ledger', key, {...entry, answered: true});
     await store.put('files', 'reply', {digest, reply}); // before it is sent: a reply that is not here never left
     return reply;
   },
 
   /** How the federated model sees an example: the chance of each class. */
-  async look({w, x}) {
-    const scores = predictor && !w ? await predictor.scores(x, 1) : await task.trainer.scores(w, x, 1);
+  async look({w, x, shape}) {
+    const [{channelsLast}] = await modules;
+    const scores = w ? await task.trainer.scores(w, x, 1) : await predictor.scores(channelsLast(x, shape), 1);
     const largest = Math.max(...scores);
     const powers = [...scores].map((score) => Math.exp(score - largest));
     const sum = powers.reduce((a, b) => a + b, 0);

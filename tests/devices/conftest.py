@@ -1,0 +1,55 @@
+"""A browser for the suites of devices: Debian's Chromium, driven by Playwright."""
+
+import shutil
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        flags = [
+            "--no-sandbox", "--disable-gpu", "--disable-quic", "--ignore-certificate-errors", "--mute-audio",
+            "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",
+        ]  # fmt: skip
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def phone(chromium):
+    """Makes phones: each a browser profile of its own, small as phones are."""
+    opened = []
+
+    def make(**options):
+        options = {"viewport": {"width": 390, "height": 844}, "ignore_https_errors": True, **options}
+        context = chromium.new_context(**options)
+        opened.append(context)
+        page = context.new_page()
+        page.errors = []
+        page.on("pageerror", lambda error: page.errors.append(str(error)))
+        page.on("requestfailed", lambda request: page.errors.append(f"{request.url}: {request.failure}"))
+        page.come_in = lambda link: _come_in(page, link)
+        page.begin = lambda: _begin(page)
+        return page
+
+    yield make
+    for context in opened:
+        context.close()
+
+
+def _come_in(page, link):
+    """Open a link, and wait until the page says what is to be learnt."""
+    page.goto(link)
+    page.wait_for_selector("#consent:visible", timeout=60_000)
+
+
+def _begin(page):
+    """Take part, with practice examples."""
+    page.click("#consent")
+    page.click("#practise")
+    page.wait_for_selector("#examples-count:has-text('80 practice examples')")
+    page.click("#start")
