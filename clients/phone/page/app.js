@@ -35,6 +35,7 @@ const state = {
   trouble: false, // learning cannot go on
   finished: null, // the model that was delivered
   spent: null,
+  refused: false, // the group does not let this phone in
   over: false, // this phone has left
 };
 let line;
@@ -103,7 +104,7 @@ function show() {
   const {task, progress, consent, watching} = state;
   const facts = task?.facts;
   const fits = facts?.activity;
-  $('about').hidden = consent || watching || Boolean(facts && !fits);
+  $('about').hidden = consent || watching || state.refused || Boolean(facts && !fits);
   if (!$('about').hidden) showAbout();
   $('learn').hidden = !(consent || watching);
   $('examples').hidden = !(consent && fits);
@@ -112,7 +113,7 @@ function show() {
   $('sent').hidden = $('going').hidden = !(consent || watching);
   $('start').hidden = !consent || state.going || state.trouble;
   $('start').disabled = !fits || state.examples < LEAST;
-  $('pause').hidden = !state.going || state.trouble;
+  $('pause').hidden = !state.going || state.trouble || Boolean(progress.finished);
   $('state').textContent = phase();
   const done = progress.done ?? [];
   const last = done.findLast?.(({accuracy}) => accuracy !== null);
@@ -638,6 +639,8 @@ async function main() {
   });
   line.addEventListener('refused', async ({detail: {code, reason}}) => {
     showLine(TEXT.ended, false);
+    state.refused = true;
+    show();
     if (code === 4409) return notice(TEXT.wrong.elsewhere, [TEXT.reload, () => location.reload()]);
     if (code !== 4401) return undefined;
     const ticket = new URLSearchParams(location.hash.slice(1)).get('t');
