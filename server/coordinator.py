@@ -3,11 +3,8 @@
 import hashlib
 import json
 import secrets
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from pathlib import Path
@@ -161,25 +158,21 @@ class Coordinator:
         fruitless = 0
         interrupted = False
         try:
-            with _interrupts() as check_interrupt:
-                while current.round < rounds:
-                    check_interrupt()
-                    cohort = self._draw_cohort(current.round + 1)
-                    if not self._can_afford(current.round + 1, cohort):
-                        self.on_notice(
-                            f"stopped before round {current.round + 1}: it would spend more than epsilon "
-                            f"{self.experiment.privacy.epsilon:g}, since rounds repeated with fresh noise count too"
-                        )
-                        break
-                    after = self._round(current, cohort)
-                    if after is None:
-                        continue  # nodes come and go: the round is run again, with who is there then
-                    current, metrics, reason = after
-                    fruitless = fruitless + 1 if metrics.failures and not metrics.replies else 0
-                    if fruitless == min(FRUITLESS_ROUNDS, rounds):
-                        raise TrainingError(
-                            f"every client failed in {fruitless} rounds in a row; the last said: {reason}"
-                        )
+            while current.round < rounds:
+                cohort = self._draw_cohort(current.round + 1)
+                if not self._can_afford(current.round + 1, cohort):
+                    self.on_notice(
+                        f"stopped before round {current.round + 1}: it would spend more than epsilon "
+                        f"{self.experiment.privacy.epsilon:g}, since rounds repeated with fresh noise count too"
+                    )
+                    break
+                after = self._round(current, cohort)
+                if after is None:
+                    continue  # nodes come and go: the round is run again, with who is there then
+                current, metrics, reason = after
+                fruitless = fruitless + 1 if metrics.failures and not metrics.replies else 0
+                if fruitless == min(FRUITLESS_ROUNDS, rounds):
+                    raise TrainingError(f"every client failed in {fruitless} rounds in a row; the last said: {reason}")
         except KeyboardInterrupt:
             interrupted = True
             current = checkpoint.latest(self.run_folder.checkpoint) or current
@@ -378,37 +371,6 @@ def plan_of(experiment: Experiment, dataset: FederatedDataset) -> Plan | None:
     federation = experiment.federation
     rate = (federation.cohort or dataset.clients) / dataset.clients
     return make_plan(experiment.privacy, federation.rounds, rate, experiment.training.epochs)
-
-
-@contextmanager
-def _interrupts() -> Iterator[Callable[[], None]]:
-    """Give what raises KeyboardInterrupt if Ctrl-C was pressed.
-
-    Ctrl-C raises it by itself, wherever the program is; but Python drops an exception that is raised within a finaliser
-    or a callback, and then it has to be asked.
-    """
-    if (
-        threading.current_thread() is not threading.main_thread()
-        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-    ):
-        yield lambda: None
-        return
-    pressed = False
-
-    def press(*_: object) -> None:
-        nonlocal pressed
-        pressed = True
-        raise KeyboardInterrupt
-
-    def check() -> None:
-        if pressed:
-            raise KeyboardInterrupt
-
-    signal.signal(signal.SIGINT, press)
-    try:
-        yield check
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _keep_rounds(path: Path, last: int) -> None:

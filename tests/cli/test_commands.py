@@ -118,6 +118,7 @@ def test_ctrl_c_leaves_a_usable_run_and_resume_ends_with_the_same_bits(tmp_path)
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where a shell runs this behind it
     )
     metrics = tmp_path / "broken/metrics.jsonl"
     while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 2):

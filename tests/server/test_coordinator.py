@@ -1,8 +1,6 @@
 """The coordinator: Flower's strategies, privacy in the loop, failing clients, and resuming with the same bits."""
 
 import json
-import os
-import signal
 
 import numpy as np
 import pytest
@@ -295,22 +293,6 @@ def test_ctrl_c_leaves_a_run_that_can_be_used_and_resumed(coordinate, make_exper
     stopped = coordinate(experiment, "broken", on_round=interrupt).run()
     assert (stopped.rounds, stopped.interrupted) == (2, True)
     assert _same(coordinate(experiment, "broken").run().weights, coordinate(experiment, "whole").run().weights)
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_ctrl_c_in_a_finaliser_which_swallows_it_still_stops_the_run(coordinate, make_experiment):
-    class Swallowing:
-        def __del__(self):
-            os.kill(os.getpid(), signal.SIGINT)
-
-    def interrupt(metrics):
-        if metrics.round == 2:
-            Swallowing()
-
-    before = signal.getsignal(signal.SIGINT)
-    stopped = coordinate(make_experiment("federation.rounds=4"), on_round=interrupt).run()
-    assert (stopped.rounds, stopped.interrupted) == (2, True)
-    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(coordinate, make_experiment, tmp_path):

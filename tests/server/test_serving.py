@@ -141,7 +141,7 @@ def test_everything_may_be_killed_and_no_round_or_privacy_is_lost(federation):
         # the plan's limit holds.
         assert ledger.rounds <= 12
     notices = " ".join(one.notices())
-    assert "the superlink ended (signal 9): it is started again" in notices
+    assert "the SuperLink ended (signal 9): it is started again" in notices
     assert "the server app ended: it is started again" in notices
     epsilons = [r["epsilon"] for r in one.rounds()]
     assert epsilons == sorted(epsilons)
