@@ -59,7 +59,7 @@ def step_ratio(browser: Any) -> dict[str, float]:
 
     from edgekit.clients import LocalSettings, LocalTask
     from edgekit.clients.litert import LiteRTTrainer
-    from edgekit.clients.phone.gateway import Guarded, page_routes
+    from edgekit.clients.phone.pages import Guarded, page_routes
     from edgekit.clients.torch_trainer import state
     from edgekit.data import Examples
     from edgekit.experiment import Model

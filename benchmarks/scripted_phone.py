@@ -1,24 +1,61 @@
 """A phone without a browser, for load and for what no page would do: it speaks the phones' protocol and no more."""
 
+import asyncio
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
+from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import ClientConnection, connect
 
 from edgekit.clients.phone.frames import VERSION, Frame, pack, unpack
 
 Work = Callable[[Frame], Frame]
+LOOP = asyncio.new_event_loop()
+threading.Thread(target=LOOP.run_forever, daemon=True).start()
 
 
 def echo(asked: Frame) -> Frame:
     """Answer a round with the weights that came: no training, all of the way."""
     return Frame("update", {"id": asked.facts["id"], "examples": 16, "loss": 1.0}, {"w": asked.arrays["w"]})
+
+
+class Connection:
+    """An open WebSocket, for threads. All of them share one event loop: Python's TLS is not made for one thread that
+    writes while another reads.
+
+    Args:
+        url: to connect to.
+        context: of TLS, None for none.
+    """
+
+    def __init__(self, url: str, context: ssl.SSLContext | None) -> None:
+        self._socket: ClientConnection = self._do(_connect(url, context))
+
+    def send(self, content: bytes | str) -> None:
+        """Send a message."""
+        self._do(self._socket.send(content))
+
+    def recv(self, timeout: float) -> bytes | str:
+        """Return the next message."""
+        found: bytes | str = self._do(asyncio.wait_for(self._socket.recv(), timeout))
+        return found
+
+    def close(self) -> None:
+        """Close it."""
+        self._do(self._socket.close())
+
+    @staticmethod
+    def _do(work: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, LOOP).result()
+
+
+async def _connect(url: str, context: ssl.SSLContext | None) -> ClientConnection:
+    return await connect(url, ssl=context, max_size=None, compression=None, open_timeout=30)
 
 
 class ScriptedPhone:
@@ -40,16 +77,16 @@ class ScriptedPhone:
         self.task: Frame | None = None
         self.heard: list[Frame] = []
         self.rounds = 0
-        self.connection: ClientConnection | None = None
+        self.connection: Connection | None = None
         self.close_code: int | None = None
         self._thread: threading.Thread | None = None
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         self._context = context if secure else None
 
-    def open(self) -> ClientConnection:
+    def open(self) -> Connection:
         """Connect, without saying anything."""
-        self.connection = connect(self.url, ssl=self._context, max_size=None, compression=None, open_timeout=30)
+        self.connection = Connection(self.url, self._context)
         return self.connection
 
     def hello(self, **more: Any) -> Frame:

@@ -23,6 +23,7 @@ MOST_BYTES = 256 << 20
 INLINE_BYTES = 4 << 20
 """Content up to this size lies in the record itself; more goes into an array, which Flower sends in pieces."""
 RECORD = "edgekit"
+MOST_LETTERS = 300
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,11 @@ def read(message: Message) -> Letter:
 def answer(facts: Mapping[str, Any], message: Message, content: bytes = b"") -> Message:
     """Return the reply to a message."""
     return Message(Letter(facts, content).record(), reply_to=message)
+
+
+def one_line(text: object) -> str:
+    """Return what another machine says as one line that no terminal or log takes for more than text."""
+    return "".join(letter if letter.isprintable() else " " for letter in str(text)[:MOST_LETTERS])
 
 
 def _pieces(record: ArrayRecord) -> bytes:

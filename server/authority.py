@@ -178,16 +178,3 @@ def _load_or_make(path: Path, make: Callable[[], Any]) -> Any:
 
 def _now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
-
-
-def addresses() -> list[str]:
-    """Return the addresses under which this machine is likely reached, the best first; no packet is sent."""
-    found = []
-    for family, target in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            try:
-                probe.connect((target, 9))
-                found.append(str(probe.getsockname()[0]).partition("%")[0])
-            except OSError:
-                continue
-    return found

@@ -13,9 +13,10 @@ from edgekit import experiment as experiments
 from edgekit.enrolment import NAME_LETTERS
 from edgekit.errors import ServeError, TrainingError, UsageError
 from edgekit.experiment import Experiment
+from edgekit.listening import Listening
 from edgekit.runfolder import RunFolder, locked
 from edgekit.server.nodes import read_nodes
-from edgekit.server.supervisor import Listening, Supervisor
+from edgekit.server.supervisor import Supervisor
 
 TICK_SECONDS = 0.25
 WATCH_SECONDS = 1.0

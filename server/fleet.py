@@ -1,9 +1,7 @@
 """The nodes of a real fleet, through Flower's grid: who is there, what they train, what they are sent."""
 
-import json
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +19,9 @@ from edgekit.experiment import Experiment
 from edgekit.flower import CLIENT_DECLINED, CLIENT_RAISED
 from edgekit.flower.fleet import error_reply
 from edgekit.privacy import Plan
-from edgekit.runfolder import write_whole
 from edgekit.server.crew import Draw
 from edgekit.server.drift import DriftWatch
+from edgekit.server.nodes import NodeState, load_nodes, save_nodes
 
 FASTEST_POLL, SLOWEST_POLL = 0.03, 0.25
 QUESTION_SECONDS = 120.0
@@ -36,51 +34,11 @@ FIRST_REST_SECONDS, LONGEST_REST_SECONDS = 1.0, 600.0
 """A node that failed is left alone for a while, twice as long each time in a row."""
 MOST_EXAMPLES = 10**9
 WAITING_NOTICE_SECONDS = 60.0
-MOST_REASON = 300
 KINDS = ("torch", "litert", "phone", "gateway")
 WITHOUT_TORCH = ("litert", "phone", "gateway")
 """Kinds that are given the training graph."""
 GATEWAY_SECONDS = 3.0
 """How often gateways are told how the federation gets on."""
-
-
-@dataclass
-class NodeState:
-    """What the coordinator knows of a node.
-
-    Attributes:
-        node: Flower's id.
-        name: what its owner calls it.
-        kind: `torch`, `litert`, `phone`, or `gateway`, which stands for phones and trains nothing.
-        version: of its edgekit.
-        rounds: updates accepted.
-        failures: rounds it was asked in vain.
-        examples: that it has; -1 where it does not say.
-        statistics: whether it shares noised statistics.
-        facts: battery, load and temperature, as far as its owner lets them be told.
-        model: run and version of the model in use there.
-        problem: why it cannot take part now, "" if it can.
-        last_seen: seconds since 1970, of its last answer.
-        bytes_up: of its updates.
-        bytes_down: of what it was sent.
-        seconds: from sending it rounds to its updates, in all.
-    """
-
-    node: int
-    name: str = "?"
-    kind: str = "?"
-    version: str = "?"
-    rounds: int = 0
-    failures: int = 0
-    examples: int = -1
-    statistics: bool = False
-    facts: dict[str, Any] = field(default_factory=dict)
-    model: dict[str, Any] = field(default_factory=dict)
-    problem: str = ""
-    last_seen: float = 0.0
-    bytes_up: int = 0
-    bytes_down: int = 0
-    seconds: float = 0.0
 
 
 class FleetCrew:
@@ -116,7 +74,7 @@ class FleetCrew:
     ) -> None:
         self._grid, self._experiment, self._sign, self._path = grid, experiment, sign, path
         self._training_graph, self._on_notice = training_graph, on_notice
-        self.nodes: dict[int, NodeState] = _read(path)
+        self.nodes: dict[int, NodeState] = load_nodes(path)
         self.drift = DriftWatch(path.with_name("drift.jsonl"), on_notice)
         self._ready: set[int] = set()
         self._resting: dict[int, float] = {}
@@ -232,7 +190,7 @@ class FleetCrew:
         for node, found in self._ask(asked, question):
             state = self._state(node)
             if isinstance(found, EdgekitError) or found.get("problem"):
-                problem = _clean(found if isinstance(found, EdgekitError) else found["problem"])
+                problem = wire.one_line(found if isinstance(found, EdgekitError) else found["problem"])
                 self._stumbled(node)
                 self._on_notice(f"{state.name} keeps its old model: {problem}")
             else:
@@ -253,7 +211,7 @@ class FleetCrew:
             chosen = [node for node in asked if self.nodes[node].kind == kind]
             for node, found in self._ask(chosen, wire.Letter(facts, content)):
                 if isinstance(found, EdgekitError):
-                    self._on_notice(f"{self._state(node).name} gave no statistics: {str(found)[:MOST_REASON]}")
+                    self._on_notice(f"{self._state(node).name} gave no statistics: {wire.one_line(found)}")
                 else:
                     sums.append(found.get("sum"))
         self.drift.add(number, sums, noise)
@@ -264,7 +222,7 @@ class FleetCrew:
 
     def save(self) -> None:
         """Write `nodes.json`, for people and `edgekit devices status`."""
-        write_whole(self._path, json.dumps([asdict(state) for state in self.nodes.values()], indent=1) + "\n")
+        save_nodes(self._path, self.nodes.values())
 
     # How.
 
@@ -343,10 +301,10 @@ class FleetCrew:
         state = self._state(node)
         if isinstance(found, EdgekitError):
             found = {"problem": str(found)}
-        problem = _clean(found.get("problem", ""))
+        problem = wire.one_line(found.get("problem", ""))
         for name in ("name", "version"):
             if isinstance(found.get(name), str):
-                setattr(state, name, _clean(found[name])[:64])
+                setattr(state, name, wire.one_line(found[name])[:64])
         if "kind" in found and found["kind"] not in KINDS:
             found, problem = {}, f"this coordinator does not know nodes of kind {str(found['kind'])[:20]!r}"
         state.kind = found.get("kind", state.kind)
@@ -417,7 +375,7 @@ class FleetCrew:
             letter = wire.read(reply)
             arrays, metrics = letter.weights(), _metrics(letter.facts)
         except RefusedError as error:
-            return error_reply(CLIENT_RAISED, f"its reply cannot be read: {str(error)[:MOST_REASON]}", message)
+            return error_reply(CLIENT_RAISED, f"its reply cannot be read: {wire.one_line(error)}", message)
         if problem := problem_with(arrays, weights):
             return error_reply(CLIENT_RAISED, problem, message)
         state = self._state(message.metadata.dst_node_id)
@@ -475,7 +433,7 @@ class FleetCrew:
             return list(self._grid.pull_messages(names))
         except Exception as error:  # its decoders raise many kinds
             if len(names) == 1:
-                self._on_notice(f"a reply cannot be decoded: {_clean(error)}")
+                self._on_notice(f"a reply cannot be decoded: {wire.one_line(error)}")
                 return []
             return [reply for name in names for reply in self._pulled([name])]
 
@@ -551,7 +509,7 @@ def _questions(nodes: list[int], question: wire.Letter) -> list[Message]:
 def _checked(reply: Message, message: Message) -> Message:
     """Return a reply as from the node that was asked: the SuperLink answers for nodes that are gone."""
     if reply.has_error():
-        reason = _clean(reply.error.reason or "no reason given")
+        reason = wire.one_line(reply.error.reason or "no reason given")
         return error_reply(reply.error.code, reason, message)
     if reply.metadata.src_node_id != message.metadata.dst_node_id:
         return error_reply(CLIENT_RAISED, "another node answered in its name: not taken", message)
@@ -569,11 +527,6 @@ def _metrics(facts: Mapping[str, Any]) -> MetricRecord:
     return MetricRecord(taken)
 
 
-def _clean(text: object) -> str:
-    """Return what a node says as one line that no terminal or log takes for more than text."""
-    return "".join(letter if letter.isprintable() else " " for letter in str(text))[:MOST_REASON]
-
-
 def _numbers(found: Any) -> dict[str, Any]:
     """Return the facts of a device that fit."""
     if not isinstance(found, dict):
@@ -586,12 +539,3 @@ def _numbers(found: Any) -> dict[str, Any]:
     if isinstance(found.get("charging"), bool):
         taken["charging"] = found["charging"]
     return taken
-
-
-def _read(path: Path) -> dict[int, NodeState]:
-    try:
-        return {int(line["node"]): NodeState(**line) for line in json.loads(path.read_text())}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, TypeError, KeyError):
-        return {}  # figures for people; the next round begins them anew

@@ -1,9 +1,64 @@
 """What a run knows of its nodes: `nodes.json`, which the server app writes."""
 
 import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
-from edgekit.runfolder import RunFolder
+from edgekit.runfolder import RunFolder, write_whole
+
+
+@dataclass
+class NodeState:
+    """What the coordinator knows of a node.
+
+    Attributes:
+        node: Flower's id.
+        name: what its owner calls it.
+        kind: `torch`, `litert`, `phone`, or `gateway`, which stands for phones and trains nothing.
+        version: of its edgekit.
+        rounds: updates accepted.
+        failures: rounds it was asked in vain.
+        examples: that it has; -1 where it does not say.
+        statistics: whether it shares noised statistics.
+        facts: battery, load and temperature, as far as its owner lets them be told.
+        model: run and version of the model in use there.
+        problem: why it cannot take part now, "" if it can.
+        last_seen: seconds since 1970, of its last answer.
+        bytes_up: of its updates.
+        bytes_down: of what it was sent.
+        seconds: from sending it rounds to its updates, in all.
+    """
+
+    node: int
+    name: str = "?"
+    kind: str = "?"
+    version: str = "?"
+    rounds: int = 0
+    failures: int = 0
+    examples: int = -1
+    statistics: bool = False
+    facts: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    problem: str = ""
+    last_seen: float = 0.0
+    bytes_up: int = 0
+    bytes_down: int = 0
+    seconds: float = 0.0
+
+
+def save_nodes(path: Path, nodes: Iterable[NodeState]) -> None:
+    """Write down what is known of nodes."""
+    write_whole(path, json.dumps([asdict(state) for state in nodes], indent=1) + "\n")
+
+
+def load_nodes(path: Path) -> dict[int, NodeState]:
+    """Return what an earlier server app knew of nodes, by id; nothing where it cannot be read."""
+    try:
+        return {int(line["node"]): NodeState(**line) for line in json.loads(path.read_text())}
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}  # figures for people; the next round begins them anew
 
 
 def read_nodes(folder: RunFolder) -> list[dict[str, Any]]:

@@ -5,24 +5,18 @@ One application, two doors: the public one (TLS) is `server/gate.py`, the one on
 
 import argparse
 import asyncio
-import contextlib
 import logging
-import resource
-import signal
 import sys
-from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any
 
 import anyio.to_thread
-import uvicorn
 
 from edgekit.errors import EdgekitError
 from edgekit.flower.superlink import Control, superlink_app
-from edgekit.processes import parent_ended
 from edgekit.server.authority import Authority
 from edgekit.server.enrolment import Enrolment
 from edgekit.server.gate import Gate, admin
+from edgekit.webserver import Server, serve
 
 log = logging.getLogger("edgekit.superlink")
 
@@ -31,16 +25,6 @@ KEEP_ALIVE_SECONDS = 120
 """Longer than nodes wait between two questions, so that each costs no new TLS handshake."""
 MOST_CONNECTIONS = 4000
 HANDLERS = 4
-CLOSING_SECONDS = 1
-"""Nodes hold their questions open for long; they ask again elsewhere, or later."""
-
-
-class _Server(uvicorn.Server):
-    """A server that leaves signals to us, since there are two of them."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        yield
 
 
 def main() -> None:
@@ -57,8 +41,6 @@ def main() -> None:
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))  # each node that waits is an open file
     try:
         asyncio.run(_serve(given))
     except EdgekitError as error:
@@ -79,64 +61,31 @@ async def _serve(given: argparse.Namespace) -> None:
     scheme = "http" if given.insecure else "https"
     url = f"{scheme}://{given.reached_as[0] if given.reached_as else given.host}:{given.port}"
     gate = Gate(superlink, enrolment, given.bundle, url, authority.server_pin())
-    quiet: dict[str, Any] = {"log_level": "warning", "access_log": False, "timeout_keep_alive": KEEP_ALIVE_SECONDS}
-    quiet["timeout_graceful_shutdown"] = CLOSING_SECONDS
-    inner = _Server(
-        uvicorn.Config(
-            admin(superlink, gate, enrolment, secret),
-            host="127.0.0.1",
-            port=given.internal_port,
-            lifespan="on",
-            **quiet,
-        )
+    inner = Server(
+        admin(superlink, gate, enrolment, secret),
+        "127.0.0.1",
+        given.internal_port,
+        None,
+        lifespan="on",
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
-    certificate, key = authority.server_files
-    tls: dict[str, Any] = {} if given.insecure else {"ssl_certfile": certificate, "ssl_keyfile": key}
-    outer = _Server(
-        uvicorn.Config(
-            gate,
-            host=given.host,
-            port=given.port,
-            lifespan="off",
-            limit_concurrency=MOST_CONNECTIONS,
-            **tls,
-            **quiet,
-        )
+    outer = Server(
+        gate,
+        given.host,
+        given.port,
+        None if given.insecure else authority.server_files,
+        lifespan="off",
+        limit_concurrency=MOST_CONNECTIONS,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
-
-    def stop() -> None:
-        inner.should_exit = outer.should_exit = True
-
     # The SuperLink's handlers are threads that write into one sqlite file: more than a few wait for its lock, which
     # sqlite does by sleeping ever longer.
     anyio.to_thread.current_default_thread_limiter().total_tokens = HANDLERS
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop)
-    watching = asyncio.gather(_watch_parent(given.parent, stop), _renew(authority, given.reached_as, outer))
+    renewing = outer.keep_certificate(lambda: authority.renew(given.reached_as), RENEWAL_SECONDS)
     try:
-        await asyncio.gather(inner.serve(), outer.serve())
+        await serve([inner, outer], given.parent, renewing)
     finally:
-        watching.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await watching
         control.close()
-
-
-async def _watch_parent(parent: int, stop: Callable[[], None]) -> None:
-    """End with the process that started this one, however it ended."""
-    await parent_ended(parent)
-    log.warning("edgekit serve has ended: the SuperLink stops too")
-    stop()
-
-
-async def _renew(authority: Authority, hosts: list[str], server: uvicorn.Server) -> None:
-    """Renew the server's certificate in time, for connections made from then on."""
-    while True:
-        await asyncio.sleep(RENEWAL_SECONDS)
-        if authority.renew(hosts) and server.config.ssl is not None:
-            server.config.ssl.load_cert_chain(*authority.server_files)
-            log.info("the server's certificate was renewed")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,12 +17,11 @@ from typing import Any
 import httpx
 
 from edgekit.clients.node.folder import NodeFolder
-from edgekit.enrolment import is_loopback
 from edgekit.errors import JoinError, ServeError
 from edgekit.flower.superlink import RUNNING, SECRET_HEADER, Control
-from edgekit.processes import check_port
+from edgekit.listening import Listening, check_port
 from edgekit.runfolder import write_whole
-from edgekit.server.authority import Authority, addresses
+from edgekit.server.authority import Authority
 
 START_SECONDS = 60.0
 START_ATTEMPTS = 3
@@ -38,44 +36,6 @@ JOIN_VARIABLE = "EDGEKIT_JOIN"
 JOIN_SECONDS = 120.0
 MOST_FAILED_RUNS = 3
 """Runs that fail so often in a row, without a round between, are not started again."""
-
-
-@dataclass(frozen=True)
-class Listening:
-    """Where the coordinator listens.
-
-    Attributes:
-        host: address to bind.
-        port: of everything devices need.
-        reached_as: names and addresses under which devices reach it, the best first.
-        insecure: without TLS; on loopback only.
-    """
-
-    host: str
-    port: int
-    reached_as: tuple[str, ...]
-    insecure: bool
-
-    @classmethod
-    def on(cls, host: str, port: int, names: list[str], insecure: bool) -> "Listening":
-        """Find out under which names devices reach this machine.
-
-        Raises:
-            ServeError: it would be reached from elsewhere without TLS.
-        """
-        if insecure and not is_loopback(host):
-            raise ServeError(
-                f"--insecure is for this machine alone (--host 127.0.0.1): on {host} others would read the updates"
-            )
-        everywhere = host in ("0.0.0.0", "::")
-        found = names or (addresses() if everywhere else [host]) or ["127.0.0.1"]
-        return cls(host, port, tuple(dict.fromkeys(found)), insecure)
-
-    @property
-    def url(self) -> str:
-        """The address that people give to their devices."""
-        host = self.reached_as[0]
-        return f"{'http' if self.insecure else 'https'}://{f'[{host}]' if ':' in host else host}:{self.port}"
 
 
 class Supervisor:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from edgekit import experiment as experiments
+from edgekit.clients import LocalSettings
 from edgekit.data import Examples, FederatedDataset
 from edgekit.data import load as load_data
 from edgekit.experiment import Experiment
@@ -75,6 +76,23 @@ def blocks():
         ]
 
     return make
+
+
+WORK: dict[str, LocalSettings] = {
+    "sgd": LocalSettings(batch_size=8, epochs=2),
+    "momentum and FedProx": LocalSettings(batch_size=5, momentum=0.9, proximal_mu=0.1),
+    "dp-sgd": LocalSettings(
+        "dp-sgd", steps=4, sample_rate=0.7, clip=0.5, noise_multiplier=0.8, momentum=0.5, proximal_mu=0.1
+    ),
+    "clipped-sum": LocalSettings("clipped-sum", sample_rate=0.7, clip=0.5),
+    "bounded": LocalSettings(batch_size=8, update_clip=0.1, update_noise=0.01),
+}
+
+
+@pytest.fixture(params=WORK)
+def settings(request: pytest.FixtureRequest) -> LocalSettings:
+    """Every kind of work that clients can be given."""
+    return WORK[request.param]
 
 
 @pytest.fixture(scope="session")

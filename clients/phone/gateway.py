@@ -17,11 +17,10 @@ from urllib.parse import urlsplit
 import anyio
 import anyio.to_thread
 from starlette.applications import Starlette
-from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from edgekit import __version__
@@ -32,13 +31,13 @@ from edgekit.clients.phone.frames import VERSION, Frame, pack, unpack
 from edgekit.clients.phone.handler import MOST_EXAMPLES, Board, GatewayHandler, PhoneHandler
 from edgekit.clients.phone.line import Line
 from edgekit.clients.phone.members import Members, NotKnownError, Phone
+from edgekit.clients.phone.pages import Guarded, page_routes
 from edgekit.enrolment import parse_url
 from edgekit.errors import EdgekitError, JoinError, RefusedError
 from edgekit.throttle import Throttle
 
 log = logging.getLogger("edgekit.phone")
 
-PAGE = (Path(__file__).parent / "page").resolve()
 MOST_CONNECTIONS = 1000
 MOST_CONNECTIONS_FROM_ONE = 300
 """Phones behind one router have one address."""
@@ -57,31 +56,6 @@ LINGER_SECONDS = 60.0
 JOINERS = 4
 REFUSED, GARBAGE, LEFT, ELSEWHERE = 4401, 4400, 4410, 4409
 """WebSocket close codes: not known here, not understood or not now, left for good, opened elsewhere."""
-TYPES = {
-    ".html": "text/html; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-    ".json": "application/json",
-    ".webmanifest": "application/manifest+json",
-    ".svg": "image/svg+xml",
-    ".png": "image/png",
-    ".wasm": "application/wasm",
-    ".bin": "application/octet-stream",
-    ".txt": "text/plain; charset=utf-8",
-}
-HEADERS = {
-    # Own process in the browser, with shared memory allowed; nothing from elsewhere is loaded or told.
-    "cross-origin-opener-policy": "same-origin",
-    "cross-origin-embedder-policy": "require-corp",
-    "cross-origin-resource-policy": "same-origin",
-    "content-security-policy": (
-        "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; img-src 'self' data:; object-src 'none'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
-    "permissions-policy": "camera=(), geolocation=(), microphone=(self), accelerometer=(self), gyroscope=(self)",
-}
 
 
 @dataclass
@@ -396,23 +370,6 @@ class _Connection:
             await self.close(code)
 
 
-class Guarded:
-    """Adds the security headers to every answer."""
-
-    def __init__(self, application: ASGIApp) -> None:
-        self._application = application
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-
-        async def guarded(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
-            await send(message)
-
-        await self._application(scope, receive, guarded)
-
-
 async def _receive(websocket: WebSocket, most: int = MOST_FRAME_BYTES) -> Frame:
     """Return the next frame.
 
@@ -435,43 +392,6 @@ def _same_origin(websocket: WebSocket) -> bool:
     """Whether a page of this gateway asks; programs that are no browsers do not say where they come from."""
     origin = websocket.headers.get("origin")
     return origin is None or urlsplit(origin).netloc == websocket.headers.get("host")
-
-
-async def _asset(request: Request) -> Response:
-    """Return a file of the page; the large ones lie there compressed."""
-    name = request.path_params["path"] or "index.html"
-    try:
-        path = (PAGE / name).resolve()
-        kind = TYPES.get(path.suffix)
-        if not path.is_relative_to(PAGE) or kind is None or not (path.is_file() or _packed(path).is_file()):
-            raise ValueError
-    except (OSError, ValueError):  # a name that no file can have
-        return PlainTextResponse("there is no such page", 404)
-    # What a new version of edgekit brings must be seen at once; the service worker keeps it for being offline.
-    headers = {"cache-control": "no-cache"}
-    packed = _packed(path)
-    if packed.is_file():
-        if "gzip" not in request.headers.get("accept-encoding", ""):
-            return PlainTextResponse("this file is sent as gzip alone", 406)
-        return FileResponse(packed, media_type=kind, headers={**headers, "content-encoding": "gzip"})
-    return FileResponse(path, media_type=kind, headers=headers)
-
-
-def _packed(path: Path) -> Path:
-    return path.with_name(f"{path.name}.gz")
-
-
-async def _front(request: Request) -> Response:
-    return RedirectResponse("/phone/")
-
-
-async def _dashboard(request: Request) -> Response:
-    return FileResponse(PAGE / "dashboard.html", media_type=TYPES[".html"], headers={"cache-control": "no-cache"})
-
-
-def page_routes() -> list[Route]:
-    """Return the routes of what people see; they need no coordinator."""
-    return [Route("/", _front), Route("/phone/{path:path}", _asset), Route("/dashboard", _dashboard)]
 
 
 def join(folder: Path, url: str, name: str) -> None:

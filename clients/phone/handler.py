@@ -211,7 +211,10 @@ class PhoneHandler:
         }
         reply = self._ask(Frame("deliver", facts, model), message, "delivered")
         if problem := reply.facts.get("problem"):
-            return {**self._line.model, "problem": f"version {delivery.version} was not taken: {_clean(problem)}"}
+            return {
+                **self._line.model,
+                "problem": f"version {delivery.version} was not taken: {wire.one_line(problem)}",
+            }
         self._line.model = {"run": delivery.run, "version": delivery.version}
         return dict(self._line.model)
 
@@ -222,9 +225,9 @@ class PhoneHandler:
         except PausedError as error:
             raise DeclinedError(str(error)) from None
         if reply.type == "declined":
-            raise DeclinedError(_clean(reply.facts.get("problem", "the page does not train now")))
+            raise DeclinedError(wire.one_line(reply.facts.get("problem", "the page does not train now")))
         if reply.type != wanted:
-            raise EdgekitError(f"the page: {_clean(reply.facts.get('problem', 'it gave no reason'))}")
+            raise EdgekitError(f"the page: {wire.one_line(reply.facts.get('problem', 'it gave no reason'))}")
         return reply
 
 
@@ -248,11 +251,6 @@ def update_of(reply: Frame, weights: Weights) -> Weights:
     return {
         name: np.array(piece.reshape(like.shape)) for (name, like), piece in zip(weights.items(), pieces, strict=True)
     }
-
-
-def _clean(text: object) -> str:
-    """Return what a page says as one line that no terminal or log takes for more than text."""
-    return "".join(letter if letter.isprintable() else " " for letter in str(text)[:200])
 
 
 def _figures(reply: Frame, *, private: bool) -> dict[str, Any]:

@@ -1,64 +1,34 @@
 """Runs a gateway: the web server, its certificate, and a ticket that is always open."""
 
 import asyncio
-import contextlib
 import json
 import logging
-import resource
-import signal
 import time
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import uvicorn
 
 from edgekit.clients.phone.gateway import MOST_FRAME_BYTES, Gateway
 from edgekit.clients.phone.members import Members
 from edgekit.errors import EdgekitError
-from edgekit.processes import parent_ended
+from edgekit.listening import Listening
 from edgekit.runfolder import write_whole
+from edgekit.webserver import Server
+from edgekit.webserver import serve as serve_web
 
 log = logging.getLogger("edgekit.phone")
 
 LINK_FILE = "link.json"
 LOOK_SECONDS = 0.5
 CERTIFICATE_SECONDS = 60.0
-CLOSING_SECONDS = 1
 PING_SECONDS = 15.0
 """How often it is seen whether a page still answers; browsers do so by themselves."""
-
-
-@dataclass(frozen=True)
-class Listening:
-    """Where a gateway listens.
-
-    Attributes:
-        host: address to bind.
-        port: of the page.
-        url: under which phones reach it.
-        certificate: PEM file, and its key's; None for no TLS.
-    """
-
-    host: str
-    port: int
-    url: str
-    certificate: tuple[Path, Path] | None
-
-
-class _Server(uvicorn.Server):
-    """A server that leaves signals to us."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        yield
 
 
 def serve(
     folder: Path,
     name: str,
     listening: Listening,
+    files: tuple[Path, Path] | None,
     ticket_seconds: float,
     on_link: Callable[[str], None],
     *,
@@ -71,95 +41,33 @@ def serve(
         folder: of the gateway, which has joined.
         name: of the gateway.
         listening: where.
+        files: certificate and key (PEM); None for no TLS.
         ticket_seconds: how long a code holds.
         on_link: called with each new link for a phone.
         renew: called now and then, to renew a certificate that is ours.
         parent: process with which this one ends; None ends with no other.
     """
-    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
-    asyncio.run(_serve(folder, name, listening, ticket_seconds, on_link, renew, parent))
 
-
-async def _serve(
-    folder: Path,
-    name: str,
-    listening: Listening,
-    ticket_seconds: float,
-    on_link: Callable[[str], None],
-    renew: Callable[[], None],
-    parent: int | None,
-) -> None:
-    gateway = Gateway(folder, name)
-    tls: dict[str, Any] = {}
-    if listening.certificate is not None:
-        tls = {"ssl_certfile": listening.certificate[0], "ssl_keyfile": listening.certificate[1]}
-    server = _Server(
-        uvicorn.Config(
+    async def work() -> None:
+        gateway = Gateway(folder, name)
+        server = Server(
             gateway.application,
-            host=listening.host,
-            port=listening.port,
+            listening.host,
+            listening.port,
+            files,
             lifespan="on",
-            log_level="warning",
-            access_log=False,
             ws="websockets-sansio",
             ws_max_size=MOST_FRAME_BYTES,
             ws_ping_interval=PING_SECONDS,
             ws_ping_timeout=PING_SECONDS,
             ws_per_message_deflate=False,  # weights do not get smaller, and a small frame could be a large one
-            timeout_graceful_shutdown=CLOSING_SECONDS,
-            **tls,
         )
-    )
+        tickets = Tickets(gateway.members, listening.url, folder / LINK_FILE, ticket_seconds, on_link)
+        await serve_web(
+            [server], parent, tickets.keep_open(server), server.keep_certificate(renew, CERTIFICATE_SECONDS)
+        )
 
-    def stop() -> None:
-        server.should_exit = True
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop)
-    tickets = Tickets(gateway.members, listening.url, folder / LINK_FILE, ticket_seconds, on_link)
-    looking = asyncio.gather(_keep_open(tickets, server), _reload(listening, server, renew), _follow(parent, stop))
-    try:
-        await server.serve()
-    finally:
-        looking.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await looking
-
-
-async def _follow(parent: int | None, stop: Callable[[], None]) -> None:
-    if parent is not None:
-        await parent_ended(parent)
-        log.warning("the process that started this gateway has ended: it stops too")
-        stop()
-
-
-async def _keep_open(tickets: "Tickets", server: uvicorn.Server) -> None:
-    while True:
-        if server.started:
-            try:
-                tickets.look()
-            except (EdgekitError, OSError) as error:  # a full disk, say: it may get better
-                log.warning("there is no code for phones now: %s", error)
-        await asyncio.sleep(LOOK_SECONDS)
-
-
-async def _reload(listening: Listening, server: uvicorn.Server, renew: Callable[[], None]) -> None:
-    """Use a renewed certificate for connections made from then on."""
-    if listening.certificate is None:
-        return
-    used = listening.certificate[0].stat().st_mtime
-    while True:
-        await asyncio.sleep(CERTIFICATE_SECONDS)
-        try:
-            renew()
-            if (now := listening.certificate[0].stat().st_mtime) != used and server.config.ssl is not None:
-                used = now
-                server.config.ssl.load_cert_chain(*listening.certificate)
-                log.info("the certificate was renewed")
-        except (EdgekitError, OSError) as error:
-            log.warning("the certificate could not be renewed: %s", error)
+    asyncio.run(work())
 
 
 class Tickets:
@@ -185,3 +93,13 @@ class Tickets:
         link = f"{self._url}/phone/#t={self._ticket}"
         write_whole(self._path, json.dumps({"link": link, "until": time.time() + self._seconds}), mode=0o600)
         self._on_link(link)
+
+    async def keep_open(self, server: Server) -> None:
+        """Look, again and again, from when the server is up."""
+        while True:
+            if server.started:
+                try:
+                    self.look()
+                except (EdgekitError, OSError) as error:  # a full disk, say: it may get better
+                    log.warning("there is no code for phones now: %s", error)
+            await asyncio.sleep(LOOK_SECONDS)

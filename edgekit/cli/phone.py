@@ -55,12 +55,11 @@ def phone(
     from edgekit.cli.watching import show_phone_link
     from edgekit.clients.node.folder import NodeFolder
     from edgekit.clients.phone import gateway
-    from edgekit.clients.phone.serving import Listening, serve
+    from edgekit.clients.phone.serving import serve
     from edgekit.environments import data_home
-    from edgekit.processes import check_port
+    from edgekit.listening import Listening, check_port
     from edgekit.runfolder import locked
     from edgekit.server.authority import Authority
-    from edgekit.server.supervisor import Listening as Reached
 
     place = folder or data_home() / "phones"
     if (certificate is None) != (key is None):
@@ -68,13 +67,13 @@ def phone(
     for file in (certificate, key):
         if file is not None and not file.is_file():
             raise UsageError(f"{file} does not exist")
-    reached = Reached.on(host, port, name or [], insecure)
+    listening = Listening.on(host, port, name or [], insecure)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     logging.getLogger("edgekit").setLevel(logging.INFO)
     taken = JoinError(f"another gateway uses {place}: stop it first, or give another --folder")
     with locked(place, taken):
         check_port(host, port, "gateway")
-        label = f"gateway {reached.reached_as[0]}".replace(":", ".")[:64]
+        label = f"gateway {listening.reached_as[0]}".replace(":", ".")[:64]
         if url is not None:
             gateway.join(place, url, label)
         elif not NodeFolder(place / "node").joined:
@@ -86,7 +85,7 @@ def phone(
             authority = Authority(place / "keys")
 
             def renew() -> None:
-                authority.renew(list(reached.reached_as))
+                authority.renew(list(listening.reached_as))
 
             renew()
             files = authority.server_files
@@ -96,5 +95,4 @@ def phone(
             if parent is None:  # edgekit serve shows it, and keeps our output in a log, which is no place for codes
                 show_phone_link(terminal.console, link, code_minutes, as_json)
 
-        listening = Listening(host, port, reached.url, files)
-        serve(place, label, listening, 60 * code_minutes, show, renew=renew, parent=parent)
+        serve(place, label, listening, files, 60 * code_minutes, show, renew=renew, parent=parent)

@@ -66,8 +66,9 @@ def serve(
     from edgekit.cli.watching import Watcher
     from edgekit.environments import data_home
     from edgekit.errors import UsageError
+    from edgekit.listening import Listening
     from edgekit.server.coordinating import coordinate
-    from edgekit.server.supervisor import Listening, install_line
+    from edgekit.server.supervisor import install_line
 
     given = arguments or []
     paths = [argument for argument in given if "=" not in argument]

@@ -50,13 +50,8 @@ class Watcher:
     def code(self, code: str, minutes: float) -> None:
         """Show a join code, as text and (on a terminal) as a QR code."""
         link = f"{self._url}#{code}"
-        if self._as_json:
-            self._print({"code": code, "join": link, "minutes": minutes})
-            return
-        lines = ["", f"  Join with:  edgekit join '{link}'", f"  (one device, within {minutes:g} minutes)"]
-        self._terminal.console.print("\n".join(lines), markup=False, soft_wrap=True)
-        if self._terminal.console.is_terminal:
-            self._terminal.console.print(_picture(link), markup=False)
+        record = {"code": code, "join": link, "minutes": minutes}
+        _show_link(self._terminal.console, link, "Join with:  edgekit join '{}'", "device", record, self._as_json)
 
     def phone(self, link: str, minutes: float) -> None:
         """Show the link for the next phone."""
@@ -107,10 +102,15 @@ class Watcher:
 
 def show_phone_link(console: "Console", link: str, minutes: float, as_json: bool) -> None:
     """Show the link by which one phone joins, as text and (on a terminal) as a QR code."""
+    _show_link(console, link, "Scan with a phone:  {}", "phone", {"phone": link, "minutes": minutes}, as_json)
+
+
+def _show_link(console: "Console", link: str, line: str, for_one: str, record: dict[str, Any], as_json: bool) -> None:
+    """Show a link that lets one device in: in a line, and on a terminal as a QR code; or as a JSON record."""
     if as_json:
-        print(json.dumps({"phone": link, "minutes": minutes}), flush=True)
+        print(json.dumps(record), flush=True)
         return
-    lines = ["", f"  Scan with a phone:  {link}", f"  (one phone, within {minutes:g} minutes)"]
+    lines = ["", f"  {line.format(link)}", f"  (one {for_one}, within {record['minutes']:g} minutes)"]
     console.print("\n".join(lines), markup=False, soft_wrap=True)
     if console.is_terminal:
         console.print(_picture(link), markup=False)

@@ -4,7 +4,6 @@ import logging
 import os
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from edgekit.export.tflite import Subject, as_device, export
 from edgekit.export.verify import run_examples
 from edgekit.pipeline import job
 from edgekit.privacy import Plan
+from edgekit.processes import when_parent_ends
 from edgekit.runfolder import RunFolder, append_line, read_lines, secret_number
 from edgekit.server import checkpoint
 from edgekit.server.authority import Authority
@@ -48,7 +48,7 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run the experiment of a run folder with the nodes of a SuperLink, and deliver its model."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
+    when_parent_ends(_end)
     folder = RunFolder.open(Path(str(context.run_config["folder"])))
     events = Events(folder)
     try:
@@ -62,10 +62,8 @@ def main(grid: Grid, context: Context) -> None:
         raise
 
 
-def _follow(parent: int) -> None:
-    """End with the SuperExec that started this process, at once: what counts is on the disk, whole."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
+def _end() -> None:
+    """End at once: what counts is on the disk, whole."""
     log.warning("the SuperExec has ended: the server app stops too")
     os._exit(1)
 

@@ -34,6 +34,7 @@ def phone(chromium):
         page.on("requestfailed", lambda request: page.errors.append(f"{request.url}: {request.failure}"))
         page.come_in = lambda link: _come_in(page, link)
         page.begin = lambda: _begin(page)
+        page.stumbles = lambda: _stumbles(page)
         return page
 
     yield make
@@ -53,3 +54,11 @@ def _begin(page):
     page.click("#practise")
     page.wait_for_selector("#examples-count:has-text('80 practice examples')")
     page.click("#start")
+
+
+def _stumbles(page):
+    """Return what screen readers and keyboards would stumble over."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page).response["violations"]
+    return [f"{problem['id']}: {node['target']}" for problem in found for node in problem["nodes"]]

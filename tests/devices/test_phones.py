@@ -40,7 +40,7 @@ def files():
     import uvicorn
     from starlette.applications import Starlette
 
-    from edgekit.clients.phone.gateway import Guarded, page_routes
+    from edgekit.clients.phone.pages import Guarded, page_routes
 
     config = uvicorn.Config(Guarded(Starlette(routes=page_routes())), port=0, log_level="warning")
     server = uvicorn.Server(config)
@@ -79,15 +79,6 @@ const coded = (array) => {
   return btoa(text);
 };
 """
-WORK = {
-    "sgd": LocalSettings(batch_size=8, epochs=2),
-    "momentum and FedProx": LocalSettings(batch_size=5, momentum=0.9, proximal_mu=0.1),
-    "dp-sgd": LocalSettings(
-        "dp-sgd", steps=4, sample_rate=0.7, clip=0.5, noise_multiplier=0.8, momentum=0.5, proximal_mu=0.1
-    ),
-    "clipped-sum": LocalSettings("clipped-sum", sample_rate=0.7, clip=0.5),
-    "bounded": LocalSettings(batch_size=8, update_clip=0.1, update_noise=0.01),
-}
 
 
 @pytest.fixture(scope="module")
@@ -118,12 +109,10 @@ TRAIN = (
 )
 
 
-@pytest.mark.parametrize("work", WORK)
-def test_the_page_trains_step_by_step_as_litert_does_in_python(work, made, bench, blocks):
+def test_the_page_trains_step_by_step_as_litert_does_in_python(settings, made, bench, blocks):
     model, content = made
     trainer = LiteRTTrainer(content)
     (block,) = blocks(21)
-    settings = WORK[work]
     weights = state(model)
     plan = batches.draw(len(block), settings, np.random.default_rng(1))
     # One batch at a time, from Python's weights each time: whole trajectories drift, as any two float32 programs' do.
@@ -482,14 +471,6 @@ def test_a_movement_is_recorded_by_the_sensors(bench):
     assert np.allclose(z, 3)  # cut off at what no hand does
 
 
-def _axe(page):
-    """Return what screen readers and keyboards would stumble over."""
-    from axe_playwright_python.sync_playwright import Axe
-
-    found = Axe().run(page).response["violations"]
-    return [f"{problem['id']}: {node['target']}" for problem in found for node in problem["nodes"]]
-
-
 def _draw(page, pad, points):
     box = page.locator(pad).bounding_box()
     page.mouse.move(box["x"] + points[0][0] * box["width"], box["y"] + points[0][1] * box["height"])
@@ -523,13 +504,13 @@ def test_pages_take_part_are_reloaded_pause_leave_and_delete_everything(federati
     first = phone()
     first.come_in(link)
     assert "#t=" not in first.url  # the ticket is used up, and not left lying about
-    assert _axe(first) == []
+    assert first.stumbles() == []
     said = first.inner_text("#about")
     for words in ("drawings. They are never sent", "noise", "a round, there and back"):
         assert words in said
     first.begin()
     one.wait_for_round(3)
-    assert _axe(first) == []
+    assert first.stumbles() == []
     assert "Privacy spent: epsilon" in first.inner_text("#spent")
 
     # Another phone draws its own examples; the first scan's code is not for it.
@@ -556,7 +537,7 @@ def test_pages_take_part_are_reloaded_pause_leave_and_delete_everything(federati
     second.wait_for_selector("#guess:visible")
     assert "The network sees" in second.inner_text("#guess")
     assert second.locator("#guess tbody tr").count() == 5
-    assert _axe(second) == []
+    assert second.stumbles() == []
 
     # A keyboard draws too.
     before = _kept(second)["examples"]
@@ -675,7 +656,7 @@ def test_what_a_browser_lacks_is_said_in_plain_words(federation, phone):
         page.goto(link)
         page.wait_for_selector("#notice:visible")
         assert words in page.inner_text("#notice")
-        assert _axe(page) == []
+        assert page.stumbles() == []
 
     # Storage that is full, and a runtime that cannot be loaded; the ticket is still good, and both can be mended.
     page = phone(service_workers="block")
@@ -684,7 +665,7 @@ def test_what_a_browser_lacks_is_said_in_plain_words(federation, phone):
     devtools.send("Storage.overrideQuotaForOrigin", {"origin": origin, "quotaSize": 1000})
     page.goto(link)
     page.wait_for_selector("#notice:has-text('storage is full')", timeout=60_000)
-    assert _axe(page) == []
+    assert page.stumbles() == []
     devtools.send("Storage.overrideQuotaForOrigin", {"origin": origin})
     page.context.route("**/*.wasm", lambda route: route.abort())
     page.click("#notice button")
@@ -719,8 +700,8 @@ def test_the_dashboard_shows_how_the_group_is_doing(federation, phone, scripted_
     page.wait_for_selector("#round:has-text('of 1000')", timeout=30_000)
     page.wait_for_selector("#kinds tr:has-text('Phones')")
     assert "%" in page.inner_text("#accuracy")
-    assert _axe(page) == []
+    assert page.stumbles() == []
     page.set_viewport_size({"width": 1200, "height": 800})
-    assert _axe(page) == []
+    assert page.stumbles() == []
     assert page.errors == []
     other.close()
