@@ -155,11 +155,11 @@ class Coordinator:
             strategies.restore(self.strategy, found.strategy_arrays, found.strategy)
         _keep_rounds(self.run_folder.metrics, current.round)
         rounds = self.experiment.federation.rounds
-        fruitless = 0
+        fruitless = attempt = 0
         interrupted = False
         try:
             while current.round < rounds:
-                cohort = self._draw_cohort(current.round + 1)
+                cohort = self._draw_cohort(current.round + 1, attempt)
                 if not self._can_afford(current.round + 1, cohort):
                     self.on_notice(
                         f"stopped before round {current.round + 1}: it would spend more than epsilon "
@@ -167,6 +167,7 @@ class Coordinator:
                     )
                     break
                 after = self._round(current, cohort)
+                attempt = attempt + 1 if after is None else 0
                 if after is None:
                     continue  # nodes come and go: the round is run again, with who is there then
                 current, metrics, reason = after
@@ -179,9 +180,11 @@ class Coordinator:
             _keep_rounds(self.run_folder.metrics, current.round)
         return Outcome(current.average or current.weights, current.round, interrupted, self.crew.trainer)
 
-    def _draw_cohort(self, number: int) -> list[int]:
-        seed = self.private_seed if self._by_client else self.experiment.seed
-        rng = generator(seed, "cohort", number)
+    def _draw_cohort(self, number: int, attempt: int) -> list[int]:
+        if self._by_client:  # a round that is run again asks the same, who were charged for it
+            rng = generator(self.private_seed, "cohort", number)
+        else:  # others than those who did not answer
+            rng = generator(self.experiment.seed, "cohort", number, *(["attempt", attempt] if attempt else []))
 
         def draw(clients: int) -> list[int]:
             # Of a fleet not everyone is there: clients join with their chance, or as many as wanted do.

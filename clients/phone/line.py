@@ -37,13 +37,14 @@ class Line:
         self._asked: set[str] = set()
         self.examples = -1
         self.model: dict[str, object] = {}
-        self.last_seen = time.monotonic()
+        self.last_seen = self._unready_since = time.monotonic()
 
     def connect(self, connection: Connection) -> None:
         """The page is here; an older connection of the same phone ends."""
         with self._changed:
             before, self._connection = self._connection, connection
-            self._ready = self._paused = False
+            self._set_ready(False)
+            self._paused, self._unready_since = False, time.monotonic()
             self._changed.notify_all()
         if before is not None:
             before.end("the page was opened anew")
@@ -52,15 +53,22 @@ class Line:
         """A connection has ended."""
         with self._changed:
             if self._connection is connection:
-                self._connection, self._ready = None, False
+                self._connection = None
+                self._set_ready(False)
                 self.last_seen = time.monotonic()
                 self._changed.notify_all()
 
     def ready(self, on: bool, examples: int = -1) -> None:
         """The person let the page train, or asked it to stop."""
         with self._changed:
-            self._ready, self._paused, self.examples = on, not on, examples
+            self._set_ready(on)
+            self._paused, self.examples = not on, examples
             self._changed.notify_all()
+
+    def _set_ready(self, on: bool) -> None:
+        if self._ready and not on:
+            self._unready_since = time.monotonic()
+        self._ready = on
 
     @property
     def is_ready(self) -> bool:
@@ -108,7 +116,7 @@ class Line:
             stopped: whether the phone's node is to end.
 
         Raises:
-            PausedError: the person does not want it now.
+            PausedError: the person does not want it now, or closed the page a while ago.
             RefusedError: there is no answer.
         """
         name = str(frame.facts["id"])
@@ -122,15 +130,14 @@ class Line:
 
     def _answer_to(self, name: str, frame: Frame, until: float, stopped: Callable[[], bool]) -> Frame:
         asked_on: Connection | None = None
-        away = time.monotonic()
         while name not in self._answers:
-            now = time.monotonic()
             if self._connection is not None and self._ready:
-                away = now
                 if self._connection is not asked_on:
                     asked_on = self._connection
                     asked_on.post(frame)
-            elif now - away > RECONNECT_SECONDS:
+            elif time.monotonic() - self._unready_since > RECONNECT_SECONDS:
+                if asked_on is None:
+                    raise PausedError("its page is closed")
                 raise RefusedError("the phone went away")
             if self._paused:
                 raise PausedError("its person has paused it")

@@ -15,7 +15,7 @@ from edgekit.clients.phone import line as lines
 from edgekit.clients.phone.activity import activity_of
 from edgekit.clients.phone.frames import Frame, pack, unpack
 from edgekit.clients.phone.handler import update_of
-from edgekit.clients.phone.line import Line
+from edgekit.clients.phone.line import Line, PausedError
 from edgekit.clients.phone.members import Members, NotKnownError
 from edgekit.errors import JoinError, RefusedError
 from edgekit.experiment import Data, Model
@@ -133,8 +133,18 @@ def test_a_question_is_asked_again_on_the_next_connection():
 def test_a_question_without_an_answer_ends(monkeypatch):
     monkeypatch.setattr(lines, "RECONNECT_SECONDS", 0.1)
     line = Line()
+    with pytest.raises(PausedError, match="its page is closed"):
+        line.ask(Frame("train", {"id": "a"}), time.time() + 30, lambda: False)
+    wire = Wire(line)
+    line.connect(wire)
+    line.ready(True)
+    timer = threading.Timer(0.2, line.disconnect, args=(wire,))
+    timer.start()
     with pytest.raises(RefusedError, match="went away"):
         line.ask(Frame("train", {"id": "a"}), time.time() + 30, lambda: False)
+    monkeypatch.setattr(lines, "RECONNECT_SECONDS", 0.0)  # it has been away for as long as one waits: no more waiting
+    with pytest.raises(PausedError, match="its page is closed"):
+        line.ask(Frame("train", {"id": "b"}), time.time(), lambda: False)
     line.connect(Wire(line))
     line.ready(True)
     with pytest.raises(RefusedError, match="did not answer in time"):

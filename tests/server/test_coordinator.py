@@ -16,6 +16,7 @@ from edgekit.privacy import epsilon
 from edgekit.runfolder import RunFolder, read_lines
 from edgekit.server import checkpoint, strategies
 from edgekit.server.coordinator import Coordinator
+from edgekit.server.crew import SimulatedCrew
 from edgekit.server.evaluation import evaluate
 
 ARGUMENTS = {
@@ -210,6 +211,33 @@ def test_a_run_with_the_systems_randomness_is_charged_for_what_it_repeats_and_st
     assert [charge["round"] for charge in read_lines(tmp_path / "run" / "privacy.jsonl")] == [1, 2, 2, 3]
     assert second.rounds == 3
     assert "stopped before round 4: it would spend more than epsilon 8" in heard.notices[-1]
+
+
+class Absent(SimulatedCrew):
+    """A fleet of which nobody answers the first few times."""
+
+    patient = True
+
+    def choose(self, number, draw):
+        self.asked = [*getattr(self, "asked", []), draw(self._dataset.clients)]
+        return self.asked[-1]
+
+    def train(self, messages):
+        if len(self.asked) > 3:
+            return super().train(messages)
+        return []
+
+
+@pytest.mark.parametrize("unit", ["none", "client"])
+def test_a_round_that_is_run_again_asks_others_unless_privacy_counts_on_the_same(coordinate, make_experiment, unit):
+    chosen = ["federation.cohort=2", "federation.rounds=1", f"privacy.unit={unit}", "data.clients=40"]
+    made = coordinate(make_experiment(*chosen))
+    parts = (made.experiment, made.dataset, made.model, made.run_folder, made.private_seed, made.on_notice)
+    made.crew = Absent(*parts)
+    assert made.run().rounds == 1
+    drawn = {tuple(cohort) for cohort in made.crew.asked}
+    assert len(made.crew.asked) == 4
+    assert len(drawn) == (4 if unit == "none" else 1)
 
 
 def _dataset(clients, load_client, digits):
