@@ -184,7 +184,7 @@ class Coordinator:
         if self._by_client:  # a round that is run again asks the same, who were charged for it
             rng = generator(self.private_seed, "cohort", number)
         else:  # others than those who did not answer
-            rng = generator(self.experiment.seed, "cohort", number, *(["attempt", attempt] if attempt else []))
+            rng = generator(self.experiment.seed, "cohort", number, *((attempt,) if attempt else ()))
 
         def draw(clients: int) -> list[int]:
             # Of a fleet not everyone is there: clients join with their chance, or as many as wanted do.

@@ -18,6 +18,8 @@ from edgekit import arrays, wire
 from edgekit.clients.node.delivery import Delivery
 from edgekit.clients.node.folder import NodeFolder
 from edgekit.clients.node.task import Planned, Task, TaskFacts
+from edgekit.clients.phone.frames import Frame, pack, unpack
+from edgekit.clients.phone.handler import update_of
 from edgekit.clients.trainer import LocalSettings
 from edgekit.enrolment import PROTOCOL, JoinCode, parse_url
 from edgekit.errors import EdgekitError
@@ -192,6 +194,17 @@ def test_parcels(data):
 
 
 PARCEL = _parcel()
+FRAME = Frame("update", {"id": "a", "examples": 3}, {"w": np.arange(6, dtype=np.float32), "b": np.zeros(3, np.uint8)})
+
+
+@many
+@given(spoilt(pack(FRAME)))
+def test_frames_of_phones(content):
+    frame = harmless(unpack, content)
+    if frame is not None:
+        assert all(np.isfinite(array).all() for array in frame.arrays.values())
+        update = harmless(lambda found: update_of(found, {"a": np.zeros((2, 3), np.float32)}), frame)
+        assert update is None or list(frame.arrays) == ["w"]
 
 
 @many
