@@ -155,7 +155,8 @@ def _size(response: Any) -> int:
 
 def many(place: Path, phones: int, rounds: int = 12) -> dict[str, float]:
     """Return how long a round of so many scripted phones takes, and how much of its one core the gateway uses."""
-    settings = (f"federation.rounds={rounds}", f"serve.nodes={phones}", f"federation.cohort={phones}")
+    shared = ("data.partition=iid", f"data.clients={phones}")
+    settings = (f"federation.rounds={rounds}", f"serve.nodes={phones}", f"federation.cohort={phones}", *shared)
     with Federation(place / "many", (*QUICK, *settings)) as one:
         one.serve_phones()
         made = []

@@ -4,6 +4,7 @@ import logging
 import random
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -29,6 +30,9 @@ MOST_ATTEMPTS = 2
 """How often a message may have been under way when this process died; then it is answered with an error."""
 
 
+REMOVED = "it was removed there, or the coordinator's state is another one; join again with a new code"
+
+
 class Answering(Protocol):
     """Who answers messages."""
 
@@ -43,10 +47,17 @@ class Resident:
         folder: of the node; it must have joined.
         handler: answers the coordinator's messages.
         stop: ends it; None makes one.
+        on_removed: called when the coordinator does not know this node any more; it goes on trying.
     """
 
-    def __init__(self, folder: NodeFolder, handler: Answering, stop: threading.Event | None = None) -> None:
-        self.folder, self.handler = folder, handler
+    def __init__(
+        self,
+        folder: NodeFolder,
+        handler: Answering,
+        stop: threading.Event | None = None,
+        on_removed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.folder, self.handler, self._on_removed = folder, handler, on_removed
         self.stop = stop or threading.Event()
         self._state = ""
         self._last_message = time.monotonic()
@@ -68,7 +79,10 @@ class Resident:
                 self._say(f"connected to {address} as node {node}")
                 self._converse(link)
             except RefusedError as error:
-                self._say(f"refused: {self._diagnosis(error)}")
+                problem = self._clock_problem()
+                self._say(f"refused: {problem or f'{error}: {REMOVED}'}")
+                if problem is None:
+                    self._on_removed()
             except (LinkDownError, StaleError) as error:
                 self._say(f"waiting: {error}")
             except Exception:  # the node goes on, whatever came
@@ -159,16 +173,13 @@ class Resident:
                 if failures == 3:
                     broken.set()
 
-    def _diagnosis(self, error: RefusedError) -> str:
-        """Find out why a signature is refused: a clock that is off looks like a stranger."""
+    def _clock_problem(self) -> str | None:
+        """Return what else than being a stranger may be why a signature is refused, None if nothing is."""
         try:
             address, _ = parse_url(self.folder.wishes().url)
-            problem = clock_problem(enrol.clock_ahead(address, self.folder.authority()))
+            return clock_problem(enrol.clock_ahead(address, self.folder.authority()))
         except JoinError as unreachable:
-            return f"{error} ({unreachable})"
-        return problem or (
-            f"{error}: it was removed there, or the coordinator's state is another one; join again with a new code"
-        )
+            return str(unreachable)
 
     def _say(self, state: str) -> None:
         if state != self._state:

@@ -305,7 +305,7 @@ class Gateway:
         stop, line = threading.Event(), session.line
         # A phone that comes back while its old node is still ending is asked all the same.
         handler = PhoneHandler(self.board, line, session.phone.name, lambda: stop.is_set() and not line.is_ready)
-        resident = Resident(folder, handler, stop)
+        resident = Resident(folder, handler, stop, lambda: self._removed(session, stop))
 
         def work() -> None:
             if before is not None:
@@ -315,6 +315,12 @@ class Gateway:
         session.resident = resident
         session.thread = threading.Thread(target=work, daemon=True)
         session.thread.start()
+
+    def _removed(self, session: Session, stop: threading.Event) -> None:
+        """Tell a page that whoever runs the group has removed its phone; called by its node's thread."""
+        stop.set()
+        log.info("%s was removed by the coordinator", session.phone.name)
+        session.line.dismiss("this phone was removed from the group: scan a new code to take part again", REFUSED)
 
     def _leave(self, identity: str, session: Session) -> None:
         """Forget a phone, here and at the coordinator."""
@@ -342,8 +348,8 @@ class _Connection:
     def post(self, frame: Frame | bytes) -> None:
         self._loop.call_soon_threadsafe(self._start, frame)
 
-    def end(self, reason: str) -> None:
-        self._loop.call_soon_threadsafe(self._start, Frame("refused", {"reason": reason, "code": ELSEWHERE}), ELSEWHERE)
+    def end(self, reason: str, code: int = ELSEWHERE) -> None:
+        self._loop.call_soon_threadsafe(self._start, Frame("refused", {"reason": reason, "code": code}), code)
 
     def _start(self, frame: Frame | bytes, then_close: int = 0) -> None:
         async def work() -> None:

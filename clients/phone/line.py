@@ -22,8 +22,8 @@ class Connection(Protocol):
     def post(self, frame: Frame | bytes) -> None:
         """Send a frame, packed or not, without waiting."""
 
-    def end(self, reason: str) -> None:
-        """Close, and say why."""
+    def end(self, reason: str, code: int = ...) -> None:
+        """Close, and say why; without a code, because the page was opened elsewhere."""
 
 
 class Line:
@@ -79,6 +79,12 @@ class Line:
     def connected(self) -> bool:
         """Whether the page is here."""
         return self._connection is not None
+
+    def dismiss(self, reason: str, code: int) -> None:
+        """End the page's connection, if it has one."""
+        with self._changed:
+            if self._connection is not None:
+                self._connection.end(reason, code)
 
     def is_on(self, connection: Connection) -> bool:
         """Whether this is the phone's newest connection."""

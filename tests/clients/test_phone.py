@@ -96,7 +96,7 @@ class Wire:
         if self.answer is not None:
             threading.Thread(target=self.line.answer, args=(self.answer(frame),)).start()
 
-    def end(self, reason):
+    def end(self, reason, code=4409):
         self.ended = reason
 
 

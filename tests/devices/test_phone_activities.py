@@ -136,6 +136,7 @@ def test_movements_are_felt_learnt_and_guessed(federation, phone):
     assert _examples(page) == []
     page.click("#practise")
     page.wait_for_selector("#examples-count:has-text('80 practice examples')")
+    assert not page.is_visible("#notice")  # what was wrong is not in the way any more
     page.click("#start")
     page.wait_for_selector("#sent-list li:has-text('what was learnt')", state="attached", timeout=90_000)
     one.wait(

@@ -683,6 +683,7 @@ def test_what_a_browser_lacks_is_said_in_plain_words(federation, phone):
     one.coordinator.terminate()
     one.coordinator.wait(60)
     page.wait_for_selector("#line:has-text('offline')")
+    page.wait_for_selector("#state:has-text('tries again by itself')")
     rounds = len(one.rounds())
     one.serve_phones()
     page.wait_for_selector("#line:has-text('connected')", timeout=90_000)

@@ -126,7 +126,7 @@ def test_strangers_garbage_and_impossible_updates_cost_nobody_else_a_round(feder
 
 
 @pytest.mark.timeout(300)
-def test_a_phone_that_leaves_in_a_round_and_a_gateway_that_is_killed_cost_no_round(federation, scripted_phone):
+def test_a_phone_that_leaves_in_a_round_and_a_gateway_that_is_killed_cost_no_round(federation, fleet, scripted_phone):
     one = federation("federation.rounds=1000", "serve.nodes=1", "serve.deadline_seconds=60")
     one.serve_phones()
     there, leaving = threading.Event(), threading.Event()
@@ -164,7 +164,14 @@ def test_a_phone_that_leaves_in_a_round_and_a_gateway_that_is_killed_cost_no_rou
             assert time.monotonic() < end
             time.sleep(0.3)
     one.wait_for_round(rounds + 3, 90)
-    back.close()
+
+    # Removed by whoever runs the group, it is told.
+    environment = {**os.environ, "EDGEKIT_HOME": str(one.folder / "home")}
+    members = json.loads((one.folder / "home" / "coordinator" / "members.json").read_text())
+    (node,) = (node for node, member in members.items() if member["kind"] == "phone")
+    subprocess.run([*fleet.PROGRAM, "devices", "remove", node], check=True, env=environment, capture_output=True)
+    scripted_phone.wait(lambda: back.close_code == 4401, 60, "the farewell")
+    assert "was removed from the group" in back.heard[-1].facts["reason"]
 
 
 @pytest.mark.timeout(200)

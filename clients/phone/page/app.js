@@ -36,6 +36,7 @@ const state = {
   finished: null, // the model that was delivered
   spent: null,
   refused: false, // the group does not let this phone in
+  offline: false, // the connection was lost
   over: false, // this phone has left
 };
 let line;
@@ -153,6 +154,7 @@ function showExamples() {
 }
 
 function phase() {
+  if (state.offline && !state.progress.finished && !state.trouble) return TEXT.stateOffline;
   if (state.watching) return TEXT.stateWatching;
   if (state.phase) return state.phase;
   if (state.progress.finished) return TEXT.stateFinished(state.progress.finished.accuracy);
@@ -215,6 +217,7 @@ $('practise').onclick = () => change(async () => {
     notice([TEXT.makeTitle[state.task.facts.activity], TEXT.noPractice]);
     return;
   }
+  quietly();
   for (const key of await store.keys('examples')) await store.remove('examples', key);
   for (const example of found) await store.add('examples', {...example, task: state.task.name});
   state.practising = true;
@@ -523,7 +526,7 @@ const heard = {
     }
     if (pending) await store.remove('facts', 'pending');
     if (location.hash) history.replaceState(null, '', location.pathname); // the ticket is used up
-    state.told = false;
+    state.told = state.offline = false;
     quietly();
     showLine(TEXT.here, true);
     return undefined;
@@ -575,13 +578,14 @@ async function useTask(task) {
     Object.assign(state, {weights: null, before: null, probe: null});
     nextLabel();
     const {facts} = task;
-    fill($('maker'), facts, TEXT.keep, addExample, notice);
+    const wrong = (problem) => (problem ? notice(problem) : quietly());
+    fill($('maker'), facts, TEXT.keep, addExample, wrong);
     $('try-task').textContent = TEXT.try[facts.activity];
     fill($('tester'), facts, TEXT.guess, async (x) => {
       state.probe = x;
       if (!(state.weights || state.finished)) $('try-task').textContent = TEXT.tryFirst;
       else if (await load()) tryAgain();
-    }, notice);
+    }, wrong);
     if (state.finished?.run !== facts.run) state.finished = null;
   }
   if (state.going) await begin();
@@ -633,6 +637,7 @@ async function main() {
   line.addEventListener('frame', ({detail}) => heard[detail.type]?.(detail));
   line.addEventListener('sent', ({detail}) => wasSent(detail));
   line.addEventListener('away', ({detail: {reason}}) => {
+    state.offline = true;
     showLine(TEXT.away, false);
     if (reason) notice(TEXT.wrong.unclear(reason), [TEXT.reload, () => location.reload()]);
     show();

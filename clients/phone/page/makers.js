@@ -26,7 +26,7 @@ function row(...children) {
  * @param {{activity: string, shape: number[], audio: object}} task
  * @param {string} verb what the main button says
  * @param {(x: Float32Array) => void} made called with each example
- * @param {(problem: [string, string]) => void} wrong called with a title and what to do
+ * @param {(problem?: [string, string]) => void} wrong called with a title and what to do; with nothing, when it is tried again
  */
 export function fill(place, task, verb, made, wrong) {
   place.replaceChildren();
@@ -57,6 +57,7 @@ export function fill(place, task, verb, made, wrong) {
   start.onclick = async () => {
     start.disabled = true;
     start.textContent = TEXT.recording;
+    wrong();
     try {
       if (task.activity === 'speak') {
         made(logMel(await hear(task.audio, (value) => { bar.style.width = `${100 * value}%`; }), task.audio));

@@ -74,6 +74,7 @@ export const TEXT = {
 
   // States.
   stateMake: (least) => `First make ${least} examples, or take practice examples.`,
+  stateOffline: 'Offline: the group cannot be reached now. This page tries again by itself; nothing is lost.',
   stateReady: 'Ready. Press Start learning.',
   stateWaiting: 'Waiting for the next round. You can leave this page open.',
   stateLoading: 'Getting ready to learn …',
