@@ -32,6 +32,7 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/deployment.py
 	$(BIN)/python benchmarks/faults.py
 	$(BIN)/python benchmarks/phones.py
+	$(BIN)/python benchmarks/split.py
 
 clean:
 	rm -rf .venv build *.egg-info

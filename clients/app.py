@@ -8,7 +8,7 @@ from flwr.app import ArrayRecord, Context, Error, Message, MetricRecord, RecordD
 from flwr.clientapp import ClientApp
 
 from edgekit.arrays import Weights
-from edgekit.clients.trainer import CohortTrainer, LocalSettings, LocalTask, Trainer, Update
+from edgekit.clients.trainer import CohortTrainer, LocalSettings, LocalTask, OneTrainer, Update
 from edgekit.data import FederatedDataset
 from edgekit.flower import CLIENT_RAISED, InProcessArray
 from edgekit.randomness import generator
@@ -24,7 +24,7 @@ class SimulatedClients:
         seed: of the batches (and of the noise that clients add).
     """
 
-    def __init__(self, dataset: FederatedDataset, trainer: Trainer, cohort: CohortTrainer | None, seed: int) -> None:
+    def __init__(self, dataset: FederatedDataset, trainer: OneTrainer, cohort: CohortTrainer | None, seed: int) -> None:
         self.dataset = dataset
         self.trainer = trainer
         self.cohort = cohort

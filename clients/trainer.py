@@ -127,14 +127,18 @@ class Update:
     loss: float | None
 
 
-class Trainer(Protocol):
+class OneTrainer(Protocol):
     """Trains one client."""
-
-    def check(self, weights: Weights, examples: Examples, settings: LocalSettings) -> None:
-        """See that `train` can do this, before anything is spent for it; raises as `train` does."""
 
     def train(self, weights: Weights, task: LocalTask, settings: LocalSettings) -> Update:
         """Return the client's update from these global weights."""
+
+
+class Trainer(OneTrainer, Protocol):
+    """Trains one client on its own device."""
+
+    def check(self, weights: Weights, examples: Examples, settings: LocalSettings) -> None:
+        """See that `train` can do this, before anything is spent for it; raises as `train` does."""
 
     def scores(self, weights: Weights, x: Floats) -> Floats:
         """Return the network's scores for examples, (examples, classes)."""

@@ -194,6 +194,24 @@ class Spiking(Section):
     """The chip whose limits the network is held to."""
 
 
+class Split(Section):
+    """Split learning: device and server each train a part of the network."""
+
+    cut: str = ""
+    """The layer or block behind which the server goes on; "" for no split learning."""
+    labels: Literal["device", "server"] = "device"
+    """Who has the labels; on the device, it trains the network's last part too (U-shaped)."""
+    tail: str = ""
+    """The layer behind which the device goes on, with `labels = "device"`; "" leaves it the last layer."""
+    halves: Literal["shared", "each"] = "shared"
+    """One part of the server for all clients (SplitFed v2), or one for each, averaged after the round (v1)."""
+    order: Literal["parallel", "sequential"] = "parallel"
+    """Whether clients of a shared part make a step each in turn, or one client after the other all of its own."""
+    codec: Literal["float32", "float16", "int8", "top-k"] = "float32"
+    window: Annotated[int, Field(ge=1, le=64)] = 1
+    """Batches of a client under way at once: more hide a slow link, and make gradients up to window - 1 steps old."""
+
+
 class Serve(Section):
     """Rounds with real devices (`edgekit serve`)."""
 
@@ -222,6 +240,7 @@ class Experiment(Section):
     export: Export = Export()
     spiking: Spiking = Spiking()
     serve: Serve = Serve()
+    split: Split = Split()
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
@@ -230,6 +249,17 @@ class Experiment(Section):
                 "training.momentum has no effect when the server adds the noise: "
                 'use federation.strategy = "FedAvgM" with server_momentum'
             )
+        if self.split.cut and self.privacy.unit != "none":
+            raise ValueError(
+                f'split learning is trained without noise: set privacy.unit = "none", or split.cut = "" '
+                f"(privacy.unit is {self.privacy.unit!r})"
+            )
+        if self.split.cut and self.training.trainer != "auto":
+            raise ValueError(
+                f'split learning is a trainer of its own: set training.trainer = "auto", not {self.training.trainer!r}'
+            )
+        if self.split.tail and self.split.labels == "server":
+            raise ValueError('split.tail is the part behind the server\'s; with split.labels = "server" there is none')
         return self
 
 

@@ -45,7 +45,7 @@ class RoundMetrics:
         cohort: clients asked.
         replies: updates accepted.
         failures: clients that raised, or whose update was refused.
-        bytes_up: size of the arrays that came.
+        bytes_up: size of the arrays that came, of split learning's stream too.
         bytes_down: size of the arrays that were sent.
         seconds: the round took.
         epsilon: spent so far, None without privacy.
@@ -226,6 +226,7 @@ class Coordinator:
         after = self._after(before, number, weights)
         loss, accuracy = self._evaluate(number, weights)
         size = sum(array.nbytes for array in before.weights.values())
+        bytes_up, bytes_down = self.crew.moved(size, len(messages), len(accepted))
         metrics = RoundMetrics(
             round=number,
             loss=loss,
@@ -233,8 +234,8 @@ class Coordinator:
             cohort=len(cohort),
             replies=len(accepted),
             failures=len(messages) - len(accepted),
-            bytes_up=size * len(accepted),
-            bytes_down=size * len(messages),
+            bytes_up=bytes_up,
+            bytes_down=bytes_down,
             seconds=round(time.perf_counter() - started, 4),
             epsilon=None if self.plan is None else round(self.ledger.epsilon(self.plan.delta, self.plan.accountant), 4),
         )

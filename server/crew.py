@@ -10,11 +10,12 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 from torch import nn
 
-from edgekit.clients import Trainer
 from edgekit.clients.app import SimulatedClients
 from edgekit.clients.cohort import VectorisedTrainer, obstacle
 from edgekit.clients.litert import LiteRTTrainer
+from edgekit.clients.split import SplitTrainer
 from edgekit.clients.torch_trainer import TorchTrainer
+from edgekit.clients.trainer import CohortTrainer, OneTrainer
 from edgekit.data import FederatedDataset
 from edgekit.errors import ModelError
 from edgekit.experiment import Experiment
@@ -22,6 +23,7 @@ from edgekit.export.training.file import training_file
 from edgekit.export.training.steps import Options
 from edgekit.runfolder import RunFolder, write_whole
 from edgekit.server.local_grid import LocalGrid
+from edgekit.server.split import split_trainer
 
 Draw = Callable[[int], list[int]]
 """Draws places out of so many."""
@@ -59,6 +61,15 @@ class Crew(Protocol):
     def examples(self) -> int | None:
         """Return how many examples all clients own together, as far as it is known."""
 
+    def moved(self, size: int, sent: int, accepted: int) -> tuple[int, int]:
+        """Return the bytes that went up and down in the round that has just ended.
+
+        Args:
+            size: of the network.
+            sent: messages.
+            accepted: updates.
+        """
+
 
 class SimulatedCrew:
     """All clients of a dataset, in this process.
@@ -85,9 +96,17 @@ class SimulatedCrew:
     ) -> None:
         self._experiment, self._dataset, self._model = experiment, dataset, model
         self._on_notice = on_notice
-        if experiment.training.trainer == "litert":
+        cohort_trainer: CohortTrainer | None
+        single: OneTrainer
+        self._split: SplitTrainer | None = None
+        if experiment.split.cut:
+            single = cohort_trainer = self._split = split_trainer(experiment.split, model, dataset)
+            self.trainer = f"split learning, cut behind {experiment.split.cut}"
+            if dataset.total_examples is not None:
+                on_notice(self._split_costs(experiment, dataset.total_examples / dataset.clients))
+        elif experiment.training.trainer == "litert":
             making = partial(on_notice, "making the training graph")
-            single: Trainer = LiteRTTrainer(kept_training_graph(experiment, dataset, model, run, making))
+            single = LiteRTTrainer(kept_training_graph(experiment, dataset, model, run, making))
             cohort_trainer, self.trainer = None, "one client at a time in LiteRT, as devices without torch train"
         else:
             single = TorchTrainer(model)
@@ -124,6 +143,23 @@ class SimulatedCrew:
     def examples(self) -> int | None:
         """Return how many examples the dataset's clients own."""
         return self._dataset.total_examples
+
+    def moved(self, size: int, sent: int, accepted: int) -> tuple[int, int]:
+        """Return the bytes of updates and weights; of split learning, of its stream too."""
+        if self._split is None:
+            return size * accepted, size * sent
+        up, down = self._split.take_traffic()
+        return up + self._split.device_bytes * accepted, down + self._split.device_bytes * sent
+
+    def _split_costs(self, experiment: Experiment, share: float) -> str:
+        """Say what split learning moves, beside federated averaging, which people may not expect."""
+        assert self._split is not None
+        stream = self._split.bytes_an_example * share * experiment.training.epochs + 2 * self._split.device_bytes
+        whole = 2 * sum(tensor.nbytes for tensor in self._model.state_dict().values())
+        return (
+            f"split learning moves about {stream / 1e6:.2g} MB a client and round, federated averaging would move "
+            f"{whole / 1e6:.2g} MB"
+        )
 
     def _choose_trainer(self) -> tuple[VectorisedTrainer | None, str]:
         training = self._experiment.training

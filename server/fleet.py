@@ -155,6 +155,10 @@ class FleetCrew:
         self.save()
         return replies
 
+    def moved(self, size: int, sent: int, accepted: int) -> tuple[int, int]:
+        """Return the bytes of updates and weights."""
+        return size * accepted, size * sent
+
     def client_of(self, node: int) -> int:
         """Return a node's number: its id."""
         return node

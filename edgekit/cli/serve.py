@@ -81,6 +81,8 @@ def serve(
     experiment = experiments.load(
         Path(paths[0]) if paths else TEMPLATE, [argument for argument in given if "=" in argument]
     )
+    if experiment.split.cut:
+        raise UsageError('split learning is trained by edgekit run: to serve devices, set split.cut = ""')
     listening = Listening.on(host, port, name or [], insecure)
     folder = out or Path("runs") / f"{experiment.name}-served"
     place = state or data_home() / "coordinator"

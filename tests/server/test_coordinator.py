@@ -419,3 +419,36 @@ def test_litert_clients_end_where_torch_clients_end(tmp_path, make_experiment):
     assert (tmp_path / "litert/checkpoint/training.tflite").exists()
     for name, array in ends["one-by-one"].items():
         assert np.allclose(ends["litert"][name], array, atol=1e-5)
+
+
+def test_split_learning_is_coordinated_as_other_training_is(coordinate, make_experiment, heard, tmp_path):
+    chosen = ["model.name=mlp", "federation.rounds=3"]
+    whole = coordinate(make_experiment(*chosen), "whole").run()
+    each = ["split.cut=layers.2", "split.halves=each"]
+    split = coordinate(make_experiment(*chosen, *each), "split", on_notice=heard.notice).run()
+    for name, array in whole.weights.items():  # a half for each is federated averaging
+        assert np.allclose(split.weights[name], array, atol=1e-5), name
+    assert "split learning, cut behind layers.2" in split.trainer
+    assert "split learning moves about" in heard.notices[0]
+
+    # What the stream moves is counted, and a resumed run has the bits of an undisturbed one.
+    shared = ["split.cut=layers.2", "split.codec=int8", "split.window=2"]
+    undisturbed = coordinate(make_experiment(*chosen, *shared), "undisturbed").run()
+    coordinate(make_experiment(*chosen, *shared, "federation.rounds=2"), "broken").run()
+    assert _same(coordinate(make_experiment(*chosen, *shared), "broken").run().weights, undisturbed.weights)
+    (first, *_) = read_lines(tmp_path / "undisturbed" / "metrics.jsonl")
+    size = sum(array.nbytes for array in undisturbed.weights.values())
+    examples = coordinate(make_experiment(*chosen), "count").dataset.total_examples
+    assert first["bytes_up"] == pytest.approx(6 * (size - 2080 * 4) + examples * (64 + 32), rel=0.3)
+
+
+def test_what_split_learning_cannot_do_is_said_before_it_starts(make_experiment):
+    for overrides, problem in (
+        (["privacy.unit=example"], "without noise"),
+        (["training.trainer=litert"], "a trainer of its own"),
+        (["split.tail=layers.4", "split.labels=server"], "there is none"),
+        (["split.window=0"], "split.window"),
+        (["split.codec=zip"], "split.codec"),
+    ):
+        with pytest.raises(ExperimentError, match=problem):
+            make_experiment("split.cut=layers.2", *overrides)

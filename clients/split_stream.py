@@ -1,0 +1,148 @@
+"""The line to a split server elsewhere: a gRPC stream that outlives broken links."""
+
+import queue
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+
+from edgekit.errors import LinkDownError, RefusedError
+from edgekit.split import split_pb2 as pb
+from edgekit.split import split_pb2_grpc as stubs
+from edgekit.split.codec import Codec
+from edgekit.split.messages import Answer, Asked
+from edgekit.split.wire import OPTIONS, PROTOCOL, pack_asked, read_answer
+
+AGAIN_SECONDS = (0.1, 2.0)
+"""How long it waits before it connects again: first, and at most."""
+PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+
+
+class StreamLine:
+    """A device's stream to the server, for one round.
+
+    Args:
+        address: host:port of the server.
+        token: of this device and round.
+        codec: how arrays travel.
+        deadline: seconds since 1970, when the round is over.
+        authority: certificate (PEM) that the server's must come from; None for no TLS.
+    """
+
+    def __init__(
+        self, address: str, token: bytes, codec: Codec, deadline: float, authority: bytes | None = None
+    ) -> None:
+        self._address, self._token, self._codec, self._deadline = address, token, codec, deadline
+        self._authority = authority
+        self._sent = self._received = 0
+        self._unanswered: deque[Any] = deque()
+        self._channel: Any = None
+        self._out: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._answers: Any = None
+        self._connect_in_time()
+
+    def __enter__(self) -> "StreamLine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def send(self, message: Asked) -> None:
+        """Send a message."""
+        self._sent += 1
+        ask = pb.FromDevice(ask=pack_asked(message, self._sent, self._codec))
+        self._unanswered.append(ask)
+        self._out.put(ask)
+
+    def receive(self) -> Answer:
+        """Return the next answer, over a new connection if need be.
+
+        Raises:
+            RefusedError: the server does not accept this device, or what it sends.
+            LinkDownError: the server could not be reached until the deadline.
+        """
+        while True:
+            try:
+                found = self._next()
+            except _BrokenError:
+                self._connect_in_time()
+                continue
+            if found.WhichOneof("body") != "answer" or found.answer.number != self._received + 1:
+                raise RefusedError("the split server answers what was not asked")
+            self._received += 1
+            self._unanswered.popleft()
+            return read_answer(found.answer)
+
+    def finish(self) -> None:
+        """Say that this device's round is done; the token is spent.
+
+        Raises:
+            RefusedError: the server does not accept it.
+            LinkDownError: the server is gone.
+        """
+        self._out.put(pb.FromDevice(finish=pb.Finish()))
+        try:
+            while self._next().WhichOneof("body") != "finished":
+                pass
+        except _BrokenError:
+            raise LinkDownError(f"the split server at {self._address} was lost at the end of the round") from None
+
+    def close(self) -> None:
+        """End the connection."""
+        self._out.put(None)
+        if self._channel is not None:
+            self._channel.close()
+
+    def _connect_in_time(self) -> None:
+        """Connect, again and again until the round is over."""
+        pause = AGAIN_SECONDS[0]
+        while True:
+            try:
+                return self._connect()
+            except _BrokenError:
+                if time.time() + pause > self._deadline:
+                    self.close()
+                    raise LinkDownError(f"the split server at {self._address} cannot be reached") from None
+                time.sleep(pause)
+                pause = min(2 * pause, AGAIN_SECONDS[1])
+
+    def _connect(self) -> None:
+        """Open a stream, and send again what the server does not have."""
+        self.close()
+        self._out = queue.SimpleQueue()
+        if self._authority is None:
+            self._channel = grpc.insecure_channel(self._address, OPTIONS)
+        else:
+            self._channel = grpc.secure_channel(self._address, grpc.ssl_channel_credentials(self._authority), OPTIONS)
+        hello = pb.Hello(protocol=PROTOCOL, token=self._token, answers=self._received)
+        self._out.put(pb.FromDevice(hello=hello))
+        seconds = max(0.001, self._deadline - time.time())
+        self._answers = stubs.SplitStub(self._channel).Train(_given(self._out), timeout=seconds, wait_for_ready=False)
+        welcome = self._next()
+        if welcome.WhichOneof("body") != "welcome" or welcome.welcome.protocol != PROTOCOL:
+            raise RefusedError("the split server speaks another protocol: install the same version of edgekit")
+        for ask in self._unanswered:
+            if ask.ask.number > welcome.welcome.asks:
+                self._out.put(ask)
+
+    def _next(self) -> Any:
+        try:
+            return next(self._answers)
+        except StopIteration:
+            raise _BrokenError from None
+        except grpc.RpcError as error:
+            if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise LinkDownError("the split server did not answer within the round's time") from None
+            if error.code() in PASSING:
+                raise _BrokenError from None
+            raise RefusedError(f"the split server refuses: {error.details() or error.code().name}") from None
+
+
+class _BrokenError(Exception):
+    """The link broke; another may be made."""
+
+
+def _given(source: "queue.SimpleQueue[Any]") -> Iterator[Any]:
+    return iter(source.get, None)

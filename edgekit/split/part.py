@@ -1,0 +1,114 @@
+"""A part of a network in training: forward on one side of a cut, backward when the gradient comes from the other."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from edgekit.arrays import Weights
+
+
+@dataclass
+class Passed:
+    """A batch that went forward, and waits for its gradient.
+
+    Attributes:
+        x: what went in.
+        y: what came out.
+        parameters: with which; steps made meanwhile do not change them (weight stashing; Narayanan et al. 2019,
+            PipeDream, section 3.3).
+    """
+
+    x: Tensor
+    y: Tensor
+    parameters: Mapping[str, Tensor]
+
+
+class Part:
+    """A part of a network and its SGD, the same to the bit as `torch.optim.SGD`'s.
+
+    A step makes new parameters and leaves the old ones as they are, for batches that are still under way.
+
+    Args:
+        module: the part; it is not changed.
+        weights: by name; those of other parts are passed over.
+        learning_rate: step size.
+        momentum: of SGD.
+        proximal_mu: weight of FedProx's term mu / 2 |w - w_global|^2 (Li et al. 2020).
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        weights: Weights,
+        learning_rate: float,
+        momentum: float = 0.0,
+        proximal_mu: float = 0.0,
+    ) -> None:
+        # A copy, since its tensors are exchanged while it runs, and others may run theirs; without values of its own.
+        self._module = copy.deepcopy(module).to("meta")
+        self._rate, self._momentum, self._mu = learning_rate, momentum, proximal_mu
+
+        def own(name: str) -> Tensor:
+            return torch.from_numpy(np.array(weights[name], order="C"))
+
+        self._parameters = {
+            name: own(name).requires_grad_(parameter.requires_grad) for name, parameter in module.named_parameters()
+        }
+        self._buffers = {name: own(name) for name, _ in module.named_buffers()}
+        self._start = {name: parameter.detach() for name, parameter in self._parameters.items()} if self._mu else {}
+        self._momenta: dict[str, Tensor] = {}
+
+    def forward(self, x: Tensor, *, wants_gradient: bool) -> Passed:
+        """Let a batch pass.
+
+        Args:
+            x: (examples, ...).
+            wants_gradient: whether `backward` returns the gradient with respect to it.
+        """
+        x = x.detach().requires_grad_(wants_gradient)
+        parameters = self._parameters
+        y: Tensor = functional_call(self._module, (parameters, self._buffers), (x,))
+        return Passed(x, y, parameters)
+
+    def backward(self, passed: Passed, gradient: Tensor | None = None) -> Tensor | None:
+        """Make a step by the gradient with respect to what came out; return the one to what went in, if wanted.
+
+        Args:
+            passed: the batch.
+            gradient: of the shape of what came out; None if that is the loss itself.
+        """
+        wanted = [name for name, parameter in passed.parameters.items() if parameter.requires_grad]
+        inputs = [passed.parameters[name] for name in wanted]
+        if passed.x.requires_grad:
+            inputs.append(passed.x)
+        if not inputs:
+            return None
+        found = torch.autograd.grad(passed.y, inputs, gradient, allow_unused=True)
+        self._step(dict(zip(wanted, found, strict=False)))
+        return found[-1] if passed.x.requires_grad else None
+
+    @torch.no_grad()
+    def _step(self, gradients: dict[str, Tensor | None]) -> None:
+        new = dict(self._parameters)
+        for name, gradient in gradients.items():
+            if gradient is None:
+                continue
+            parameter = self._parameters[name].detach()
+            if self._mu:
+                gradient = gradient.add(parameter - self._start[name], alpha=self._mu)
+            if self._momentum:
+                before = self._momenta.get(name)
+                gradient = gradient.clone() if before is None else before.mul(self._momentum).add(gradient)
+                self._momenta[name] = gradient
+            new[name] = torch.add(parameter, gradient, alpha=-self._rate).requires_grad_()
+        self._parameters = new
+
+    def weights(self) -> Weights:
+        """Return parameters and buffers as numpy arrays."""
+        tensors = {**self._parameters, **self._buffers}
+        return {name: tensor.detach().numpy().copy() for name, tensor in tensors.items()}

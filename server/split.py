@@ -1,0 +1,148 @@
+"""Split learning on the server's side: the part between, one for all clients or one for each.
+
+One for each, averaged after the round, is SplitFed v1; one that all train together is v2 (Thapa et al. 2022,
+algorithms 1 and 2).
+"""
+
+import threading
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from edgekit.arrays import Weights
+from edgekit.clients.split import Plan, SplitTrainer
+from edgekit.clients.trainer import LocalSettings
+from edgekit.data import FederatedDataset
+from edgekit.data.federated import Floats
+from edgekit.errors import ModelError, RefusedError
+from edgekit.experiment import Split
+from edgekit.models.cut import CutModel
+from edgekit.split.messages import Answer, Asked, Backward, Forward, Gradient, Output
+from edgekit.split.part import Part, Passed
+
+
+class SplitServer:
+    """The server's part of a network, for all clients of a round.
+
+    Args:
+        part: of the network.
+        shape: of one example's activation at the cut.
+        classes: that labels may name.
+        labels: whether the server has them.
+        shared: one part for all clients; else one for each.
+        window: batches of a client that may be under way at once.
+    """
+
+    def __init__(
+        self, part: nn.Module, shape: tuple[int, ...], classes: int, *, labels: bool, shared: bool, window: int
+    ) -> None:
+        self._part, self._shape, self._classes = part, shape, classes
+        self._labels, self._shared, self._window = labels, shared, window
+        self._lock = threading.Lock()
+        self._weights: Weights = {}
+        self._settings = LocalSettings()
+        self._halves: dict[int, Part] = {}
+        self._waiting: dict[tuple[int, int], Passed] = {}
+
+    def begin(self, weights: Weights, settings: LocalSettings) -> None:
+        """A round begins.
+
+        Args:
+            weights: of the whole network.
+            settings: the round's instructions; the server's part learns as the devices' do.
+        """
+        with self._lock:
+            self._weights, self._settings = weights, settings
+            self._halves.clear()
+            self._waiting.clear()
+
+    def answer(self, client: int, message: Asked) -> Answer:
+        """Return the answer to a client's message, after the step that it asks for.
+
+        Raises:
+            RefusedError: it does not fit the network, or the step.
+        """
+        with self._lock:
+            half = self._half(client)
+            if isinstance(message, Backward):
+                return self._backward(client, half, message)
+            x = self._checked(message)
+            passed = half.forward(x, wants_gradient=True)
+            if message.labels is None:
+                if sum(who == client for who, _ in self._waiting) >= self._window:
+                    raise RefusedError(f"more than {self._window} batches are under way")
+                self._waiting[client, message.step] = passed
+                return Output(message.step, passed.y.detach().numpy())
+            loss = F.cross_entropy(passed.y, torch.from_numpy(message.labels))
+            gradient = half.backward(Passed(passed.x, loss, passed.parameters))
+            assert gradient is not None
+            return Gradient(message.step, gradient.numpy(), float(loss.detach()))
+
+    def weights(self, client: int) -> Weights:
+        """Return the server's part as it is for a client."""
+        with self._lock:
+            return self._half(client).weights()
+
+    def _half(self, client: int) -> Part:
+        place = 0 if self._shared else client
+        if place not in self._halves:
+            s = self._settings
+            self._halves[place] = Part(self._part, self._weights, s.learning_rate, s.momentum, s.proximal_mu)
+        return self._halves[place]
+
+    def _backward(self, client: int, half: Part, message: Backward) -> Gradient:
+        passed = self._waiting.get((client, message.step))
+        if passed is None:
+            raise RefusedError(f"step {message.step} has no activation that waits for a gradient")
+        if message.gradient.shape != passed.y.shape:
+            raise RefusedError(f"a gradient has shape {message.gradient.shape}, not {tuple(passed.y.shape)}")
+        del self._waiting[client, message.step]
+        gradient = half.backward(passed, torch.from_numpy(message.gradient))
+        assert gradient is not None
+        return Gradient(message.step, gradient.numpy(), None)
+
+    def _checked(self, message: Forward) -> torch.Tensor:
+        activation: Floats = message.activation
+        if activation.ndim < 1 or activation.shape[1:] != self._shape or not len(activation):
+            shape = ", ".join(map(str, self._shape))
+            raise RefusedError(f"activations have shape (examples, {shape}), not {activation.shape}")
+        if (message.labels is not None) != self._labels:
+            who = "belong to the server" if self._labels else "stay with the device"
+            raise RefusedError(f"labels {who} here")
+        if message.labels is not None:
+            labels = message.labels
+            if labels.shape != activation.shape[:1] or labels.min() < 0 or labels.max() >= self._classes:
+                raise RefusedError(f"labels are whole numbers below {self._classes}, one for each example")
+        return torch.from_numpy(activation)
+
+
+def split_trainer(split: Split, model: nn.Module, dataset: FederatedDataset) -> SplitTrainer:
+    """Return what trains a cohort with the network cut as an experiment says.
+
+    Args:
+        split: the experiment's section.
+        model: the network; its parts share its layers.
+        dataset: the clients' data.
+
+    Raises:
+        ModelError: the network cannot be cut there.
+    """
+    cuts = CutModel(model, dataset.shape)
+    names = [split.cut]
+    if split.labels == "device":
+        names.append(split.tail or cuts.cuts[-1].name)
+        if names[0] == names[1]:
+            raise ModelError(f"nothing is left for the server between split.cut and split.tail, both {names[0]!r}")
+    bottom, between, *rest = cuts.parts(names)
+    crossing = [cuts.shape_behind(name) for name in names]
+    server = SplitServer(
+        between,
+        crossing[0],
+        len(dataset.classes),
+        labels=split.labels == "server",
+        shared=split.halves == "shared",
+        window=split.window,
+    )
+    plan = Plan(bottom, rest[0] if rest else None, split.window, split.order, split.codec, crossing)
+    return SplitTrainer(plan, server)

@@ -1,0 +1,281 @@
+"""The gRPC stream: the same bits as in one process, over links that break, and nobody who may not take part."""
+
+import contextlib
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent import futures
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from edgekit.clients import LocalSettings, LocalTask
+from edgekit.clients.split import Device
+from edgekit.clients.split_stream import StreamLine
+from edgekit.clients.torch_trainer import state
+from edgekit.errors import LinkDownError, RefusedError
+from edgekit.experiment import Model, Split
+from edgekit.models import build
+from edgekit.server.authority import Authority
+from edgekit.server.split import split_trainer
+from edgekit.server.split_stream import SplitService, listen
+from edgekit.split import split_pb2 as pb
+from edgekit.split import split_pb2_grpc as stubs
+from edgekit.split.messages import Forward
+from edgekit.split.wire import OPTIONS, PROTOCOL, pack_asked
+
+WORK = LocalSettings(batch_size=8, epochs=2, learning_rate=0.1, momentum=0.9)
+CUT = "layers.5"
+
+
+class Proxy:
+    """A link between device and server that can be cut."""
+
+    def __init__(self, port):
+        self._port, self._pairs, self.cuts = port, [], 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        while True:
+            try:
+                here, _ = self._listener.accept()
+                there = socket.create_connection(("127.0.0.1", self._port))
+            except OSError:
+                return
+            self._pairs += [here, there]
+            for one, other in ((here, there), (there, here)):
+                threading.Thread(target=self._carry, args=(one, other), daemon=True).start()
+
+    @staticmethod
+    def _carry(one, other):
+        try:
+            while data := one.recv(65536):
+                other.sendall(data)
+        except OSError:
+            pass
+        for end in (one, other):
+            end.close()
+
+    def cut(self):
+        self.cuts += 1
+        for end in self._pairs:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        self._pairs.clear()
+
+    def close(self):
+        self._listener.shutdown(socket.SHUT_RDWR)  # which wakes the thread that accepts
+        self._listener.close()
+        self.cut()
+
+
+@pytest.fixture
+def made(digits):
+    """A network that is cut, its service, and a function that admits clients."""
+    running = []
+
+    def make(clients=1, keys=None, **split):
+        model = build(Model(name="dscnn", norm="group", width=0.5), (1, 8, 8), 10, 0)
+        settings = Split(cut=CUT, **split)
+        trainer = split_trainer(settings, model, digits)
+        trainer._server.begin(state(model), WORK)
+        service = SplitService(trainer._server, settings.codec, settings.window)
+        server, port = listen(service, "127.0.0.1:0", clients, keys)
+        running.append(server)
+        return model, trainer, service, port
+
+    yield make
+    for server in running:
+        server.stop(0)
+
+
+def _task(block):
+    return LocalTask(block, np.random.default_rng(1), np.random.default_rng(2))
+
+
+def _round(model, trainer, line, block, between=lambda step: None):
+    device = Device(trainer._plan, state(model), _task(block), WORK)
+    for step, _ in enumerate(device.train(line), 1):
+        between(step)
+    return device.update()[0]
+
+
+def _same(one, other):
+    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in other)
+
+
+def _soon(seconds=60.0):
+    return time.time() + seconds
+
+
+@pytest.mark.parametrize("labels", ["device", "server"])
+@pytest.mark.parametrize(("codec", "window"), [("float32", 1), ("float32", 4), ("float16", 1), ("int8", 4)])
+def test_a_client_over_grpc_ends_with_the_bits_of_one_in_process(made, blocks, labels, codec, window):
+    (block,) = blocks(50)
+    model, trainer, service, port = made(labels=labels, codec=codec, window=window)
+    (direct,) = trainer.train_cohort(state(model), [_task(block)], WORK)
+    trainer._server.begin(state(model), WORK)
+    with StreamLine(f"127.0.0.1:{port}", service.admit(0), codec, _soon()) as line:
+        ours = _round(model, trainer, line, block) | trainer._server.weights(0)
+        line.finish()
+    if window == 1 or labels == "server":
+        assert _same(ours, direct.arrays)
+    else:  # how far the server is when a gradient comes depends on the link
+        for name, array in direct.arrays.items():
+            assert np.abs(ours[name] - array).max() < 0.2, name
+
+
+def test_a_link_that_breaks_again_and_again_costs_no_step(made, blocks):
+    (block,) = blocks(60)
+    model, trainer, service, port = made()
+    (direct,) = trainer.train_cohort(state(model), [_task(block)], WORK)
+    trainer._server.begin(state(model), WORK)
+    link = Proxy(port)
+    with StreamLine(link.address, service.admit(0), "float32", _soon()) as line:
+        ours = _round(model, trainer, line, block, lambda step: link.cut() if step % 3 == 0 else None)
+        ours |= trainer._server.weights(0)
+        line.finish()
+    assert link.cuts >= 4
+    assert _same(ours, direct.arrays)  # momentum included: no step was made twice, none is missing
+    link.close()
+
+
+def test_over_tls_and_only_with_the_right_authority(made, blocks, tmp_path):
+    (block,) = blocks(20)
+    authority, other = Authority(tmp_path / "keys"), Authority(tmp_path / "other")
+    authority.renew(["127.0.0.1"])
+    certificate, key = (path.read_bytes() for path in authority.server_files)
+    model, trainer, service, port = made(keys=(key, certificate))
+    with StreamLine(f"localhost:{port}", service.admit(0), "float32", _soon(), authority.certificate) as line:
+        _round(model, trainer, line, block)
+        line.finish()
+    for wrong in (other.certificate, None):
+        with pytest.raises(LinkDownError, match="cannot be reached"):
+            StreamLine(f"localhost:{port}", service.admit(0), "float32", _soon(1), wrong)
+
+
+def test_who_may_not_take_part_is_told_so(made):
+    _, trainer, service, port = made(clients=4)
+    address = f"127.0.0.1:{port}"
+    token = service.admit(0)
+    for wrong in (b"", b"x" * 32, token[:-1]):
+        with pytest.raises(RefusedError, match="no round that runs"):
+            StreamLine(address, wrong, "float32", _soon())
+    with StreamLine(address, token, "float32", _soon()) as line:
+        # The same device from elsewhere: the newest counts, and the older one is told.
+        x = np.zeros((2, *trainer._server._shape), np.float32)
+        with StreamLine(address, token, "float32", _soon()) as newer:
+            newer.send(Forward(1, x, None))
+            assert newer.receive().activation.shape[0] == 2
+            line.send(Forward(1, x, None))
+            with pytest.raises(RefusedError, match="connected elsewhere"):
+                line.receive()
+            newer.finish()
+    with pytest.raises(RefusedError, match="was used up"):
+        StreamLine(address, token, "float32", _soon())
+    late = service.admit(1)
+    service.end_round()
+    with pytest.raises(RefusedError, match="no round that runs"):
+        StreamLine(address, late, "float32", _soon())
+    with pytest.raises(LinkDownError, match="cannot be reached"):
+        StreamLine("127.0.0.1:9", token, "float32", _soon(1))
+
+
+def _stream(port, *messages):
+    """Send raw messages; return what the server says of them."""
+    with grpc.insecure_channel(f"127.0.0.1:{port}", OPTIONS) as channel:
+        try:
+            return list(stubs.SplitStub(channel).Train(iter(messages), timeout=10))
+        except grpc.RpcError as error:
+            return error.details()
+
+
+def test_lies_are_refused_in_words(made):
+    _, trainer, service, port = made(clients=8)
+    shape = trainer._server._shape
+    x = np.zeros((2, *shape), np.float32)
+
+    def told(*asks, protocol=PROTOCOL, answers=0):
+        hello = pb.Hello(protocol=protocol, token=service.admit(0), answers=answers)
+        return _stream(port, pb.FromDevice(hello=hello), *(pb.FromDevice(ask=ask) for ask in asks))
+
+    good = pack_asked(Forward(1, x, None), 1, "float32")
+    assert len(told(good)) == 2
+    lie = pack_asked(Forward(1, x, None), 1, "float32")
+    lie.array.shape[0] = 3
+    huge = pack_asked(Forward(1, x, None), 1, "float32")
+    huge.array.shape[:] = [1 << 31, 1 << 31]
+    strange = pack_asked(Forward(1, x, None), 1, "float32")
+    strange.array.codec = "pickle"
+    labelled = pack_asked(Forward(1, x, np.zeros(2, np.int64)), 1, "float32")
+    for asks, problem in (
+        ((lie,), "comes with"),
+        ((huge,), "are the most"),
+        ((strange,), "not as 'pickle'"),
+        ((labelled,), "labels stay with the device"),
+        ((pack_asked(Forward(1, x * np.nan, None), 1, "float32"),), "not finite"),
+        ((pack_asked(Forward(1, x[:, :1], None), 1, "float32"),), "activations have shape"),
+        ((pack_asked(Forward(1, x, None), 2, "float32"),), "message 1 was expected"),
+        ((good, pack_asked(Forward(2, x, None), 2, "float32")), "more than 1 batches are under way"),
+    ):
+        assert problem in told(*asks), problem
+    assert "speaks version 1" in told(protocol=9)
+    assert "do not agree" in told(answers=3)
+    assert "hello was expected" in _stream(port, pb.FromDevice(ask=good))
+
+
+def test_a_server_that_vanishes_ends_the_round_by_its_deadline(made, blocks):
+    (block,) = blocks(40)
+    model, trainer, service, port = made()
+    link = Proxy(port)
+    begun = time.monotonic()
+    with (
+        StreamLine(link.address, service.admit(0), "float32", _soon(3)) as line,
+        pytest.raises(LinkDownError),
+    ):
+        _round(model, trainer, line, block, lambda step: link.close() if step == 2 else None)
+    assert time.monotonic() - begun < 10
+
+
+def test_a_device_that_stops_sending_costs_the_others_nothing(made, blocks):
+    parts = blocks(20, 20, 20)
+    model, trainer, service, port = made(clients=4, halves="each")
+    silent = StreamLine(f"127.0.0.1:{port}", service.admit(3), "float32", _soon())
+
+    def one(client):
+        with StreamLine(f"127.0.0.1:{port}", service.admit(client), "float32", _soon()) as line:
+            found = _round(model, trainer, line, parts[client])
+            line.finish()
+            return found
+
+    with futures.ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(one, range(3)))
+    direct = split_trainer_of(trainer, model, parts)
+    for client, update in enumerate(direct):
+        assert _same(found[client] | trainer._server.weights(client), update.arrays)
+    silent.close()
+
+
+def split_trainer_of(trainer, model, parts):
+    """Return the updates of the same round in one process, with a server of its own."""
+    from edgekit.clients.split import SplitTrainer
+    from edgekit.server.split import SplitServer
+
+    there = trainer._server
+    own = SplitServer(there._part, there._shape, there._classes, labels=False, shared=False, window=1)
+    return SplitTrainer(trainer._plan, own).train_cohort(state(model), [_task(part) for part in parts], WORK)
+
+
+def test_the_generated_code_is_of_the_protocol(tmp_path):
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "grpc_tools.protoc", "-I", str(root), "edgekit/split/split.proto"]
+    command += [f"--{kind}_out={tmp_path}" for kind in ("python", "grpc_python", "pyi")]
+    subprocess.run(command, check=True, cwd=root, capture_output=True)
+    for path in (tmp_path / "edgekit" / "split").iterdir():
+        assert path.read_text() == (root / "edgekit" / "split" / path.name).read_text(), f"{path.name}: make it again"
