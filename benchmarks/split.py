@@ -86,7 +86,7 @@ def rate(steps: Any, seconds: float) -> float:
 def in_process(seconds: float) -> float:
     """Return the steps a second of device and server in one process."""
     model, trainer = parts("float32", 1)
-    trainer._server.begin(state(model), WORK)
+    trainer._server.begin(state(model), WORK, 0)
     line = DirectLine(lambda message: trainer._server.answer(0, message), "float32")
     return rate(device(trainer, model).train(line), seconds)
 
@@ -95,7 +95,7 @@ def serve(codec: str, window: int, told: Connection) -> None:
     """Run the server's process."""
     torch.set_num_threads(1)
     model, trainer = parts(codec, window)
-    trainer._server.begin(state(model), WORK)
+    trainer._server.begin(state(model), WORK, 0)
     service = SplitService(trainer._server, trainer._plan.codec, window)
     server, port = listen(service, "127.0.0.1:0", 1, None)
     told.send((port, service.admit(0)))

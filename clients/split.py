@@ -19,7 +19,7 @@ from edgekit.clients.trainer import LocalSettings, LocalTask, Update
 from edgekit.errors import TrainingError
 from edgekit.split.codec import Codec, encode
 from edgekit.split.line import DirectLine
-from edgekit.split.messages import Answer, Asked, Backward, Forward, Gradient, Line, Output
+from edgekit.split.messages import Answer, Asked, Backward, Forward, Line, Output
 from edgekit.split.part import Part, Passed
 
 
@@ -57,13 +57,14 @@ class Device:
 
     def __init__(self, plan: Plan, weights: Weights, task: LocalTask, settings: LocalSettings) -> None:
         def part(module: nn.Module) -> Part:
-            return Part(module, weights, settings.learning_rate, settings.momentum, settings.proximal_mu)
+            seed = int(task.batches_rng.integers(2**63))
+            return Part(module, weights, settings.learning_rate, settings.momentum, settings.proximal_mu, seed)
 
-        self._window = plan.window
-        self._bottom = part(plan.bottom)
-        self._tail = part(plan.tail) if plan.tail is not None else None
+        self._window, self._crossing = plan.window, plan.crossing
         self._x, self._y = torch.from_numpy(task.examples.x), torch.from_numpy(task.examples.y)
         self._batches = batches.draw(len(task.examples), settings, task.batches_rng)
+        self._bottom = part(plan.bottom)
+        self._tail = part(plan.tail) if plan.tail is not None else None
         self._losses: list[float] = []
 
     def train(self, line: Line) -> Iterator[None]:
@@ -72,36 +73,36 @@ class Device:
         Raises:
             TrainingError: the server answers what was not asked.
         """
-        waiting: deque[tuple[int, Passed, Tensor]] = deque()
-        tails: dict[int, Passed] = {}
+        waiting: deque[_Waiting] = deque()
         for step, indices in enumerate(self._batches, 1):
             passed = self._bottom.forward(self._x[indices], wants_gradient=False)
             labels = self._y[indices]
             line.send(Forward(step, passed.y.detach().numpy(), None if self._tail is not None else labels.numpy()))
-            waiting.append((step, passed, labels))
+            waiting.append(_Waiting(step, passed, labels, self._tail is not None))
             if len(waiting) >= self._window:
-                self._settle(line, waiting, tails)
+                self._settle(line, waiting)
                 yield
         while waiting:
-            self._settle(line, waiting, tails)
+            self._settle(line, waiting)
             yield
 
-    def _settle(self, line: Line, waiting: deque[tuple[int, Passed, Tensor]], tails: dict[int, Passed]) -> None:
+    def _settle(self, line: Line, waiting: "deque[_Waiting]") -> None:
         """Take answers until the oldest batch has its gradient, and make its step."""
         while True:
             answer = line.receive()
-            if isinstance(answer, Output) and self._tail is not None:
-                labels = next((labels for step, _, labels in waiting if step == answer.step), None)
-                if labels is None or answer.activation.shape[0] != len(labels):
-                    raise TrainingError(f"the server answers step {answer.step}, which was not asked")
-                line.send(Backward(answer.step, self._finish(answer, labels)))
+            if isinstance(answer, Output):
+                batch = next((one for one in waiting if one.step == answer.step and one.wants_output), None)
+                if batch is None or answer.activation.shape != (len(batch.labels), *self._crossing[-1]):
+                    raise TrainingError(f"the server's output of step {answer.step} was not asked, or does not fit")
+                batch.wants_output = False
+                line.send(Backward(answer.step, self._finish(answer, batch.labels)))
                 continue
-            step, passed, _ = waiting.popleft()
-            if not isinstance(answer, Gradient) or answer.step != step or answer.gradient.shape != passed.y.shape:
-                raise TrainingError(f"the server answers step {answer.step} where step {step} was asked")
-            if answer.loss is not None:
+            batch = waiting.popleft()
+            if batch.wants_output or answer.step != batch.step or answer.gradient.shape != batch.passed.y.shape:
+                raise TrainingError(f"the server's gradient of step {answer.step} was not asked, or does not fit")
+            if answer.loss is not None and np.isfinite(answer.loss):
                 self._losses.append(answer.loss)
-            self._bottom.backward(passed, torch.from_numpy(answer.gradient))
+            self._bottom.backward(batch.passed, torch.from_numpy(answer.gradient))
             return
 
     def _finish(self, output: Output, labels: Tensor) -> np.ndarray:
@@ -122,11 +123,30 @@ class Device:
         return weights, len(self._y), float(np.mean(self._losses)) if self._losses else None
 
 
+@dataclass
+class _Waiting:
+    """A batch under way.
+
+    Attributes:
+        step: its number.
+        passed: the bottom's part of it.
+        labels: of its examples.
+        wants_output: whether the server's output is still to come.
+    """
+
+    step: int
+    passed: Passed
+    labels: Tensor
+    wants_output: bool
+
+
 class Server(Protocol):
     """The server's side, in the same process."""
 
-    def begin(self, weights: Weights, settings: LocalSettings) -> None:
-        """A round begins from these weights."""
+    shared: bool
+
+    def begin(self, weights: Weights, settings: LocalSettings, seed: int) -> None:
+        """A round begins from these weights; `seed` is of layers that draw."""
 
     def answer(self, client: int, message: Asked) -> Answer:
         """Return the answer to a client's message."""
@@ -158,13 +178,19 @@ class SplitTrainer:
         self._up = self._down = 0
 
     def train(self, weights: Weights, task: LocalTask, settings: LocalSettings) -> Update:
-        """Return one client's update."""
+        """Return one client's update.
+
+        Raises:
+            TrainingError: the server's part learns from all clients together.
+        """
+        if self._server.shared:
+            raise TrainingError("clients of a shared part of the server train together or not at all")
         return self.train_cohort(weights, [task], settings)[0]
 
     def train_cohort(self, weights: Weights, tasks: Sequence[LocalTask], settings: LocalSettings) -> list[Update]:
         """Return the clients' updates, of the whole network, in the order of the tasks."""
-        self._server.begin(weights, settings)
         devices = [Device(self._plan, weights, task, settings) for task in tasks]
+        self._server.begin(weights, settings, int(tasks[0].batches_rng.integers(2**31)))
         lines = [DirectLine(_answers(self._server, client), self._plan.codec) for client in range(len(tasks))]
         rounds = [device.train(line) for device, line in zip(devices, lines, strict=True)]
         if self._plan.order == "sequential":

@@ -17,7 +17,11 @@ from edgekit.split.wire import OPTIONS, PROTOCOL, pack_asked, read_answer
 
 AGAIN_SECONDS = (0.1, 2.0)
 """How long it waits before it connects again: first, and at most."""
-PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+PASSING = (
+    grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+)  # fmt: skip
+"""What may be better on the next connection: a link that broke, a server that is full."""
 
 
 class StreamLine:
@@ -36,12 +40,17 @@ class StreamLine:
     ) -> None:
         self._address, self._token, self._codec, self._deadline = address, token, codec, deadline
         self._authority = authority
-        self._sent = self._received = 0
+        self._sent = self._received = self._attempts = 0
+        self._pause = AGAIN_SECONDS[0]
         self._unanswered: deque[Any] = deque()
         self._channel: Any = None
         self._out: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._answers: Any = None
-        self._connect_in_time()
+        try:
+            self._connect_in_time()
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> "StreamLine":
         return self
@@ -69,10 +78,12 @@ class StreamLine:
             except _BrokenError:
                 self._connect_in_time()
                 continue
-            if found.WhichOneof("body") != "answer" or found.answer.number != self._received + 1:
+            number = self._received + 1
+            if found.WhichOneof("body") != "answer" or found.answer.number != number or number > self._sent:
                 raise RefusedError("the split server answers what was not asked")
-            self._received += 1
+            self._received = number
             self._unanswered.popleft()
+            self._pause = AGAIN_SECONDS[0]
             return read_answer(found.answer)
 
     def finish(self) -> None:
@@ -82,12 +93,14 @@ class StreamLine:
             RefusedError: the server does not accept it.
             LinkDownError: the server is gone.
         """
-        self._out.put(pb.FromDevice(finish=pb.Finish()))
-        try:
-            while self._next().WhichOneof("body") != "finished":
-                pass
-        except _BrokenError:
-            raise LinkDownError(f"the split server at {self._address} was lost at the end of the round") from None
+        while True:
+            self._out.put(pb.FromDevice(finish=pb.Finish()))
+            try:
+                if self._next().WhichOneof("body") != "finished":
+                    raise RefusedError("the split server answers what was not asked")
+                return
+            except _BrokenError:
+                self._connect_in_time()  # it may have heard it, or not: it is told again
 
     def close(self) -> None:
         """End the connection."""
@@ -97,16 +110,16 @@ class StreamLine:
 
     def _connect_in_time(self) -> None:
         """Connect, again and again until the round is over."""
-        pause = AGAIN_SECONDS[0]
         while True:
+            if self._attempts:  # longer each time, until a step gets through
+                if time.time() + self._pause > self._deadline:
+                    raise LinkDownError(f"the split server at {self._address} cannot be reached")
+                time.sleep(self._pause)
+                self._pause = min(2 * self._pause, AGAIN_SECONDS[1])
             try:
                 return self._connect()
             except _BrokenError:
-                if time.time() + pause > self._deadline:
-                    self.close()
-                    raise LinkDownError(f"the split server at {self._address} cannot be reached") from None
-                time.sleep(pause)
-                pause = min(2 * pause, AGAIN_SECONDS[1])
+                continue
 
     def _connect(self) -> None:
         """Open a stream, and send again what the server does not have."""
@@ -116,13 +129,16 @@ class StreamLine:
             self._channel = grpc.insecure_channel(self._address, OPTIONS)
         else:
             self._channel = grpc.secure_channel(self._address, grpc.ssl_channel_credentials(self._authority), OPTIONS)
-        hello = pb.Hello(protocol=PROTOCOL, token=self._token, answers=self._received)
+        self._attempts += 1
+        hello = pb.Hello(protocol=PROTOCOL, token=self._token, answers=self._received, attempt=self._attempts)
         self._out.put(pb.FromDevice(hello=hello))
         seconds = max(0.001, self._deadline - time.time())
         self._answers = stubs.SplitStub(self._channel).Train(_given(self._out), timeout=seconds, wait_for_ready=False)
         welcome = self._next()
         if welcome.WhichOneof("body") != "welcome" or welcome.welcome.protocol != PROTOCOL:
             raise RefusedError("the split server speaks another protocol: install the same version of edgekit")
+        if not self._received <= welcome.welcome.asks <= self._sent:
+            raise RefusedError("the split server and this device do not agree on which steps were made")
         for ask in self._unanswered:
             if ask.ask.number > welcome.welcome.asks:
                 self._out.put(ask)

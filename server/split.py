@@ -38,22 +38,24 @@ class SplitServer:
         self, part: nn.Module, shape: tuple[int, ...], classes: int, *, labels: bool, shared: bool, window: int
     ) -> None:
         self._part, self._shape, self._classes = part, shape, classes
-        self._labels, self._shared, self._window = labels, shared, window
+        self._labels, self.shared, self._window = labels, shared, window
+        self._seed = 0
         self._lock = threading.Lock()
         self._weights: Weights = {}
         self._settings = LocalSettings()
         self._halves: dict[int, Part] = {}
         self._waiting: dict[tuple[int, int], Passed] = {}
 
-    def begin(self, weights: Weights, settings: LocalSettings) -> None:
+    def begin(self, weights: Weights, settings: LocalSettings, seed: int) -> None:
         """A round begins.
 
         Args:
             weights: of the whole network.
             settings: the round's instructions; the server's part learns as the devices' do.
+            seed: of layers that draw.
         """
         with self._lock:
-            self._weights, self._settings = weights, settings
+            self._weights, self._settings, self._seed = weights, settings, seed
             self._halves.clear()
             self._waiting.clear()
 
@@ -79,16 +81,37 @@ class SplitServer:
             assert gradient is not None
             return Gradient(message.step, gradient.numpy(), float(loss.detach()))
 
+    def expects(self, client: int, step: int, *, backward: bool) -> tuple[tuple[int, ...], int]:
+        """Return what a message's array must be, before it is read: the shape of one example, and the most examples.
+
+        Raises:
+            RefusedError: no gradient is expected for this step.
+        """
+        with self._lock:
+            if not backward:
+                return self._shape, self._settings.batch_size
+            passed = self._waiting.get((client, step))
+            if passed is None:
+                raise RefusedError(f"step {step} has no activation that waits for a gradient")
+            return tuple(passed.y.shape[1:]), len(passed.y)
+
+    def forget(self, client: int) -> None:
+        """Forget the batches of a client that are under way: it will not come back to them."""
+        with self._lock:
+            for key in [key for key in self._waiting if key[0] == client]:
+                del self._waiting[key]
+
     def weights(self, client: int) -> Weights:
         """Return the server's part as it is for a client."""
         with self._lock:
             return self._half(client).weights()
 
     def _half(self, client: int) -> Part:
-        place = 0 if self._shared else client
+        place = 0 if self.shared else client
         if place not in self._halves:
             s = self._settings
-            self._halves[place] = Part(self._part, self._weights, s.learning_rate, s.momentum, s.proximal_mu)
+            seed = self._seed + place
+            self._halves[place] = Part(self._part, self._weights, s.learning_rate, s.momentum, s.proximal_mu, seed)
         return self._halves[place]
 
     def _backward(self, client: int, half: Part, message: Backward) -> Gradient:
@@ -107,6 +130,8 @@ class SplitServer:
         if activation.ndim < 1 or activation.shape[1:] != self._shape or not len(activation):
             shape = ", ".join(map(str, self._shape))
             raise RefusedError(f"activations have shape (examples, {shape}), not {activation.shape}")
+        if len(activation) > self._settings.batch_size:
+            raise RefusedError(f"a batch has at most {self._settings.batch_size} examples here")
         if (message.labels is not None) != self._labels:
             who = "belong to the server" if self._labels else "stay with the device"
             raise RefusedError(f"labels {who} here")

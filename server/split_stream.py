@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 
-from edgekit.errors import EdgekitError, RefusedError
+from edgekit.errors import EdgekitError, RefusedError, ServeError
 from edgekit.server.split import SplitServer
 from edgekit.split import split_pb2 as pb
 from edgekit.split import split_pb2_grpc as stubs
@@ -22,17 +22,32 @@ from edgekit.split.wire import OPTIONS, PROTOCOL, pack_answer, read_asked
 log = logging.getLogger("edgekit.split")
 
 TOKEN_BYTES = 32
+SPARE_STREAMS = 8
+"""Beside one for each device: for those that come anew, and strangers, who are sent away."""
+HELLO_SECONDS = 10.0
+"""A stream that has not said by then who it is ends."""
 
 
 @dataclass
 class _Session:
-    """One device in one round."""
+    """One device in one round.
+
+    Attributes:
+        client: which.
+        asks: that were answered.
+        answers: the last of them, for a device that lost them.
+        attempt: number of its newest stream.
+        context: of that stream.
+        finished: whether it has no more steps.
+        lock: held while a step is made.
+    """
 
     client: int
     asks: int = 0
     answers: deque[Any] = field(default_factory=deque)
+    attempt: int = 0
+    context: Any = None
     finished: bool = False
-    connection: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -58,72 +73,103 @@ class SplitService(stubs.SplitServicer):
         return token
 
     def end_round(self) -> None:
-        """No token holds any more."""
+        """End all streams, after the steps under way; no token holds any more."""
         with self._lock:
             sessions, self._sessions = self._sessions, {}
         for session in sessions.values():
-            session.finished = True
+            with session.lock:
+                session.finished = True
+                self._forget(session)
+            if session.context is not None:
+                session.context.cancel()
 
     def Train(self, request_iterator: Iterator[Any], context: Any) -> Iterator[Any]:  # noqa: N802 (the stub's name)
         """Serve one stream."""
         try:
-            yield from self._train(request_iterator)
+            yield from self._train(request_iterator, context)
         except EdgekitError as error:
             log.warning("a split stream from %s is refused: %s", context.peer(), error)
             known = isinstance(error, _UnknownError)
             code = grpc.StatusCode.UNAUTHENTICATED if known else grpc.StatusCode.INVALID_ARGUMENT
             context.abort(code, str(error))
+        except Exception:
+            if not context.is_active():
+                return  # it went
+            log.exception("a step of split learning failed: please report it")
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, "the step failed at the server; its log says why")
 
-    def _train(self, messages: Iterator[Any]) -> Iterator[Any]:
-        hello = _next(messages, "hello")
+    def _train(self, messages: Iterator[Any], context: Any) -> Iterator[Any]:
+        timer = threading.Timer(HELLO_SECONDS, context.cancel)
+        timer.daemon = True
+        timer.start()
+        try:
+            hello = next(messages, None)
+        finally:
+            timer.cancel()
+        if hello is None or hello.WhichOneof("body") != "hello":
+            raise RefusedError("hello was expected")
+        hello = hello.hello
         if hello.protocol != PROTOCOL:
             raise RefusedError(f"this server speaks version {PROTOCOL} of the split protocol: install its edgekit")
-        session = self._session(hello.token)
+        session = self._come_in(hello, context)
         with session.lock:  # of an older stream of the same device, the step under way is finished first
-            session.connection += 1
-            mine, asks = session.connection, session.asks
+            asks = session.asks
             missing = [answer for answer in session.answers if answer.answer.number > hello.answers]
         if hello.answers > asks or len(missing) != asks - hello.answers:
             raise RefusedError("the device and the server do not agree on which steps were made")
         yield pb.FromServer(welcome=pb.Welcome(protocol=PROTOCOL, asks=asks))
         yield from missing
         for message in messages:
-            if message.WhichOneof("body") == "finish":
-                session.finished = True
-                yield pb.FromServer(finished=pb.Finished())
-                return
-            if message.WhichOneof("body") != "ask":
+            kind = message.WhichOneof("body")
+            if kind not in ("ask", "finish"):
                 raise RefusedError("a step was expected")
             with session.lock:
-                if session.connection != mine or session.finished:
-                    raise RefusedError("this device is connected elsewhere, or its round has ended")
-                if message.ask.number != session.asks + 1:
-                    raise RefusedError(f"message {session.asks + 1} was expected, not {message.ask.number}")
-                answer = self._server.answer(session.client, read_asked(message.ask))
-                session.asks += 1
-                found = pb.FromServer(answer=pack_answer(answer, session.asks, self._codec))
-                session.answers.append(found)
-                while len(session.answers) > 2 * self._window:  # of each batch under way, two answers at most
-                    session.answers.popleft()
-            yield found
+                if session.attempt != hello.attempt:
+                    raise RefusedError("this device is connected elsewhere")
+                if kind == "finish":
+                    session.finished = True
+                    self._forget(session)
+                    answer = pb.FromServer(finished=pb.Finished())
+                else:
+                    answer = self._step(session, message.ask)
+            yield answer
+            if kind == "finish":
+                return
 
-    def _session(self, token: bytes) -> _Session:
+    def _step(self, session: _Session, ask: Any) -> Any:
+        if session.finished:
+            raise RefusedError("this device's round has ended")
+        if ask.number != session.asks + 1:
+            raise RefusedError(f"message {session.asks + 1} was expected, not {ask.number}")
+        shape, most = self._server.expects(session.client, ask.step, backward=ask.backward)
+        answer = self._server.answer(session.client, read_asked(ask, self._codec, shape, most))
+        session.asks += 1
+        found = pb.FromServer(answer=pack_answer(answer, session.asks, self._codec))
+        session.answers.append(found)
+        while len(session.answers) > 2 * self._window:  # of each batch under way, two answers at most
+            session.answers.popleft()
+        return found
+
+    def _come_in(self, hello: Any, context: Any) -> _Session:
+        """Return a device's session; its older stream ends."""
         with self._lock:
-            for known, session in self._sessions.items():
-                if hmac.compare_digest(known, token) and not session.finished:
-                    return session
-        raise _UnknownError("this token is of no round that runs, or was used up")
+            session = next((s for t, s in self._sessions.items() if hmac.compare_digest(t, hello.token)), None)
+            if session is None:
+                raise _UnknownError("this token is of no round that runs")
+            if hello.attempt <= session.attempt:
+                raise _UnknownError("this token is in use elsewhere, or used up")
+            older, session.attempt, session.context = session.context, hello.attempt, context
+        if older is not None:
+            older.cancel()
+        return session
+
+    def _forget(self, session: _Session) -> None:
+        session.answers.clear()
+        self._server.forget(session.client)
 
 
 class _UnknownError(RefusedError):
     """Nobody who may take part."""
-
-
-def _next(messages: Iterator[Any], wanted: str) -> Any:
-    message = next(messages, None)
-    if message is None or message.WhichOneof("body") != wanted:
-        raise RefusedError(f"{wanted} was expected")
-    return getattr(message, wanted)
 
 
 def listen(service: SplitService, address: str, devices: int, keys: tuple[bytes, bytes] | None) -> tuple[Any, int]:
@@ -134,12 +180,23 @@ def listen(service: SplitService, address: str, devices: int, keys: tuple[bytes,
         address: host:port to bind; port 0 takes a free one.
         devices: that may be connected at once.
         keys: the server's key and certificate (PEM); None for no TLS.
+
+    Raises:
+        ServeError: somebody else listens there.
     """
-    server = grpc.server(futures.ThreadPoolExecutor(devices + 4), options=OPTIONS)
+    threads = devices + SPARE_STREAMS
+    server = grpc.server(
+        futures.ThreadPoolExecutor(threads),
+        options=[*OPTIONS, ("grpc.so_reuseport", 0)],
+        maximum_concurrent_rpcs=threads,
+    )
     stubs.add_SplitServicer_to_server(service, server)
-    if keys is None:
-        port = server.add_insecure_port(address)
-    else:
-        port = server.add_secure_port(address, grpc.ssl_server_credentials([keys]))
+    try:
+        if keys is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, grpc.ssl_server_credentials([keys]))
+    except RuntimeError:
+        raise ServeError(f"cannot listen on {address}: is another server running there?") from None
     server.start()
     return server, port

@@ -1,8 +1,7 @@
 """Cuts a network in parts that run on different machines (split learning; Gupta and Raskar 2018, section 3).
 
 A cut lies behind a layer, or behind a block such as an inverted residual, where a single tensor carries all that the
-rest needs. Parts share the network's own layers and keep their names, so the arrays of all parts together are the
-network's.
+rest needs. Parts keep the names of the network's layers, so the arrays of all parts together are the network's.
 """
 
 import copy
@@ -36,29 +35,31 @@ class CutModel:
     """A network, and where it can be cut.
 
     Args:
-        model: the network; its parts share its layers.
+        model: the network; it is copied, never changed.
         shape: of one example.
 
     Raises:
-        ModelError: it decides by its input what it computes, so nobody can say what crosses a cut.
+        ModelError: it decides by its input what it computes, so nobody can say what crosses a cut; or it has tied
+            layers, or too few.
     """
 
     def __init__(self, model: nn.Module, shape: Sequence[int]) -> None:
-        self._model = model
-        modes = {module: module.training for module in model.modules()}
+        if twins := _tied(model):
+            raise ModelError(
+                f"{type(model).__name__} cannot be cut: {' and '.join(map(repr, twins))} are one and the same tensor"
+            )
+        self._model = copy.deepcopy(model).train()  # tracing may leave constants behind
         try:
-            self._graph = fx.symbolic_trace(model.train()).graph
-            traced = fx.GraphModule(copy.deepcopy(model).eval(), self._graph)
+            self._graph = fx.symbolic_trace(self._model).graph
+            traced = fx.GraphModule(copy.deepcopy(self._model).eval(), self._graph)
             with torch.no_grad():
                 ShapeProp(traced).propagate(torch.zeros(2, *shape))
         except Exception as error:
+            line = " ".join(str(error).split())[:200]
             raise ModelError(
                 f"{type(model).__name__} cannot be cut: what it computes cannot be followed "
-                f"({type(error).__name__}: {str(error).splitlines()[0][:200]})"
+                f"({type(error).__name__}{f': {line}' if line else ''})"
             ) from None
-        finally:
-            for module, training in modes.items():
-                module.training = training
         self._places = [node for node in traced.graph.nodes if node.op not in ("placeholder", "get_attr", "output")]
         self._nodes = {ours.name: ours for ours in self._graph.nodes}
         self._ends = self._scopes()
@@ -68,6 +69,8 @@ class CutModel:
             for place in range(len(self._places) - 1)
             if place in names and self._crosses(place)
         ]
+        if not self.cuts:
+            raise ModelError(f"{type(model).__name__} cannot be cut: it has no two layers in a row")
 
     def parts(self, cuts: Sequence[str]) -> list[nn.Module]:
         """Return the network in parts, cut behind these layers, in order.
@@ -171,3 +174,12 @@ class CutModel:
             copies[node] = graph.node_copy(node, taken)
         graph.output(copies[originals[end]])
         return fx.GraphModule(self._model, graph, class_name=type(self._model).__name__)
+
+
+def _tied(model: nn.Module) -> list[str]:
+    """Return the names of a tensor that a network uses under several; [] if there is none."""
+    names: dict[int, list[str]] = {}
+    tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    for name, tensor in tensors:
+        names.setdefault(id(tensor), []).append(name)
+    return next((found for found in names.values() if len(found) > 1), [])

@@ -39,6 +39,7 @@ class Part:
         learning_rate: step size.
         momentum: of SGD.
         proximal_mu: weight of FedProx's term mu / 2 |w - w_global|^2 (Li et al. 2020).
+        seed: of layers that draw, as Dropout does.
     """
 
     def __init__(
@@ -48,9 +49,11 @@ class Part:
         learning_rate: float,
         momentum: float = 0.0,
         proximal_mu: float = 0.0,
+        seed: int = 0,
     ) -> None:
         # A copy, since its tensors are exchanged while it runs, and others may run theirs; without values of its own.
-        self._module = copy.deepcopy(module).to("meta")
+        self._module = copy.deepcopy(module).to("meta").train()
+        self._random = torch.Generator().manual_seed(seed).get_state()
         self._rate, self._momentum, self._mu = learning_rate, momentum, proximal_mu
 
         def own(name: str) -> Tensor:
@@ -59,7 +62,11 @@ class Part:
         self._parameters = {
             name: own(name).requires_grad_(parameter.requires_grad) for name, parameter in module.named_parameters()
         }
-        self._buffers = {name: own(name) for name, _ in module.named_buffers()}
+        # What a network's state does not hold (constants, buffers that are not persistent) is the module's own.
+        self._buffers = {
+            name: own(name) if name in weights else buffer.clone() for name, buffer in module.named_buffers()
+        }
+        self._kept = [*self._parameters, *(name for name in self._buffers if name in weights)]
         self._start = {name: parameter.detach() for name, parameter in self._parameters.items()} if self._mu else {}
         self._momenta: dict[str, Tensor] = {}
 
@@ -72,7 +79,11 @@ class Part:
         """
         x = x.detach().requires_grad_(wants_gradient)
         parameters = self._parameters
-        y: Tensor = functional_call(self._module, (parameters, self._buffers), (x,))
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(self._random)
+            # A copy, since the first layer may work in place.
+            y: Tensor = functional_call(self._module, (parameters, self._buffers), (x.clone(),))
+            self._random = torch.get_rng_state()
         return Passed(x, y, parameters)
 
     def backward(self, passed: Passed, gradient: Tensor | None = None) -> Tensor | None:
@@ -111,4 +122,4 @@ class Part:
     def weights(self) -> Weights:
         """Return parameters and buffers as numpy arrays."""
         tensors = {**self._parameters, **self._buffers}
-        return {name: tensor.detach().numpy().copy() for name, tensor in tensors.items()}
+        return {name: tensors[name].detach().numpy().copy() for name in self._kept}

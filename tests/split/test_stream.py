@@ -17,7 +17,7 @@ from edgekit.clients import LocalSettings, LocalTask
 from edgekit.clients.split import Device
 from edgekit.clients.split_stream import StreamLine
 from edgekit.clients.torch_trainer import state
-from edgekit.errors import LinkDownError, RefusedError
+from edgekit.errors import LinkDownError, RefusedError, ServeError
 from edgekit.experiment import Model, Split
 from edgekit.models import build
 from edgekit.server.authority import Authority
@@ -84,7 +84,7 @@ def made(digits):
         model = build(Model(name="dscnn", norm="group", width=0.5), (1, 8, 8), 10, 0)
         settings = Split(cut=CUT, **split)
         trainer = split_trainer(settings, model, digits)
-        trainer._server.begin(state(model), WORK)
+        trainer._server.begin(state(model), WORK, 0)
         service = SplitService(trainer._server, settings.codec, settings.window)
         server, port = listen(service, "127.0.0.1:0", clients, keys)
         running.append(server)
@@ -120,7 +120,7 @@ def test_a_client_over_grpc_ends_with_the_bits_of_one_in_process(made, blocks, l
     (block,) = blocks(50)
     model, trainer, service, port = made(labels=labels, codec=codec, window=window)
     (direct,) = trainer.train_cohort(state(model), [_task(block)], WORK)
-    trainer._server.begin(state(model), WORK)
+    trainer._server.begin(state(model), WORK, 0)
     with StreamLine(f"127.0.0.1:{port}", service.admit(0), codec, _soon()) as line:
         ours = _round(model, trainer, line, block) | trainer._server.weights(0)
         line.finish()
@@ -135,7 +135,7 @@ def test_a_link_that_breaks_again_and_again_costs_no_step(made, blocks):
     (block,) = blocks(60)
     model, trainer, service, port = made()
     (direct,) = trainer.train_cohort(state(model), [_task(block)], WORK)
-    trainer._server.begin(state(model), WORK)
+    trainer._server.begin(state(model), WORK, 0)
     link = Proxy(port)
     with StreamLine(link.address, service.admit(0), "float32", _soon()) as line:
         ours = _round(model, trainer, line, block, lambda step: link.cut() if step % 3 == 0 else None)
@@ -168,16 +168,13 @@ def test_who_may_not_take_part_is_told_so(made):
         with pytest.raises(RefusedError, match="no round that runs"):
             StreamLine(address, wrong, "float32", _soon())
     with StreamLine(address, token, "float32", _soon()) as line:
-        # The same device from elsewhere: the newest counts, and the older one is told.
+        with pytest.raises(RefusedError, match="in use elsewhere"):  # two devices with one identity: the first counts
+            StreamLine(address, token, "float32", _soon())
         x = np.zeros((2, *trainer._server._shape), np.float32)
-        with StreamLine(address, token, "float32", _soon()) as newer:
-            newer.send(Forward(1, x, None))
-            assert newer.receive().activation.shape[0] == 2
-            line.send(Forward(1, x, None))
-            with pytest.raises(RefusedError, match="connected elsewhere"):
-                line.receive()
-            newer.finish()
-    with pytest.raises(RefusedError, match="was used up"):
+        line.send(Forward(1, x, None))
+        assert line.receive().activation.shape[0] == 2
+        line.finish()
+    with pytest.raises(RefusedError, match="used up"):
         StreamLine(address, token, "float32", _soon())
     late = service.admit(1)
     service.end_round()
@@ -202,7 +199,7 @@ def test_lies_are_refused_in_words(made):
     x = np.zeros((2, *shape), np.float32)
 
     def told(*asks, protocol=PROTOCOL, answers=0):
-        hello = pb.Hello(protocol=protocol, token=service.admit(0), answers=answers)
+        hello = pb.Hello(protocol=protocol, token=service.admit(0), answers=answers, attempt=1)
         return _stream(port, pb.FromDevice(hello=hello), *(pb.FromDevice(ask=ask) for ask in asks))
 
     good = pack_asked(Forward(1, x, None), 1, "float32")
@@ -213,14 +210,17 @@ def test_lies_are_refused_in_words(made):
     huge.array.shape[:] = [1 << 31, 1 << 31]
     strange = pack_asked(Forward(1, x, None), 1, "float32")
     strange.array.codec = "pickle"
+    cheap = pack_asked(Forward(1, np.zeros((200_000, 1), np.float32), None), 1, "top-k")
     labelled = pack_asked(Forward(1, x, np.zeros(2, np.int64)), 1, "float32")
     for asks, problem in (
         ((lie,), "comes with"),
-        ((huge,), "are the most"),
-        ((strange,), "not as 'pickle'"),
+        ((huge,), "are expected here"),
+        ((strange,), "not pickle"),
+        ((cheap,), "not top-k"),
         ((labelled,), "labels stay with the device"),
         ((pack_asked(Forward(1, x * np.nan, None), 1, "float32"),), "not finite"),
-        ((pack_asked(Forward(1, x[:, :1], None), 1, "float32"),), "activations have shape"),
+        ((pack_asked(Forward(1, x[:, :1], None), 1, "float32"),), "are expected here"),
+        ((pack_asked(Forward(1, np.repeat(x, 5, 0), None), 1, "float32"),), "1 to 8 x"),
         ((pack_asked(Forward(1, x, None), 2, "float32"),), "message 1 was expected"),
         ((good, pack_asked(Forward(2, x, None), 2, "float32")), "more than 1 batches are under way"),
     ):
@@ -228,6 +228,73 @@ def test_lies_are_refused_in_words(made):
     assert "speaks version 1" in told(protocol=9)
     assert "do not agree" in told(answers=3)
     assert "hello was expected" in _stream(port, pb.FromDevice(ask=good))
+
+
+def test_the_end_of_a_round_outlives_a_broken_link(made):
+    _, trainer, service, port = made()
+    link = Proxy(port)
+    with StreamLine(link.address, service.admit(0), "float32", _soon()) as line:
+        line.send(Forward(1, np.zeros((2, *trainer._server._shape), np.float32), None))
+        line.receive()
+        link.cut()
+        line.finish()
+    link.close()
+
+
+def test_silent_streams_keep_nobody_out_for_long(made, blocks, monkeypatch):
+    from edgekit.server import split_stream
+
+    monkeypatch.setattr(split_stream, "HELLO_SECONDS", 1.0)
+    (block,) = blocks(20)
+    model, trainer, service, port = made()
+    silent = []
+    for _ in range(1 + split_stream.SPARE_STREAMS):
+        channel = grpc.insecure_channel(f"127.0.0.1:{port}", OPTIONS)
+        stop = threading.Event()
+        stream = stubs.SplitStub(channel).Train(iter(lambda stop=stop: stop.wait() and None, None))
+        silent.append((channel, stop, stream))
+    time.sleep(0.2)
+    with StreamLine(f"127.0.0.1:{port}", service.admit(0), "float32", _soon(20)) as line:
+        _round(model, trainer, line, block)
+        line.finish()
+    for channel, stop, _ in silent:
+        stop.set()
+        channel.close()
+
+
+def test_a_round_that_ends_ends_its_streams_and_what_was_under_way(made):
+    _, trainer, service, port = made()
+    x = np.zeros((2, *trainer._server._shape), np.float32)
+    with StreamLine(f"127.0.0.1:{port}", service.admit(0), "float32", _soon()) as line:
+        line.send(Forward(1, x, None))
+        line.receive()
+        service.end_round()
+        assert trainer._server._waiting == {}
+        line.send(Forward(2, x, None))
+        with pytest.raises(RefusedError, match="no round that runs"):
+            line.receive()
+
+
+def test_a_step_that_fails_at_the_server_is_not_tried_for_ever(made, monkeypatch):
+    _, trainer, service, port = made()
+    calls = []
+
+    def fail(client, message):
+        calls.append(client)
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(trainer._server, "answer", fail)
+    with StreamLine(f"127.0.0.1:{port}", service.admit(0), "float32", _soon(20)) as line:
+        line.send(Forward(1, np.zeros((2, *trainer._server._shape), np.float32), None))
+        with pytest.raises(RefusedError, match="the step failed at the server"):
+            line.receive()
+    assert len(calls) == 1
+
+
+def test_a_port_in_use_is_told(made):
+    _, _, service, port = made()
+    with pytest.raises(ServeError, match="is another server running"):
+        listen(service, f"127.0.0.1:{port}", 1, None)
 
 
 def test_a_server_that_vanishes_ends_the_round_by_its_deadline(made, blocks):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from edgekit.clients import LocalSettings, LocalTask
 from edgekit.clients.torch_trainer import TorchTrainer, state
@@ -145,8 +146,6 @@ def test_cuts_that_do_not_exist_or_split_a_residual_are_told(digits):
 
 
 def test_every_cut_gives_parts_that_are_the_network(network):
-    import torch
-
     model, _, _ = network
     cuts = CutModel(model.eval(), (1, 8, 8))
     x = torch.randn(3, 1, 8, 8)
@@ -159,6 +158,69 @@ def test_every_cut_gives_parts_that_are_the_network(network):
         assert {**first.state_dict(), **second.state_dict()}.keys() == model.state_dict().keys()
 
 
+class Ordinary(torch.nn.Module):
+    """What users bring: batch norms, dropout, layers in place, constants, buffers that are not kept."""
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.first = torch.nn.Linear(64, 16)
+        self.act = torch.nn.ReLU(inplace=True)
+        self.norm = torch.nn.BatchNorm1d(16)
+        self.drop = torch.nn.Dropout(dropout)
+        self.last = torch.nn.Linear(16, 10)
+        self.register_buffer("scale", torch.tensor(0.5), persistent=False)
+
+    def forward(self, x):
+        x = self.act(self.first(x.flatten(1)))
+        return self.last(self.drop(self.norm(x * self.scale + torch.tensor(0.25))))
+
+
+@pytest.mark.parametrize("cut", ["first", "act", "norm"])
+def test_networks_of_users_train_as_in_one_piece(cut, blocks, digits):
+    torch.manual_seed(0)
+    model = Ordinary(0.0).eval()  # as networks are built
+    before = list(vars(model))
+    data = blocks(24)
+    for labels in ("device", "server"):
+        _, (ours,) = _train(model, data, digits, WORK[0], cut=cut, labels=labels)
+        assert same(ours.arrays, TorchTrainer(model).train(state(model), tasks(data)[0], WORK[0]).arrays)
+    assert list(vars(model)) == before
+    assert not model.training
+
+
+def test_layers_that_draw_do_so_and_repeat_with_the_seed(blocks, digits):
+    torch.manual_seed(0)
+    model = Ordinary(0.5)
+    data = blocks(24, 16)
+    found = [_train(model, data, digits, WORK[0], cut="act")[1] for _ in range(2)]
+    assert same(found[0][1].arrays, found[1][1].arrays)
+    model.drop.p = 0.0
+    assert not same(_train(model, data, digits, WORK[0], cut="act")[1][1].arrays, found[0][1].arrays)
+
+
+def test_networks_that_cannot_be_cut_say_why():
+    tied = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 8))
+    tied[1].weight = tied[0].weight
+
+    class Deciding(torch.nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    class Asserting(torch.nn.Module):
+        def forward(self, x):
+            assert isinstance(x, torch.Tensor)
+            return x
+
+    for model, problem in (
+        (tied, "'0.weight' and '1.weight' are one and the same tensor"),
+        (Deciding(), "cannot be followed"),
+        (Asserting(), "cannot be followed"),
+        (torch.nn.Linear(8, 8), "no two layers"),
+    ):
+        with pytest.raises(ModelError, match=problem):
+            CutModel(model, (8,))
+
+
 def test_what_does_not_fit_the_step_is_refused(digits):
     settings, cut, _ = NETWORKS["mlp"]
     model = build(settings, (1, 8, 8), 10, 0)
@@ -166,13 +228,14 @@ def test_what_does_not_fit_the_step_is_refused(digits):
     device, server = (trainer._server for trainer in trainers)
     x, y = np.zeros((4, 64), np.float32), np.zeros(4, np.int64)
     for made in (device, server):
-        made.begin(state(model), WORK[0])
+        made.begin(state(model), WORK[0], 0)
     for made, message, problem in (
         (device, Forward(1, x[:, :3], None), "activations have shape"),
         (device, Forward(1, x, y), "labels stay with the device"),
         (server, Forward(1, x, None), "labels belong to the server"),
         (server, Forward(1, x, y[:2]), "one for each example"),
         (server, Forward(1, x, y + 10), "below 10"),
+        (device, Forward(1, np.zeros((9, 64), np.float32), None), "at most 8 examples"),
         (device, Backward(1, x), "has no activation that waits"),
     ):
         with pytest.raises(RefusedError, match=problem):
