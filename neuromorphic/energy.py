@@ -6,7 +6,6 @@ from math import prod
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from edgekit.neuromorphic.emulator import Activity
 from edgekit.neuromorphic.loihi import Integers, LoihiNetwork, LoihiSynapse
@@ -73,21 +72,3 @@ def fan_out(synapse: LoihiSynapse, shape: tuple[int, ...]) -> torch.Tensor:
         # A convolution is linear: the gradient of the sum of its outputs is each input's number of connections.
         (counts,) = torch.autograd.grad(reached.sum(), source)
     return counts[0]
-
-
-@torch.no_grad()
-def macs(model: nn.Module, shape: tuple[int, ...]) -> int:
-    """Return the multiply-accumulate operations of one inference of the network before conversion."""
-    total = 0
-
-    def count(layer: nn.Module, _: object, output: torch.Tensor) -> None:
-        nonlocal total
-        assert isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear)
-        total += layer.weight[0].numel() * output.numel()
-
-    counted = [layer for layer in model.modules() if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear)]
-    handles = [layer.register_forward_hook(count) for layer in counted]
-    model.eval()(torch.zeros(1, *shape))
-    for handle in handles:
-        handle.remove()
-    return total

@@ -5,7 +5,22 @@ import sys
 import typer
 
 from edgekit import __version__
-from edgekit.cli import bundle, devices, doctor, export, inspect, join, models, new, phone, resume, run, serve, spike
+from edgekit.cli import (
+    bundle,
+    devices,
+    doctor,
+    export,
+    inspect,
+    join,
+    models,
+    new,
+    phone,
+    resume,
+    run,
+    serve,
+    spike,
+    split,
+)
 from edgekit.cli.terminal import complain
 from edgekit.errors import EdgekitError
 
@@ -22,6 +37,7 @@ app.command()(resume.resume)
 app.command()(export.export)
 app.command()(inspect.inspect)
 app.add_typer(spike.app, name="spike")
+app.add_typer(split.app, name="split")
 app.command()(serve.serve)
 app.command()(join.join)
 app.command()(phone.phone)

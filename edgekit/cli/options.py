@@ -2,9 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from edgekit.experiment import Experiment
 
 Model = Annotated[str | None, typer.Option(metavar="package.module:Class", help="A torch module instead of a run.")]
 Arguments = Annotated[str, typer.Option(metavar="JSON", help="With --model: the class's arguments.")]
@@ -27,3 +30,23 @@ def json_object(option: str, text: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UsageError(f"{option} {text!r}: give a JSON object, as '{{\"width\": 2}}'")
     return found
+
+
+def read_experiment(arguments: list[str] | None) -> "Experiment":
+    """Read the experiment that a command was given: a file, or the built-in example, and single keys.
+
+    Raises:
+        UsageError: there are two files, or the experiment breaks the schema.
+    """
+    from edgekit import experiment as experiments
+    from edgekit.cli.new import TEMPLATE
+    from edgekit.errors import UsageError
+
+    given = arguments or []
+    paths = [argument for argument in given if "=" not in argument]
+    if len(paths) > 1:
+        raise UsageError(
+            f"one experiment file at a time: {paths[1]!r} is neither an override (key=value) nor the first"
+        )
+    overrides = [argument for argument in given if "=" in argument]
+    return experiments.load(Path(paths[0]) if paths else TEMPLATE, overrides)

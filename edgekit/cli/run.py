@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgekit.cli.options import read_experiment
+
 if TYPE_CHECKING:
     from edgekit.cli.terminal import Terminal
 
@@ -27,20 +29,10 @@ def run(
 
         edgekit run mine.toml --out runs/first federation.rounds=20 privacy.epsilon=4
     """
-    from edgekit import experiment as experiments
-    from edgekit.cli.new import TEMPLATE
     from edgekit.cli.terminal import Terminal
-    from edgekit.errors import UsageError
     from edgekit.runfolder import RunFolder
 
-    given = arguments or []
-    paths = [argument for argument in given if "=" not in argument]
-    if len(paths) > 1:
-        raise UsageError(
-            f"one experiment file at a time: {paths[1]!r} is neither an override (key=value) nor the first"
-        )
-    path = Path(paths[0]) if paths else TEMPLATE
-    experiment = experiments.load(path, [argument for argument in given if "=" in argument])
+    experiment = read_experiment(arguments)
     folder = out or RunFolder.next_free(Path("runs"), experiment.name)
     with Terminal(silent=as_json) as terminal:
         from edgekit import pipeline

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from edgekit.cli.options import read_experiment
+
 
 def serve(
     arguments: Annotated[
@@ -61,8 +63,6 @@ def serve(
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package.replace("_", "-"), extra)
 
-    from edgekit import experiment as experiments
-    from edgekit.cli.new import TEMPLATE
     from edgekit.cli.watching import Watcher
     from edgekit.environments import data_home
     from edgekit.errors import UsageError
@@ -70,17 +70,9 @@ def serve(
     from edgekit.server.coordinating import coordinate
     from edgekit.server.supervisor import install_line
 
-    given = arguments or []
-    paths = [argument for argument in given if "=" not in argument]
-    if len(paths) > 1:
-        raise UsageError(
-            f"one experiment file at a time: {paths[1]!r} is neither an override (key=value) nor the first"
-        )
     if bundle is not None and not bundle.is_file():
         raise UsageError(f"--bundle {bundle} does not exist: make it with edgekit bundle")
-    experiment = experiments.load(
-        Path(paths[0]) if paths else TEMPLATE, [argument for argument in given if "=" in argument]
-    )
+    experiment = read_experiment(arguments)
     if experiment.split.cut:
         raise UsageError('split learning is trained by edgekit run: to serve devices, set split.cut = ""')
     listening = Listening.on(host, port, name or [], insecure)

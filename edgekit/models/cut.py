@@ -67,7 +67,7 @@ class CutModel:
         self.cuts = [
             Cut(names[place], self._crosses(place), self._parameters_before(place))
             for place in range(len(self._places) - 1)
-            if place in names and self._crosses(place)
+            if place in names and self._crosses(place) and self._parameters_before(place)
         ]
         if not self.cuts:
             raise ModelError(f"{type(model).__name__} cannot be cut: it has no two layers in a row")
@@ -149,6 +149,8 @@ class CutModel:
         place = self._ends[name]
         if place == len(self._places) - 1:
             raise ModelError(f"nothing is left behind {name!r}: cut behind one of {listed}")
+        if not self._parameters_before(place):
+            raise ModelError(f"nothing is learnt before {name!r}, the examples themselves would be sent: cut later")
         if not self._crosses(place):
             after = [cut.name for cut in self.cuts if self._ends[cut.name] > place]
             raise ModelError(

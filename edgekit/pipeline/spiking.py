@@ -17,10 +17,11 @@ from edgekit import experiment as experiments
 from edgekit.data import Examples, FederatedDataset
 from edgekit.errors import ConversionError, RunFolderError, UsageError
 from edgekit.experiment import Experiment, Spiking
+from edgekit.models.cost import macs
 from edgekit.neuromorphic import LoihiNetwork, SpikingNetwork, convert, loihi, network, quantise
 from edgekit.neuromorphic.decision import affordable, curve, decide
 from edgekit.neuromorphic.emulator import Activity, Emulator
-from edgekit.neuromorphic.energy import cost, macs
+from edgekit.neuromorphic.energy import cost
 from edgekit.neuromorphic.nir import read_nir, write_nir
 from edgekit.neuromorphic.resources import CHIPS, Resources, require_fit, resources
 from edgekit.neuromorphic.tune import tune

@@ -18,6 +18,7 @@ from edgekit import arrays
 EDGEKIT = [str(Path(sys.executable).parent / "edgekit")]
 QUICK = ["data.clients=5", "federation.rounds=2", "export.presets=[]", "spiking.enabled=false", "privacy.unit=none"]
 COMMANDS = ["run", "resume", "export", "inspect", "new", "models", "doctor"]
+SPLIT = ["split plan"]
 SPIKE = ["spike run", "spike verify", "spike plot", "spike export", "spike setup-lava"]
 
 
@@ -34,7 +35,7 @@ def _fails(done, code, message):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, *SPIKE])
+@pytest.mark.parametrize("command", [*COMMANDS, *SPIKE, *SPLIT])
 def test_every_command_has_help_with_an_example(command, tmp_path):
     done = _run(*command.split(), "--help", cwd=tmp_path)
     assert done.returncode == 0

@@ -14,11 +14,12 @@ from edgekit.data import Examples
 from edgekit.errors import ConversionError
 from edgekit.experiment import Model, Spiking
 from edgekit.models import build
+from edgekit.models.cost import macs
 from edgekit.models.qcfs import QCFS, fit_thresholds, use_qcfs
 from edgekit.neuromorphic import convert, emulator, quantise
 from edgekit.neuromorphic import network as networks
 from edgekit.neuromorphic.conversion import _activations
-from edgekit.neuromorphic.energy import cost, macs
+from edgekit.neuromorphic.energy import cost
 from edgekit.neuromorphic.loihi import prepared_weight
 from edgekit.neuromorphic.nir import write_nir
 from edgekit.neuromorphic.trace import trace

@@ -20,7 +20,7 @@ WORK = (
 )
 NETWORKS = {
     "dscnn": (Model(name="dscnn", norm="group", width=0.5), "layers.5", "layers.1"),
-    "mlp": (Model(name="mlp"), "layers.2", "layers.0"),
+    "mlp": (Model(name="mlp"), "layers.2", "layers.1"),
     "mobilenetv2": (Model(name="mobilenetv2", width=0.25), "layers.5", "layers.2"),
 }
 
@@ -143,6 +143,9 @@ def test_cuts_that_do_not_exist_or_split_a_residual_are_told(digits):
         with pytest.raises(ModelError, match=problem):
             split_trainer(Split(cut=cut, tail=tail), model, digits)
     assert residual in [cut.name for cut in cuts.cuts]
+    mlp = build(NETWORKS["mlp"][0], (1, 8, 8), 10, 0)
+    with pytest.raises(ModelError, match="the examples themselves would be sent"):
+        split_trainer(Split(cut="layers.0"), mlp, digits)  # which only flattens them
 
 
 def test_every_cut_gives_parts_that_are_the_network(network):

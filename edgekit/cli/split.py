@@ -1,0 +1,87 @@
+"""`edgekit split`: split learning, before it is trained."""
+
+from typing import Annotated
+
+import typer
+
+from edgekit.cli.options import AsJson, read_experiment
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
+
+Figure = typer.Option(min=0, help="Instead of the profile's.", show_default=False)
+
+
+@app.callback()
+def split() -> None:
+    """Split learning: what each cut of a network costs a device. `edgekit run` trains with a [split] section."""
+
+
+@app.command()
+def plan(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[EXPERIMENT.toml] [key=value …]", help="An experiment file, then single keys."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="A device profile, by name or a file NAME.toml.")] = "raspberry-pi-4",
+    mbit_up: Annotated[float | None, Figure] = None,
+    mbit_down: Annotated[float | None, Figure] = None,
+    latency_ms: Annotated[float | None, Figure] = None,
+    gflops: Annotated[float | None, Figure] = None,
+    busy_watts: Annotated[float | None, Figure] = None,
+    memory_mb: Annotated[float | None, Figure] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare federated averaging with each cut: what one round costs a device. Estimates, from its profile.
+
+    Seconds are of the device and its link; the server's own are left out. `edgekit devices doctor` measures a board and
+    writes its profile.
+
+    Examples:
+
+        edgekit split plan mine.toml --device raspberry-pi-4 --mbit-up 10 --mbit-down 40 --latency-ms 20 --gflops 8
+
+        edgekit split plan model.name=mobilenetv2 split.codec=int8 --device board.toml
+    """
+    import json
+    from dataclasses import asdict
+
+    from edgekit.data import load
+    from edgekit.devices import profile as profiles
+    from edgekit.models import build
+    from edgekit.split.plan import best, compare, verdict, with_figures
+
+    experiment = read_experiment(arguments)
+    figures = {"mbit_up": mbit_up, "mbit_down": mbit_down, "latency_ms": latency_ms, "gflops": gflops}
+    profile = with_figures(profiles.load(device), {**figures, "busy_watts": busy_watts, "memory_mb": memory_mb})
+    dataset = load(experiment.data, experiment.seed)
+    model = build(experiment.model, dataset.shape, len(dataset.classes), experiment.seed)
+    examples = max(1, (dataset.total_examples or dataset.clients) // dataset.clients)
+    ways = compare(model, dataset.shape, examples, experiment.training, experiment.split, profile)
+    if as_json:
+        found = {"ways": [asdict(way) for way in ways], "best": best(ways).name, "examples": examples}
+        print(json.dumps({**found, "verdict": verdict(ways)}, indent=2))
+        return
+
+    from rich.console import Console
+    from rich.table import Table
+
+    def amount(value: float | None, form: str = ",.2f") -> str:
+        return "?" if value is None else format(value, form)
+
+    table = Table(box=None, pad_edge=False, padding=(0, 1), collapse_padding=True, header_style="bold")
+    for heading in ("cut behind", "parameters", "memory MB", "M MACs", "MB up", "MB down", "seconds", "joules"):
+        table.add_column(heading, justify="left" if heading == "cut behind" else "right", no_wrap=True)
+    for way in ways:
+        table.add_row(
+            way.name, f"{way.parameters:,}", f"{way.memory_mb:,.2f}" + (" !" if way.fits is False else ""),
+            f"{way.macs / 1e6:,.1f}", f"{way.bytes_up / 1e6:,.3f}", f"{way.bytes_down / 1e6:,.3f}",
+            amount(way.seconds), amount(way.joules), style="bold" if way is best(ways) else None,
+        )  # fmt: skip
+    console = Console(highlight=False)
+    console.print(f"one round of {experiment.training.epochs} epochs over {examples} examples, on {profile.name}")
+    console.print(table)
+    if ways[0].joules is None:
+        console.print(
+            "[dim]?: the profile does not say; give --gflops, --mbit-up, --mbit-down (and --busy-watts)[/dim]"
+        )
+    console.print(verdict(ways))
