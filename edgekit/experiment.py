@@ -198,7 +198,9 @@ class Split(Section):
     """Split learning: device and server each train a part of the network."""
 
     cut: str = ""
-    """The layer or block behind which the server goes on; "" for no split learning."""
+    """The layer or block behind which the server goes on; `auto` picks one for `device`; "" for no split learning."""
+    device: str = "raspberry-pi-4"
+    """With `cut = "auto"`: a device profile, by name or a file NAME.toml."""
     labels: Literal["device", "server"] = "device"
     """Who has the labels; on the device, it trains the network's last part too (U-shaped)."""
     tail: str = ""

@@ -23,7 +23,7 @@ from edgekit.export.training.file import training_file
 from edgekit.export.training.steps import Options
 from edgekit.runfolder import RunFolder, write_whole
 from edgekit.server.local_grid import LocalGrid
-from edgekit.server.split import split_trainer
+from edgekit.server.split import choose_cut, split_trainer
 
 Draw = Callable[[int], list[int]]
 """Draws places out of so many."""
@@ -100,8 +100,11 @@ class SimulatedCrew:
         single: OneTrainer
         self._split: SplitTrainer | None = None
         if experiment.split.cut:
-            single = cohort_trainer = self._split = split_trainer(experiment.split, model, dataset)
-            self.trainer = f"split learning, cut behind {experiment.split.cut}"
+            split = experiment.split
+            if split.cut == "auto":
+                split = choose_cut(experiment, model, dataset, on_notice)
+            single = cohort_trainer = self._split = split_trainer(split, model, dataset)
+            self.trainer = f"split learning, cut behind {split.cut}"
             if dataset.total_examples is not None:
                 on_notice(self._split_costs(experiment, dataset.total_examples / dataset.clients))
         elif experiment.training.trainer == "litert":

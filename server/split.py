@@ -5,6 +5,7 @@ algorithms 1 and 2).
 """
 
 import threading
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -15,11 +16,13 @@ from edgekit.clients.split import Plan, SplitTrainer
 from edgekit.clients.trainer import LocalSettings
 from edgekit.data import FederatedDataset
 from edgekit.data.federated import Floats
+from edgekit.devices import profile as profiles
 from edgekit.errors import ModelError, RefusedError
-from edgekit.experiment import Split
+from edgekit.experiment import Experiment, Split
 from edgekit.models.cut import CutModel
 from edgekit.split.messages import Answer, Asked, Backward, Forward, Gradient, Output
 from edgekit.split.part import Part, Passed
+from edgekit.split.plan import best, compare
 
 
 class SplitServer:
@@ -140,6 +143,38 @@ class SplitServer:
             if labels.shape != activation.shape[:1] or labels.min() < 0 or labels.max() >= self._classes:
                 raise RefusedError(f"labels are whole numbers below {self._classes}, one for each example")
         return torch.from_numpy(activation)
+
+
+def choose_cut(
+    experiment: Experiment, model: nn.Module, dataset: FederatedDataset, say: Callable[[str], None]
+) -> Split:
+    """Return the experiment's section with the cut that suits its device best, and say among which it was chosen.
+
+    Args:
+        experiment: the experiment; its `split.cut` is passed over.
+        model: the network.
+        dataset: the clients' data.
+        say: called with each line for people.
+
+    Raises:
+        ModelError: the network cannot be cut, or nothing of it fits the device.
+        UsageError: there is no such device profile.
+    """
+    split, device = experiment.split, profiles.load(experiment.split.device)
+    examples = max(1, (dataset.total_examples or dataset.clients) // dataset.clients)
+    ways = compare(model, dataset.shape, examples, experiment.training, split, device)[1:]
+    if not ways:
+        raise ModelError("nothing is left for the server between the first layer and split.tail")
+    chosen = best(ways)
+    if chosen.fits is False:
+        raise ModelError(f"no cut of this network fits the {device.memory_mb:g} MB of {device.name}")
+    say(f"cuts for {device.name}:")
+    for way in ways:
+        seconds = "" if way.seconds is None else f", {way.seconds:.2f} s"
+        moved = (way.bytes_up + way.bytes_down) / 1e6
+        mark = ">" if way is chosen else " "
+        say(f"{mark} {way.name}: {way.memory_mb:.2f} MB of memory, {moved:.3f} MB moved a round{seconds}")
+    return split.model_copy(update={"cut": chosen.name})
 
 
 def split_trainer(split: Split, model: nn.Module, dataset: FederatedDataset) -> SplitTrainer:

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from edgekit import arrays
 from edgekit.clients.torch_trainer import state
 from edgekit.data import Examples, FederatedDataset
-from edgekit.errors import DataError, ExperimentError, RunFolderError, TrainingError
+from edgekit.devices import profile as profiles
+from edgekit.errors import DataError, ExperimentError, ModelError, RunFolderError, TrainingError, UsageError
 from edgekit.models import build
 from edgekit.privacy import epsilon
 from edgekit.runfolder import RunFolder, read_lines
@@ -18,6 +19,7 @@ from edgekit.server import checkpoint, strategies
 from edgekit.server.coordinator import Coordinator
 from edgekit.server.crew import SimulatedCrew
 from edgekit.server.evaluation import evaluate
+from edgekit.split.plan import with_figures
 
 ARGUMENTS = {
     "Bulyan": ["federation.arguments.num_malicious_nodes=0"],
@@ -452,3 +454,20 @@ def test_what_split_learning_cannot_do_is_said_before_it_starts(make_experiment)
     ):
         with pytest.raises(ExperimentError, match=problem):
             make_experiment("split.cut=layers.2", *overrides)
+
+
+def test_a_cut_is_picked_for_a_device_and_the_others_are_shown(coordinate, make_experiment, heard, tmp_path):
+    device = tmp_path / "board.toml"
+    profile = with_figures(profiles.load("raspberry-pi-4"), {"gflops": 8.0, "mbit_up": 10.0, "mbit_down": 40.0})
+    profiles.save(profile, device)
+    chosen = ["model.name=dscnn", "model.norm=group", "federation.rounds=1", "split.cut=auto"]
+    made = coordinate(make_experiment(*chosen, f"split.device={device}"), on_notice=heard.notice)
+    (mark,) = (line for line in heard.notices if line.startswith(">"))
+    cut = mark[2:].partition(":")[0]
+    assert made.run().trainer.endswith(f"cut behind {cut}")
+    assert sum(" MB moved a round, " in line for line in heard.notices) > 3
+    profiles.save(with_figures(profile, {"memory_mb": 0.001}), device)
+    with pytest.raises(ModelError, match=r"fits the 0.001 MB"):
+        coordinate(make_experiment(*chosen, f"split.device={device}"), "small")
+    with pytest.raises(UsageError, match="no device profile 'toaster'"):
+        coordinate(make_experiment(*chosen, "split.device=toaster"), "none")
