@@ -31,7 +31,7 @@ class Coded:
         codec: how.
         shape: of the array.
         data: its values, little-endian.
-        scales: of `int8`, one a channel (the second axis): what one step is worth.
+        scales: of `int8`, one a channel (the second axis): what one step is worth; of `float16`, what a 1 is worth.
         zeros: of `int8`: what a zero stands for; of `top-k`, nothing.
         places: of `top-k`: where the values are, flat, ascending.
     """
@@ -59,8 +59,12 @@ def encode(array: Floats, codec: Codec) -> Coded:
     if codec == "float32":
         return Coded(codec, array.shape, np.ascontiguousarray(array, "<f4").tobytes())
     if codec == "float16":
-        most = float(np.finfo(np.float16).max)
-        return Coded(codec, array.shape, np.clip(array, -most, most).astype("<f2").tobytes())
+        # Gradients are so small that halves would lose most of their digits, and numpy a lot of time on them: scaled by
+        # a power of two, the largest is between 1 and 2 (loss scaling; Micikevicius et al. 2018, section 3.2).
+        largest = float(np.abs(array).max(initial=0.0))
+        scale = np.float32(2.0 ** max(-100, math.frexp(largest)[1] - 1)) if 0 < largest <= LARGEST else np.float32(1)
+        halves = (array * (1 / scale)).astype("<f2")
+        return Coded(codec, array.shape, halves.tobytes(), np.array([scale], "<f4").tobytes())
     if codec == "int8":
         columns = _by_channel(array)
         low, high = columns.min((0, 2)), columns.max((0, 2))
@@ -86,7 +90,7 @@ def decode(coded: Coded) -> Floats:
     if coded.codec == "float32":
         found = _values(coded.data, "<f4", count).copy()
     elif coded.codec == "float16":
-        found = _values(coded.data, "<f2", count).astype(np.float32)
+        found = _values(coded.data, "<f2", count).astype(np.float32) * _values(coded.scales, "<f4", 1)
     elif coded.codec == "int8":
         steps = _by_channel(_values(coded.data, "u1", count).reshape(coded.shape))
         channels = steps.shape[1]

@@ -17,8 +17,11 @@ def array():
 
 def test_float32_loses_nothing_and_float16_what_halves_do(array):
     assert np.array_equal(decode(encode(array, "float32")), array)
-    assert np.array_equal(decode(encode(array, "float16")), array.astype(np.float16).astype(np.float32))
-    assert np.isfinite(decode(encode(np.full((1, 2), 1e5, np.float32), "float16"))).all()
+    for scale in (1.0, 1e-6, 1e-30, 1e3):  # however small, as gradients are
+        scaled = array * np.float32(scale)
+        off = np.abs(decode(encode(scaled, "float16")) - scaled)
+        assert (off <= 2.0**-11 * np.abs(scaled) + 2.0**-25 * np.abs(scaled).max()).all()
+    assert np.array_equal(decode(encode(np.zeros((2, 3), np.float32), "float16")), np.zeros((2, 3), np.float32))
 
 
 def test_int8_is_off_by_half_a_step_of_each_channel_at_most(array):
@@ -69,6 +72,8 @@ def test_lies_are_refused(codec, array):
         bad = array.copy()
         bad[0, 0, 0, 0] = np.nan
         lies.append(replace(coded, data=bad.astype("<f4" if codec == "float32" else "<f2").tobytes()))
+    if codec == "float16":
+        lies += [replace(coded, scales=b""), replace(coded, scales=np.float32(np.inf).tobytes())]
     for lie in lies:
         with pytest.raises(RefusedError):
             decode(lie)
