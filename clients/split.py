@@ -17,7 +17,7 @@ from edgekit.arrays import Weights
 from edgekit.clients import batches
 from edgekit.clients.trainer import LocalSettings, LocalTask, Update
 from edgekit.errors import TrainingError
-from edgekit.split.codec import Codec, encode
+from edgekit.split.codec import Codec, bytes_an_example
 from edgekit.split.line import DirectLine
 from edgekit.split.messages import Answer, Asked, Backward, Forward, Line, Output
 from edgekit.split.part import Part, Passed
@@ -172,9 +172,7 @@ class SplitTrainer:
         parts = [part for part in (plan.bottom, plan.tail) if part is not None]
         self.device_bytes = sum(array.nbytes for part in parts for array in part.state_dict().values())
         examples = 16  # so that what a batch has once weighs little
-        self.bytes_an_example = sum(
-            2 * encode(np.zeros((examples, *shape), np.float32), plan.codec).size / examples for shape in plan.crossing
-        )
+        self.bytes_an_example = sum(2 * bytes_an_example(shape, plan.codec, examples) for shape in plan.crossing)
         self._up = self._down = 0
 
     def train(self, weights: Weights, task: LocalTask, settings: LocalSettings) -> Update:

@@ -43,8 +43,8 @@ class Line:
         """The page is here; an older connection of the same phone ends."""
         with self._changed:
             before, self._connection = self._connection, connection
-            self._set_ready(False)
-            self._paused, self._unready_since = False, time.monotonic()
+            self._ready = self._paused = False
+            self._unready_since = time.monotonic()
             self._changed.notify_all()
         if before is not None:
             before.end("the page was opened anew")

@@ -57,8 +57,9 @@ def plan(
     model = build(experiment.model, dataset.shape, len(dataset.classes), experiment.seed)
     examples = max(1, (dataset.total_examples or dataset.clients) // dataset.clients)
     ways = compare(model, dataset.shape, examples, experiment.training, experiment.split, profile)
+    chosen = best(ways)
     if as_json:
-        found = {"ways": [asdict(way) for way in ways], "best": best(ways).name, "examples": examples}
+        found = {"ways": [asdict(way) for way in ways], "best": chosen.name, "examples": examples}
         print(json.dumps({**found, "verdict": verdict(ways)}, indent=2))
         return
 
@@ -75,7 +76,7 @@ def plan(
         table.add_row(
             way.name, f"{way.parameters:,}", f"{way.memory_mb:,.2f}" + (" !" if way.fits is False else ""),
             f"{way.macs / 1e6:,.1f}", f"{way.bytes_up / 1e6:,.3f}", f"{way.bytes_down / 1e6:,.3f}",
-            amount(way.seconds), amount(way.joules), style="bold" if way is best(ways) else None,
+            amount(way.seconds), amount(way.joules), style="bold" if way is chosen else None,
         )  # fmt: skip
     console = Console(highlight=False)
     console.print(f"one round of {experiment.training.epochs} epochs over {examples} examples, on {profile.name}")

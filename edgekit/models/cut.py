@@ -64,11 +64,12 @@ class CutModel:
         self._nodes = {ours.name: ours for ours in self._graph.nodes}
         self._ends = self._scopes()
         names = {end: name for name, end in reversed(self._ends.items())}  # of several that end there, the outermost
-        self.cuts = [
-            Cut(names[place], self._crosses(place), self._parameters_before(place))
-            for place in range(len(self._places) - 1)
-            if place in names and self._crosses(place) and self._parameters_before(place)
-        ]
+        self.cuts: list[Cut] = []
+        for place in range(len(self._places) - 1):
+            crossing = self._crosses(place) if place in names else ()
+            parameters = self._parameters_before(place) if crossing else 0
+            if parameters:
+                self.cuts.append(Cut(names[place], crossing, parameters))
         if not self.cuts:
             raise ModelError(f"{type(model).__name__} cannot be cut: it has no two layers in a row")
 

@@ -80,6 +80,11 @@ def encode(array: Floats, codec: Codec) -> Coded:
     return Coded(codec, array.shape, flat[places].astype("<f4").tobytes(), places=places.tobytes())
 
 
+def bytes_an_example(shape: tuple[int, ...], codec: Codec, batch: int) -> float:
+    """Return what one example's array takes on its way, in batches of this size."""
+    return encode(np.zeros((batch, *shape), np.float32), codec).size / batch
+
+
 def decode(coded: Coded) -> Floats:
     """Return the array again, float32; writable, and of nobody else's memory.
 

@@ -3,14 +3,13 @@
 import math
 from dataclasses import dataclass
 
-import numpy as np
 from torch import nn
 
 from edgekit.devices.profile import DeviceProfile
 from edgekit.experiment import Split, Training
 from edgekit.models.cost import kept, macs
 from edgekit.models.cut import CutModel
-from edgekit.split.codec import Codec, encode
+from edgekit.split.codec import bytes_an_example
 
 WHOLE = "federated averaging"
 PASSES = 3
@@ -83,7 +82,7 @@ def compare(
             crossing.append(cuts.shape_behind(tail))
             parts.append((rest[0], crossing[1]))
         own = sum(_bytes(part) for part, _ in parts)
-        stream = round(passes * sum(_on_the_way(one, split.codec, training.batch_size) for one in crossing))
+        stream = round(passes * sum(bytes_an_example(one, split.codec, training.batch_size) for one in crossing))
         labels = 0 if tail else 4 * passes
         # With several batches under way, a link's delay is waited for once for all of them.
         turns = math.ceil(steps * len(crossing) / split.window)
@@ -168,8 +167,3 @@ def with_figures(device: DeviceProfile, figures: dict[str, float | None]) -> Dev
 
 def _bytes(module: nn.Module) -> int:
     return sum(tensor.nbytes for tensor in module.state_dict().values())
-
-
-def _on_the_way(shape: tuple[int, ...], codec: Codec, batch: int) -> float:
-    """Return the bytes of one example's activation, or of its gradient."""
-    return encode(np.zeros((batch, *shape), np.float32), codec).size / batch
