@@ -1,5 +1,6 @@
 """Trains one client with a training file (`edgekit export --training`): numpy and LiteRT, no torch."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ class LiteRTTrainer:
         if found is None or found.get("kind") != "training":
             raise ModelError("this .tflite has no training graph of edgekit's: make one with edgekit export --training")
         self.facts: dict[str, Any] = found
-        self._interpreter = _interpreter(content)
+        self._interpreter = interpreter_of(content)
         self._run = {name: self._interpreter.get_signature_runner(name) for name in self._signatures()}
         self._sizes = [int(np.prod(p["shape"])) for p in found["parameters"]]
         self.batch = int(found["batch"])
@@ -190,8 +191,7 @@ class LiteRTTrainer:
         """
         fill = indices[:1] if len(indices) else np.zeros(1, np.int64)
         filled = np.concatenate([indices, np.repeat(fill, self.batch - len(indices))])
-        x = np.asarray(examples.x[filled], np.float32)
-        x = np.ascontiguousarray(x.transpose(0, 2, 3, 1)) if x.ndim == 4 else x
+        x = for_device(examples.x[filled])
         y = np.zeros((self.batch, int(self.facts["classes"])), np.float32)
         mask = np.zeros(self.batch, np.float32)
         y[np.arange(len(indices)), examples.y[indices]] = 1.0
@@ -215,22 +215,11 @@ class LiteRTTrainer:
             raise TrainingError(f"the training file {problem}: export it anew with the experiment's settings")
 
     def _check_examples(self, examples: Examples) -> None:
-        shape, classes = tuple(self.facts["shape"]), int(self.facts["classes"])
-        if len(examples) == 0:
-            raise DataError("this client has no examples")
-        if examples.x.shape[1:] != shape:
-            raise DataError(f"the training file takes examples of {shape}, this client's are {examples.x.shape[1:]}")
-        if examples.y.min() < 0 or examples.y.max() >= classes:
-            raise DataError(
-                f"the training file has {classes} classes, this client's labels go from "
-                f"{examples.y.min()} to {examples.y.max()}"
-            )
+        check_examples(self.facts, examples)
 
     def _signatures(self) -> list[str]:
-        there = self._interpreter.get_signature_list()
         wanted = ["train", "infer", "evaluate", "parameters", *(["train_dp"] if self.facts["private"] else [])]
-        if missing := [name for name in wanted if name not in there]:
-            raise ModelError(f"the training file lacks the signature {missing[0]!r}: export it anew")
+        check_signatures(self._interpreter, wanted)
         return wanted
 
     def _flat(self, weights: Weights) -> Floats:
@@ -262,7 +251,48 @@ def _nobodys_step(w: Array, rate: Array, step: dict[str, Array]) -> dict[str, Ar
     return {"w": w - rate * direction, "velocity": direction}
 
 
-def _interpreter(content: bytes) -> Any:
+def for_device(x: Floats) -> Floats:
+    """Return a batch in a training file's layout: images are (batch, height, width, channels)."""
+    x = np.asarray(x, np.float32)
+    return np.ascontiguousarray(x.transpose(0, 2, 3, 1)) if x.ndim == 4 else x
+
+
+def check_examples(facts: Mapping[str, Any], examples: Examples) -> None:
+    """See that examples fit a training file.
+
+    Raises:
+        DataError: they do not.
+    """
+    shape, classes = tuple(facts["shape"]), int(facts["classes"])
+    if len(examples) == 0:
+        raise DataError("this client has no examples")
+    if examples.x.shape[1:] != shape:
+        raise DataError(f"the training file takes examples of {shape}, this client's are {examples.x.shape[1:]}")
+    if examples.y.min() < 0 or examples.y.max() >= classes:
+        raise DataError(
+            f"the training file has {classes} classes, this client's labels go from "
+            f"{examples.y.min()} to {examples.y.max()}"
+        )
+
+
+def check_signatures(interpreter: Any, wanted: Sequence[str]) -> None:
+    """See that a training file has what is called of it.
+
+    Raises:
+        ModelError: it has not.
+    """
+    there = interpreter.get_signature_list()
+    if missing := [name for name in wanted if name not in there]:
+        raise ModelError(f"the training file lacks the signature {missing[0]!r}: export it anew")
+
+
+def interpreter_of(content: bytes) -> Any:
+    """Return LiteRT's or tflite-runtime's interpreter of a training file.
+
+    Raises:
+        MissingExtraError: neither is installed.
+        ModelError: it refuses the file.
+    """
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError:

@@ -58,13 +58,14 @@ def addresses() -> list[str]:
     return found
 
 
-def check_port(host: str, port: int, what: str) -> None:
+def check_port(host: str, port: int, what: str, option: str = "--port") -> None:
     """See that a port can be listened on, before anything is begun that needs it.
 
     Args:
         host: address to bind.
         port: wanted.
         what: would listen there.
+        option: that chooses another port.
 
     Raises:
         ServeError: somebody else does.
@@ -77,5 +78,5 @@ def check_port(host: str, port: int, what: str) -> None:
         except OSError as error:
             raise ServeError(
                 f"cannot listen on {host} port {port} ({error.strerror}): is another {what} running? "
-                "Choose another with --port"
+                f"Choose another with {option}"
             ) from None

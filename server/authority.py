@@ -56,6 +56,11 @@ class Authority:
         """Certificate and key of the server, as files."""
         return self.folder / "server.crt", self.folder / "server.key"
 
+    def server_keys(self) -> tuple[bytes, bytes]:
+        """Return the server's key and certificate, PEM, as they are now."""
+        certificate, key = self.server_files
+        return key.read_bytes(), certificate.read_bytes()
+
     @property
     def signing_key(self) -> bytes:
         """Public key (Ed25519, 32 bytes) that delivered models are signed with."""

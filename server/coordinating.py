@@ -49,6 +49,7 @@ def coordinate(
     *,
     bundle: Path | None = None,
     phones: int | None = None,
+    split: int | None = None,
     gateways: bool = False,
     code_seconds: float = 600.0,
     codes: int = 1,
@@ -64,6 +65,7 @@ def coordinate(
         audience: told what happens.
         bundle: for boards to fetch, or None.
         phones: port of a gateway for phones, or None.
+        split: port of the split server, where the experiment cuts its network.
         gateways: whether the join codes let in gateways, which bring phones of their own.
         code_seconds: how long a join code holds.
         codes: join codes to have open at a time.
@@ -75,7 +77,10 @@ def coordinate(
     folder = _folder(experiment, path)
     stop = threading.Event()
     with _only_one(state), _only_one(path), _signals(stop):
-        supervisor = Supervisor(state, path, listening, bundle, phones, lambda line: audience.event({"notice": line}))
+        split = split if experiment.split.cut else None
+        supervisor = Supervisor(
+            state, path, listening, bundle, phones, split, lambda line: audience.event({"notice": line})
+        )
         events = _Tail(folder.path / "events.jsonl")
         try:
             supervisor.start()

@@ -13,13 +13,15 @@ from torch import nn
 from edgekit.clients.app import SimulatedClients
 from edgekit.clients.cohort import VectorisedTrainer, obstacle
 from edgekit.clients.litert import LiteRTTrainer
-from edgekit.clients.split import SplitTrainer
+from edgekit.clients.split.cohort import Plan as SplitPlan
+from edgekit.clients.split.cohort import SplitTrainer
 from edgekit.clients.torch_trainer import TorchTrainer
 from edgekit.clients.trainer import CohortTrainer, OneTrainer
 from edgekit.data import FederatedDataset
 from edgekit.errors import ModelError
 from edgekit.experiment import Experiment
 from edgekit.export.training.file import training_file
+from edgekit.export.training.split_file import split_file
 from edgekit.export.training.steps import Options
 from edgekit.runfolder import RunFolder, write_whole
 from edgekit.server.local_grid import LocalGrid
@@ -189,10 +191,34 @@ def kept_training_graph(
         run: the run folder, which keeps it over restarts.
         making: called before it is made, which takes a while.
     """
-    path = run.checkpoint / "training.tflite"
+
+    def made() -> bytes:
+        options = replace(Options.of(experiment), private=experiment.privacy.unit == "example")
+        return training_file(model, dataset.shape, len(dataset.classes), options, {})[0]
+
+    return _kept(run.checkpoint / "training.tflite", made, making)
+
+
+def kept_split_graph(
+    experiment: Experiment, plan: SplitPlan, dataset: FederatedDataset, run: RunFolder, making: Callable[[], None]
+) -> Path:
+    """Return the graph with which clients without torch train their parts of a network that is cut.
+
+    Args:
+        experiment: the experiment.
+        plan: how it is cut.
+        dataset, run, making: as of `kept_training_graph`.
+    """
+
+    def made() -> bytes:
+        device, batch = plan.device, Options.of(experiment).batch
+        return split_file(device.bottom, device.tail, dataset.shape, plan.crossing, len(dataset.classes), batch, {})[0]
+
+    return _kept(run.checkpoint / "split.tflite", made, making)
+
+
+def _kept(path: Path, made: Callable[[], bytes], making: Callable[[], None]) -> Path:
     if not path.exists():
         making()
-        options = replace(Options.of(experiment), private=experiment.privacy.unit == "example")
-        content, _ = training_file(model, dataset.shape, len(dataset.classes), options, {})
-        write_whole(path, content)
+        write_whole(path, made())
     return path

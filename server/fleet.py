@@ -2,7 +2,9 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from flwr.app import Message, MetricRecord, RecordDict
@@ -13,15 +15,18 @@ from edgekit.arrays import Weights, problem_with, to_bytes
 from edgekit.clients.app import read_arrays, to_record
 from edgekit.clients.node.delivery import Delivery
 from edgekit.clients.node.task import NO_TASK, Planned, Task, TaskFacts, name_of
+from edgekit.clients.trainer import LocalSettings
 from edgekit.data import FederatedDataset
-from edgekit.errors import EdgekitError, RefusedError
+from edgekit.errors import EdgekitError, RefusedError, TrainingError
 from edgekit.experiment import Experiment
 from edgekit.flower import CLIENT_DECLINED, CLIENT_RAISED
 from edgekit.flower.fleet import error_reply
 from edgekit.privacy import Plan
+from edgekit.randomness import generator
 from edgekit.server.crew import Draw
 from edgekit.server.drift import DriftWatch
 from edgekit.server.nodes import NodeState, load_nodes, save_nodes
+from edgekit.server.split_fleet import SplitHost
 
 FASTEST_POLL, SLOWEST_POLL = 0.03, 0.25
 QUESTION_SECONDS = 120.0
@@ -32,6 +37,8 @@ REST_SECONDS = 30.0
 """A node whose owner does not want it to train now is not asked again before."""
 FIRST_REST_SECONDS, LONGEST_REST_SECONDS = 1.0, 600.0
 """A node that failed is left alone for a while, twice as long each time in a row."""
+MINIMUM_SECONDS = 1.0
+"""That a node has for a round, however late it is."""
 MOST_EXAMPLES = 10**9
 WAITING_NOTICE_SECONDS = 60.0
 KINDS = ("torch", "litert", "phone", "gateway")
@@ -54,10 +61,10 @@ class FleetCrew:
         sign: signs what nodes shall trust.
         path: `nodes.json` of the run.
         on_notice: called with a line for people.
+        split: the split server, where the network is cut; None where it is not.
     """
 
     patient = True
-    trainer = "nodes of a real fleet"
 
     def __init__(
         self,
@@ -71,7 +78,13 @@ class FleetCrew:
         sign: Callable[[bytes], bytes],
         path: Path,
         on_notice: Callable[[str], None],
+        split: SplitHost | None = None,
     ) -> None:
+        self.trainer = "nodes of a real fleet"
+        self._split = split
+        if split is not None:
+            self.trainer += f", split learning, cut behind {split.facts.cuts[0]}"
+            parameters = {name: array.shape for name, array in split.device_like.items()}
         self._grid, self._experiment, self._sign, self._path = grid, experiment, sign, path
         self._training_graph, self._on_notice = training_graph, on_notice
         self.nodes: dict[int, NodeState] = load_nodes(path)
@@ -79,6 +92,8 @@ class FleetCrew:
         self._ready: set[int] = set()
         self._resting: dict[int, float] = {}
         self._stumbles: dict[int, int] = {}
+        self._places: dict[int, int] = {}
+        """Of the nodes in a round of split learning."""
         self._waited: dict[int, float] = {}
         """Seconds until a node's last answer."""
         self._asked: dict[str, tuple[Message, float]] = {}
@@ -110,6 +125,7 @@ class FleetCrew:
             privacy=privacy,
             planned=planned,
             counts=planned is None,
+            split=split.facts if split is not None else None,
         )
 
     # What the coordinator asks for (see Crew).
@@ -137,11 +153,16 @@ class FleetCrew:
         if not messages:
             return []
         weights = read_arrays(messages[0])  # a strategy sends the same to all
-        content = to_bytes(weights)
-        sent = [self._packed(message, content) for message in messages]
+        content = to_bytes(weights if self._split is None else self._split.own(weights))
+        if self._split is None:
+            sent = [self._packed(message, content) for message in messages]
+            exchanged = self._exchange(sent, self._experiment.serve.deadline_seconds)
+        else:
+            exchanged = self._exchange_with_streams(self._split, messages, weights, content)
         replies = []
-        for message, reply in self._exchange(sent, self._experiment.serve.deadline_seconds):
-            reply = self._unpacked(reply, message, weights)
+        for message, reply in exchanged:
+            if not reply.has_error():
+                reply = self._unpacked(reply, message, weights)
             replies.append(reply)
             state = self._state(message.metadata.dst_node_id)
             state.bytes_down += len(content)
@@ -156,8 +177,12 @@ class FleetCrew:
         return replies
 
     def moved(self, size: int, sent: int, accepted: int) -> tuple[int, int]:
-        """Return the bytes of updates and weights."""
-        return size * accepted, size * sent
+        """Return the bytes of updates and weights; of split learning, of its streams too."""
+        if self._split is None:
+            return size * accepted, size * sent
+        own = sum(array.nbytes for array in self._split.device_like.values())
+        up, down = self._split.take_traffic()
+        return up + own * accepted, down + own * sent
 
     def client_of(self, node: int) -> int:
         """Return a node's number: its id."""
@@ -329,6 +354,8 @@ class FleetCrew:
 
     def _task(self, kind: str) -> tuple[str, bytes]:
         """Return the task for a kind of node: (name, content)."""
+        if self._split is not None and kind in ("phone", "gateway"):
+            raise TrainingError("phones take no part in split learning yet")
         with_graph = kind in WITHOUT_TORCH
         if with_graph not in self._tasks:
             content = Task(self._facts, self._training_graph() if with_graph else None).to_bytes()
@@ -345,7 +372,8 @@ class FleetCrew:
 
     def _names_of_tasks(self) -> dict[str, str]:
         """Return the name of each kind's task, as far as somebody needed it already."""
-        made = {kind: self._tasks.get(kind in WITHOUT_TORCH) for kind in KINDS}
+        kinds = KINDS if self._split is None else ("torch", "litert")
+        made = {kind: self._tasks.get(kind in WITHOUT_TORCH) for kind in kinds}
         return {kind: task[0] for kind, task in made.items() if task is not None}
 
     def _progress(self, online: list[int]) -> dict[str, Any]:
@@ -353,7 +381,41 @@ class FleetCrew:
         there = [self._state(node).kind for node in online]
         return {**self.progress, "here": {kind: there.count(kind) for kind in KINDS[:-1]}}
 
-    def _packed(self, message: Message, content: bytes) -> Message:
+    def _exchange_with_streams(
+        self, split: SplitHost, messages: list[Message], weights: Weights, content: bytes
+    ) -> list[tuple[Message, Message]]:
+        """Send a round's messages and serve the streams that they begin; return (message, reply) for each.
+
+        One node after the other, each has its share of the time that is left.
+        """
+        instructions = next(iter(messages[0].content.config_records.values()))
+        settings = LocalSettings.from_json(str(instructions["local-settings"]))
+        settings = replace(settings, proximal_mu=float(instructions.get("proximal-mu", 0.0)))
+        rng = generator(self._experiment.seed, "split server", int(instructions["server-round"]))
+        end = time.monotonic() + self._experiment.serve.deadline_seconds
+        tokens = split.begin(len(messages), weights, settings, int(rng.integers(2**31)))
+        exchanged = []
+        groups = [[place] for place in range(len(messages))] if split.sequential else [list(range(len(messages)))]
+        for number, group in enumerate(groups):
+            seconds = max(MINIMUM_SECONDS, (end - time.monotonic()) / (len(groups) - number))
+            more = {place: {"port": split.port, "token": tokens[place], "seconds": seconds} for place in group}
+            sent = [self._packed(messages[place], content, {"split": more[place]}) for place in group]
+            exchanged += self._exchange(sent, seconds)
+        ended = split.end(len(messages))
+        places = {message.metadata.dst_node_id: place for place, message in enumerate(messages)}
+        found = []
+        for message, reply in exchanged:
+            node = message.metadata.dst_node_id
+            state, place = self._state(node), places[node]
+            state.bytes_up += ended[place].bytes_up
+            state.bytes_down += ended[place].bytes_down
+            if not (reply.has_error() or ended[place].finished):
+                reply = error_reply(CLIENT_RAISED, "it sent an update before its stream had ended", message)
+            found.append((message, reply))
+        self._places = places
+        return found
+
+    def _packed(self, message: Message, content: bytes, more: Mapping[str, Any] = MappingProxyType({})) -> Message:
         """Return a strategy's message as it travels."""
         node = message.metadata.dst_node_id
         config = next(iter(message.content.config_records.values()))
@@ -362,6 +424,7 @@ class FleetCrew:
             "round": config["server-round"],
             "local-settings": config["local-settings"],
             "proximal-mu": config.get("proximal-mu", 0.0),
+            **more,
         }
         return Message(
             wire.Letter(facts, content).record(),
@@ -373,15 +436,15 @@ class FleetCrew:
 
     def _unpacked(self, reply: Message, message: Message, weights: Weights) -> Message:
         """Return a node's reply as strategies know them, or an error that says why there is none."""
-        if reply.has_error():
-            return reply
         try:
             letter = wire.read(reply)
             arrays, metrics = letter.weights(), _metrics(letter.facts)
         except RefusedError as error:
             return error_reply(CLIENT_RAISED, f"its reply cannot be read: {wire.one_line(error)}", message)
-        if problem := problem_with(arrays, weights):
+        if problem := problem_with(arrays, weights if self._split is None else self._split.device_like):
             return error_reply(CLIENT_RAISED, problem, message)
+        if self._split is not None:
+            arrays = self._split.whole(self._places[message.metadata.dst_node_id], arrays, weights)
         state = self._state(message.metadata.dst_node_id)
         state.facts = _numbers(letter.facts.get("device")) or state.facts
         state.last_seen = time.time()

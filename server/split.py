@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from edgekit.arrays import Weights
-from edgekit.clients.split import Plan, SplitTrainer
+from edgekit.clients.split.by_torch import TorchDevice
+from edgekit.clients.split.cohort import Plan, SplitTrainer
 from edgekit.clients.trainer import LocalSettings
 from edgekit.data import FederatedDataset
 from edgekit.data.federated import Floats
@@ -177,8 +178,22 @@ def choose_cut(
     return split.model_copy(update={"cut": chosen.name})
 
 
-def split_trainer(split: Split, model: nn.Module, dataset: FederatedDataset) -> SplitTrainer:
-    """Return what trains a cohort with the network cut as an experiment says.
+def cut_names(split: Split, cuts: CutModel) -> list[str]:
+    """Return the layers behind which an experiment's network is cut.
+
+    Raises:
+        ModelError: nothing is left between them.
+    """
+    if split.labels == "server":
+        return [split.cut]
+    tail = split.tail or cuts.cuts[-1].name
+    if split.cut == tail:
+        raise ModelError(f"nothing is left for the server between split.cut and split.tail, both {tail!r}")
+    return [split.cut, tail]
+
+
+def in_parts(split: Split, model: nn.Module, dataset: FederatedDataset) -> tuple[Plan, SplitServer]:
+    """Return the device's and the server's side of the network cut as an experiment says.
 
     Args:
         split: the experiment's section.
@@ -189,11 +204,7 @@ def split_trainer(split: Split, model: nn.Module, dataset: FederatedDataset) -> 
         ModelError: the network cannot be cut there.
     """
     cuts = CutModel(model, dataset.shape)
-    names = [split.cut]
-    if split.labels == "device":
-        names.append(split.tail or cuts.cuts[-1].name)
-        if names[0] == names[1]:
-            raise ModelError(f"nothing is left for the server between split.cut and split.tail, both {names[0]!r}")
+    names = cut_names(split, cuts)
     bottom, between, *rest = cuts.parts(names)
     crossing = [cuts.shape_behind(name) for name in names]
     server = SplitServer(
@@ -204,5 +215,10 @@ def split_trainer(split: Split, model: nn.Module, dataset: FederatedDataset) -> 
         shared=split.halves == "shared",
         window=split.window,
     )
-    plan = Plan(bottom, rest[0] if rest else None, split.window, split.order, split.codec, crossing)
-    return SplitTrainer(plan, server)
+    device = TorchDevice(bottom, rest[0] if rest else None)
+    return Plan(device, split.window, split.order, split.codec, crossing), server
+
+
+def split_trainer(split: Split, model: nn.Module, dataset: FederatedDataset) -> SplitTrainer:
+    """Return what trains a cohort in this process; see `in_parts`."""
+    return SplitTrainer(*in_parts(split, model, dataset))

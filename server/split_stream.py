@@ -5,7 +5,7 @@ import logging
 import secrets
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +17,7 @@ from edgekit.server.split import SplitServer
 from edgekit.split import split_pb2 as pb
 from edgekit.split import split_pb2_grpc as stubs
 from edgekit.split.codec import Codec
-from edgekit.split.wire import OPTIONS, PROTOCOL, pack_answer, read_asked
+from edgekit.split.wire import OPTIONS, PROTOCOL, pack_answer, read_asked, size_of
 
 log = logging.getLogger("edgekit.split")
 
@@ -39,6 +39,8 @@ class _Session:
         attempt: number of its newest stream.
         context: of that stream.
         finished: whether it has no more steps.
+        bytes_up: of the arrays and labels that came.
+        bytes_down: of the arrays that were answered.
         lock: held while a step is made.
     """
 
@@ -48,7 +50,24 @@ class _Session:
     attempt: int = 0
     context: Any = None
     finished: bool = False
+    bytes_up: int = 0
+    bytes_down: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a device's round ended.
+
+    Attributes:
+        finished: whether it said that it is done.
+        bytes_up: of the arrays and labels that came.
+        bytes_down: of the arrays that were answered.
+    """
+
+    finished: bool
+    bytes_up: int
+    bytes_down: int
 
 
 class SplitService(stubs.SplitServicer):
@@ -72,16 +91,19 @@ class SplitService(stubs.SplitServicer):
             self._sessions[token] = _Session(client)
         return token
 
-    def end_round(self) -> None:
-        """End all streams, after the steps under way; no token holds any more."""
+    def end_round(self) -> dict[int, Ended]:
+        """End all streams, after the steps under way; no token holds any more. Return how it was for each client."""
         with self._lock:
             sessions, self._sessions = self._sessions, {}
+        ended = {}
         for session in sessions.values():
             with session.lock:
+                ended[session.client] = Ended(session.finished, session.bytes_up, session.bytes_down)
                 session.finished = True
                 self._forget(session)
             if session.context is not None:
                 session.context.cancel()
+        return ended
 
     def Train(self, request_iterator: Iterator[Any], context: Any) -> Iterator[Any]:  # noqa: N802 (the stub's name)
         """Serve one stream."""
@@ -144,7 +166,9 @@ class SplitService(stubs.SplitServicer):
         shape, most = self._server.expects(session.client, ask.step, backward=ask.backward)
         answer = self._server.answer(session.client, read_asked(ask, self._codec, shape, most))
         session.asks += 1
+        session.bytes_up += size_of(ask.array) + len(ask.labels)
         found = pb.FromServer(answer=pack_answer(answer, session.asks, self._codec))
+        session.bytes_down += size_of(found.answer.array)
         session.answers.append(found)
         while len(session.answers) > 2 * self._window:  # of each batch under way, two answers at most
             session.answers.popleft()
@@ -172,14 +196,18 @@ class _UnknownError(RefusedError):
     """Nobody who may take part."""
 
 
-def listen(service: SplitService, address: str, devices: int, keys: tuple[bytes, bytes] | None) -> tuple[Any, int]:
+Keys = Callable[[], tuple[bytes, bytes]]
+"""Gives the server's key and certificate (PEM), as they are now."""
+
+
+def listen(service: SplitService, address: str, devices: int, keys: Keys | None) -> tuple[Any, int]:
     """Serve; return gRPC's server, and the port.
 
     Args:
         service: to serve.
         address: host:port to bind; port 0 takes a free one.
         devices: that may be connected at once.
-        keys: the server's key and certificate (PEM); None for no TLS.
+        keys: asked at each connection, since certificates are renewed; None for no TLS.
 
     Raises:
         ServeError: somebody else listens there.
@@ -195,7 +223,13 @@ def listen(service: SplitService, address: str, devices: int, keys: tuple[bytes,
         if keys is None:
             port = server.add_insecure_port(address)
         else:
-            port = server.add_secure_port(address, grpc.ssl_server_credentials([keys]))
+            given = keys
+
+            def certificate() -> Any:
+                return grpc.ssl_server_certificate_configuration([given()])
+
+            credentials = grpc.dynamic_ssl_server_credentials(certificate(), certificate, False)
+            port = server.add_secure_port(address, credentials)
     except RuntimeError:
         raise ServeError(f"cannot listen on {address}: is another server running there?") from None
     server.start()

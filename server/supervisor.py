@@ -47,6 +47,7 @@ class Supervisor:
         listening: where.
         bundle: for boards to fetch, or None.
         phones: port of a gateway for phones, or None.
+        split: port of the split server, or None.
         on_notice: called with a line for people.
     """
 
@@ -57,10 +58,11 @@ class Supervisor:
         listening: Listening,
         bundle: Path | None,
         phones: int | None,
+        split: int | None,
         on_notice: Callable[[str], None],
     ) -> None:
         self.state, self.listening, self._run, self._bundle = state, listening, run, bundle
-        self._phones, self._on_notice = phones, on_notice
+        self._phones, self._split, self._on_notice = phones, split, on_notice
         self._logs = run / "logs"
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._started: dict[str, float] = {}
@@ -82,6 +84,8 @@ class Supervisor:
         self.state.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._logs.mkdir(parents=True, exist_ok=True)
         check_port(self.listening.host, self.listening.port, "coordinator")
+        if self._split is not None:
+            check_port(self.listening.host, self._split, "split server", "--split-port")
         self._secret = secrets.token_hex(32)
         write_whole(self.state / "secret", self._secret, mode=0o600)
         self._port = _free_port()
@@ -179,6 +183,10 @@ class Supervisor:
 
     def _start_run(self) -> None:
         settings = {"folder": str(self._run.resolve()), "keys": str((self.state / "keys").resolve())}
+        if self._split is not None:
+            host = self.listening.host
+            settings["split-address"] = f"[{host}]:{self._split}" if ":" in host else f"{host}:{self._split}"
+            settings["split-tls"] = "no" if self.listening.insecure else "yes"
         with self._control() as control:
             self._run_id = control.start_run(settings)
         self._run_started = time.monotonic()

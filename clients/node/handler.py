@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -17,8 +18,11 @@ from edgekit.clients.budget import ACCOUNTANT, Budget, train_within
 from edgekit.clients.node import conditions, delivery, statistics, task
 from edgekit.clients.node.folder import NodeFolder, Wishes
 from edgekit.clients.node.task import Task
-from edgekit.clients.trainer import LocalSettings, LocalTask, Trainer
+from edgekit.clients.split.device import Device, HalvesMaker
+from edgekit.clients.split.stream import StreamLine
+from edgekit.clients.trainer import LocalSettings, LocalTask, Trainer, Update
 from edgekit.data import Examples
+from edgekit.enrolment import parse_url
 from edgekit.errors import EdgekitError, PrivacyError, RefusedError
 from edgekit.flower import CLIENT_DECLINED, CLIENT_RAISED
 from edgekit.flower.fleet import error_reply
@@ -30,6 +34,7 @@ log = logging.getLogger("edgekit.node")
 
 STATISTICS_EPSILON = 10.0
 """What noised statistics may spend in all where neither the plan nor the owner limits the device."""
+LONGEST_ROUND = 86_400.0
 
 
 class DeclinedError(EdgekitError):
@@ -41,10 +46,12 @@ class Handler:
 
     Args:
         folder: of the node.
+        stop: ends what waits for a split server; None makes one.
     """
 
-    def __init__(self, folder: NodeFolder) -> None:
+    def __init__(self, folder: NodeFolder, stop: threading.Event | None = None) -> None:
         self.folder = folder
+        self.stop = stop or threading.Event()
         self.wishes: Wishes = folder.wishes()
         self.kind = task.choose_kind(self.wishes.trainer)
         self._secret = folder.secret()
@@ -52,6 +59,7 @@ class Handler:
         self._name = ""
         self._task: Task | None = None
         self._trainer: Trainer | None = None
+        self._parts: HalvesMaker | None = None
         self._examples: Examples | None = None
         self._owned = ""
 
@@ -121,8 +129,13 @@ class Handler:
         found = task.kept(self.folder.tasks, name)
         if found is None or (self.kind == "litert" and found.training is None):
             return False
-        self._trainer = found.trainer(self.kind, self.wishes.modules)
+        trainer = parts = None
+        if found.facts.split is None:
+            trainer = found.trainer(self.kind, self.wishes.modules)
+        else:
+            parts = found.halves(self.kind, self.wishes.modules)
         self._examples = found.examples(self.wishes)
+        self._trainer, self._parts = trainer, parts
         self._task, self._name = found, name
         self._owned = _fingerprint(self._examples)
         return True
@@ -134,17 +147,47 @@ class Handler:
         settings, number = instructions(asked)
         weights = asked.weights()
         self._ready(str(asked.facts.get("task", "")), weights)
-        assert self._trainer is not None
         digest = self._digest("train", weights, settings.to_json())
         local = LocalTask(self._fit(settings), _rng(digest, "batches"), _rng(digest, "noise"))
         budget = self._budget()
         if budget is None and (settings.work == "dp-sgd" or settings.update_noise):
             raise PrivacyError("the round adds noise on the device, but the task plans none")
-        update = train_within(self._trainer, budget, weights, local, settings, digest.hex()[:32])
+        if self._parts is not None:
+            update = self._train_parts(self._parts, asked, budget, weights, local, settings)
+        else:
+            assert self._trainer is not None
+            update = train_within(self._trainer, budget, weights, local, settings, digest.hex()[:32])
         log.info("round %d: trained on this device's examples (%s)", number, settings.work)
         private = settings.work != "sgd" or settings.update_clip > 0
         told: dict[str, Any] = {"device": conditions.facts(self.wishes.share), **told_of(update, private=private)}
         return wire.answer(told, message, to_bytes(update.arrays))
+
+    def _train_parts(
+        self,
+        parts: HalvesMaker,
+        asked: wire.Letter,
+        budget: Budget | None,
+        weights: Weights,
+        local: LocalTask,
+        settings: LocalSettings,
+    ) -> Update:
+        """Train this device's parts of a network, over a stream to the coordinator's split server."""
+        if budget is not None:
+            raise PrivacyError(
+                "this device protects its data, but split learning would send what it makes of every example: "
+                "set split.cut = '' there, or no epsilon here"
+            )
+        assert self._task is not None
+        split = self._task.facts.split
+        assert split is not None
+        parts.check(weights, local.examples, settings)
+        address, token, seconds = _where(asked, self.wishes.url)
+        with StreamLine(address, token, split.codec, seconds, self.folder.authority(), self.stop) as line:
+            device = Device(parts, split.window, split.crossing, weights, local, settings)
+            for _ in device.train(line):
+                pass
+            line.finish()
+        return device.update()
 
     def _ready(self, name: str, weights: Weights) -> None:
         """See that this node holds a task, and that the weights are of its network."""
@@ -191,7 +234,8 @@ class Handler:
             raise DeclinedError("this device's owner does not share statistics")
         weights = asked.weights()
         self._ready(str(asked.facts.get("task", "")), weights)
-        assert self._trainer is not None
+        if self._trainer is None:
+            raise DeclinedError("of a network that is cut, this device has parts alone: it gives no statistics")
         assert self._examples is not None
         noise = float(asked.facts.get("noise", 0.0))
         if not (np.isfinite(noise) and noise >= statistics.LEAST_NOISE):
@@ -247,6 +291,21 @@ def instructions(asked: wire.Letter) -> tuple[LocalSettings, int]:
         return replace(settings, proximal_mu=float(asked.facts.get("proximal-mu", 0.0))), int(asked.facts["round"])
     except (KeyError, ValueError, TypeError, OverflowError) as error:
         raise RefusedError(f"a round's instructions cannot be read: {type(error).__name__}: {error}") from None
+
+
+def _where(asked: wire.Letter, url: str) -> tuple[str, bytes, float]:
+    """Return a round's split server, the token to it, and the seconds until the round ends.
+
+    The server is on the machine that this device knows as its coordinator, by whatever name it reaches it.
+    """
+    found = asked.facts.get("split")
+    try:
+        port, token, seconds = int(found["port"]), found["token"], float(found["seconds"])
+        if not (0 < port < 1 << 16 and isinstance(token, bytes) and 0 < seconds < LONGEST_ROUND):
+            raise ValueError("a port, a token and a time were expected")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise RefusedError(f"where the split server is cannot be read: {type(error).__name__}: {error}") from None
+    return replace(parse_url(url)[0], port=port).netloc, token, seconds
 
 
 def _fingerprint(examples: Examples) -> str:

@@ -14,12 +14,14 @@ from pydantic import ConfigDict, Field, ValidationError
 from edgekit import arrays, plugins
 from edgekit.arrays import Array, Weights
 from edgekit.clients.node.folder import Wishes
+from edgekit.clients.split.device import HalvesMaker
 from edgekit.clients.trainer import Trainer
 from edgekit.data import Examples, FederatedDataset
 from edgekit.data.sources import load_own
 from edgekit.errors import DataError, EdgekitError, MissingExtraError, RefusedError
 from edgekit.experiment import Data, Model, Section, first_problem
 from edgekit.runfolder import write_whole
+from edgekit.split.codec import Codec
 
 OWN_SOURCES = ("digits", "moving-digits", "gestures")
 """Data sets that come with edgekit's packages, which a task may choose; all else is the owner's to name."""
@@ -40,6 +42,24 @@ class Planned(Section):
     delta: Annotated[float, Field(gt=0, le=1e-3)]
 
 
+class SplitFacts(Section):
+    """How a network is cut; the device has the part before the first cut, and that behind the second, if there is one.
+
+    Attributes:
+        cuts: the layers behind which it is cut.
+        codec: how activations and gradients travel.
+        window: batches under way at once.
+        crossing: shapes of one example's activation at each cut.
+    """
+
+    model_config = ConfigDict(strict=False, frozen=True, extra="forbid")
+
+    cuts: Annotated[tuple[str, ...], Field(min_length=1, max_length=2)]
+    codec: Codec
+    window: Annotated[int, Field(ge=1, le=64)]
+    crossing: Annotated[tuple[tuple[int, ...], ...], Field(min_length=1, max_length=2)]
+
+
 class TaskFacts(Section):
     """A task in words and numbers.
 
@@ -50,10 +70,11 @@ class TaskFacts(Section):
         data: the [data] section, for how raw data becomes examples.
         shape: of one example.
         classes: names, in the order of the indices.
-        parameters: shapes of the network's arrays, in their order.
+        parameters: shapes of the network's arrays, in their order; of a network that is cut, of the device's own.
         privacy: the statement for people: what an update tells, and to whom.
         planned: where nodes add the noise; else None.
         counts: whether the coordinator needs to know how many examples there are.
+        split: how the network is cut; None where it is not.
     """
 
     # Lists become tuples on their way through JSON and back; the rest is as strict as elsewhere.
@@ -69,6 +90,7 @@ class TaskFacts(Section):
     privacy: str
     planned: Planned | None
     counts: bool
+    split: SplitFacts | None = None
 
 
 @dataclass(frozen=True)
@@ -136,6 +158,26 @@ class Task:
         facts = self.facts
         _check_allowed(facts.model.name, modules)
         return TorchTrainer(build(facts.model, facts.shape, len(facts.classes), facts.seed))
+
+    def halves(self, kind: str, modules: list[str]) -> HalvesMaker:
+        """Return what computes this device's parts of a network that is cut; arguments and errors as of `trainer`."""
+        facts, split = self.facts, self.facts.split
+        if split is None:
+            raise RefusedError("the task is of no network that is cut")
+        if kind == "litert":
+            from edgekit.clients.split.by_litert import LiteRTDevice
+
+            if self.training is None:
+                raise RefusedError("the task came without the training graph that this device needs")
+            return LiteRTDevice(self.training)
+        from edgekit.clients.split.by_torch import TorchDevice
+        from edgekit.models import build
+        from edgekit.models.cut import CutModel
+
+        _check_allowed(facts.model.name, modules)
+        model = build(facts.model, facts.shape, len(facts.classes), facts.seed)
+        bottom, _, *rest = CutModel(model, facts.shape).parts(split.cuts)
+        return TorchDevice(bottom, rest[0] if rest else None)
 
     def examples(self, wishes: Wishes) -> Examples:
         """Return this device's own examples, in the experiment's shape and classes.

@@ -61,6 +61,7 @@ def join(
     import importlib.util
     import logging
     import signal
+    import threading
 
     from edgekit.errors import MissingExtraError
 
@@ -132,9 +133,10 @@ def join(
             return
         logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
         logging.getLogger("edgekit").setLevel(logging.INFO)
-        resident = Resident(node, Handler(node))
+        stop = threading.Event()
+        resident = Resident(node, Handler(node, stop), stop)
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: resident.stop.set())
+            signal.signal(number, lambda *_: stop.set())
         resident.run()
 
 

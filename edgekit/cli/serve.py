@@ -31,6 +31,9 @@ def serve(
         bool, typer.Option("--phones", help="Let phones take part too, by a page in their browser.")
     ] = False,
     phones_port: Annotated[int, typer.Option(help="Port of that page.", min=1, max=65535)] = 8444,
+    split_port: Annotated[
+        int, typer.Option(help="Port of the split server, for an experiment with split.cut.", min=1, max=65535)
+    ] = 8445,
     allow_gateways: Annotated[
         bool, typer.Option("--allow-gateways", help="Let join codes admit gateways (edgekit phone) as well as devices.")
     ] = False,
@@ -52,6 +55,8 @@ def serve(
         edgekit serve mine.toml --bundle edgekit-raspberry-pi-4.tar
 
         edgekit serve --phones
+
+        edgekit serve mine.toml privacy.unit=none split.cut=auto
     """
     import importlib.util
 
@@ -73,8 +78,8 @@ def serve(
     if bundle is not None and not bundle.is_file():
         raise UsageError(f"--bundle {bundle} does not exist: make it with edgekit bundle")
     experiment = read_experiment(arguments)
-    if experiment.split.cut:
-        raise UsageError('split learning is trained by edgekit run: to serve devices, set split.cut = ""')
+    if experiment.split.cut and (phones or allow_gateways):
+        raise UsageError("phones take no part in split learning yet: leave --phones and --allow-gateways out")
     listening = Listening.on(host, port, name or [], insecure)
     folder = out or Path("runs") / f"{experiment.name}-served"
     place = state or data_home() / "coordinator"
@@ -87,6 +92,7 @@ def serve(
             watcher,
             bundle=bundle.resolve() if bundle else None,
             phones=phones_port if phones else None,
+            split=split_port,
             gateways=allow_gateways,
             code_seconds=60 * code_minutes,
             codes=codes,

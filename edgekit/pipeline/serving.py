@@ -28,8 +28,10 @@ from edgekit.runfolder import RunFolder, append_line, read_lines, secret_number
 from edgekit.server import checkpoint
 from edgekit.server.authority import Authority
 from edgekit.server.coordinator import RoundMetrics
-from edgekit.server.crew import kept_training_graph
+from edgekit.server.crew import kept_split_graph, kept_training_graph
 from edgekit.server.fleet import FleetCrew
+from edgekit.server.split import choose_cut
+from edgekit.server.split_fleet import SplitHost
 
 log = logging.getLogger("edgekit.serving")
 
@@ -51,8 +53,11 @@ def main(grid: Grid, context: Context) -> None:
     when_parent_ends(_end)
     folder = RunFolder.open(Path(str(context.run_config["folder"])))
     events = Events(folder)
+    settings = context.run_config
     try:
-        fleet = NodesOfAGrid(grid, folder, Authority(Path(str(context.run_config["keys"]))), events)
+        authority = Authority(Path(str(settings["keys"])))
+        address, tls = str(settings.get("split-address", "")), settings.get("split-tls") != "no"
+        fleet = NodesOfAGrid(grid, folder, authority, events, address, tls)
         result = job.serve(folder, events, fleet)
         events.finished(result)
         fleet.deliver_for_good(result)
@@ -104,9 +109,20 @@ class NodesOfAGrid:
         folder: the run folder, with its experiment.
         authority: whose key signs what nodes are sent.
         events: told what happens.
+        split_address: host:port for a split server to listen on.
+        split_tls: whether it does so with TLS.
     """
 
-    def __init__(self, grid: Grid, folder: RunFolder, authority: Authority, events: Events) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        folder: RunFolder,
+        authority: Authority,
+        events: Events,
+        split_address: str,
+        split_tls: bool,
+    ) -> None:
+        self._split_address, self._split_tls = split_address, split_tls
         self._grid, self._folder, self._authority, self._events = grid, folder, authority, events
         self._experiment = experiments.load(folder.experiment)
         self._parts: tuple[FleetCrew, FederatedDataset, nn.Module] | None = None
@@ -116,20 +132,37 @@ class NodesOfAGrid:
 
     def crew(self, dataset: FederatedDataset, model: nn.Module, plan: Plan | None) -> FleetCrew:
         """Return the nodes."""
+        experiment = self._experiment
+        split: SplitHost | None = None
+        if experiment.split.cut:
+            section = experiment.split
+            if section.cut == "auto":
+                section = choose_cut(experiment, model, dataset, self._events.notice)
+            keys = self._authority.server_keys if self._split_tls else None
+            split = SplitHost(section, model, dataset, self._split_address, keys)
+
+        def training_graph() -> bytes:
+            if split is None:
+                kept = kept_training_graph(experiment, dataset, model, self._folder, self._making)
+            else:
+                kept = kept_split_graph(experiment, split.plan, dataset, self._folder, self._making)
+            return kept.read_bytes()
+
         made = FleetCrew(
             self._grid,
-            self._experiment,
+            experiment,
             dataset,
             {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()},
             plan,
-            in_plain_words(plan),
-            lambda: kept_training_graph(self._experiment, dataset, model, self._folder, self._making).read_bytes(),
+            in_plain_words(plan, split is not None),
+            training_graph,
             self._authority.sign,
             self._folder.path / "nodes.json",
             self._events.notice,
+            split,
         )
         self._parts = made, dataset, model
-        made.progress = self._progress(in_plain_words(plan))
+        made.progress = self._progress(in_plain_words(plan, split is not None))
         return made
 
     def after_round(self, metrics: RoundMetrics) -> None:
@@ -205,8 +238,13 @@ class NodesOfAGrid:
         return self._parts
 
 
-def in_plain_words(plan: Plan | None) -> str:
-    """Say to a device's owner what its updates tell, and to whom."""
+def in_plain_words(plan: Plan | None, cut: bool = False) -> str:
+    """Say to a device's owner what its updates tell, and to whom; `cut` is of split learning."""
+    if plan is None and cut:
+        return (
+            "Split learning is not private: whoever runs the coordinator sees what this device's part of the network "
+            "makes of every example, and may rebuild examples and labels from it"
+        )
     if plan is None:
         return "Updates are not private: whoever runs the coordinator may learn of single examples from them"
     whose = "one example" if plan.unit == "example" else "everything on this device"

@@ -87,6 +87,11 @@ def read_answer(answer: Any) -> Answer:
     return Gradient(answer.step, array, answer.loss if answer.HasField("loss") else None)
 
 
+def size_of(tensor: Any) -> int:
+    """Return the bytes of a `Tensor`'s values."""
+    return len(tensor.data) + len(tensor.scales) + len(tensor.zeros) + len(tensor.places)
+
+
 def _tensor(array: Floats, codec: Codec) -> Any:
     coded = encode(array, codec)
     return pb.Tensor(

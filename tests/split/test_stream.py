@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from edgekit.clients import LocalSettings, LocalTask
-from edgekit.clients.split import Device
-from edgekit.clients.split_stream import StreamLine
+from edgekit.clients.split.stream import StreamLine
 from edgekit.clients.torch_trainer import state
 from edgekit.errors import LinkDownError, RefusedError, ServeError
 from edgekit.experiment import Model, Split
@@ -84,8 +83,8 @@ def made(digits):
         model = build(Model(name="dscnn", norm="group", width=0.5), (1, 8, 8), 10, 0)
         settings = Split(cut=CUT, **split)
         trainer = split_trainer(settings, model, digits)
-        trainer._server.begin(state(model), WORK, 0)
-        service = SplitService(trainer._server, settings.codec, settings.window)
+        trainer.server.begin(state(model), WORK, 0)
+        service = SplitService(trainer.server, settings.codec, settings.window)
         server, port = listen(service, "127.0.0.1:0", clients, keys)
         running.append(server)
         return model, trainer, service, port
@@ -100,18 +99,14 @@ def _task(block):
 
 
 def _round(model, trainer, line, block, between=lambda step: None):
-    device = Device(trainer._plan, state(model), _task(block), WORK)
+    device = trainer.plan.begin(state(model), _task(block), WORK)
     for step, _ in enumerate(device.train(line), 1):
         between(step)
-    return device.update()[0]
+    return device.update().arrays
 
 
 def _same(one, other):
     return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in other)
-
-
-def _soon(seconds=60.0):
-    return time.time() + seconds
 
 
 @pytest.mark.parametrize("labels", ["device", "server"])
@@ -120,9 +115,9 @@ def test_a_client_over_grpc_ends_with_the_bits_of_one_in_process(made, blocks, l
     (block,) = blocks(50)
     model, trainer, service, port = made(labels=labels, codec=codec, window=window)
     (direct,) = trainer.train_cohort(state(model), [_task(block)], WORK)
-    trainer._server.begin(state(model), WORK, 0)
-    with StreamLine(f"127.0.0.1:{port}", service.admit(0), codec, _soon()) as line:
-        ours = _round(model, trainer, line, block) | trainer._server.weights(0)
+    trainer.server.begin(state(model), WORK, 0)
+    with StreamLine(f"127.0.0.1:{port}", service.admit(0), codec, 60) as line:
+        ours = _round(model, trainer, line, block) | trainer.server.weights(0)
         line.finish()
     if window == 1 or labels == "server":
         assert _same(ours, direct.arrays)
@@ -135,11 +130,11 @@ def test_a_link_that_breaks_again_and_again_costs_no_step(made, blocks):
     (block,) = blocks(60)
     model, trainer, service, port = made()
     (direct,) = trainer.train_cohort(state(model), [_task(block)], WORK)
-    trainer._server.begin(state(model), WORK, 0)
+    trainer.server.begin(state(model), WORK, 0)
     link = Proxy(port)
-    with StreamLine(link.address, service.admit(0), "float32", _soon()) as line:
+    with StreamLine(link.address, service.admit(0), "float32", 60) as line:
         ours = _round(model, trainer, line, block, lambda step: link.cut() if step % 3 == 0 else None)
-        ours |= trainer._server.weights(0)
+        ours |= trainer.server.weights(0)
         line.finish()
     assert link.cuts >= 4
     assert _same(ours, direct.arrays)  # momentum included: no step was made twice, none is missing
@@ -151,13 +146,13 @@ def test_over_tls_and_only_with_the_right_authority(made, blocks, tmp_path):
     authority, other = Authority(tmp_path / "keys"), Authority(tmp_path / "other")
     authority.renew(["127.0.0.1"])
     certificate, key = (path.read_bytes() for path in authority.server_files)
-    model, trainer, service, port = made(keys=(key, certificate))
-    with StreamLine(f"localhost:{port}", service.admit(0), "float32", _soon(), authority.certificate) as line:
+    model, trainer, service, port = made(keys=lambda: (key, certificate))
+    with StreamLine(f"localhost:{port}", service.admit(0), "float32", 60, authority.certificate) as line:
         _round(model, trainer, line, block)
         line.finish()
     for wrong in (other.certificate, None):
         with pytest.raises(LinkDownError, match="cannot be reached"):
-            StreamLine(f"localhost:{port}", service.admit(0), "float32", _soon(1), wrong)
+            StreamLine(f"localhost:{port}", service.admit(0), "float32", 1, wrong)
 
 
 def test_who_may_not_take_part_is_told_so(made):
@@ -166,22 +161,22 @@ def test_who_may_not_take_part_is_told_so(made):
     token = service.admit(0)
     for wrong in (b"", b"x" * 32, token[:-1]):
         with pytest.raises(RefusedError, match="no round that runs"):
-            StreamLine(address, wrong, "float32", _soon())
-    with StreamLine(address, token, "float32", _soon()) as line:
+            StreamLine(address, wrong, "float32", 60)
+    with StreamLine(address, token, "float32", 60) as line:
         with pytest.raises(RefusedError, match="in use elsewhere"):  # two devices with one identity: the first counts
-            StreamLine(address, token, "float32", _soon())
-        x = np.zeros((2, *trainer._server._shape), np.float32)
+            StreamLine(address, token, "float32", 60)
+        x = np.zeros((2, *trainer.server._shape), np.float32)
         line.send(Forward(1, x, None))
         assert line.receive().activation.shape[0] == 2
         line.finish()
     with pytest.raises(RefusedError, match="used up"):
-        StreamLine(address, token, "float32", _soon())
+        StreamLine(address, token, "float32", 60)
     late = service.admit(1)
     service.end_round()
     with pytest.raises(RefusedError, match="no round that runs"):
-        StreamLine(address, late, "float32", _soon())
+        StreamLine(address, late, "float32", 60)
     with pytest.raises(LinkDownError, match="cannot be reached"):
-        StreamLine("127.0.0.1:9", token, "float32", _soon(1))
+        StreamLine("127.0.0.1:9", token, "float32", 1)
 
 
 def _stream(port, *messages):
@@ -195,7 +190,7 @@ def _stream(port, *messages):
 
 def test_lies_are_refused_in_words(made):
     _, trainer, service, port = made(clients=8)
-    shape = trainer._server._shape
+    shape = trainer.server._shape
     x = np.zeros((2, *shape), np.float32)
 
     def told(*asks, protocol=PROTOCOL, answers=0):
@@ -233,8 +228,8 @@ def test_lies_are_refused_in_words(made):
 def test_the_end_of_a_round_outlives_a_broken_link(made):
     _, trainer, service, port = made()
     link = Proxy(port)
-    with StreamLine(link.address, service.admit(0), "float32", _soon()) as line:
-        line.send(Forward(1, np.zeros((2, *trainer._server._shape), np.float32), None))
+    with StreamLine(link.address, service.admit(0), "float32", 60) as line:
+        line.send(Forward(1, np.zeros((2, *trainer.server._shape), np.float32), None))
         line.receive()
         link.cut()
         line.finish()
@@ -254,7 +249,7 @@ def test_silent_streams_keep_nobody_out_for_long(made, blocks, monkeypatch):
         stream = stubs.SplitStub(channel).Train(iter(lambda stop=stop: stop.wait() and None, None))
         silent.append((channel, stop, stream))
     time.sleep(0.2)
-    with StreamLine(f"127.0.0.1:{port}", service.admit(0), "float32", _soon(20)) as line:
+    with StreamLine(f"127.0.0.1:{port}", service.admit(0), "float32", 20) as line:
         _round(model, trainer, line, block)
         line.finish()
     for channel, stop, _ in silent:
@@ -264,12 +259,12 @@ def test_silent_streams_keep_nobody_out_for_long(made, blocks, monkeypatch):
 
 def test_a_round_that_ends_ends_its_streams_and_what_was_under_way(made):
     _, trainer, service, port = made()
-    x = np.zeros((2, *trainer._server._shape), np.float32)
-    with StreamLine(f"127.0.0.1:{port}", service.admit(0), "float32", _soon()) as line:
+    x = np.zeros((2, *trainer.server._shape), np.float32)
+    with StreamLine(f"127.0.0.1:{port}", service.admit(0), "float32", 60) as line:
         line.send(Forward(1, x, None))
         line.receive()
         service.end_round()
-        assert trainer._server._waiting == {}
+        assert trainer.server._waiting == {}
         line.send(Forward(2, x, None))
         with pytest.raises(RefusedError, match="no round that runs"):
             line.receive()
@@ -283,9 +278,9 @@ def test_a_step_that_fails_at_the_server_is_not_tried_for_ever(made, monkeypatch
         calls.append(client)
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(trainer._server, "answer", fail)
-    with StreamLine(f"127.0.0.1:{port}", service.admit(0), "float32", _soon(20)) as line:
-        line.send(Forward(1, np.zeros((2, *trainer._server._shape), np.float32), None))
+    monkeypatch.setattr(trainer.server, "answer", fail)
+    with StreamLine(f"127.0.0.1:{port}", service.admit(0), "float32", 20) as line:
+        line.send(Forward(1, np.zeros((2, *trainer.server._shape), np.float32), None))
         with pytest.raises(RefusedError, match="the step failed at the server"):
             line.receive()
     assert len(calls) == 1
@@ -303,7 +298,7 @@ def test_a_server_that_vanishes_ends_the_round_by_its_deadline(made, blocks):
     link = Proxy(port)
     begun = time.monotonic()
     with (
-        StreamLine(link.address, service.admit(0), "float32", _soon(3)) as line,
+        StreamLine(link.address, service.admit(0), "float32", 3) as line,
         pytest.raises(LinkDownError),
     ):
         _round(model, trainer, line, block, lambda step: link.close() if step == 2 else None)
@@ -313,10 +308,10 @@ def test_a_server_that_vanishes_ends_the_round_by_its_deadline(made, blocks):
 def test_a_device_that_stops_sending_costs_the_others_nothing(made, blocks):
     parts = blocks(20, 20, 20)
     model, trainer, service, port = made(clients=4, halves="each")
-    silent = StreamLine(f"127.0.0.1:{port}", service.admit(3), "float32", _soon())
+    silent = StreamLine(f"127.0.0.1:{port}", service.admit(3), "float32", 60)
 
     def one(client):
-        with StreamLine(f"127.0.0.1:{port}", service.admit(client), "float32", _soon()) as line:
+        with StreamLine(f"127.0.0.1:{port}", service.admit(client), "float32", 60) as line:
             found = _round(model, trainer, line, parts[client])
             line.finish()
             return found
@@ -325,18 +320,18 @@ def test_a_device_that_stops_sending_costs_the_others_nothing(made, blocks):
         found = list(pool.map(one, range(3)))
     direct = split_trainer_of(trainer, model, parts)
     for client, update in enumerate(direct):
-        assert _same(found[client] | trainer._server.weights(client), update.arrays)
+        assert _same(found[client] | trainer.server.weights(client), update.arrays)
     silent.close()
 
 
 def split_trainer_of(trainer, model, parts):
     """Return the updates of the same round in one process, with a server of its own."""
-    from edgekit.clients.split import SplitTrainer
+    from edgekit.clients.split.cohort import SplitTrainer
     from edgekit.server.split import SplitServer
 
-    there = trainer._server
+    there = trainer.server
     own = SplitServer(there._part, there._shape, there._classes, labels=False, shared=False, window=1)
-    return SplitTrainer(trainer._plan, own).train_cohort(state(model), [_task(part) for part in parts], WORK)
+    return SplitTrainer(trainer.plan, own).train_cohort(state(model), [_task(part) for part in parts], WORK)
 
 
 def test_the_generated_code_is_of_the_protocol(tmp_path):

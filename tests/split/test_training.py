@@ -71,7 +71,7 @@ def test_a_shared_half_learns_from_all(network, blocks, digits):
     data = blocks(21, 9, 30)
     trainer, parallel = _train(model, data, digits, WORK[0], cut=cut)
     _, sequential = _train(model, data, digits, WORK[0], cut=cut, order="sequential")
-    names = list(trainer._server.weights(0))
+    names = list(trainer.server.weights(0))
     for updates in (parallel, sequential):
         for name in names:
             assert np.array_equal(updates[0].arrays[name], updates[2].arrays[name])
@@ -110,7 +110,7 @@ def test_a_window_makes_gradients_older_by_as_much_and_no_more(labels, blocks, d
     for window in (1, 4):
         trainer = split_trainer(Split(cut=cut, labels=labels, window=window), model, digits)
         under_way, most = 0, 0
-        answer = trainer._server.answer
+        answer = trainer.server.answer
 
         def counted(client, message, answer=answer):
             nonlocal under_way, most
@@ -120,7 +120,7 @@ def test_a_window_makes_gradients_older_by_as_much_and_no_more(labels, blocks, d
             under_way -= isinstance(found, Gradient)
             return found
 
-        trainer._server.answer = counted
+        trainer.server.answer = counted
         losses[window] = trainer.train_cohort(state(model), tasks(data), work)[0].loss
         assert most == (window if labels == "device" else 1)
     assert losses[4] != losses[1]
@@ -228,7 +228,7 @@ def test_what_does_not_fit_the_step_is_refused(digits):
     settings, cut, _ = NETWORKS["mlp"]
     model = build(settings, (1, 8, 8), 10, 0)
     trainers = [split_trainer(Split(cut=cut, labels=labels), model, digits) for labels in ("device", "server")]
-    device, server = (trainer._server for trainer in trainers)
+    device, server = (trainer.server for trainer in trainers)
     x, y = np.zeros((4, 64), np.float32), np.zeros(4, np.int64)
     for made in (device, server):
         made.begin(state(model), WORK[0], 0)

@@ -1,7 +1,7 @@
 """Make a training file, and hold its steps against torch's before it counts."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,8 +59,10 @@ def training_file(
     check_size(model)
     steps = Steps(model, options)
     draws = [_samples(steps, shape, classes, seed) for seed in range(DRAWS)]
-    content = _convert(steps, draws[0])
-    error = max(_verify(content, model, steps, draws, name) for name in claimed)
+    initial = steps.initial()
+    content = converted({name: getattr(steps, name) for name in draws[0]}, draws[0], initial)
+    checked = [(samples, reference(model, options, samples)) for samples in draws]
+    error = max(verified(content, checked, initial, name) for name in claimed)
     facts = {**_facts(steps, shape, classes), "runtimes": [runtimes.label(name) for name in claimed]}
     return add_metadata(content, {**facts, **card}), error
 
@@ -172,12 +174,22 @@ def _samples(steps: Steps, shape: tuple[int, ...], classes: int, seed: int = 0) 
     }
 
 
-def _convert(steps: Steps, samples: dict[str, dict[str, Tensor]]) -> bytes:
+def converted(functions: Mapping[str, Step], samples: dict[str, dict[str, Tensor]], initial: Tensor) -> bytes:
+    """Return a .tflite with a signature for each function, and `parameters`.
+
+    Args:
+        functions: by name.
+        samples: each function's inputs.
+        initial: what `parameters` gives.
+
+    Raises:
+        ExportError: one cannot be traced or converted.
+    """
     made = converter()
     modules = {}
     for name, sample in samples.items():
         try:
-            modules[name] = _traced(getattr(steps, name), sample)
+            modules[name] = _traced(functions[name], sample)
         except ExportError:
             raise
         except Exception as error:  # a user's forward may do anything
@@ -186,7 +198,7 @@ def _convert(steps: Steps, samples: dict[str, dict[str, Tensor]]) -> bytes:
         # `parameters` comes last: it has no operators, and XNNPACK takes no graph that follows such a one in the file.
         for name, sample in samples.items():
             made = made.signature(name, modules[name], None, sample)
-        made = made.signature("parameters", _Initial(steps.initial()), None, {})
+        made = made.signature("parameters", _Initial(initial), None, {})
         with quiet():
             content: bytes = made.convert().model_content()
     except Exception as error:  # the converter raises whatever its passes raise
@@ -194,33 +206,41 @@ def _convert(steps: Steps, samples: dict[str, dict[str, Tensor]]) -> bytes:
     return content
 
 
-def _verify(
-    content: bytes, model: nn.Module, steps: Steps, draws: Sequence[dict[str, dict[str, Tensor]]], runtime: str
+Results = dict[str, dict[str, Array]]
+
+
+def verified(
+    content: bytes, draws: Sequence[tuple[dict[str, dict[str, Tensor]], Results]], initial: Tensor, runtime: str
 ) -> float:
-    """Run every signature in a runtime, and return the largest difference to plain torch.
+    """Run every signature in a runtime, and return the largest difference to what torch gives.
+
+    Args:
+        content: the file.
+        draws: each signature's inputs, with what torch gives for them, by name.
+        initial: what `parameters` shall give.
+        runtime: to run it in.
 
     Raises:
         ExportError: it is more than rounding on every draw. In deep networks rounding can carry an activation over the
             corner of a rectifier, which changes a gradient by more, but not on each draw.
     """
     finding = ("", 0.0)
-    for samples in draws:
-        finding = _largest_difference(content, model, steps, samples, runtime)
+    for samples, expected in draws:
+        finding = _largest_difference(content, samples, expected, initial, runtime)
         if finding[1] <= LARGEST_ERROR:
             return finding[1]
     raise ExportError(f"in {runtime} the training graph's {finding[0]} differs from torch's by {finding[1]:.2g}")
 
 
 def _largest_difference(
-    content: bytes, model: nn.Module, steps: Steps, samples: dict[str, dict[str, Tensor]], runtime: str
+    content: bytes, samples: dict[str, dict[str, Tensor]], expected: Results, initial: Tensor, runtime: str
 ) -> tuple[str, float]:
     """Return which output of which signature differs most from torch's, and by how much."""
     inputs: list[tuple[str, dict[str, Array]]] = [
         (name, {key: value.numpy() for key, value in sample.items()}) for name, sample in samples.items()
     ]
-    *ran, initial = call(content, [*inputs, ("parameters", {})], runtime)
-    expected = reference(model, steps.options, samples)
-    if not np.array_equal(initial["w"], steps.initial().numpy()):
+    *ran, first = call(content, [*inputs, ("parameters", {})], runtime)
+    if not np.array_equal(first["w"], initial.numpy()):
         raise ExportError(f"in {runtime} the training graph's `parameters` are not the network's")
     errors = {}
     for (name, sample), outputs in zip(inputs, ran, strict=True):
@@ -232,7 +252,7 @@ def _largest_difference(
     return worst, errors[worst]
 
 
-def reference(model: nn.Module, options: Options, samples: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Array]]:
+def reference(model: nn.Module, options: Options, samples: dict[str, dict[str, Tensor]]) -> Results:
     """Return what torch gives for the signatures' inputs, by its own operators and autograd, example by example."""
     parameters = list(model.parameters())
 
@@ -258,7 +278,7 @@ def reference(model: nn.Module, options: Options, samples: dict[str, dict[str, T
         scores, losses = _scores(model, x), _losses(model, x, y)
         correct = (scores.argmax(1) == y.argmax(1)).float()
     plain = stepped(samples["train"], gradient(x, y, mask))
-    result: dict[str, dict[str, Array]] = {
+    result: Results = {
         "train": {**plain, "loss": ((losses * mask).sum() / mask.sum()).numpy()},
         "infer": {"scores": scores.numpy()},
         "evaluate": {"loss": (losses * mask).sum().numpy(), "correct": (correct * mask).sum().numpy()},

@@ -48,7 +48,53 @@ class Options:
         )
 
 
-class Steps:
+class Held:
+    """A network's weights as one vector, and what runs with them.
+
+    Args:
+        model: the network, or a part of one.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.shapes = {name: p.shape for name, p in model.named_parameters()}
+        self.frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+
+    def initial(self) -> Tensor:
+        """Return the module's own weights as one vector."""
+        return torch.cat([p.detach().reshape(-1) for p in self.model.parameters()])
+
+    def leaves(self, w: Tensor) -> dict[str, Tensor]:
+        """Return the parameters that a vector holds, as leaves of autograd."""
+        sizes = [shape.numel() for shape in self.shapes.values()]
+        pieces = torch.split(w, sizes)
+        return {
+            name: piece.reshape(shape).detach().requires_grad_(name not in self.frozen)
+            for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)
+        }
+
+    def free(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the parameters that learn."""
+        return {name: part for name, part in parts.items() if name not in self.frozen}
+
+    def run(self, parts: dict[str, Tensor], x: Tensor, rules: Rules) -> Tensor:
+        """Return what the network makes of x: (batch, ...), images as torch has them."""
+        with rules:
+            y: Tensor = functional_call(self.model, parts, (x,))
+        return y
+
+    def gradient(
+        self, of: Tensor, parts: dict[str, Tensor], by: Tensor | None = None, also: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, ...]:
+        """Return the gradient of a scalar, or of a tensor's product with `by`, as one vector; then that by `also`."""
+        free = self.free(parts)
+        reached = torch.autograd.grad(of, [*free.values(), *also], by, allow_unused=True)
+        found = dict(zip(free, reached, strict=False))
+        whole = torch.cat([or_zeros(found.get(name), part.shape).reshape(-1) for name, part in parts.items()])
+        return whole, *(or_zeros(g, x.shape) for g, x in zip(reached[len(free) :], also, strict=True))
+
+
+class Steps(Held):
     """The functions of one network's training file.
 
     Args:
@@ -57,10 +103,8 @@ class Steps:
     """
 
     def __init__(self, model: nn.Module, options: Options) -> None:
-        self.model = model
+        super().__init__(model)
         self.options = options
-        self.shapes = {name: p.shape for name, p in model.named_parameters()}
-        self.frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
 
     def train(self, x: Tensor, y: Tensor, mask: Tensor, lr: Tensor, w: Tensor, **more: Tensor) -> dict[str, Tensor]:
         """Take one step of SGD on the mean cross-entropy of the examples that the mask keeps.
@@ -76,13 +120,10 @@ class Steps:
         Returns:
             `loss`, a scalar, the new `w`, and the new `velocity`.
         """
-        parts = self._leaves(w)
+        parts = self.leaves(w)
         losses = self._losses(parts, x, y, Rules())
         loss = (losses * mask).sum() / mask.sum().clamp(min=1.0)
-        free = self._free(parts)
-        found = dict(zip(free, torch.autograd.grad(loss, list(free.values()), allow_unused=True), strict=True))
-        gradient = torch.cat([_or_zeros(found.get(name), part.shape).reshape(-1) for name, part in parts.items()])
-        return {"loss": loss.detach(), **self._stepped(w, gradient, lr, more)}
+        return {"loss": loss.detach(), **self._stepped(w, self.gradient(loss, parts)[0], lr, more)}
 
     def train_dp(
         self, x: Tensor, y: Tensor, mask: Tensor, lr: Tensor, noise: Tensor, w: Tensor, **more: Tensor
@@ -104,7 +145,7 @@ class Steps:
             The new `w` and `velocity`. No loss: it would tell of the examples. If an example's gradient is not finite,
             neither is `w`: the caller must look for that example and leave it out, as LiteRTTrainer does.
         """
-        parts = self._leaves(w)
+        parts = self.leaves(w)
         rules = Rules(batch=self.options.batch)
         losses = self._losses(parts, x, y, rules)
         gradients = self._per_example(losses.sum(), parts, rules)
@@ -117,36 +158,18 @@ class Steps:
     def infer(self, x: Tensor, w: Tensor) -> dict[str, Tensor]:
         """Return the `scores` (batch, classes)."""
         with torch.no_grad():
-            return {"scores": self._scores(self._leaves(w), x, Rules())}
+            return {"scores": self._scores(self.leaves(w), x, Rules())}
 
     def evaluate(self, x: Tensor, y: Tensor, mask: Tensor, w: Tensor) -> dict[str, Tensor]:
         """Return the sums of `loss` and of `correct` answers over the examples that the mask keeps."""
         with torch.no_grad():
-            scores = self._scores(self._leaves(w), x, Rules())
+            scores = self._scores(self.leaves(w), x, Rules())
             losses = -(y * F.log_softmax(scores, -1)).sum(-1)
             correct = (scores.argmax(-1) == y.argmax(-1)).float()
             return {"loss": (losses * mask).sum(), "correct": (correct * mask).sum()}
 
-    def initial(self) -> Tensor:
-        """Return the module's own weights as one vector."""
-        return torch.cat([p.detach().reshape(-1) for p in self.model.parameters()])
-
-    def _leaves(self, w: Tensor) -> dict[str, Tensor]:
-        sizes = [shape.numel() for shape in self.shapes.values()]
-        pieces = torch.split(w, sizes)
-        return {
-            name: piece.reshape(shape).detach().requires_grad_(name not in self.frozen)
-            for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)
-        }
-
-    def _free(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: part for name, part in parts.items() if name not in self.frozen}
-
     def _scores(self, parts: dict[str, Tensor], x: Tensor, rules: Rules) -> Tensor:
-        inputs = as_images(x.permute(1, 2, 0, 3)) if x.dim() == 4 else x
-        with rules:
-            scores: Tensor = functional_call(self.model, parts, (inputs,))
-        return scores
+        return self.run(parts, from_device(x), rules)
 
     def _losses(self, parts: dict[str, Tensor], x: Tensor, y: Tensor, rules: Rules) -> Tensor:
         return -(y * F.log_softmax(self._scores(parts, x, rules), -1)).sum(-1)
@@ -160,8 +183,8 @@ class Steps:
         used = [weight for weight, _ in rules.used]
         zeros = [each for _, each in rules.used]
         reached = torch.autograd.grad(loss, zeros, retain_graph=True, allow_unused=True)
-        by_used = [_or_zeros(gradient, each.shape) for gradient, each in zip(reached, zeros, strict=True)]
-        free = self._free(parts)
+        by_used = [or_zeros(gradient, each.shape) for gradient, each in zip(reached, zeros, strict=True)]
+        free = self.free(parts)
         stray = torch.autograd.grad(loss, list(free.values()), retain_graph=True, allow_unused=True)
         for name, gradient in zip(free, stray, strict=True):
             if gradient is not None:
@@ -182,7 +205,7 @@ class Steps:
             for name, g in found.items():
                 total[name] = total[name] + g if name in total else g
         batch = self.options.batch
-        return [_or_zeros(total.get(name), (batch, *part.shape)) for name, part in parts.items()]
+        return [or_zeros(total.get(name), (batch, *part.shape)) for name, part in parts.items()]
 
     def _stepped(self, w: Tensor, gradient: Tensor, lr: Tensor, more: dict[str, Tensor]) -> dict[str, Tensor]:
         """Add FedProx's term and momentum, and take the step."""
@@ -194,5 +217,11 @@ class Steps:
         return {"w": w - lr * velocity, "velocity": velocity}
 
 
-def _or_zeros(gradient: Tensor | None, shape: Sequence[int]) -> Tensor:
+def from_device(x: Tensor) -> Tensor:
+    """Return a batch as torch has it: a device's images are (batch, height, width, channels)."""
+    return as_images(x.permute(1, 2, 0, 3)) if x.dim() == 4 else x
+
+
+def or_zeros(gradient: Tensor | None, shape: Sequence[int]) -> Tensor:
+    """Return a gradient, zeros of a shape where there is none."""
     return torch.zeros(*shape) if gradient is None else gradient

@@ -1,6 +1,7 @@
 """The line to a split server elsewhere: a gRPC stream that outlives broken links."""
 
 import queue
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from edgekit.split.wire import OPTIONS, PROTOCOL, pack_asked, read_answer
 
 AGAIN_SECONDS = (0.1, 2.0)
 """How long it waits before it connects again: first, and at most."""
+STOP_SECONDS = 0.25
+"""How often it looks whether it shall stop."""
 PASSING = (
     grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -31,14 +34,23 @@ class StreamLine:
         address: host:port of the server.
         token: of this device and round.
         codec: how arrays travel.
-        deadline: seconds since 1970, when the round is over.
+        seconds: until the round is over; of this device's own clock, which may be wrong.
         authority: certificate (PEM) that the server's must come from; None for no TLS.
+        stop: ends it early; what waits then raises LinkDownError.
     """
 
     def __init__(
-        self, address: str, token: bytes, codec: Codec, deadline: float, authority: bytes | None = None
+        self,
+        address: str,
+        token: bytes,
+        codec: Codec,
+        seconds: float,
+        authority: bytes | None = None,
+        stop: threading.Event | None = None,
     ) -> None:
-        self._address, self._token, self._codec, self._deadline = address, token, codec, deadline
+        self._address, self._token, self._codec = address, token, codec
+        self._deadline = time.monotonic() + seconds
+        self._closed = False
         self._authority = authority
         self._sent = self._received = self._attempts = 0
         self._pause = AGAIN_SECONDS[0]
@@ -46,6 +58,8 @@ class StreamLine:
         self._channel: Any = None
         self._out: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._answers: Any = None
+        self._stop = stop or threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
         try:
             self._connect_in_time()
         except BaseException:
@@ -103,18 +117,30 @@ class StreamLine:
                 self._connect_in_time()  # it may have heard it, or not: it is told again
 
     def close(self) -> None:
-        """End the connection."""
+        """End the connection for good."""
+        self._closed = True
+        self._disconnect()
+
+    def _disconnect(self) -> None:
         self._out.put(None)
         if self._channel is not None:
             self._channel.close()
+
+    def _watch(self) -> None:
+        """End what waits when this device shall stop."""
+        while not self._stop.wait(STOP_SECONDS):
+            if self._closed:
+                return
+        self._disconnect()
 
     def _connect_in_time(self) -> None:
         """Connect, again and again until the round is over."""
         while True:
             if self._attempts:  # longer each time, until a step gets through
-                if time.time() + self._pause > self._deadline:
+                if time.monotonic() + self._pause > self._deadline:
                     raise LinkDownError(f"the split server at {self._address} cannot be reached")
-                time.sleep(self._pause)
+                if self._stop.wait(self._pause):
+                    raise LinkDownError("this device was stopped in the middle of a round")
                 self._pause = min(2 * self._pause, AGAIN_SECONDS[1])
             try:
                 return self._connect()
@@ -123,7 +149,7 @@ class StreamLine:
 
     def _connect(self) -> None:
         """Open a stream, and send again what the server does not have."""
-        self.close()
+        self._disconnect()
         self._out = queue.SimpleQueue()
         if self._authority is None:
             self._channel = grpc.insecure_channel(self._address, OPTIONS)
@@ -132,8 +158,12 @@ class StreamLine:
         self._attempts += 1
         hello = pb.Hello(protocol=PROTOCOL, token=self._token, answers=self._received, attempt=self._attempts)
         self._out.put(pb.FromDevice(hello=hello))
-        seconds = max(0.001, self._deadline - time.time())
-        self._answers = stubs.SplitStub(self._channel).Train(_given(self._out), timeout=seconds, wait_for_ready=False)
+        seconds = max(0.001, self._deadline - time.monotonic())
+        stub = stubs.SplitStub(self._channel)
+        try:
+            self._answers = stub.Train(_given(self._out), timeout=seconds, wait_for_ready=False)
+        except ValueError:  # it was closed meanwhile, to stop
+            raise _BrokenError from None
         welcome = self._next()
         if welcome.WhichOneof("body") != "welcome" or welcome.welcome.protocol != PROTOCOL:
             raise RefusedError("the split server speaks another protocol: install the same version of edgekit")

@@ -1,0 +1,71 @@
+"""A device's parts in torch."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from edgekit.arrays import Weights
+from edgekit.clients.trainer import LocalSettings
+from edgekit.data import Examples
+from edgekit.data.federated import Floats, Integers
+from edgekit.errors import DataError, TrainingError
+from edgekit.split.part import Part, Passed
+
+
+class TorchDevice:
+    """A device with torch.
+
+    Args:
+        bottom: its first part.
+        tail: its last part, which sees the labels; None where the server has them.
+    """
+
+    def __init__(self, bottom: nn.Module, tail: nn.Module | None) -> None:
+        self.bottom, self.tail = bottom, tail
+
+    def check(self, weights: Weights, examples: Examples, settings: LocalSettings) -> None:
+        """See that a round can be trained; see `HalvesMaker`."""
+        if settings.work != "sgd":
+            raise TrainingError(f"split learning does not do the work {settings.work!r}")
+        if not len(examples):
+            raise DataError("this client has no examples")
+
+    def halves(self, weights: Weights, settings: LocalSettings, rng: np.random.Generator) -> "TorchHalves":
+        """Return the parts at these weights."""
+
+        def part(module: nn.Module) -> Part:
+            seed = int(rng.integers(2**63))
+            return Part(module, weights, settings.learning_rate, settings.momentum, settings.proximal_mu, seed)
+
+        return TorchHalves(part(self.bottom), None if self.tail is None else part(self.tail))
+
+
+class TorchHalves:
+    """The parts in one round; see `Halves`."""
+
+    def __init__(self, bottom: Part, tail: Part | None) -> None:
+        self._bottom, self._tail = bottom, tail
+        self.has_tail = tail is not None
+
+    def forward(self, x: Floats) -> tuple[Passed, Floats]:
+        """Return a batch's activation."""
+        passed = self._bottom.forward(torch.from_numpy(x), wants_gradient=False)
+        return passed, passed.y.detach().numpy()
+
+    def backward(self, passed: Passed, gradient: Floats) -> None:
+        """Make a step of the first part."""
+        self._bottom.backward(passed, torch.from_numpy(gradient))
+
+    def finish(self, activation: Floats, labels: Integers) -> tuple[Floats, float]:
+        """Make a step of the last part."""
+        assert self._tail is not None
+        passed = self._tail.forward(torch.from_numpy(activation), wants_gradient=True)
+        loss = F.cross_entropy(passed.y, torch.from_numpy(labels))
+        gradient = self._tail.backward(Passed(passed.x, loss, passed.parameters))
+        assert gradient is not None
+        return gradient.numpy(), float(loss.detach())
+
+    def weights(self) -> Weights:
+        """Return the parts' weights."""
+        return self._bottom.weights() | (self._tail.weights() if self._tail is not None else {})

@@ -1,0 +1,122 @@
+"""Split learning of a whole cohort, with the server's part in the same process."""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from edgekit.arrays import Weights
+from edgekit.clients.split.by_torch import TorchDevice
+from edgekit.clients.split.device import Device
+from edgekit.clients.trainer import LocalSettings, LocalTask, Update
+from edgekit.errors import TrainingError
+from edgekit.split.codec import Codec, bytes_an_example
+from edgekit.split.line import DirectLine
+from edgekit.split.messages import Answer, Asked
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a network is trained in parts.
+
+    Attributes:
+        device: the device's parts.
+        window: batches of a client that may be under way at once.
+        order: of the clients: a step each in turn, or one client after the other.
+        codec: how activations and gradients travel.
+        crossing: shapes of one example's activation at each cut.
+    """
+
+    device: TorchDevice
+    window: int
+    order: str
+    codec: Codec
+    crossing: Sequence[tuple[int, ...]]
+
+    @property
+    def device_like(self) -> Weights:
+        """The device's own arrays, by name: what a device is sent, and sends back."""
+        parts = [part for part in (self.device.bottom, self.device.tail) if part is not None]
+        return {name: array.numpy() for part in parts for name, array in part.state_dict().items()}
+
+    def begin(self, weights: Weights, task: LocalTask, settings: LocalSettings) -> Device:
+        """Return a client's round."""
+        return Device(self.device, self.window, self.crossing, weights, task, settings)
+
+
+class Server(Protocol):
+    """The server's side, in the same process."""
+
+    shared: bool
+
+    def begin(self, weights: Weights, settings: LocalSettings, seed: int) -> None:
+        """A round begins from these weights; `seed` is of layers that draw."""
+
+    def answer(self, client: int, message: Asked) -> Answer:
+        """Return the answer to a client's message."""
+
+    def weights(self, client: int) -> Weights:
+        """Return the server's part as it is for a client, after its round."""
+
+
+class SplitTrainer:
+    """Trains a cohort with the server's part in the same process, as over a network.
+
+    Args:
+        plan: how the network is trained in parts.
+        server: trains the part between.
+
+    Attributes:
+        plan: as given.
+        server: as given.
+        device_bytes: size of a device's own parts.
+        bytes_an_example: that an example takes on its way there and back in one step.
+    """
+
+    def __init__(self, plan: Plan, server: Server) -> None:
+        self.plan, self.server = plan, server
+        self.device_bytes = sum(array.nbytes for array in plan.device_like.values())
+        examples = 16  # so that what a batch has once weighs little
+        self.bytes_an_example = sum(2 * bytes_an_example(shape, plan.codec, examples) for shape in plan.crossing)
+        self._up = self._down = 0
+
+    def train(self, weights: Weights, task: LocalTask, settings: LocalSettings) -> Update:
+        """Return one client's update.
+
+        Raises:
+            TrainingError: the server's part learns from all clients together.
+        """
+        if self.server.shared:
+            raise TrainingError("clients of a shared part of the server train together or not at all")
+        return self.train_cohort(weights, [task], settings)[0]
+
+    def train_cohort(self, weights: Weights, tasks: Sequence[LocalTask], settings: LocalSettings) -> list[Update]:
+        """Return the clients' updates, of the whole network, in the order of the tasks."""
+        devices = [self.plan.begin(weights, task, settings) for task in tasks]
+        self.server.begin(weights, settings, int(tasks[0].batches_rng.integers(2**31)))
+        lines = [DirectLine(_answers(self.server, client), self.plan.codec) for client in range(len(tasks))]
+        rounds = [device.train(line) for device, line in zip(devices, lines, strict=True)]
+        if self.plan.order == "sequential":
+            for one in rounds:
+                deque(one, 0)
+        else:
+            while rounds:  # a step each in turn, until each has had all of its own
+                rounds = [one for one in rounds if next(one, self) is not self]
+        self._up += sum(line.bytes_up for line in lines)
+        self._down += sum(line.bytes_down for line in lines)
+        return [whole(device.update(), self.server.weights(client), weights) for client, device in enumerate(devices)]
+
+    def take_traffic(self) -> tuple[int, int]:
+        """Return the bytes of activations, labels and gradients, up and down, since the last time."""
+        found, self._up, self._down = (self._up, self._down), 0, 0
+        return found
+
+
+def whole(update: Update, between: Weights, before: Weights) -> Update:
+    """Return a device's update together with the server's part, as one of the whole network."""
+    arrays = update.arrays | between
+    return Update({name: arrays.get(name, before[name]) for name in before}, update.examples, update.loss)
+
+
+def _answers(server: Server, client: int) -> Callable[[Asked], Answer]:
+    return lambda message: server.answer(client, message)

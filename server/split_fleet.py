@@ -1,0 +1,87 @@
+"""Split learning with a fleet: the split server beside Flower's rounds, which bring each node its address and token."""
+
+from torch import nn
+
+from edgekit.arrays import Weights
+from edgekit.clients.node.task import SplitFacts
+from edgekit.clients.split.cohort import whole
+from edgekit.clients.trainer import LocalSettings, Update
+from edgekit.data import FederatedDataset
+from edgekit.experiment import Split
+from edgekit.models.cut import CutModel
+from edgekit.server.split import cut_names, in_parts
+from edgekit.server.split_stream import Ended, Keys, SplitService, listen
+
+MOST_DEVICES = 500
+"""Streams at a time; each has a thread."""
+
+
+class SplitHost:
+    """The server's side of a network's parts, for the nodes of each round.
+
+    Args:
+        split: the experiment's section, with a cut.
+        model: the network.
+        dataset: the coordinator's own.
+        address: host:port to listen on.
+        keys: of the server; None for no TLS.
+
+    Attributes:
+        facts: what nodes need to know of it.
+        plan: the device's side.
+        device_like: arrays of the shapes and names that nodes have.
+        port: where it listens.
+
+    Raises:
+        ModelError: the network cannot be cut there.
+        ServeError: somebody else listens there.
+    """
+
+    def __init__(
+        self, split: Split, model: nn.Module, dataset: FederatedDataset, address: str, keys: Keys | None
+    ) -> None:
+        self.plan, self._server = in_parts(split, model, dataset)
+        self._service = SplitService(self._server, split.codec, split.window)
+        self._grpc, self.port = listen(self._service, address, MOST_DEVICES, keys)
+        self.facts = SplitFacts(
+            cuts=tuple(cut_names(split, CutModel(model, dataset.shape))),
+            codec=split.codec,
+            window=split.window,
+            crossing=tuple(self.plan.crossing),
+        )
+        self.sequential = split.order == "sequential"
+        self.device_like: Weights = self.plan.device_like
+        self._shared = split.halves == "shared"
+        self._between: list[Weights] = []
+        self._up = self._down = 0
+
+    def own(self, weights: Weights) -> Weights:
+        """Return what of a network's weights a device is sent."""
+        return {name: weights[name] for name in self.device_like}
+
+    def begin(self, devices: int, weights: Weights, settings: LocalSettings, seed: int) -> list[bytes]:
+        """Begin a round; return each device's one-time token. `seed` is of layers that draw."""
+        self._server.begin(weights, settings, seed)
+        return [self._service.admit(place) for place in range(devices)]
+
+    def end(self, devices: int) -> list[Ended]:
+        """End the round; return how it was for each device."""
+        ended = self._service.end_round()
+        found = [ended[place] for place in range(devices)]
+        self._between = [self._server.weights(place) for place in range(1 if self._shared else devices)]
+        self._up += sum(one.bytes_up for one in found)
+        self._down += sum(one.bytes_down for one in found)
+        return found
+
+    def whole(self, place: int, arrays: Weights, weights: Weights) -> Weights:
+        """Return a device's arrays together with the server's part, after the round, as weights of the network."""
+        return whole(Update(arrays, 1, None), self._between[0 if self._shared else place], weights).arrays
+
+    def take_traffic(self) -> tuple[int, int]:
+        """Return the bytes of the streams, up and down, since the last time."""
+        found, self._up, self._down = (self._up, self._down), 0, 0
+        return found
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._grpc.stop(0)

@@ -1,0 +1,113 @@
+"""Split learning with real processes: rounds begin with Flower messages, train over the stream, and outlive faults."""
+
+import json
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from edgekit import arrays, wire
+from edgekit.clients.node.folder import NodeFolder
+from edgekit.errors import LinkDownError, StaleError
+from edgekit.flower.fleet import FleetLink, begin
+
+SPLIT = (
+    "model.name=mlp", "model.arguments={}", "spiking.enabled=false", "export.presets=['int8']", "export.tolerance=0.5",
+    "privacy.unit=none", "training.epochs=2", "training.learning_rate=0.1", "federation.average_last=0.0",
+    "split.cut=layers.2", "data.clients=4", "data.partition=iid",
+)  # fmt: skip
+
+
+def serve(one, fleet, *more, **options):
+    one.serve("--split-port", str(fleet.free_port()), *more, **options)
+
+
+@pytest.mark.timeout(400)
+def test_nodes_with_and_without_torch_train_their_parts_over_tls(federation, fleet):
+    one = federation("federation.rounds=3", "serve.nodes=2", "split.codec=int8", "split.window=2", base=SPLIT)
+    serve(one, fleet, "--once", codes=2)
+    one.join("torch", "--client", "0", "--trainer", "torch")
+    one.join("litert", "--client", "1", "--trainer", "litert")
+    one.wait_for_end(240)
+    one.wait(lambda: one.coordinator.poll() is not None, 100, "the coordinator's end")
+    assert one.coordinator.returncode == 0, one.output("coordinator")[-3000:]
+    rounds = one.rounds()
+    assert [r["replies"] for r in rounds] == [2, 2, 2], one.notices()
+    result = json.loads((one.run / "result.json").read_text())
+    assert result["trainer"] == "nodes of a real fleet, split learning, cut behind layers.2"
+    assert result["accuracy"] > 0.5
+    # Both learn the classes, over three rounds, from a part each.
+    assert rounds[-1]["loss"] < rounds[0]["loss"]
+    nodes = {n["name"]: n for n in json.loads((one.run / "nodes.json").read_text())}
+    assert {n: nodes[n]["kind"] for n in nodes} == {"torch": "torch", "litert": "litert"}
+    # What a node is sent and sends back are its own parts; the rest of the bytes are the streams'.
+    assert sum(n["bytes_up"] for n in nodes.values()) == pytest.approx(sum(r["bytes_up"] for r in rounds), rel=0.2)
+    for name in ("torch", "litert"):
+        (path, *_) = (one.node_folder(name) / "tasks").glob("*.task")
+        facts = arrays.from_bytes(path.read_bytes())[1]
+        assert not any(held.startswith("layers.3") for held in facts["parameters"])  # that is the server's
+        folder = NodeFolder(one.node_folder(name))
+        assert json.loads((folder.models / "current.json").read_text())["version"] == 3
+        assert "whoever runs the coordinator sees" in one.output(name)
+
+
+@pytest.mark.timeout(400)
+def test_server_app_and_nodes_may_be_killed_in_the_middle_of_a_stream(federation, fleet):
+    one = federation(
+        "federation.rounds=6", "serve.nodes=2", "training.epochs=40", "serve.deadline_seconds=20",
+        "export.presets=[]", "split.order=sequential", base=SPLIT,
+    )  # fmt: skip
+    serve(one, fleet, codes=2)
+    one.join("a", "--client", "0", "--trainer", "torch")
+    one.join("b", "--client", "1", "--trainer", "torch")
+    one.wait_for_round(1)
+    time.sleep(0.3)
+    os.kill(one.server_app(), signal.SIGKILL)
+    one.wait_for_round(2)
+    one.kill_node("a")
+    one.start_node("a")
+    one.wait_for_end(240)
+    assert [r["round"] for r in one.rounds()] == [1, 2, 3, 4, 5, 6]
+    assert one.rounds()[-1]["replies"] == 2
+    assert "the server app ended: it is started again" in " ".join(one.notices())
+
+
+@pytest.mark.timeout(300)
+def test_a_node_that_never_opens_its_stream_or_lies_about_it_is_left_out(federation, fleet):
+    one = federation(
+        "federation.rounds=3", "serve.nodes=2", "serve.deadline_seconds=8", "export.presets=[]", base=SPLIT
+    )
+    serve(one, fleet, codes=2)
+    one.join("honest", "--client", "0", "--trainer", "torch")
+    one.join("evil", "--client", "1", "--enrol-only")
+    one.wait(lambda: one.nodes["evil"].poll() is not None, 60, "enrolment")
+    one.nodes.pop("evil")
+    folder = NodeFolder(one.node_folder("evil"))
+    link = FleetLink(f"127.0.0.1:{one.port}", folder.authority(), folder.key())
+    link.activate()
+    asked = 0
+    end = time.monotonic() + 150
+    while time.monotonic() < end and len(one.rounds()) < 3:
+        try:
+            parcel = link.pull()
+        except (LinkDownError, StaleError):
+            continue
+        if parcel is None:
+            continue
+        message = begin(parcel, link.node_id)
+        if message.metadata.message_type == "query":
+            told = {"version": "1", "kind": "torch", "name": "evil", "holds": True, "problem": "", "examples": 10}
+            link.push(wire.answer(told, message))
+            continue
+        letter = wire.read(message)
+        asked += 1
+        content = letter.content
+        if asked == 2:  # the first time as it came, then with arrays that are the server's
+            more = {"layers.9.weight": np.zeros(3, np.float32)}
+            content = arrays.to_bytes(letter.weights() | more)
+        link.push(wire.answer({"num-examples": 5, "train_loss": 0.1}, message, content))
+    notices = " ".join(one.notices())
+    assert "evil left out: it sent an update before its stream had ended" in notices
+    assert [r["replies"] for r in one.rounds()] == [1, 1, 1]

@@ -1,0 +1,105 @@
+"""A device's parts in LiteRT: held against the same parts in torch, and against the whole network's training."""
+
+import numpy as np
+import pytest
+
+from edgekit.clients import LocalSettings, LocalTask
+from edgekit.clients.split.by_litert import LiteRTDevice
+from edgekit.clients.split.device import Device
+from edgekit.clients.torch_trainer import TorchTrainer, state
+from edgekit.data import Examples
+from edgekit.errors import DataError, ExportError, ModelError, TrainingError
+from edgekit.experiment import Model, Split
+from edgekit.export.training.file import training_file
+from edgekit.export.training.split_file import split_file
+from edgekit.export.training.steps import Options
+from edgekit.models import build
+from edgekit.server.split import split_trainer
+from edgekit.split.line import DirectLine
+
+NETWORKS = {
+    "dscnn": (Model(name="dscnn", norm="group", width=0.5), "layers.3"),
+    "mlp": (Model(name="mlp"), "layers.2"),
+}
+WORK = LocalSettings(batch_size=8, epochs=2, learning_rate=0.1, momentum=0.9, proximal_mu=0.1)
+
+
+@pytest.fixture(scope="module", params=[(name, labels) for name in NETWORKS for labels in ("device", "server")])
+def made(request, digits):
+    """A network, how it is cut, and its device without torch."""
+    name, labels = request.param
+    settings, cut = NETWORKS[name]
+    model = build(settings, (1, 8, 8), 10, 0)
+    split = Split(cut=cut, labels=labels)
+    plan = split_trainer(split, model, digits).plan
+    parts = plan.device
+    content, error = split_file(parts.bottom, parts.tail, (1, 8, 8), plan.crossing, 10, 8, {})
+    assert error < 1e-5
+    return model, split, LiteRTDevice(content)
+
+
+def _task(block):
+    return LocalTask(block, np.random.default_rng(1), np.random.default_rng(2))
+
+
+def test_the_parts_train_as_torch_does_in_one_piece(made, blocks, digits):
+    model, split, device = made
+    (block,) = blocks(21)  # the last batch of an epoch is not full
+    trainer = split_trainer(split, model, digits)
+    trainer.server.begin(state(model), WORK, 0)
+    line = DirectLine(lambda message: trainer.server.answer(0, message), "float32")
+    ours = Device(device, split.window, trainer.plan.crossing, state(model), _task(block), WORK)
+    device.check(state(model), block, WORK)
+    for _ in ours.train(line):
+        pass
+    update = ours.update()
+    theirs = TorchTrainer(model).train(state(model), _task(block), WORK)
+    arrays = update.arrays | trainer.server.weights(0)
+    assert arrays.keys() == theirs.arrays.keys()
+    for name in arrays:
+        assert np.allclose(arrays[name], theirs.arrays[name], rtol=1e-4, atol=1e-5), name
+    assert update.loss == pytest.approx(theirs.loss, rel=1e-4)
+
+
+def test_a_window_leaves_batches_under_way_their_weights(made, blocks, digits):
+    model, split, device = made
+    (block,) = blocks(40)
+    split = split.model_copy(update={"window": 4})
+    found = []
+    for kind in ("litert", "torch"):
+        trainer = split_trainer(split, model, digits)
+        trainer.server.begin(state(model), WORK, 0)
+        line = DirectLine(lambda message, trainer=trainer: trainer.server.answer(0, message), "float32")
+        by = device if kind == "litert" else trainer.plan.device
+        one = Device(by, 4, trainer.plan.crossing, state(model), _task(block), WORK)
+        for _ in one.train(line):
+            pass
+        found.append(one.update().arrays)
+    for name in found[0]:
+        assert np.allclose(found[0][name], found[1][name], rtol=1e-4, atol=1e-5), name
+
+
+def test_what_does_not_fit_the_file_is_refused(made, blocks):
+    model, _, device = made
+    (block,) = blocks(8)
+    weights = state(model)
+    with pytest.raises(TrainingError, match="batches of at most 8, the round wants 16"):
+        device.check(weights, block, LocalSettings(batch_size=16))
+    with pytest.raises(TrainingError, match="does not do the work 'dp-sgd'"):
+        device.check(weights, block, LocalSettings(work="dp-sgd", batch_size=8))
+    with pytest.raises(ModelError, match="not of the training file's network"):
+        device.check({name: array for name, array in weights.items() if "bias" in name}, block, WORK)
+    with pytest.raises(DataError, match="no examples"):
+        device.check(weights, Examples(block.x[:0], block.y[:0]), WORK)
+
+
+def test_other_files_and_networks_are_refused(digits):
+    model = build(NETWORKS["mlp"][0], (1, 8, 8), 10, 0)
+    whole, _ = training_file(model, (1, 8, 8), 10, Options(batch=8, private=False), {})
+    with pytest.raises(ModelError, match="no training graph of a network that is cut"):
+        LiteRTDevice(whole)
+    from torch import nn
+
+    normed = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4))
+    with pytest.raises(ExportError, match="keeps 'running_mean'"):
+        split_file(normed, None, (1, 8, 8), [(4, 6, 6)], 10, 8, {})
