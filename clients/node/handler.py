@@ -298,7 +298,7 @@ def _where(asked: wire.Letter, url: str) -> tuple[str, bytes, float]:
 
     The server is on the machine that this device knows as its coordinator, by whatever name it reaches it.
     """
-    found = asked.facts.get("split")
+    found = asked.facts.get("split") or {}
     try:
         port, token, seconds = int(found["port"]), found["token"], float(found["seconds"])
         if not (0 < port < 1 << 16 and isinstance(token, bytes) and 0 < seconds < LONGEST_ROUND):
