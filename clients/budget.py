@@ -2,7 +2,7 @@
 
 from edgekit.arrays import Weights
 from edgekit.clients.trainer import LocalSettings, LocalTask, Trainer, Update
-from edgekit.errors import PrivacyError
+from edgekit.errors import PrivacyError, TrainingError
 from edgekit.privacy import Charge, Ledger, sensitivity
 
 ACCOUNTANT = "rdp-integer"
@@ -22,18 +22,19 @@ class Budget:
     def __init__(self, ledger: Ledger, epsilon: float, delta: float) -> None:
         self.ledger, self.epsilon, self.delta = ledger, epsilon, delta
 
-    def spend(self, settings: LocalSettings, draw: str) -> None:
+    def spend(self, settings: LocalSettings, draw: str, releases: int = 1) -> None:
         """Write down what a round will spend, before it does.
 
         Args:
             settings: the round's instructions.
             draw: names the round's random numbers. The same work on the same weights with the same numbers releases
                 nothing new, so it is charged once however often it is repeated.
+            releases: of `local-dp`, how often an example takes part in something noised, in one epoch.
 
         Raises:
             PrivacyError: the round does not protect the data, or there is not enough left; nothing is spent then.
         """
-        charge = _charge(settings, self.ledger.round_of(draw) or self.ledger.rounds + 1, draw)
+        charge = _charge(settings, self.ledger.round_of(draw) or self.ledger.rounds + 1, draw, releases)
         if charge is None:
             raise PrivacyError(
                 "this device protects its data itself, but the round asks for an update without noise of its own: "
@@ -56,8 +57,11 @@ class Budget:
         self.ledger.charge(charge)
 
 
-def _charge(settings: LocalSettings, number: int, draw: str) -> Charge | None:
+def _charge(settings: LocalSettings, number: int, draw: str, releases: int) -> Charge | None:
     """Return what a round spends by noise that this client adds; None if it adds none."""
+    if settings.work == "local-dp" and settings.noise_multiplier > 0:
+        steps = settings.epochs * releases
+        return Charge(number, "example", "client", settings.noise_multiplier, 1.0, steps, None, draw)
     if settings.work == "dp-sgd" and settings.noise_multiplier > 0:
         noise, rate, steps = settings.noise_multiplier, settings.sample_rate, settings.steps
         return Charge(number, "example", "client", noise, rate, steps, None, draw)
@@ -83,6 +87,8 @@ def train_within(
     Raises:
         EdgekitError: it cannot be done (nothing is charged), or would overspend.
     """
+    if settings.work == "local-dp":
+        raise TrainingError("the round asks for split learning's work, but the task's network is not cut")
     trainer.check(weights, task.examples, settings)
     if budget is not None:
         budget.spend(settings, draw)

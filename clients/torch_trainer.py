@@ -2,7 +2,6 @@
 
 import copy
 import warnings
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from edgekit.clients.trainer import LocalSettings, LocalTask, Update, bounded
 from edgekit.data import Examples
 from edgekit.data.federated import Floats, Integers
 from edgekit.errors import ModelError, TrainingError
-from edgekit.privacy import mechanism
+from edgekit.privacy.tensors import add_noise, clipped
 
 
 class TorchTrainer:
@@ -96,32 +95,6 @@ def load_weights(model: nn.Module, weights: Weights) -> None:
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(torch.from_numpy(np.array(weights[name], order="C")))
-
-
-def add_noise(tensors: list[Tensor], deviation: float, rng: np.random.Generator) -> None:
-    """Add Gaussian noise of this standard deviation to each tensor, in place."""
-    for tensor in tensors:
-        tensor += torch.from_numpy(mechanism.gaussian(tuple(tensor.shape), deviation, rng, np.float32))
-
-
-def clipped(gradients: Sequence[Tensor], bound: float) -> list[Tensor]:
-    """Scale each example's gradient to l2 norm `bound` over all parameters, if it is longer (Abadi et al. 2016).
-
-    An example whose gradient is not finite counts as zero: otherwise it would take its whole client's sum with it,
-    and one example's influence would not be bounded.
-
-    Args:
-        gradients: one a parameter, (examples, ...).
-        bound: largest norm.
-    """
-    squares = torch.stack([gradient.reshape(len(gradient), -1).square().sum(1) for gradient in gradients]).sum(0)
-    finite = squares.isfinite()
-    factors = (bound / (squares.sqrt() + 1e-6)).clamp(max=1.0)
-    result = []
-    for gradient in gradients:
-        columns = (-1, *[1] * (gradient.dim() - 1))
-        result.append(torch.where(finite.view(columns), gradient * factors.view(columns), 0.0))
-    return result
 
 
 def _sgd(model: nn.Module, x: Tensor, y: Tensor, plan: list[Integers], settings: LocalSettings) -> float:

@@ -15,7 +15,7 @@ from edgekit.data.federated import Floats
 from edgekit.errors import TrainingError
 from edgekit.privacy import mechanism
 
-Work = Literal["sgd", "dp-sgd", "clipped-sum"]
+Work = Literal["sgd", "dp-sgd", "clipped-sum", "local-dp"]
 """What a client does in a round.
 
 `sgd`: local SGD; the update is the new weights.
@@ -23,6 +23,8 @@ Work = Literal["sgd", "dp-sgd", "clipped-sum"]
 algorithm 1); the update is the new weights, safe to send to a server that is not trusted.
 `clipped-sum`: one Poisson batch; the update is the bare sum of the clipped gradients, for a trusted server that adds
 the noise.
+`local-dp`: of split learning alone: local SGD over batches of which each example is in one an epoch, where all that
+leaves the device is clipped and noised, activations and gradients too; the server need not be trusted.
 """
 
 
@@ -32,15 +34,16 @@ class LocalSettings:
 
     Attributes:
         work: what to do.
-        epochs: passes over the client's data (`sgd`).
-        batch_size: examples a step (`sgd`).
+        epochs: passes over the client's data (`sgd`, `local-dp`).
+        batch_size: examples a step (`sgd`, `local-dp`).
         steps: Poisson batches (`dp-sgd`).
         learning_rate: step size.
         momentum: of SGD.
         proximal_mu: weight of FedProx's term mu / 2 |w - w_global|^2 (Li et al. 2020).
         clip: largest l2 norm of one example's gradient (private work only).
         sample_rate: chance of each example to be in a Poisson batch (private work only).
-        noise_multiplier: standard deviation of the noise in units of `clip` (`dp-sgd`).
+        noise_multiplier: standard deviation of the noise in units of how far one example can move what is released:
+            `clip` (`dp-sgd`), or twice each bound, since any example may stand for any other (`local-dp`).
         update_clip: largest l2 norm of the whole update, 0 for none (unit client).
         update_noise: standard deviation of the noise the client adds to its clipped update, 0 for none.
     """

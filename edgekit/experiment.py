@@ -212,6 +212,10 @@ class Split(Section):
     codec: Literal["float32", "float16", "int8", "top-k"] = "float32"
     window: Annotated[int, Field(ge=1, le=64)] = 1
     """Batches of a client under way at once: more hide a slow link, and make gradients up to window - 1 steps old."""
+    activation_clip: Positive = 1.0
+    """With `privacy.noise = "client"`: largest l2 norm of what is sent of one example, before noise."""
+    no_peek: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Weight of the distance correlation between examples and activations in the loss: they tell less. No guarantee."""
 
 
 class Serve(Section):
@@ -246,23 +250,39 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
-        if self.privacy.unit == "example" and self.training.momentum and self.privacy.noise == "server":
+        central = self.privacy.unit == "example" and self.privacy.noise == "server" and not self.split.cut
+        if central and self.training.momentum:
             raise ValueError(
                 "training.momentum has no effect when the server adds the noise: "
                 'use federation.strategy = "FedAvgM" with server_momentum'
             )
-        if self.split.cut and self.privacy.unit != "none":
-            raise ValueError(
-                f'split learning is trained without noise: set privacy.unit = "none", or split.cut = "" '
-                f"(privacy.unit is {self.privacy.unit!r})"
-            )
+        if self.split.cut and self.privacy.on:
+            self._check_private_split()
         if self.split.cut and self.training.trainer != "auto":
             raise ValueError(
                 f'split learning is a trainer of its own: set training.trainer = "auto", not {self.training.trainer!r}'
             )
+        if self.split.cut and self.serve.statistics_every:
+            raise ValueError(
+                "of a network that is cut, devices have parts alone and give no statistics: set "
+                'serve.statistics_every = 0, or split.cut = ""'
+            )
         if self.split.tail and self.split.labels == "server":
             raise ValueError('split.tail is the part behind the server\'s; with split.labels = "server" there is none')
         return self
+
+    def _check_private_split(self) -> None:
+        if self.privacy.unit == "client":
+            raise ValueError('split learning protects single examples: set privacy.unit = "example", not "client"')
+        if self.privacy.noise == "client" and self.split.labels == "server":
+            raise ValueError(
+                'labels would be sent as they are: with privacy.noise = "client" set split.labels = "device"'
+            )
+        if self.split.no_peek:
+            raise ValueError(
+                "split.no_peek mixes the examples of a batch, so none can be protected alone: set it to 0, or "
+                'privacy.unit = "none"'
+            )
 
 
 def load(path: Path | None, overrides: Sequence[str] = ()) -> Experiment:

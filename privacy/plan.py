@@ -22,6 +22,7 @@ class Plan:
         rounds: planned rounds.
         noise_multiplier: standard deviation of the noise in units of the sensitivity.
         epsilon: what all rounds spend.
+        split: whether the network is cut between devices and server.
     """
 
     unit: str
@@ -35,6 +36,7 @@ class Plan:
     rounds: int
     noise_multiplier: float
     epsilon: float
+    split: bool = False
 
     @property
     def sensitivity(self) -> float:
@@ -57,7 +59,9 @@ def sensitivity(unit: str, noise: str, clip: float) -> float:
     return 2 * clip if (unit, noise) == ("client", "client") else clip
 
 
-def make_plan(settings: Privacy, rounds: int, cohort_rate: float, epochs: int) -> Plan:
+def make_plan(
+    settings: Privacy, rounds: int, cohort_rate: float, epochs: int, split_releases: int | None = None
+) -> Plan:
     """Solve the noise multiplier for the target epsilon.
 
     The sample rate that each case may count on:
@@ -67,20 +71,26 @@ def make_plan(settings: Privacy, rounds: int, cohort_rate: float, epochs: int) -
             for as if it took part in every round.
         unit client, noise by the server: clients join a round independently with `cohort_rate`.
         unit client, noise by the client: 1, since the server sees who sent what.
+        split learning, noise by the server: `epochs / sample_rate` Poisson batches in each round, as seen by those who
+            get the network's weights; devices and server add noise to their own parts.
+        split learning, noise by the client: 1, since the server sees what is made of each example, in each epoch.
 
     Args:
         settings: the [privacy] section; unit must not be `none`.
         rounds: planned rounds.
         cohort_rate: chance of a client to be in a round's cohort.
-        epochs: local passes (unit example, noise by the client).
+        epochs: local passes (unit example, noise by the client, or split learning).
+        split_releases: of split learning, how often an example takes part in something noised in an epoch.
 
     Raises:
         PrivacyError: the target cannot be reached.
     """
     steps = 1
-    if settings.unit == "example":
+    if split_releases is not None and settings.noise == "client":
+        rate, steps = 1.0, epochs * split_releases
+    elif settings.unit == "example":
         rate = settings.sample_rate
-        if settings.noise == "client":
+        if settings.noise == "client" or split_releases is not None:
             steps = max(1, round(epochs / rate))
     else:
         rate = cohort_rate if settings.noise == "server" else 1.0
@@ -99,4 +109,5 @@ def make_plan(settings: Privacy, rounds: int, cohort_rate: float, epochs: int) -
         rounds=rounds,
         noise_multiplier=noise_multiplier,
         epsilon=epsilon([(noise_multiplier, rate, steps * rounds)], settings.delta, settings.accountant),
+        split=split_releases is not None,
     )

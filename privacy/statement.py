@@ -16,9 +16,12 @@ def summary(plan: Plan | None, spent: float, rounds: int, *, seeded: bool) -> st
     if plan is None:
         return "No differential privacy: the updates and the model may tell of single examples."
     whose = "one example" if plan.unit == "example" else "everything that one client owns"
+    whom = plan.noise
+    if plan.split:
+        whom = "devices" if plan.noise == "client" else "devices and the server, who is trusted"
     simulated = " Simulated: the noise comes from the experiment's seed." if seeded else ""
     return (
-        f"({spent:.2f}, {plan.delta:g})-differential privacy for {whose}, noise added by the {plan.noise}, "
+        f"({spent:.2f}, {plan.delta:g})-differential privacy for {whose}, noise added by the {whom}, "
         f"counted by the {plan.accountant.upper()} accountant over {rounds} rounds.{simulated}"
     )
 
@@ -28,7 +31,12 @@ def covered(plan: Plan | None, spent: float) -> list[str]:
     if plan is None:
         return []
     lines = []
-    if plan.unit == "example":
+    if plan.split and plan.noise == "client":
+        lines.append(
+            "Replacing any single training example by any other changes the probability of what its device sends by a "
+            f"factor of at most e^{spent:.2f}, except with probability {plan.delta:g}."
+        )
+    elif plan.unit == "example":
         lines.append(
             "Adding or removing any single training example changes the probability of any outcome by a factor of at "
             f"most e^{spent:.2f}, except with probability {plan.delta:g}."
@@ -43,7 +51,17 @@ def covered(plan: Plan | None, spent: float) -> list[str]:
             "Replacing all data of any single client by any other changes the probability of what it sends by a "
             f"factor of at most e^{spent:.2f}, except with probability {plan.delta:g}."
         )
-    if plan.noise == "server":
+    if plan.split and plan.noise == "server":
+        lines.append(
+            "It holds against everybody but the server: other devices, and whoever gets the model or files made of it. "
+            "Devices add noise to the gradients of their parts of the network, the server to those of its own."
+        )
+    elif plan.split:
+        lines.append(
+            "It holds against the server too: activations, the gradients that devices send, and their parts' weights "
+            "are clipped and noised before they leave the device, and counted together."
+        )
+    elif plan.noise == "server":
         lines.append(
             "It holds for everything that leaves the server: every round's global model, the final model, and all "
             "files made from it."
@@ -62,7 +80,12 @@ def not_covered(plan: Plan | None, experiment: Experiment) -> list[str]:
     if plan is None:
         return ["Nothing is protected; set privacy.unit to example or client."]
     lines = []
-    if plan.noise == "server":
+    if plan.split and plan.noise == "server":
+        lines.append(
+            "The server itself: it sees what the devices' part of the network makes of every example, without noise, "
+            "and can rebuild examples from it; `edgekit split attack` shows how well."
+        )
+    elif plan.noise == "server":
         lines.append("The server is trusted: it sees the clients' clipped contributions before it adds the noise.")
     if plan.unit == "example":
         lines.append(

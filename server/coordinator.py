@@ -15,7 +15,9 @@ from torch import nn
 from edgekit.arrays import Weights, problem_with
 from edgekit.clients import LocalSettings
 from edgekit.clients.app import read_arrays, to_record
+from edgekit.clients.split.device import RELEASES
 from edgekit.clients.torch_trainer import state
+from edgekit.clients.trainer import Work
 from edgekit.data import FederatedDataset
 from edgekit.errors import DataError, TrainingError
 from edgekit.experiment import Experiment
@@ -263,7 +265,10 @@ class Coordinator:
         """
         whom = None if self._by_client or self.crew.is_everyone(cohort) else tuple(cohort)
         draw = self.draw
-        if self.crew.patient and whom is not None:
+        if plan.split and self.crew.patient:
+            # What devices and server answer each other is not the same in a round that is run again: it costs again.
+            draw = f"{self.draw} {secrets.token_hex(8)}"
+        elif self.crew.patient and whom is not None:
             before = self.ledger.charged(number, self.draw)
             whom = tuple(client for client in whom if client not in before)
             draw = f"{self.draw} {len(before)}" if before else self.draw
@@ -284,9 +289,12 @@ class Coordinator:
         if plan.unit == "client":
             noise = plan.noise_multiplier * plan.sensitivity if plan.noise == "client" else 0.0
             return replace(common, update_clip=plan.clip, update_noise=noise)
+        works: dict[str, Work] = {"server": "clipped-sum", "client": "dp-sgd"}
+        if plan.split:
+            works = {"server": "dp-sgd", "client": "local-dp"}
         return replace(
             common,
-            work="clipped-sum" if plan.noise == "server" else "dp-sgd",
+            work=works[plan.noise],
             steps=plan.steps,
             clip=plan.clip,
             sample_rate=privacy.sample_rate,
@@ -306,7 +314,7 @@ class Coordinator:
 
     def _aggregate(self, number: int, replies: list[Message], weights: Weights) -> Weights:
         privacy, plan = self.experiment.privacy, self.plan
-        if plan is not None and plan.noise == "server":
+        if plan is not None and plan.noise == "server" and not plan.split:
             if plan.unit == "client":
                 expected = float(self.cohort)
             else:
@@ -374,7 +382,8 @@ def plan_of(experiment: Experiment, dataset: FederatedDataset) -> Plan | None:
         return None
     federation = experiment.federation
     rate = (federation.cohort or dataset.clients) / dataset.clients
-    return make_plan(experiment.privacy, federation.rounds, rate, experiment.training.epochs)
+    releases = RELEASES if experiment.split.cut else None
+    return make_plan(experiment.privacy, federation.rounds, rate, experiment.training.epochs, releases)
 
 
 def _keep_rounds(path: Path, last: int) -> None:

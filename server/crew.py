@@ -212,7 +212,9 @@ def kept_split_graph(
 
     def made() -> bytes:
         device, batch = plan.device, Options.of(experiment).batch
-        return split_file(device.bottom, device.tail, dataset.shape, plan.crossing, len(dataset.classes), batch, {})[0]
+        return split_file(
+            device.bottom, device.tail, dataset.shape, plan.terms.crossing, len(dataset.classes), batch, {}
+        )[0]
 
     return _kept(run.checkpoint / "split.tflite", made, making)
 

@@ -22,7 +22,6 @@ from edgekit.experiment import Experiment
 from edgekit.flower import CLIENT_DECLINED, CLIENT_RAISED
 from edgekit.flower.fleet import error_reply
 from edgekit.privacy import Plan
-from edgekit.randomness import generator
 from edgekit.server.crew import Draw
 from edgekit.server.drift import DriftWatch
 from edgekit.server.nodes import NodeState, load_nodes, save_nodes
@@ -391,9 +390,9 @@ class FleetCrew:
         instructions = next(iter(messages[0].content.config_records.values()))
         settings = LocalSettings.from_json(str(instructions["local-settings"]))
         settings = replace(settings, proximal_mu=float(instructions.get("proximal-mu", 0.0)))
-        rng = generator(self._experiment.seed, "split server", int(instructions["server-round"]))
         end = time.monotonic() + self._experiment.serve.deadline_seconds
-        tokens = split.begin(len(messages), weights, settings, int(rng.integers(2**31)))
+        examples = [self._state(message.metadata.dst_node_id).examples for message in messages]
+        tokens = split.begin(examples, weights, settings)
         exchanged = []
         groups = [[place] for place in range(len(messages))] if split.sequential else [list(range(len(messages)))]
         for number, group in enumerate(groups):

@@ -5,15 +5,17 @@ algorithms 1 and 2).
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from edgekit.arrays import Weights
-from edgekit.clients.split.by_torch import TorchDevice
+from edgekit.clients.split.by_torch import TorchDevice, noise_of_parts
 from edgekit.clients.split.cohort import Plan, SplitTrainer
+from edgekit.clients.split.device import Terms
 from edgekit.clients.trainer import LocalSettings
 from edgekit.data import FederatedDataset
 from edgekit.data.federated import Floats
@@ -22,7 +24,7 @@ from edgekit.errors import ModelError, RefusedError
 from edgekit.experiment import Experiment, Split
 from edgekit.models.cut import CutModel
 from edgekit.split.messages import Answer, Asked, Backward, Forward, Gradient, Output
-from edgekit.split.part import Part, Passed
+from edgekit.split.part import Noise, Part, Passed
 from edgekit.split.plan import best, compare
 
 
@@ -44,21 +46,26 @@ class SplitServer:
         self._part, self._shape, self._classes = part, shape, classes
         self._labels, self.shared, self._window = labels, shared, window
         self._seed = 0
+        self._examples: list[int] = []
+        self._rng = np.random.default_rng(0)
         self._lock = threading.Lock()
         self._weights: Weights = {}
         self._settings = LocalSettings()
         self._halves: dict[int, Part] = {}
         self._waiting: dict[tuple[int, int], Passed] = {}
 
-    def begin(self, weights: Weights, settings: LocalSettings, seed: int) -> None:
+    def begin(self, weights: Weights, settings: LocalSettings, seed: int, examples: Sequence[int] = ()) -> None:
         """A round begins.
 
         Args:
             weights: of the whole network.
             settings: the round's instructions; the server's part learns as the devices' do.
-            seed: of layers that draw.
+            seed: of layers that draw, and of noise; for that, nobody's to know.
+            examples: of each client, by its number; for `dp-sgd`.
         """
         with self._lock:
+            self._examples = list(examples)
+            self._rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed)))
             self._weights, self._settings, self._seed = weights, settings, seed
             self._halves.clear()
             self._waiting.clear()
@@ -75,12 +82,16 @@ class SplitServer:
                 return self._backward(client, half, message)
             x = self._checked(message)
             passed = half.forward(x, wants_gradient=True)
+            noise = self._noise(client)
             if message.labels is None:
                 if sum(who == client for who, _ in self._waiting) >= self._window:
                     raise RefusedError(f"more than {self._window} batches are under way")
                 self._waiting[client, message.step] = passed
                 return Output(message.step, passed.y.detach().numpy())
-            loss = F.cross_entropy(passed.y, torch.from_numpy(message.labels))
+            labels = torch.from_numpy(message.labels)
+            if noise is not None:  # and no loss: it would tell of the examples
+                return Gradient(message.step, half.finish_private(passed, labels, noise).numpy(), None)
+            loss = F.cross_entropy(passed.y, labels)
             gradient = half.backward(Passed(passed.x, loss, passed.parameters))
             assert gradient is not None
             return Gradient(message.step, gradient.numpy(), float(loss.detach()))
@@ -93,7 +104,7 @@ class SplitServer:
         """
         with self._lock:
             if not backward:
-                return self._shape, self._settings.batch_size
+                return self._shape, self._most()
             passed = self._waiting.get((client, step))
             if passed is None:
                 raise RefusedError(f"step {step} has no activation that waits for a gradient")
@@ -114,9 +125,19 @@ class SplitServer:
         place = 0 if self.shared else client
         if place not in self._halves:
             s = self._settings
-            seed = self._seed + place
+            seed = (self._seed + place) % 2**63
             self._halves[place] = Part(self._part, self._weights, s.learning_rate, s.momentum, s.proximal_mu, seed)
         return self._halves[place]
+
+    def _noise(self, client: int) -> Noise | None:
+        """Return the noise of a step, if the server's part is private too."""
+        if self._settings.work != "dp-sgd":
+            return None
+        return noise_of_parts(self._settings, 2 if self._labels else 3, self._examples[client], self._rng)
+
+    def _most(self) -> int:
+        """Return how many examples a batch may have: Poisson batches are of any size."""
+        return max(self._examples, default=1) if self._settings.work == "dp-sgd" else self._settings.batch_size
 
     def _backward(self, client: int, half: Part, message: Backward) -> Gradient:
         passed = self._waiting.get((client, message.step))
@@ -125,6 +146,10 @@ class SplitServer:
         if message.gradient.shape != passed.y.shape:
             raise RefusedError(f"a gradient has shape {message.gradient.shape}, not {tuple(passed.y.shape)}")
         del self._waiting[client, message.step]
+        noise = self._noise(client)
+        if noise is not None:
+            found = half.backward_private(passed, torch.from_numpy(message.gradient), noise)
+            return Gradient(message.step, found.numpy(), None)
         gradient = half.backward(passed, torch.from_numpy(message.gradient))
         assert gradient is not None
         return Gradient(message.step, gradient.numpy(), None)
@@ -134,14 +159,15 @@ class SplitServer:
         if activation.ndim < 1 or activation.shape[1:] != self._shape or not len(activation):
             shape = ", ".join(map(str, self._shape))
             raise RefusedError(f"activations have shape (examples, {shape}), not {activation.shape}")
-        if len(activation) > self._settings.batch_size:
-            raise RefusedError(f"a batch has at most {self._settings.batch_size} examples here")
+        if len(activation) > self._most():
+            raise RefusedError(f"a batch has at most {self._most()} examples here")
         if (message.labels is not None) != self._labels:
             who = "belong to the server" if self._labels else "stay with the device"
             raise RefusedError(f"labels {who} here")
         if message.labels is not None:
             labels = message.labels
-            if labels.shape != activation.shape[:1] or labels.min() < 0 or labels.max() >= self._classes:
+            least = -1 if self._settings.work == "dp-sgd" else 0  # an empty Poisson batch
+            if labels.shape != activation.shape[:1] or labels.min() < least or labels.max() >= self._classes:
                 raise RefusedError(f"labels are whole numbers below {self._classes}, one for each example")
         return torch.from_numpy(activation)
 
@@ -216,7 +242,8 @@ def in_parts(split: Split, model: nn.Module, dataset: FederatedDataset) -> tuple
         window=split.window,
     )
     device = TorchDevice(bottom, rest[0] if rest else None)
-    return Plan(device, split.window, split.order, split.codec, crossing), server
+    terms = Terms(split.window, crossing, split.activation_clip, split.no_peek)
+    return Plan(device, terms, split.order, split.codec), server
 
 
 def split_trainer(split: Split, model: nn.Module, dataset: FederatedDataset) -> SplitTrainer:

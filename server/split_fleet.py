@@ -1,5 +1,8 @@
 """Split learning with a fleet: the split server beside Flower's rounds, which bring each node its address and token."""
 
+import secrets
+from collections.abc import Sequence
+
 from torch import nn
 
 from edgekit.arrays import Weights
@@ -47,7 +50,9 @@ class SplitHost:
             cuts=tuple(cut_names(split, CutModel(model, dataset.shape))),
             codec=split.codec,
             window=split.window,
-            crossing=tuple(self.plan.crossing),
+            crossing=tuple(self.plan.terms.crossing),
+            activation_clip=split.activation_clip,
+            no_peek=split.no_peek,
         )
         self.sequential = split.order == "sequential"
         self.device_like: Weights = self.plan.device_like
@@ -59,10 +64,10 @@ class SplitHost:
         """Return what of a network's weights a device is sent."""
         return {name: weights[name] for name in self.device_like}
 
-    def begin(self, devices: int, weights: Weights, settings: LocalSettings, seed: int) -> list[bytes]:
-        """Begin a round; return each device's one-time token. `seed` is of layers that draw."""
-        self._server.begin(weights, settings, seed)
-        return [self._service.admit(place) for place in range(devices)]
+    def begin(self, examples: Sequence[int], weights: Weights, settings: LocalSettings) -> list[bytes]:
+        """Begin a round with devices of so many examples (for `dp-sgd`); return each one's one-time token."""
+        self._server.begin(weights, settings, secrets.randbits(256), examples)
+        return [self._service.admit(place) for place in range(len(examples))]
 
     def end(self, devices: int) -> list[Ended]:
         """End the round; return how it was for each device."""

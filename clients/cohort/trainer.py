@@ -11,11 +11,12 @@ from torch.func import functional_call, vmap
 from edgekit.arrays import Weights
 from edgekit.clients import batches
 from edgekit.clients.cohort.rules import ClientsInChannels
-from edgekit.clients.torch_trainer import TorchTrainer, add_noise, clipped
+from edgekit.clients.torch_trainer import TorchTrainer
 from edgekit.clients.trainer import LocalSettings, LocalTask, Update, bounded
 from edgekit.data import Examples
 from edgekit.data.federated import Integers
 from edgekit.errors import EdgekitError
+from edgekit.privacy.tensors import add_noise, clipped
 
 LARGEST_CHUNK = 128
 """More clients at once gain nothing: measured best near 100."""

@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import logging
+import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +19,7 @@ from edgekit.clients.budget import ACCOUNTANT, Budget, train_within
 from edgekit.clients.node import conditions, delivery, statistics, task
 from edgekit.clients.node.folder import NodeFolder, Wishes
 from edgekit.clients.node.task import Task
-from edgekit.clients.split.device import Device, HalvesMaker
+from edgekit.clients.split.device import RELEASES, Device, HalvesMaker
 from edgekit.clients.split.stream import StreamLine
 from edgekit.clients.trainer import LocalSettings, LocalTask, Trainer, Update
 from edgekit.data import Examples
@@ -150,7 +151,8 @@ class Handler:
         digest = self._digest("train", weights, settings.to_json())
         local = LocalTask(self._fit(settings), _rng(digest, "batches"), _rng(digest, "noise"))
         budget = self._budget()
-        if budget is None and (settings.work == "dp-sgd" or settings.update_noise):
+        own_noise = settings.work == "local-dp" or settings.update_noise > 0
+        if budget is None and (own_noise or (settings.work == "dp-sgd" and self._parts is None)):
             raise PrivacyError("the round adds noise on the device, but the task plans none")
         if self._parts is not None:
             update = self._train_parts(self._parts, asked, budget, weights, local, settings)
@@ -172,18 +174,22 @@ class Handler:
         settings: LocalSettings,
     ) -> Update:
         """Train this device's parts of a network, over a stream to the coordinator's split server."""
+        parts.check(weights, local.examples, settings)
         if budget is not None:
-            raise PrivacyError(
-                "this device protects its data, but split learning would send what it makes of every example: "
-                "set split.cut = '' there, or no epsilon here"
-            )
+            if settings.work != "local-dp":
+                raise PrivacyError(
+                    "this device protects its data itself, but the round's noise leaves the server to be trusted: set "
+                    "privacy.noise = 'client'"
+                )
+            budget.spend(settings, secrets.token_hex(16), RELEASES)
+        # What the server answers is never the same again, so no noise may be either.
+        local = replace(local, noise_rng=np.random.Generator(np.random.Philox(secrets.randbits(128))))
         assert self._task is not None
         split = self._task.facts.split
         assert split is not None
-        parts.check(weights, local.examples, settings)
         address, token, seconds = _where(asked, self.wishes.url)
         with StreamLine(address, token, split.codec, seconds, self.folder.authority(), self.stop) as line:
-            device = Device(parts, split.window, split.crossing, weights, local, settings)
+            device = Device(parts, split.terms, weights, local, settings)
             for _ in device.train(line):
                 pass
             line.finish()

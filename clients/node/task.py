@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from edgekit import arrays, plugins
 from edgekit.arrays import Array, Weights
 from edgekit.clients.node.folder import Wishes
-from edgekit.clients.split.device import HalvesMaker
+from edgekit.clients.split.device import HalvesMaker, Terms
 from edgekit.clients.trainer import Trainer
 from edgekit.data import Examples, FederatedDataset
 from edgekit.data.sources import load_own
@@ -50,6 +50,8 @@ class SplitFacts(Section):
         codec: how activations and gradients travel.
         window: batches under way at once.
         crossing: shapes of one example's activation at each cut.
+        activation_clip: of `local-dp`: largest l2 norm of an example's activation.
+        no_peek: weight of NoPeek's penalty.
     """
 
     model_config = ConfigDict(strict=False, frozen=True, extra="forbid")
@@ -58,6 +60,13 @@ class SplitFacts(Section):
     codec: Codec
     window: Annotated[int, Field(ge=1, le=64)]
     crossing: Annotated[tuple[tuple[int, ...], ...], Field(min_length=1, max_length=2)]
+    activation_clip: Annotated[float, Field(gt=0, le=1e6)]
+    no_peek: Annotated[float, Field(ge=0, le=1e6)]
+
+    @property
+    def terms(self) -> Terms:
+        """What holds for all devices."""
+        return Terms(self.window, self.crossing, self.activation_clip, self.no_peek)
 
 
 class TaskFacts(Section):

@@ -6,7 +6,7 @@ import numpy as np
 
 from edgekit.arrays import Weights, problem_with
 from edgekit.clients.litert import check_examples, check_signatures, for_device, interpreter_of
-from edgekit.clients.trainer import LocalSettings
+from edgekit.clients.trainer import LocalSettings, LocalTask
 from edgekit.data import Examples
 from edgekit.data.federated import Floats, Integers
 from edgekit.errors import ModelError, TrainingError
@@ -48,7 +48,7 @@ class LiteRTDevice:
             raise ModelError(f"these weights are not of the training file's network: {problem}")
         check_examples(self.facts, examples)
 
-    def halves(self, weights: Weights, settings: LocalSettings, rng: np.random.Generator) -> "LiteRTHalves":
+    def halves(self, weights: Weights, settings: LocalSettings, task: LocalTask) -> "LiteRTHalves":
         """Return the parts at these weights."""
         return LiteRTHalves(self._run, self.facts, weights, settings)
 

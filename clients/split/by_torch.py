@@ -6,11 +6,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from edgekit.arrays import Weights
-from edgekit.clients.trainer import LocalSettings
+from edgekit.clients.trainer import LocalSettings, LocalTask
 from edgekit.data import Examples
 from edgekit.data.federated import Floats, Integers
 from edgekit.errors import DataError, TrainingError
-from edgekit.split.part import Part, Passed
+from edgekit.split.part import Noise, Part, Passed
 
 
 class TorchDevice:
@@ -26,26 +26,60 @@ class TorchDevice:
 
     def check(self, weights: Weights, examples: Examples, settings: LocalSettings) -> None:
         """See that a round can be trained; see `HalvesMaker`."""
-        if settings.work != "sgd":
-            raise TrainingError(f"split learning does not do the work {settings.work!r}")
+        check_work(settings, self.tail is not None)
         if not len(examples):
             raise DataError("this client has no examples")
 
-    def halves(self, weights: Weights, settings: LocalSettings, rng: np.random.Generator) -> "TorchHalves":
+    def halves(self, weights: Weights, settings: LocalSettings, task: LocalTask) -> "TorchHalves":
         """Return the parts at these weights."""
 
         def part(module: nn.Module) -> Part:
-            seed = int(rng.integers(2**63))
+            seed = int(task.batches_rng.integers(2**63))
             return Part(module, weights, settings.learning_rate, settings.momentum, settings.proximal_mu, seed)
 
-        return TorchHalves(part(self.bottom), None if self.tail is None else part(self.tail))
+        has_tail = self.tail is not None
+        noise = None
+        if settings.work == "local-dp":
+            noise = Noise(settings.clip / 2**0.5, 2 * settings.noise_multiplier * settings.clip, 0.0, task.noise_rng)
+        elif settings.work == "dp-sgd":
+            noise = noise_of_parts(settings, 3 if has_tail else 2, len(task.examples), task.noise_rng)
+        return TorchHalves(part(self.bottom), None if self.tail is None else part(self.tail), noise)
+
+
+def noise_of_parts(settings: LocalSettings, parts: int, examples: int, rng: np.random.Generator) -> Noise:
+    """Return the noise of one of a network's parts in `dp-sgd`.
+
+    Each part's gradient is clipped by itself, so that all together are no longer than `settings.clip`; with noise of
+    the same deviation on each they are one Gaussian mechanism (McMahan et al. 2018, section 3.1: flat clipping of
+    layers).
+
+    Args:
+        settings: the round's instructions.
+        parts: of the whole network, the server's too.
+        examples: of the client.
+        rng: draws the noise.
+    """
+    deviation = settings.noise_multiplier * settings.clip
+    return Noise(settings.clip / parts**0.5, deviation, settings.sample_rate * examples, rng)
+
+
+def check_work(settings: LocalSettings, has_tail: bool) -> None:
+    """See that split learning does this work.
+
+    Raises:
+        TrainingError: it does not.
+    """
+    if settings.work == "clipped-sum" or settings.update_clip:
+        raise TrainingError("split learning protects single examples, in each step, and nothing else")
+    if settings.work == "local-dp" and not has_tail:
+        raise TrainingError("labels would be sent as they are: keep them on the device, which then has a last part")
 
 
 class TorchHalves:
     """The parts in one round; see `Halves`."""
 
-    def __init__(self, bottom: Part, tail: Part | None) -> None:
-        self._bottom, self._tail = bottom, tail
+    def __init__(self, bottom: Part, tail: Part | None, noise: Noise | None) -> None:
+        self._bottom, self._tail, self._noise = bottom, tail, noise
         self.has_tail = tail is not None
 
     def forward(self, x: Floats) -> tuple[Passed, Floats]:
@@ -55,13 +89,19 @@ class TorchHalves:
 
     def backward(self, passed: Passed, gradient: Floats) -> None:
         """Make a step of the first part."""
-        self._bottom.backward(passed, torch.from_numpy(gradient))
+        if self._noise is None:
+            self._bottom.backward(passed, torch.from_numpy(gradient))
+        else:
+            self._bottom.backward_private(passed, torch.from_numpy(gradient), self._noise)
 
     def finish(self, activation: Floats, labels: Integers) -> tuple[Floats, float]:
         """Make a step of the last part."""
         assert self._tail is not None
         passed = self._tail.forward(torch.from_numpy(activation), wants_gradient=True)
-        loss = F.cross_entropy(passed.y, torch.from_numpy(labels))
+        y = torch.from_numpy(labels)
+        if self._noise is not None:
+            return self._tail.finish_private(passed, y, self._noise).numpy(), 0.0
+        loss = F.cross_entropy(passed.y, y)
         gradient = self._tail.backward(Passed(passed.x, loss, passed.parameters))
         assert gradient is not None
         return gradient.numpy(), float(loss.detach())

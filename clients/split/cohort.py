@@ -7,7 +7,7 @@ from typing import Protocol
 
 from edgekit.arrays import Weights
 from edgekit.clients.split.by_torch import TorchDevice
-from edgekit.clients.split.device import Device
+from edgekit.clients.split.device import Device, Terms
 from edgekit.clients.trainer import LocalSettings, LocalTask, Update
 from edgekit.errors import TrainingError
 from edgekit.split.codec import Codec, bytes_an_example
@@ -21,17 +21,15 @@ class Plan:
 
     Attributes:
         device: the device's parts.
-        window: batches of a client that may be under way at once.
+        terms: of all devices.
         order: of the clients: a step each in turn, or one client after the other.
         codec: how activations and gradients travel.
-        crossing: shapes of one example's activation at each cut.
     """
 
     device: TorchDevice
-    window: int
+    terms: Terms
     order: str
     codec: Codec
-    crossing: Sequence[tuple[int, ...]]
 
     @property
     def device_like(self) -> Weights:
@@ -41,7 +39,7 @@ class Plan:
 
     def begin(self, weights: Weights, task: LocalTask, settings: LocalSettings) -> Device:
         """Return a client's round."""
-        return Device(self.device, self.window, self.crossing, weights, task, settings)
+        return Device(self.device, self.terms, weights, task, settings)
 
 
 class Server(Protocol):
@@ -49,8 +47,8 @@ class Server(Protocol):
 
     shared: bool
 
-    def begin(self, weights: Weights, settings: LocalSettings, seed: int) -> None:
-        """A round begins from these weights; `seed` is of layers that draw."""
+    def begin(self, weights: Weights, settings: LocalSettings, seed: int, examples: Sequence[int] = ()) -> None:
+        """A round begins; see `SplitServer`."""
 
     def answer(self, client: int, message: Asked) -> Answer:
         """Return the answer to a client's message."""
@@ -77,7 +75,7 @@ class SplitTrainer:
         self.plan, self.server = plan, server
         self.device_bytes = sum(array.nbytes for array in plan.device_like.values())
         examples = 16  # so that what a batch has once weighs little
-        self.bytes_an_example = sum(2 * bytes_an_example(shape, plan.codec, examples) for shape in plan.crossing)
+        self.bytes_an_example = sum(2 * bytes_an_example(shape, plan.codec, examples) for shape in plan.terms.crossing)
         self._up = self._down = 0
 
     def train(self, weights: Weights, task: LocalTask, settings: LocalSettings) -> Update:
@@ -93,7 +91,10 @@ class SplitTrainer:
     def train_cohort(self, weights: Weights, tasks: Sequence[LocalTask], settings: LocalSettings) -> list[Update]:
         """Return the clients' updates, of the whole network, in the order of the tasks."""
         devices = [self.plan.begin(weights, task, settings) for task in tasks]
-        self.server.begin(weights, settings, int(tasks[0].batches_rng.integers(2**31)))
+        for task in tasks:
+            self.plan.device.check(weights, task.examples, settings)
+        seed = int.from_bytes(tasks[0].noise_rng.bytes(32))
+        self.server.begin(weights, settings, seed, [len(task.examples) for task in tasks])
         lines = [DirectLine(_answers(self.server, client), self.plan.codec) for client in range(len(tasks))]
         rounds = [device.train(line) for device, line in zip(devices, lines, strict=True)]
         if self.plan.order == "sequential":

@@ -17,11 +17,34 @@ from edgekit.clients.trainer import LocalSettings, LocalTask, Update
 from edgekit.data import Examples
 from edgekit.data.federated import Floats, Integers
 from edgekit.errors import TrainingError
+from edgekit.split.hiding import clipped, distance_correlation, noised, through_clip
 from edgekit.split.messages import Backward, Forward, Line, Output
+
+RELEASES = 3
+"""How often an example takes part, each epoch of `local-dp`, in what leaves its device noised: its activation, the
+gradient of its loss, and a step of the device's weights."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What holds for all devices of a federation.
+
+    Attributes:
+        window: batches that may be under way at once; with more than one, gradients belong to weights up to
+            `window` - 1 steps old.
+        crossing: shapes of one example's activation at each cut.
+        activation_clip: of `local-dp`: largest l2 norm of an example's activation.
+        no_peek: weight of the distance correlation between examples and activations in the loss.
+    """
+
+    window: int
+    crossing: Sequence[tuple[int, ...]]
+    activation_clip: float = 1.0
+    no_peek: float = 0.0
 
 
 class Halves(Protocol):
-    """A device's parts in one round: they hold the weights, and make the steps.
+    """A device's parts in one round: they hold the weights, and make the steps, private ones where the round says so.
 
     Attributes:
         has_tail: whether the device has the network's last part, and with it the labels.
@@ -37,7 +60,10 @@ class Halves(Protocol):
         """Make a step of the first part, by the gradient with respect to a batch's activation."""
 
     def finish(self, activation: Floats, labels: Integers) -> tuple[Floats, float]:
-        """Make a step of the last part; return the gradient with respect to what it saw, and the batch's mean loss."""
+        """Make a step of the last part; return the gradient of the batch's mean loss to what it saw, and that loss.
+
+        A label of -1 is no example: its gradient is zero.
+        """
 
     def weights(self) -> Weights:
         """Return the parts' weights, by the network's names."""
@@ -53,8 +79,8 @@ class HalvesMaker(Protocol):
             EdgekitError: it cannot.
         """
 
-    def halves(self, weights: Weights, settings: LocalSettings, rng: np.random.Generator) -> Halves:
-        """Return the parts at these weights; `rng` is of layers that draw."""
+    def halves(self, weights: Weights, settings: LocalSettings, task: LocalTask) -> Halves:
+        """Return the parts at these weights, for one client."""
 
 
 class Device:
@@ -62,26 +88,22 @@ class Device:
 
     Args:
         made_by: computes the parts.
-        window: batches that may be under way at once; with more than one, gradients belong to weights up to
-            `window` - 1 steps old.
-        crossing: shapes of one example's activation at each cut.
+        terms: of the federation.
         weights: of the parts, others are passed over.
         task: the client's data and random numbers.
         settings: the round's instructions.
     """
 
     def __init__(
-        self,
-        made_by: HalvesMaker,
-        window: int,
-        crossing: Sequence[tuple[int, ...]],
-        weights: Weights,
-        task: LocalTask,
-        settings: LocalSettings,
+        self, made_by: HalvesMaker, terms: Terms, weights: Weights, task: LocalTask, settings: LocalSettings
     ) -> None:
-        self._window, self._crossing, self._examples = window, crossing, task.examples
+        self._terms, self._examples, self._rng = terms, task.examples, task.noise_rng
         self._batches = batches.draw(len(task.examples), settings, task.batches_rng)
-        self._halves = made_by.halves(weights, settings, task.batches_rng)
+        self._halves = made_by.halves(weights, settings, task)
+        self._private = settings.work != "sgd"
+        self._hides = settings.work == "local-dp"
+        self._gradient_clip = settings.clip
+        self._deviation = 2 * settings.noise_multiplier
         self._losses: list[float] = []
 
     def train(self, line: Line) -> Iterator[None]:
@@ -93,11 +115,16 @@ class Device:
         waiting: deque[_Waiting] = deque()
         has_tail = self._halves.has_tail
         for step, indices in enumerate(self._batches, 1):
-            passed, activation = self._halves.forward(self._examples.x[indices])
-            labels = self._examples.y[indices]
+            x, labels = self._examples.x[indices], self._examples.y[indices]
+            if not len(indices):  # an empty Poisson batch: a step of noise alone, which nobody can tell from others
+                x, labels = np.zeros((1, *x.shape[1:]), x.dtype), np.array([-1])
+            passed, activation = self._halves.forward(x)
+            waiting.append(_Waiting(step, passed, x, activation, labels, has_tail))
+            if self._hides:
+                activation = noised(clipped(activation, self._terms.activation_clip),
+                                    self._deviation * self._terms.activation_clip, self._rng)  # fmt: skip
             line.send(Forward(step, activation, None if has_tail else labels))
-            waiting.append(_Waiting(step, passed, activation.shape, labels, has_tail))
-            if len(waiting) >= self._window:
+            if len(waiting) >= self._terms.window:
                 self._settle(line, waiting)
                 yield
         while waiting:
@@ -110,24 +137,34 @@ class Device:
             answer = line.receive()
             if isinstance(answer, Output):
                 batch = next((one for one in waiting if one.step == answer.step and one.wants_output), None)
-                if batch is None or answer.activation.shape != (len(batch.labels), *self._crossing[-1]):
+                if batch is None or answer.activation.shape != (len(batch.labels), *self._terms.crossing[-1]):
                     raise TrainingError(f"the server's output of step {answer.step} was not asked, or does not fit")
                 batch.wants_output = False
                 gradient, loss = self._halves.finish(answer.activation, batch.labels)
                 self._losses.append(loss)
+                if self._hides:
+                    count = len(batch.labels)  # each example's own gradient is so many times its row
+                    rows = clipped(count * gradient, self._gradient_clip)
+                    gradient = noised(rows, self._deviation * self._gradient_clip, self._rng) / np.float32(count)
                 line.send(Backward(answer.step, gradient))
                 continue
             batch = waiting.popleft()
-            if batch.wants_output or answer.step != batch.step or answer.gradient.shape != batch.shape:
+            if batch.wants_output or answer.step != batch.step or answer.gradient.shape != batch.activation.shape:
                 raise TrainingError(f"the server's gradient of step {answer.step} was not asked, or does not fit")
             if answer.loss is not None and np.isfinite(answer.loss):
                 self._losses.append(answer.loss)
-            self._halves.backward(batch.passed, answer.gradient)
+            gradient = answer.gradient
+            if self._hides:
+                gradient = through_clip(gradient, batch.activation, self._terms.activation_clip)
+            if self._terms.no_peek:
+                _, by_activation = distance_correlation(batch.x, batch.activation)
+                gradient = gradient + np.float32(self._terms.no_peek) * by_activation
+            self._halves.backward(batch.passed, gradient)
             return
 
     def update(self) -> Update:
-        """Return the parts' weights, how many examples there are, and the mean loss."""
-        loss = float(np.mean(self._losses)) if self._losses else None
+        """Return the parts' weights, how many examples there are, and the mean loss, which protected data keep."""
+        loss = float(np.mean(self._losses)) if self._losses and not self._private else None
         return Update(self._halves.weights(), len(self._examples), loss)
 
 
@@ -138,13 +175,15 @@ class _Waiting:
     Attributes:
         step: its number.
         passed: the first part's.
-        shape: of its activation.
+        x: the examples.
+        activation: of the first part, as it was before anything hid it.
         labels: of its examples.
         wants_output: whether the server's output is still to come.
     """
 
     step: int
     passed: Any
-    shape: tuple[int, ...]
+    x: Floats
+    activation: Floats
     labels: Integers
     wants_output: bool

@@ -245,6 +245,14 @@ def in_plain_words(plan: Plan | None, cut: bool = False) -> str:
             "Split learning is not private: whoever runs the coordinator sees what this device's part of the network "
             "makes of every example, and may rebuild examples and labels from it"
         )
+    if plan is not None and cut:
+        guarantee = f"({plan.epsilon:.2f}, {plan.delta:g})-differential privacy for one example "
+        if plan.noise == "client":
+            return f"This device adds noise to all that it sends: {guarantee}against everybody, the coordinator too"
+        return (
+            f"{guarantee}against who sees the model; but whoever runs the coordinator sees what this device's part of "
+            "the network makes of every example, and may rebuild examples and labels from it"
+        )
     if plan is None:
         return "Updates are not private: whoever runs the coordinator may learn of single examples from them"
     whose = "one example" if plan.unit == "example" else "everything on this device"

@@ -1,15 +1,17 @@
 """A part of a network in training: forward on one side of a cut, backward when the gradient comes from the other."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, grad, vmap
 
 from edgekit.arrays import Weights
+from edgekit.privacy.tensors import add_noise, clipped
 
 
 @dataclass
@@ -26,6 +28,23 @@ class Passed:
     x: Tensor
     y: Tensor
     parameters: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How a part's private steps are made (Abadi et al. 2016, algorithm 1).
+
+    Attributes:
+        clip: largest l2 norm of one example's gradient by the part's weights.
+        deviation: standard deviation of the noise in a sum of them.
+        divisor: what the sum is divided by: the expected number of examples; 0 for the batch's own.
+        rng: draws the noise.
+    """
+
+    clip: float
+    deviation: float
+    divisor: float
+    rng: np.random.Generator
 
 
 class Part:
@@ -103,8 +122,54 @@ class Part:
         self._step(dict(zip(wanted, found, strict=False)))
         return found[-1] if passed.x.requires_grad else None
 
+    def backward_private(self, passed: Passed, gradient: Tensor, noise: Noise) -> Tensor:
+        """Make a private step by the gradient of a batch's mean loss; return the gradient to what went in.
+
+        Args:
+            passed: the batch.
+            gradient: by what came out, (examples, ...); zeros for what is no example.
+            noise: how it is clipped and noised.
+        """
+        count = len(gradient)
+        return self._private(passed, count * gradient, lambda y, g: (y * g).sum(), noise) / count
+
+    def finish_private(self, passed: Passed, labels: Tensor, noise: Noise) -> Tensor:
+        """Make a private step by the cross-entropy of a batch; return the gradient of its mean to what went in.
+
+        Args:
+            passed: the batch.
+            labels: (examples,); -1 for what is no example.
+            noise: how it is clipped and noised.
+        """
+
+        def loss(y: Tensor, label: Tensor) -> Tensor:
+            return F.cross_entropy(y, label.clamp(min=0)) * (label >= 0)
+
+        return self._private(passed, labels, loss, noise) / len(labels)
+
+    def _private(self, passed: Passed, of: Tensor, loss: Callable[[Tensor, Tensor], Tensor], noise: Noise) -> Tensor:
+        """Make a step by the clipped gradients of each example's loss; return each one's gradient by what went in."""
+        wanted = {name: parameter.detach() for name, parameter in passed.parameters.items() if parameter.requires_grad}
+        rest = {name: tensor.detach() for name, tensor in passed.parameters.items() if name not in wanted}
+
+        def one(parameters: dict[str, Tensor], x: Tensor, about: Tensor) -> Tensor:
+            y: Tensor = functional_call(self._module, ({**rest, **parameters}, self._buffers), (x[None].clone(),))
+            return loss(y[0], about)
+
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(self._random)
+            each = vmap(grad(one, argnums=(0, 1)), in_dims=(None, 0, 0), randomness="different")
+            gradients, by_x = each(wanted, passed.x.detach(), of)
+            self._random = torch.get_rng_state()
+        sums = [gradient.sum(0) for gradient in clipped(list(gradients.values()), noise.clip)]
+        add_noise(sums, noise.deviation, noise.rng)
+        divisor = noise.divisor or len(of)
+        self._step({name: total / divisor for name, total in zip(gradients, sums, strict=True)})
+        found: Tensor = by_x
+        return found
+
     @torch.no_grad()
-    def _step(self, gradients: dict[str, Tensor | None]) -> None:
+    def _step(self, gradients: Mapping[str, Tensor | None]) -> None:
         new = dict(self._parameters)
         for name, gradient in gradients.items():
             if gradient is None:

@@ -33,7 +33,7 @@ def made(request, digits):
     split = Split(cut=cut, labels=labels)
     plan = split_trainer(split, model, digits).plan
     parts = plan.device
-    content, error = split_file(parts.bottom, parts.tail, (1, 8, 8), plan.crossing, 10, 8, {})
+    content, error = split_file(parts.bottom, parts.tail, (1, 8, 8), plan.terms.crossing, 10, 8, {})
     assert error < 1e-5
     return model, split, LiteRTDevice(content)
 
@@ -48,7 +48,7 @@ def test_the_parts_train_as_torch_does_in_one_piece(made, blocks, digits):
     trainer = split_trainer(split, model, digits)
     trainer.server.begin(state(model), WORK, 0)
     line = DirectLine(lambda message: trainer.server.answer(0, message), "float32")
-    ours = Device(device, split.window, trainer.plan.crossing, state(model), _task(block), WORK)
+    ours = Device(device, trainer.plan.terms, state(model), _task(block), WORK)
     device.check(state(model), block, WORK)
     for _ in ours.train(line):
         pass
@@ -71,7 +71,7 @@ def test_a_window_leaves_batches_under_way_their_weights(made, blocks, digits):
         trainer.server.begin(state(model), WORK, 0)
         line = DirectLine(lambda message, trainer=trainer: trainer.server.answer(0, message), "float32")
         by = device if kind == "litert" else trainer.plan.device
-        one = Device(by, 4, trainer.plan.crossing, state(model), _task(block), WORK)
+        one = Device(by, trainer.plan.terms, state(model), _task(block), WORK)
         for _ in one.train(line):
             pass
         found.append(one.update().arrays)
