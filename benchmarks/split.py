@@ -3,8 +3,9 @@
     python benchmarks/split.py [--json] [--seconds 6] [--no-flower] [--accuracy]
 
 A convolution on the device makes activations of 32 x 16 x 14 x 14; the server has the rest of a small depthwise
-network, and the labels. Device and server are processes of their own, one thread each. The slow link is a proxy of 10
-Mbit/s and 40 ms there and back. Flower's messages are rounds of one of its own SuperNodes, as each step would be one.
+network, and the labels; its memory is measured with 100 devices connected. Device and server are processes of their
+own, one thread each. The slow link is a proxy of 10 Mbit/s and 40 ms there and back. Flower's messages are rounds of
+one of its own SuperNodes, as each step would be one.
 
 With --accuracy: MNIST (EDGEKIT_DATA) over 10 clients, Dirichlet 0.5, U-shaped, and by federated averaging of as many
 examples; that takes half an hour.
@@ -14,6 +15,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import resource
 import socket
 import statistics
 import subprocess
@@ -22,6 +24,7 @@ import tempfile
 import threading
 import time
 from collections import deque
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -40,6 +43,7 @@ from edgekit.models import build
 from edgekit.server.split import split_trainer
 from edgekit.server.split_stream import SplitService, listen
 from edgekit.split.line import DirectLine
+from edgekit.split.messages import Forward
 
 SHAPE, CLASSES, BATCH = (1, 28, 28), 10, 32
 NETWORK = Model(
@@ -47,6 +51,7 @@ NETWORK = Model(
 )  # fmt: skip
 CUT = "layers.2"
 WORK = LocalSettings(batch_size=BATCH, epochs=10_000, learning_rate=0.05, momentum=0.9)
+DEVICES = 100
 SLOW_BITS, SLOW_SECONDS = 10e6, 0.04
 CASES = {
     "grpc_float32": ("float32", 1, False),
@@ -104,16 +109,17 @@ def in_process(seconds: float) -> float:
     return rate(device(trainer, model).train(line), seconds)
 
 
-def serve(codec: str, window: int, told: Connection) -> None:
-    """Run the server's process."""
+def serve(codec: str, window: int, told: Connection, devices: int = 1) -> None:
+    """Run the server's process; at its end it says how much memory it had (MB)."""
     torch.set_num_threads(1)
     model, trainer = parts(codec, window)
     trainer.server.begin(state(model), WORK, 0)
     service = SplitService(trainer.server, trainer.plan.codec, window)
-    server, port = listen(service, "127.0.0.1:0", 1, None)
-    told.send((port, service.admit(0)))
+    server, port = listen(service, "127.0.0.1:0", devices, None)
+    told.send((port, [service.admit(client) for client in range(devices)]))
     told.recv()
     server.stop(0)
+    told.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def over_grpc(codec: str, window: int, slow: bool, seconds: float) -> float:
@@ -121,12 +127,35 @@ def over_grpc(codec: str, window: int, slow: bool, seconds: float) -> float:
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
     process = multiprocessing.get_context("spawn").Process(target=serve, args=(codec, window, theirs))
     process.start()
-    port, token = ours.recv()
+    port, (token,) = ours.recv()
     model, trainer = parts(codec, window)
     address = f"127.0.0.1:{slow_link(port) if slow else port}"
     with StreamLine(address, token, trainer.plan.codec, 600) as line:
         found = rate(device(trainer, model).train(line), seconds)
     ours.send("done")
+    process.join()
+    return found
+
+
+def memory(devices: int) -> float:
+    """Return the largest memory (MB) of a server with so many devices, each with a batch under way."""
+    ours, theirs = multiprocessing.get_context("spawn").Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=serve, args=("float32", 1, theirs, devices))
+    process.start()
+    port, tokens = ours.recv()
+    shape = parts("float32", 1)[1].plan.terms.crossing[0]
+    rng = np.random.default_rng(0)
+    batch = Forward(1, rng.random((BATCH, *shape), np.float32), rng.integers(0, CLASSES, BATCH))
+    lines = [StreamLine(f"127.0.0.1:{port}", token, "float32", 600) for token in tokens]
+    for step in range(1, 4):
+        for line in lines:
+            line.send(replace(batch, step=step))
+        for line in lines:
+            line.receive()
+    for line in lines:
+        line.close()
+    ours.send("done")
+    found = float(ours.recv())
     process.join()
     return found
 
@@ -202,6 +231,7 @@ def main() -> None:
     for name, (codec, window, slow) in CASES.items():
         found[f"{name}_steps_s"] = over_grpc(codec, window, slow, given.seconds)
     found["inprocess_steps_s"] = statistics.mean([found["inprocess_steps_s"], in_process(given.seconds)])
+    found[f"server_memory_{DEVICES}_devices_mb"] = memory(DEVICES)
     if not given.no_flower:
         with tempfile.TemporaryDirectory() as place:
             found["flower_messages_steps_s"] = 1 / statistics.median(stock_rounds(Path(place), 1, 4)[1:])
@@ -212,7 +242,8 @@ def main() -> None:
         print(json.dumps(found, indent=2))
         return
     for name, value in found.items():
-        print(f"{name:36}{value:10.2f}{value / found['inprocess_steps_s']:10.2f} x in process")
+        beside = f"{value / found['inprocess_steps_s']:10.2f} x in process" if name.endswith("_steps_s") else ""
+        print(f"{name:36}{value:10.2f}{beside}")
 
 
 if __name__ == "__main__":

@@ -215,7 +215,7 @@ class Coordinator:
         # Flower's strategies cannot configure a round of nobody: an empty Poisson cohort is shown one client, which
         # is then not asked.
         grid = self.crew.grid(cohort or [0])
-        config = ConfigRecord({"local-settings": self._local_settings().to_json()})
+        config = ConfigRecord({"local-settings": self.local_settings().to_json()})
         messages = list(self.strategy.configure_train(number, to_record(before.weights), config, grid))
         messages = messages if cohort else []
         replies = self.crew.train(messages)
@@ -276,7 +276,8 @@ class Coordinator:
                 return None
         return Charge(number, plan.unit, plan.noise, plan.noise_multiplier, plan.sample_rate, plan.steps, whom, draw)
 
-    def _local_settings(self) -> LocalSettings:
+    def local_settings(self) -> LocalSettings:
+        """Return a round's instructions to its clients."""
         training, privacy, plan = self.experiment.training, self.experiment.privacy, self.plan
         common = LocalSettings(
             epochs=training.epochs,

@@ -92,13 +92,16 @@ class Device:
         weights: of the parts, others are passed over.
         task: the client's data and random numbers.
         settings: the round's instructions.
+
+    Attributes:
+        batches: the examples of each step.
     """
 
     def __init__(
         self, made_by: HalvesMaker, terms: Terms, weights: Weights, task: LocalTask, settings: LocalSettings
     ) -> None:
         self._terms, self._examples, self._rng = terms, task.examples, task.noise_rng
-        self._batches = batches.draw(len(task.examples), settings, task.batches_rng)
+        self.batches = batches.draw(len(task.examples), settings, task.batches_rng)
         self._halves = made_by.halves(weights, settings, task)
         self._private = settings.work != "sgd"
         self._hides = settings.work == "local-dp"
@@ -114,7 +117,7 @@ class Device:
         """
         waiting: deque[_Waiting] = deque()
         has_tail = self._halves.has_tail
-        for step, indices in enumerate(self._batches, 1):
+        for step, indices in enumerate(self.batches, 1):
             x, labels = self._examples.x[indices], self._examples.y[indices]
             if not len(indices):  # an empty Poisson batch: a step of noise alone, which nobody can tell from others
                 x, labels = np.zeros((1, *x.shape[1:]), x.dtype), np.array([-1])

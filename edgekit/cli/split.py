@@ -1,5 +1,6 @@
-"""`edgekit split`: split learning, before it is trained."""
+"""`edgekit split`: what split learning costs, and what its server learns."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,7 +14,7 @@ Figure = typer.Option(min=0, help="Instead of the profile's.", show_default=Fals
 
 @app.callback()
 def split() -> None:
-    """Split learning: what each cut of a network costs a device. `edgekit run` trains with a [split] section."""
+    """Split learning: what each cut costs a device, and what the server learns. `edgekit run` trains with [split]."""
 
 
 @app.command()
@@ -86,3 +87,60 @@ def plan(
             "[dim]?: the profile does not say; give --gflops, --mbit-up, --mbit-down (and --busy-watts)[/dim]"
         )
     console.print(verdict(ways))
+
+
+@app.command()
+def attack(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[EXPERIMENT.toml] [key=value …]", help="An experiment file, then single keys."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for attack.json and rebuilt.svg.")] = Path("attack"),
+    rounds: Annotated[int, typer.Option(help="Rounds to train before the attack.", min=1, max=1000)] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Attack split learning as an honest but curious server: rebuild examples, and guess labels.
+
+    The experiment is trained for a few rounds without a defence, with NoPeek's penalty, and with noise against the
+    server; then one more round of some clients is listened to. The server rebuilds examples from activations by what
+    its own test examples taught it, and guesses labels from the gradients that devices send.
+
+    Examples:
+
+        edgekit split attack split.cut=layers.3
+
+        edgekit split attack mine.toml split.cut=auto privacy.epsilon=20 --rounds 10 --out attack-20
+    """
+    import json
+
+    from edgekit.cli.terminal import Terminal
+    from edgekit.pipeline.attacking import attack_split, table
+
+    experiment = read_experiment(arguments)
+    federation = experiment.federation.model_copy(update={"rounds": rounds, "evaluate_every": rounds})
+    experiment = experiment.model_copy(update={"federation": federation})
+    with Terminal(silent=as_json) as terminal:
+        found = attack_split(experiment, out, terminal.notice, lambda name: terminal.notice(f"training: {name}"))
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+
+    from rich.console import Console
+    from rich.table import Table
+
+    heading, *rows = table(found)
+    shown = Table(box=None, pad_edge=False, padding=(0, 1), collapse_padding=True, header_style="bold")
+    for name in heading:
+        shown.add_column(name, justify="left" if name == heading[0] else "right", no_wrap=True)
+    for row in rows:
+        shown.add_row(*row)
+    console = Console(highlight=False)
+    console.print(
+        f"cut behind {found['cut']}, {found['rounds']} rounds, then {found['victims']} examples of devices attacked"
+    )
+    console.print(shown)
+    console.print(
+        "rebuilt: share of the pixels' variance; recognised: examples nearest to their own picture; labels: guessed "
+        f"from gradients (the commonest label alone would be right in {100 * found['chance']:.0f} %)"
+    )
+    console.print(f"{out / 'attack.json'}" + (f", {out / 'rebuilt.svg'}" if (out / "rebuilt.svg").exists() else ""))

@@ -1,6 +1,15 @@
 """The report: one self-contained page that a person wants to look at."""
 
 from edgekit.report.page import SpikingSample, renew_spiking, renew_tflite, spiking_pictures, write_report
+from edgekit.report.pictures import rebuilt as rebuilt_picture
 from edgekit.report.pictures import standalone
 
-__all__ = ["SpikingSample", "renew_spiking", "renew_tflite", "spiking_pictures", "standalone", "write_report"]
+__all__ = [
+    "SpikingSample",
+    "rebuilt_picture",
+    "renew_spiking",
+    "renew_tflite",
+    "spiking_pictures",
+    "standalone",
+    "write_report",
+]

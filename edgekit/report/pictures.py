@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -213,6 +213,30 @@ def image(example: NDArray[np.float32]) -> str:
     else:
         axis.bar(range(example.size), example.ravel(), color=FIRST)
     return _svg(figure, "The example, as the network sees it")
+
+
+def rebuilt(rows: Mapping[str, NDArray[np.float32]]) -> str:
+    """Draw what an attack rebuilt of some images, below the originals.
+
+    Args:
+        rows: a row of images by its name, (images, channels, height, width); the first are the originals, and all are
+            drawn on their scale.
+    """
+    originals = next(iter(rows.values()))
+    low, high = float(originals.min()), float(originals.max())
+    width = 0.62 * len(originals) + 1.6
+    figure, axes = _figures(width, 0.72 * len(rows), len(rows))
+    for axis, (name, images) in zip(axes, rows.items(), strict=True):
+        shown = np.clip((images - low) / max(high - low, 1e-9), 0.0, 1.0)
+        gap = np.zeros((*shown.shape[:3], max(1, shown.shape[3] // 8)), shown.dtype)
+        strip = np.concatenate([part for image in zip(shown, gap, strict=True) for part in image], 2)
+        axis.imshow(strip.transpose(1, 2, 0) if len(strip) == 3 else strip[0], cmap="gray_r", vmin=0, vmax=1,
+                    interpolation="nearest")  # fmt: skip
+        axis.set_yticks([shown.shape[2] / 2 - 0.5], [name])
+        axis.set_xticks([])
+        axis.grid(visible=False)
+        axis.spines[["left", "bottom"]].set_visible(False)
+    return _svg(figure, "Examples, and what the split server rebuilds of them")
 
 
 def standalone(svg: str, style: str) -> str:

@@ -446,7 +446,7 @@ def test_split_learning_is_coordinated_as_other_training_is(coordinate, make_exp
 
 def test_what_split_learning_cannot_do_is_said_before_it_starts(make_experiment):
     for overrides, problem in (
-        (["privacy.unit=example"], "without noise"),
+        (["privacy.unit=client"], "protects single examples"),
         (["training.trainer=litert"], "a trainer of its own"),
         (["split.tail=layers.4", "split.labels=server"], "there is none"),
         (["split.window=0"], "split.window"),
