@@ -33,6 +33,7 @@ import numpy as np
 import torch
 from deployment import stock_rounds
 
+from edgekit.clients.cohort.memory import keep_freed_memory
 from edgekit.clients.split.device import Device
 from edgekit.clients.split.stream import StreamLine
 from edgekit.clients.torch_trainer import state
@@ -112,6 +113,7 @@ def in_process(seconds: float) -> float:
 def serve(codec: str, window: int, told: Connection, devices: int = 1) -> None:
     """Run the server's process; at its end it says how much memory it had (MB)."""
     torch.set_num_threads(1)
+    keep_freed_memory()  # as the server app does
     model, trainer = parts(codec, window)
     trainer.server.begin(state(model), WORK, 0)
     service = SplitService(trainer.server, trainer.plan.codec, window)
@@ -227,6 +229,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12, help="of that training")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()
     found = {"inprocess_steps_s": in_process(given.seconds)}
     for name, (codec, window, slow) in CASES.items():
         found[f"{name}_steps_s"] = over_grpc(codec, window, slow, given.seconds)

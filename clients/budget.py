@@ -2,7 +2,7 @@
 
 from edgekit.arrays import Weights
 from edgekit.clients.trainer import LocalSettings, LocalTask, Trainer, Update
-from edgekit.errors import PrivacyError, TrainingError
+from edgekit.errors import PrivacyError
 from edgekit.privacy import Charge, Ledger, sensitivity
 
 ACCOUNTANT = "rdp-integer"
@@ -87,8 +87,6 @@ def train_within(
     Raises:
         EdgekitError: it cannot be done (nothing is charged), or would overspend.
     """
-    if settings.work == "local-dp":
-        raise TrainingError("the round asks for split learning's work, but the task's network is not cut")
     trainer.check(weights, task.examples, settings)
     if budget is not None:
         budget.spend(settings, draw)

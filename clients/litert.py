@@ -8,7 +8,7 @@ import numpy as np
 
 from edgekit.arrays import Array, Weights, problem_with
 from edgekit.clients import batches
-from edgekit.clients.trainer import LocalSettings, LocalTask, Update, bounded
+from edgekit.clients.trainer import LocalSettings, LocalTask, Update, bounded, refuse_parts
 from edgekit.data import Examples
 from edgekit.data.federated import Floats, Integers
 from edgekit.errors import DataError, MissingExtraError, ModelError, TrainingError
@@ -199,6 +199,7 @@ class LiteRTTrainer:
         return {"x": x, "y": y, "mask": mask}
 
     def _check_settings(self, settings: LocalSettings) -> None:
+        refuse_parts(settings)
         facts = self.facts
         problem = None
         if settings.work == "sgd" and settings.batch_size > self.batch:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from edgekit.arrays import Weights, problem_with
 from edgekit.clients import batches
-from edgekit.clients.trainer import LocalSettings, LocalTask, Update, bounded
+from edgekit.clients.trainer import LocalSettings, LocalTask, Update, bounded, refuse_parts
 from edgekit.data import Examples
 from edgekit.data.federated import Floats, Integers
 from edgekit.errors import ModelError, TrainingError
@@ -33,6 +33,7 @@ class TorchTrainer:
         Raises:
             ModelError: the weights are of another network.
         """
+        refuse_parts(settings)
         if problem := problem_with(weights, state(self.model)):
             raise ModelError(f"these weights are not of this device's network: {problem}")
 
@@ -44,6 +45,7 @@ class TorchTrainer:
             task: the client's data and random numbers.
             settings: the round's instructions.
         """
+        refuse_parts(settings)
         model = copy.deepcopy(self.model).train()
         load_weights(model, weights)
         plan = batches.draw(len(task.examples), settings, task.batches_rng)

@@ -154,6 +154,16 @@ class CohortTrainer(Protocol):
         """Return the clients' updates, in the order of the tasks."""
 
 
+def refuse_parts(settings: LocalSettings) -> None:
+    """See that a whole network's trainer is not asked for the work of split learning.
+
+    Raises:
+        TrainingError: it is.
+    """
+    if settings.work == "local-dp":
+        raise TrainingError("the round asks for split learning's work, but the network is not cut")
+
+
 def bounded(arrays: Weights, start: Weights, settings: LocalSettings, rng: np.random.Generator) -> Weights:
     """Clip a client's whole update to `update_clip` and add `update_noise`, if the round asks for it.
 

@@ -212,9 +212,9 @@ class Split(Section):
     codec: Literal["float32", "float16", "int8", "top-k"] = "float32"
     window: Annotated[int, Field(ge=1, le=64)] = 1
     """Batches of a client under way at once: more hide a slow link, and make gradients up to window - 1 steps old."""
-    activation_clip: Positive = 1.0
+    activation_clip: Annotated[float, Field(gt=0, le=1e4)] = 1.0
     """With `privacy.noise = "client"`: largest l2 norm of what is sent of one example, before noise."""
-    no_peek: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    no_peek: Annotated[float, Field(ge=0, le=1e6)] = 0.0
     """Weight of the distance correlation between examples and activations in the loss: they tell less. No guarantee."""
 
 
@@ -277,6 +277,11 @@ class Experiment(Section):
         if self.privacy.noise == "client" and self.split.labels == "server":
             raise ValueError(
                 'labels would be sent as they are: with privacy.noise = "client" set split.labels = "device"'
+            )
+        if self.privacy.noise == "server" and self.split.codec != "float32":
+            raise ValueError(
+                f"split.codec = {self.split.codec!r} mixes the examples of a batch, so none can be protected alone: "
+                'set split.codec = "float32", or privacy.noise = "client"'
             )
         if self.split.no_peek:
             raise ValueError(

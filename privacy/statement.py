@@ -85,6 +85,10 @@ def not_covered(plan: Plan | None, experiment: Experiment) -> list[str]:
             "The server itself: it sees what the devices' part of the network makes of every example, without noise, "
             "and can rebuild examples from it; `edgekit split attack` shows how well."
         )
+        lines.append(
+            "The bytes in metrics.jsonl and nodes.json, which tell how large the drawn batches were: keep them with "
+            "the data."
+        )
     elif plan.noise == "server":
         lines.append("The server is trusted: it sees the clients' clipped contributions before it adds the noise.")
     if plan.unit == "example":

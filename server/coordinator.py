@@ -19,7 +19,7 @@ from edgekit.clients.split.device import RELEASES
 from edgekit.clients.torch_trainer import state
 from edgekit.clients.trainer import Work
 from edgekit.data import FederatedDataset
-from edgekit.errors import DataError, TrainingError
+from edgekit.errors import DataError, PrivacyError, TrainingError
 from edgekit.experiment import Experiment
 from edgekit.models import check_private
 from edgekit.privacy import Charge, Ledger, Plan, make_plan
@@ -31,6 +31,7 @@ from edgekit.server.crew import Crew, SimulatedCrew
 from edgekit.server.evaluation import evaluate
 from edgekit.server.private import as_only_reply, noised_mean
 from edgekit.server.selection import draw_cohort
+from edgekit.split.codec import LARGEST
 
 FRUITLESS_ROUNDS = 3
 """A run in which every client fails this many times in a row ends: nothing would ever be learnt."""
@@ -123,7 +124,7 @@ class Coordinator:
         if cohort > dataset.clients:
             raise DataError(f"federation.cohort is {cohort}, but there are only {dataset.clients} clients")
         self.cohort = cohort
-        self.strategy = strategies.build(federation, privacy)
+        self.strategy = strategies.build(federation, privacy, split=bool(experiment.split.cut))
         if privacy.on:
             check_private(model)
         self.plan = plan_of(experiment, dataset)
@@ -384,7 +385,14 @@ def plan_of(experiment: Experiment, dataset: FederatedDataset) -> Plan | None:
     federation = experiment.federation
     rate = (federation.cohort or dataset.clients) / dataset.clients
     releases = RELEASES if experiment.split.cut else None
-    return make_plan(experiment.privacy, federation.rounds, rate, experiment.training.epochs, releases)
+    plan = make_plan(experiment.privacy, federation.rounds, rate, experiment.training.epochs, releases)
+    deviation = 2 * plan.noise_multiplier * experiment.split.activation_clip
+    if plan.split and plan.noise == "client" and not deviation < LARGEST / 10:
+        raise PrivacyError(
+            f"activations would have noise of deviation {deviation:.3g}: lower split.activation_clip, or raise "
+            "privacy.epsilon"
+        )
+    return plan
 
 
 def _keep_rounds(path: Path, last: int) -> None:

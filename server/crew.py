@@ -118,7 +118,7 @@ class SimulatedCrew:
             cohort_trainer, self.trainer = self._choose_trainer()
         clients = SimulatedClients(dataset, single, cohort_trainer, seed)
         together = clients.train_cohort if cohort_trainer else None
-        self._grid = LocalGrid(clients.app, dataset.clients, together, on_notice)
+        self._grid = LocalGrid(clients.app, dataset.clients, together, on_notice, apart=self._split is None)
 
     def choose(self, number: int, draw: Draw) -> list[int]:
         """Return the drawn clients."""

@@ -26,6 +26,7 @@ from edgekit.server.crew import Draw
 from edgekit.server.drift import DriftWatch
 from edgekit.server.nodes import NodeState, load_nodes, save_nodes
 from edgekit.server.split_fleet import SplitHost
+from edgekit.server.split_stream import Ended
 
 FASTEST_POLL, SLOWEST_POLL = 0.03, 0.25
 QUESTION_SECONDS = 120.0
@@ -80,7 +81,7 @@ class FleetCrew:
         split: SplitHost | None = None,
     ) -> None:
         self.trainer = "nodes of a real fleet"
-        self._split = split
+        self._split, self._private = split, plan is not None
         if split is not None:
             self.trainer += f", split learning, cut behind {split.facts.cuts[0]}"
             parameters = {name: array.shape for name, array in split.device_like.items()}
@@ -355,6 +356,8 @@ class FleetCrew:
         """Return the task for a kind of node: (name, content)."""
         if self._split is not None and kind in ("phone", "gateway"):
             raise TrainingError("phones take no part in split learning yet")
+        if self._split is not None and kind == "litert" and self._private:
+            raise TrainingError("private split learning needs torch on the device")
         with_graph = kind in WITHOUT_TORCH
         if with_graph not in self._tasks:
             content = Task(self._facts, self._training_graph() if with_graph else None).to_bytes()
@@ -393,14 +396,18 @@ class FleetCrew:
         end = time.monotonic() + self._experiment.serve.deadline_seconds
         examples = [self._state(message.metadata.dst_node_id).examples for message in messages]
         tokens = split.begin(examples, weights, settings)
-        exchanged = []
+        exchanged: list[tuple[Message, Message]] = []
+        ended: dict[int, Ended] = {}
         groups = [[place] for place in range(len(messages))] if split.sequential else [list(range(len(messages)))]
-        for number, group in enumerate(groups):
-            seconds = max(MINIMUM_SECONDS, (end - time.monotonic()) / (len(groups) - number))
-            more = {place: {"port": split.port, "token": tokens[place], "seconds": seconds} for place in group}
-            sent = [self._packed(messages[place], content, {"split": more[place]}) for place in group]
-            exchanged += self._exchange(sent, seconds)
-        ended = split.end(len(messages))
+        try:
+            for number, group in enumerate(groups):
+                seconds = max(MINIMUM_SECONDS, (end - time.monotonic()) / (len(groups) - number))
+                more = {place: {"port": split.port, "token": tokens[place], "seconds": seconds} for place in group}
+                sent = [self._packed(messages[place], content, {"split": more[place]}) for place in group]
+                exchanged += self._exchange(sent, seconds)
+                ended |= split.end(group)
+        finally:
+            split.end_round()
         places = {message.metadata.dst_node_id: place for place, message in enumerate(messages)}
         found = []
         for message, reply in exchanged:

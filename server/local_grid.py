@@ -33,8 +33,11 @@ class LocalGrid(Grid):
         clients: int,
         train_cohort: CohortFunction | None = None,
         on_notice: Callable[[str], None] = lambda line: None,
+        *,
+        apart: bool = True,
     ) -> None:
         self.on_notice = on_notice
+        self.apart = apart
         self.app = app
         self.clients = clients
         self.train_cohort = train_cohort
@@ -99,6 +102,8 @@ class LocalGrid(Grid):
         try:
             return self.train_cohort(messages, contexts)
         except Exception as error:
+            if not self.apart:
+                return [error_reply(error, message) for message in messages]
             reason = " ".join(str(error).split()) or type(error).__name__
             self.on_notice(f"the cohort's common step failed ({reason}): its clients train one at a time this round")
             return None

@@ -27,6 +27,9 @@ from edgekit.split.messages import Answer, Asked, Backward, Forward, Gradient, O
 from edgekit.split.part import Noise, Part, Passed
 from edgekit.split.plan import best, compare
 
+MOST_PRIVATE = 65_536
+"""Examples in a Poisson batch."""
+
 
 class SplitServer:
     """The server's part of a network, for all clients of a round.
@@ -80,7 +83,7 @@ class SplitServer:
             half = self._half(client)
             if isinstance(message, Backward):
                 return self._backward(client, half, message)
-            x = self._checked(message)
+            x = self._checked(client, message)
             passed = half.forward(x, wants_gradient=True)
             noise = self._noise(client)
             if message.labels is None:
@@ -104,7 +107,7 @@ class SplitServer:
         """
         with self._lock:
             if not backward:
-                return self._shape, self._most()
+                return self._shape, self._most(client)
             passed = self._waiting.get((client, step))
             if passed is None:
                 raise RefusedError(f"step {step} has no activation that waits for a gradient")
@@ -135,9 +138,11 @@ class SplitServer:
             return None
         return noise_of_parts(self._settings, 2 if self._labels else 3, self._examples[client], self._rng)
 
-    def _most(self) -> int:
+    def _most(self, client: int) -> int:
         """Return how many examples a batch may have: Poisson batches are of any size."""
-        return max(self._examples, default=1) if self._settings.work == "dp-sgd" else self._settings.batch_size
+        if self._settings.work != "dp-sgd":
+            return self._settings.batch_size
+        return min(self._examples[client], MOST_PRIVATE)
 
     def _backward(self, client: int, half: Part, message: Backward) -> Gradient:
         passed = self._waiting.get((client, message.step))
@@ -154,13 +159,13 @@ class SplitServer:
         assert gradient is not None
         return Gradient(message.step, gradient.numpy(), None)
 
-    def _checked(self, message: Forward) -> torch.Tensor:
+    def _checked(self, client: int, message: Forward) -> torch.Tensor:
         activation: Floats = message.activation
         if activation.ndim < 1 or activation.shape[1:] != self._shape or not len(activation):
             shape = ", ".join(map(str, self._shape))
             raise RefusedError(f"activations have shape (examples, {shape}), not {activation.shape}")
-        if len(activation) > self._most():
-            raise RefusedError(f"a batch has at most {self._most()} examples here")
+        if len(activation) > self._most(client):
+            raise RefusedError(f"a batch has at most {self._most(client)} examples here")
         if (message.labels is not None) != self._labels:
             who = "belong to the server" if self._labels else "stay with the device"
             raise RefusedError(f"labels {who} here")
@@ -208,14 +213,21 @@ def cut_names(split: Split, cuts: CutModel) -> list[str]:
     """Return the layers behind which an experiment's network is cut.
 
     Raises:
-        ModelError: nothing is left between them.
+        ModelError: there are no such cuts, or nothing is learnt between them, or behind the last.
     """
-    if split.labels == "server":
-        return [split.cut]
-    tail = split.tail or cuts.cuts[-1].name
-    if split.cut == tail:
-        raise ModelError(f"nothing is left for the server between split.cut and split.tail, both {tail!r}")
-    return [split.cut, tail]
+    names = [split.cut]
+    if split.labels == "device":
+        names.append(split.tail or cuts.last.name)
+        if names[0] == names[1]:
+            raise ModelError(f"nothing is left for the server between split.cut and split.tail, both {names[0]!r}")
+    parts = cuts.parts(names)
+    learnt = [any(True for _ in part.parameters()) for part in parts]
+    if not learnt[1]:
+        before = f" and before {names[1]!r}" if len(names) > 1 else ""
+        raise ModelError(f"nothing is left for the server to learn behind {names[0]!r}{before}: cut earlier")
+    if not learnt[-1]:
+        raise ModelError(f"nothing is learnt behind split.tail {names[-1]!r}: name an earlier layer")
+    return names
 
 
 def in_parts(split: Split, model: nn.Module, dataset: FederatedDataset) -> tuple[Plan, SplitServer]:

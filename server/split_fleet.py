@@ -57,6 +57,7 @@ class SplitHost:
         self.sequential = split.order == "sequential"
         self.device_like: Weights = self.plan.device_like
         self._shared = split.halves == "shared"
+        self._devices = 0
         self._between: list[Weights] = []
         self._up = self._down = 0
 
@@ -67,16 +68,20 @@ class SplitHost:
     def begin(self, examples: Sequence[int], weights: Weights, settings: LocalSettings) -> list[bytes]:
         """Begin a round with devices of so many examples (for `dp-sgd`); return each one's one-time token."""
         self._server.begin(weights, settings, secrets.randbits(256), examples)
+        self._devices = len(examples)
         return [self._service.admit(place) for place in range(len(examples))]
 
-    def end(self, devices: int) -> list[Ended]:
-        """End the round; return how it was for each device."""
-        ended = self._service.end_round()
-        found = [ended[place] for place in range(devices)]
-        self._between = [self._server.weights(place) for place in range(1 if self._shared else devices)]
-        self._up += sum(one.bytes_up for one in found)
-        self._down += sum(one.bytes_down for one in found)
-        return found
+    def end(self, places: Sequence[int]) -> dict[int, Ended]:
+        """End the round for some devices; return how it was for each."""
+        ended = self._service.end(places)
+        self._up += sum(one.bytes_up for one in ended.values())
+        self._down += sum(one.bytes_down for one in ended.values())
+        return ended
+
+    def end_round(self) -> None:
+        """End the round for whoever is left, and keep the server's part as it is."""
+        self._service.end()
+        self._between = [self._server.weights(place) for place in range(1 if self._shared else self._devices)]
 
     def whole(self, place: int, arrays: Weights, weights: Weights) -> Weights:
         """Return a device's arrays together with the server's part, after the round, as weights of the network."""

@@ -5,7 +5,7 @@ import logging
 import secrets
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,6 +39,7 @@ class _Session:
         attempt: number of its newest stream.
         context: of that stream.
         finished: whether it has no more steps.
+        ended: whether the round was ended for it.
         bytes_up: of the arrays and labels that came.
         bytes_down: of the arrays that were answered.
         lock: held while a step is made.
@@ -50,6 +51,7 @@ class _Session:
     attempt: int = 0
     context: Any = None
     finished: bool = False
+    ended: bool = False
     bytes_up: int = 0
     bytes_down: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -91,15 +93,24 @@ class SplitService(stubs.SplitServicer):
             self._sessions[token] = _Session(client)
         return token
 
-    def end_round(self) -> dict[int, Ended]:
-        """End all streams, after the steps under way; no token holds any more. Return how it was for each client."""
+    def end(self, clients: Sequence[int] | None = None) -> dict[int, Ended]:
+        """End the streams of some clients, or of all, after the steps under way; their tokens hold no more.
+
+        Return how the round was for each.
+        """
         with self._lock:
-            sessions, self._sessions = self._sessions, {}
+            sessions = {
+                token: session
+                for token, session in self._sessions.items()
+                if clients is None or session.client in clients
+            }
+            for token in sessions:
+                del self._sessions[token]
         ended = {}
         for session in sessions.values():
             with session.lock:
                 ended[session.client] = Ended(session.finished, session.bytes_up, session.bytes_down)
-                session.finished = True
+                session.finished = session.ended = True
                 self._forget(session)
             if session.context is not None:
                 session.context.cancel()
@@ -149,6 +160,8 @@ class SplitService(stubs.SplitServicer):
                 if session.attempt != hello.attempt:
                     raise RefusedError("this device is connected elsewhere")
                 if kind == "finish":
+                    if session.ended:
+                        raise RefusedError("this device's round has ended")
                     session.finished = True
                     self._forget(session)
                     answer = pb.FromServer(finished=pb.Finished())

@@ -43,12 +43,13 @@ _OURS = {
 }
 
 
-def build(settings: Federation, privacy: Privacy) -> Strategy:
+def build(settings: Federation, privacy: Privacy, *, split: bool = False) -> Strategy:
     """Make the strategy that the experiment names.
 
     Args:
         settings: the [federation] section; `arguments` go to the strategy's constructor.
         privacy: the [privacy] section, which some strategies would void.
+        split: whether the network is cut between devices and server.
 
     Raises:
         ExperimentError: no such strategy, arguments it does not take, or one that does not go with this privacy.
@@ -66,7 +67,7 @@ def build(settings: Federation, privacy: Privacy) -> Strategy:
         )
     if privacy.on and name == "QFedAvg":
         raise ExperimentError("federation.strategy QFedAvg needs the clients' losses, which private clients keep")
-    if privacy.unit == "example" and privacy.noise == "server" and name == "FedProx":
+    if privacy.unit == "example" and privacy.noise == "server" and name == "FedProx" and not split:
         raise ExperimentError(
             "federation.strategy FedProx has no effect here: with unit example and noise by the server a round is a "
             "single gradient step, taken at the global weights"

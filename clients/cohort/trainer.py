@@ -12,7 +12,7 @@ from edgekit.arrays import Weights
 from edgekit.clients import batches
 from edgekit.clients.cohort.rules import ClientsInChannels
 from edgekit.clients.torch_trainer import TorchTrainer
-from edgekit.clients.trainer import LocalSettings, LocalTask, Update, bounded
+from edgekit.clients.trainer import LocalSettings, LocalTask, Update, bounded, refuse_parts
 from edgekit.data import Examples
 from edgekit.data.federated import Integers
 from edgekit.errors import EdgekitError
@@ -88,6 +88,7 @@ class VectorisedTrainer:
         Returns:
             One update a client, in the order of the tasks.
         """
+        refuse_parts(settings)
         plans = [batches.draw(len(task.examples), settings, task.batches_rng) for task in tasks]
         order = sorted(range(len(tasks)), key=lambda i: -len(plans[i]))
         start = [torch.from_numpy(np.asarray(weights[name], order="C")) for name in self.names]

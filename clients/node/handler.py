@@ -175,21 +175,21 @@ class Handler:
     ) -> Update:
         """Train this device's parts of a network, over a stream to the coordinator's split server."""
         parts.check(weights, local.examples, settings)
-        if budget is not None:
-            if settings.work != "local-dp":
-                raise PrivacyError(
-                    "this device protects its data itself, but the round's noise leaves the server to be trusted: set "
-                    "privacy.noise = 'client'"
-                )
-            budget.spend(settings, secrets.token_hex(16), RELEASES)
-        # What the server answers is never the same again, so no noise may be either.
-        local = replace(local, noise_rng=np.random.Generator(np.random.Philox(secrets.randbits(128))))
+        if budget is not None and settings.work != "local-dp":
+            raise PrivacyError(
+                "this device protects its data itself, but the round's noise leaves the server to be trusted: set "
+                "privacy.noise = 'client'"
+            )
+        # What the server answers is never the same again, so no noise may be either, and no drawn batch.
+        local = LocalTask(local.examples, _fresh(), _fresh())
         assert self._task is not None
         split = self._task.facts.split
         assert split is not None
         address, token, seconds = _where(asked, self.wishes.url)
+        device = Device(parts, split.terms, weights, local, settings)
         with StreamLine(address, token, split.codec, seconds, self.folder.authority(), self.stop) as line:
-            device = Device(parts, split.terms, weights, local, settings)
+            if budget is not None:  # once there is a server to send to
+                budget.spend(settings, secrets.token_hex(16), RELEASES)
             for _ in device.train(line):
                 pass
             line.finish()
@@ -319,6 +319,10 @@ def _fingerprint(examples: Examples) -> str:
     content = hashlib.sha256(np.ascontiguousarray(examples.x).tobytes())
     content.update(np.ascontiguousarray(examples.y).tobytes())
     return content.hexdigest()
+
+
+def _fresh() -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(secrets.randbits(128)))
 
 
 def _rng(digest: bytes, purpose: str) -> np.random.Generator:

@@ -10,6 +10,7 @@ from edgekit.clients.trainer import LocalSettings, LocalTask
 from edgekit.data import Examples
 from edgekit.data.federated import Floats, Integers
 from edgekit.errors import DataError, TrainingError
+from edgekit.models import check_private
 from edgekit.split.part import Noise, Part, Passed
 
 
@@ -27,6 +28,10 @@ class TorchDevice:
     def check(self, weights: Weights, examples: Examples, settings: LocalSettings) -> None:
         """See that a round can be trained; see `HalvesMaker`."""
         check_work(settings, self.tail is not None)
+        if settings.work != "sgd":
+            for part in (self.bottom, self.tail):
+                if part is not None:
+                    check_private(part)
         if not len(examples):
             raise DataError("this client has no examples")
 

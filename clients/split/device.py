@@ -17,6 +17,7 @@ from edgekit.clients.trainer import LocalSettings, LocalTask, Update
 from edgekit.data import Examples
 from edgekit.data.federated import Floats, Integers
 from edgekit.errors import TrainingError
+from edgekit.split.codec import LARGEST
 from edgekit.split.hiding import clipped, distance_correlation, noised, through_clip
 from edgekit.split.messages import Backward, Forward, Line, Output
 
@@ -100,6 +101,8 @@ class Device:
     def __init__(
         self, made_by: HalvesMaker, terms: Terms, weights: Weights, task: LocalTask, settings: LocalSettings
     ) -> None:
+        if settings.work != "sgd" and terms.no_peek:
+            raise TrainingError("the round asks for NoPeek's penalty, which mixes the examples that it shall protect")
         self._terms, self._examples, self._rng = terms, task.examples, task.noise_rng
         self.batches = batches.draw(len(task.examples), settings, task.batches_rng)
         self._halves = made_by.halves(weights, settings, task)
@@ -119,9 +122,13 @@ class Device:
         has_tail = self._halves.has_tail
         for step, indices in enumerate(self.batches, 1):
             x, labels = self._examples.x[indices], self._examples.y[indices]
-            if not len(indices):  # an empty Poisson batch: a step of noise alone, which nobody can tell from others
-                x, labels = np.zeros((1, *x.shape[1:]), x.dtype), np.array([-1])
+            if not len(indices):  # an empty Poisson batch: a step of noise alone, as if of an example without a label
+                x, labels = self._examples.x[:1], np.array([-1])
             passed, activation = self._halves.forward(x)
+            if self._private:  # what no server takes must not cost the device its round: that would tell of it
+                fits = np.abs(activation.reshape(len(x), -1)).max(1) <= LARGEST
+                activation = np.where(fits.reshape(-1, *([1] * (activation.ndim - 1))), activation, np.float32(0))
+                labels = labels if self._hides else np.where(fits, labels, -1)
             waiting.append(_Waiting(step, passed, x, activation, labels, has_tail))
             if self._hides:
                 activation = noised(clipped(activation, self._terms.activation_clip),

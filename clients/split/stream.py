@@ -14,7 +14,7 @@ from edgekit.split import split_pb2 as pb
 from edgekit.split import split_pb2_grpc as stubs
 from edgekit.split.codec import Codec
 from edgekit.split.messages import Answer, Asked
-from edgekit.split.wire import OPTIONS, PROTOCOL, pack_asked, read_answer
+from edgekit.split.wire import MOST_BYTES, OPTIONS, PROTOCOL, pack_asked, read_answer
 
 AGAIN_SECONDS = (0.1, 2.0)
 """How long it waits before it connects again: first, and at most."""
@@ -128,14 +128,16 @@ class StreamLine:
 
     def _watch(self) -> None:
         """End what waits when this device shall stop."""
-        while not self._stop.wait(STOP_SECONDS):
-            if self._closed:
-                return
-        self._disconnect()
+        while not self._closed:
+            if self._stop.wait(STOP_SECONDS):
+                self._disconnect()
+                time.sleep(STOP_SECONDS)  # it may be connecting just now
 
     def _connect_in_time(self) -> None:
         """Connect, again and again until the round is over."""
         while True:
+            if self._stop.is_set():
+                raise LinkDownError("this device was stopped in the middle of a round")
             if self._attempts:  # longer each time, until a step gets through
                 if time.monotonic() + self._pause > self._deadline:
                     raise LinkDownError(f"the split server at {self._address} cannot be reached")
@@ -181,6 +183,11 @@ class StreamLine:
         except grpc.RpcError as error:
             if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise LinkDownError("the split server did not answer within the round's time") from None
+            if error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in (error.details() or ""):
+                raise RefusedError(
+                    f"a batch takes more than {MOST_BYTES >> 20} MB on its way: take a smaller training.batch_size, a "
+                    "later cut, or another split.codec"
+                ) from None
             if error.code() in PASSING:
                 raise _BrokenError from None
             raise RefusedError(f"the split server refuses: {error.details() or error.code().name}") from None

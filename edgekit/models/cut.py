@@ -94,6 +94,12 @@ class CutModel:
             made.append(part)
         return made
 
+    @property
+    def last(self) -> Cut:
+        """The last cut behind which something is learnt."""
+        whole = sum(parameter.numel() for parameter in self._model.parameters())
+        return next((cut for cut in reversed(self.cuts) if cut.parameters < whole), self.cuts[0])
+
     def shape_behind(self, name: str) -> tuple[int, ...]:
         """Return the shape of one example's activation behind a layer.
 

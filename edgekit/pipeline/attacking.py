@@ -12,7 +12,7 @@ import torch
 from edgekit.clients.trainer import LocalTask
 from edgekit.data import Examples, FederatedDataset
 from edgekit.data.federated import Floats
-from edgekit.errors import UsageError
+from edgekit.errors import DataError, UsageError
 from edgekit.experiment import Experiment
 from edgekit.models import build
 from edgekit.pipeline.subjects import load_dataset
@@ -25,6 +25,8 @@ from edgekit.server.evaluation import evaluate
 from edgekit.server.split import choose_cut, in_parts
 
 VICTIMS = 64
+LEAST_OWN, OWN = 10, 2000
+"""Test examples from which the server learns to rebuild others."""
 SHOWN = 10
 LOOSE_EPSILON = 100.0
 """Of the second row with noise: as little of it as an experiment may ask for."""
@@ -52,6 +54,11 @@ def attack_split(
         raise UsageError(f"{out} is not empty: give another --out")
     torch.set_num_threads(1)
     dataset = load_dataset(experiment)
+    if len(dataset.test) < LEAST_OWN:
+        raise DataError(
+            f"the server learns from its test examples how to rebuild others, and has {len(dataset.test)}: it takes "
+            f"{LEAST_OWN} at least"
+        )
     if experiment.split.cut == "auto":
         plain = build(experiment.model, dataset.shape, len(dataset.classes), experiment.seed)
         chosen = choose_cut(experiment, plain, dataset, say)
@@ -110,7 +117,7 @@ def _attacked(
     task = LocalTask(victims, *(generator(experiment.seed, "attack", number) for number in range(2)))
     plan, server = in_parts(experiment.split, model, dataset)
     heard = attack.overhear(plan, server, weights, task, settings)
-    rebuilt = attack.rebuild(plan, weights, dataset.test.x, heard.activation, settings, experiment.seed)
+    rebuilt = attack.rebuild(plan, weights, dataset.test.x[:OWN], heard.activation, settings, experiment.seed)
     labels: float | None = None
     if heard.gradient is not None:
         guessed = attack.infer_labels(plan, weights, heard, len(dataset.classes))

@@ -54,6 +54,7 @@ def main(grid: Grid, context: Context) -> None:
     folder = RunFolder.open(Path(str(context.run_config["folder"])))
     events = Events(folder)
     settings = context.run_config
+    fleet: NodesOfAGrid | None = None
     try:
         authority = Authority(Path(str(settings["keys"])))
         address, tls = str(settings.get("split-address", "")), settings.get("split-tls") != "no"
@@ -65,6 +66,9 @@ def main(grid: Grid, context: Context) -> None:
         events.failed(str(error))
         log.error("%s", error)
         raise
+    finally:
+        if fleet is not None:
+            fleet.close()
 
 
 def _end() -> None:
@@ -123,6 +127,7 @@ class NodesOfAGrid:
         split_tls: bool,
     ) -> None:
         self._split_address, self._split_tls = split_address, split_tls
+        self._split: SplitHost | None = None
         self._grid, self._folder, self._authority, self._events = grid, folder, authority, events
         self._experiment = experiments.load(folder.experiment)
         self._parts: tuple[FleetCrew, FederatedDataset, nn.Module] | None = None
@@ -133,13 +138,14 @@ class NodesOfAGrid:
     def crew(self, dataset: FederatedDataset, model: nn.Module, plan: Plan | None) -> FleetCrew:
         """Return the nodes."""
         experiment = self._experiment
-        split: SplitHost | None = None
         if experiment.split.cut:
             section = experiment.split
             if section.cut == "auto":
                 section = choose_cut(experiment, model, dataset, self._events.notice)
             keys = self._authority.server_keys if self._split_tls else None
-            split = SplitHost(section, model, dataset, self._split_address, keys)
+            self._split = SplitHost(section, model, dataset, self._split_address, keys)
+
+        split = self._split
 
         def training_graph() -> bytes:
             if split is None:
@@ -164,6 +170,11 @@ class NodesOfAGrid:
         self._parts = made, dataset, model
         made.progress = self._progress(in_plain_words(plan, split is not None))
         return made
+
+    def close(self) -> None:
+        """Let go of the split server's port."""
+        if self._split is not None:
+            self._split.close()
 
     def after_round(self, metrics: RoundMetrics) -> None:
         """Watch for drift, and deliver the model as it is, as often as the experiment says."""

@@ -12,6 +12,10 @@ from torch.func import functional_call, grad, vmap
 
 from edgekit.arrays import Weights
 from edgekit.privacy.tensors import add_noise, clipped
+from edgekit.split.codec import LARGEST
+
+AT_ONCE = 64
+"""Examples whose gradients are held at a time."""
 
 
 @dataclass
@@ -156,17 +160,25 @@ class Part:
             y: Tensor = functional_call(self._module, ({**rest, **parameters}, self._buffers), (x[None].clone(),))
             return loss(y[0], about)
 
+        sums = [torch.zeros_like(parameter) for parameter in wanted.values()]
+        found = []
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(self._random)
             each = vmap(grad(one, argnums=(0, 1)), in_dims=(None, 0, 0), randomness="different")
-            gradients, by_x = each(wanted, passed.x.detach(), of)
+            for x, about in zip(passed.x.detach().split(AT_ONCE), of.split(AT_ONCE), strict=True):
+                gradients, by_x = each(wanted, x, about)
+                each_clipped = clipped(list(gradients.values()), noise.clip) if gradients else []
+                for total, part in zip(sums, each_clipped, strict=True):
+                    total += part.sum(0)
+                found.append(by_x)
             self._random = torch.get_rng_state()
-        sums = [gradient.sum(0) for gradient in clipped(list(gradients.values()), noise.clip)]
         add_noise(sums, noise.deviation, noise.rng)
         divisor = noise.divisor or len(of)
-        self._step({name: total / divisor for name, total in zip(gradients, sums, strict=True)})
-        found: Tensor = by_x
-        return found
+        self._step({name: total / divisor for name, total in zip(wanted, sums, strict=True)})
+        # An example whose gradient no server would take has none, as in the clipped sum.
+        by_x = torch.cat(found)
+        fits = (by_x.flatten(1).abs().amax(1) <= LARGEST).reshape(-1, *([1] * (by_x.dim() - 1)))
+        return torch.where(fits, by_x, 0.0)
 
     @torch.no_grad()
     def _step(self, gradients: Mapping[str, Tensor | None]) -> None:

@@ -71,11 +71,13 @@ def compare(
     ways = [
         _way(WHOLE, [(model, shape)], size, size, 2, passes, training.batch_size, device),
     ]
-    tail = "" if split.labels == "server" else split.tail or cuts.cuts[-1].name
+    tail = "" if split.labels == "server" else split.tail or cuts.last.name
     for cut in cuts.cuts:
         if cut.name == tail:
             break
-        bottom, _, *rest = cuts.parts([cut.name, tail] if tail else [cut.name])
+        bottom, between, *rest = cuts.parts([cut.name, tail] if tail else [cut.name])
+        if not any(True for _ in between.parameters()):
+            continue  # the server would learn nothing
         crossing = [cut.shape]
         parts = [(bottom, shape)]
         if tail:

@@ -11,15 +11,17 @@ from opacus.grad_sample import GradSampleModule
 
 from edgekit.clients import LocalSettings, LocalTask
 from edgekit.clients.budget import Budget
+from edgekit.clients.cohort import VectorisedTrainer
 from edgekit.clients.split.device import RELEASES
 from edgekit.clients.torch_trainer import TorchTrainer, state
 from edgekit.data import Examples
-from edgekit.errors import ExperimentError, PrivacyError, TrainingError
+from edgekit.errors import ExperimentError, ModelError, PrivacyError, TrainingError
 from edgekit.experiment import Model, Privacy, Split
 from edgekit.models import build
 from edgekit.pipeline import job
 from edgekit.privacy import Ledger, covered, make_plan, not_covered
 from edgekit.server.split import split_trainer
+from edgekit.split import part as part_module
 from edgekit.split.hiding import clipped, distance_correlation, noised, through_clip
 from edgekit.split.messages import Backward, Forward
 from edgekit.split.part import Noise, Part
@@ -37,7 +39,7 @@ def tasks(blocks):
 
 
 def train(model, data, digits, settings, **split):
-    trainer = split_trainer(Split(cut=CUT, **split), model, digits)
+    trainer = split_trainer(Split(**{"cut": CUT, **split}), model, digits)
     return trainer, trainer.train_cohort(state(model), tasks(data), settings)
 
 
@@ -84,7 +86,7 @@ def test_without_noise_and_with_wide_bounds_private_steps_are_plain_ones(model, 
     if labels == "device":
         local = LocalSettings(work="local-dp", batch_size=8, epochs=2, **quiet)
         more = {"labels": labels, "window": window}
-        _, (ours,) = train(model, data, digits, local, activation_clip=1e6, **more)
+        _, (ours,) = train(model, data, digits, local, activation_clip=1e4, **more)
         plain = LocalSettings(batch_size=8, epochs=2, learning_rate=0.1, momentum=0.9)
         _, (theirs,) = train(model, data, digits, plain, **more)
         assert ours.loss is None
@@ -267,6 +269,7 @@ def test_what_would_protect_nothing_is_refused(make_experiment, model, digits, b
         (["privacy.unit=client"], 'protects single examples: set privacy.unit = "example"'),
         (["privacy.unit=example", "privacy.noise=client", "split.labels=server"], "labels would be sent as they are"),
         (["privacy.unit=example", "split.no_peek=1.0"], "mixes the examples of a batch"),
+        (["privacy.unit=example", "split.codec=int8"], "mixes the examples of a batch"),
         (["privacy.unit=none", "serve.statistics_every=1"], "give no statistics"),
     ):
         with pytest.raises(ExperimentError, match=problem):
@@ -278,3 +281,55 @@ def test_what_would_protect_nothing_is_refused(make_experiment, model, digits, b
     ):
         with pytest.raises(TrainingError, match="single examples|labels would be sent"):
             train(model, blocks(8), digits, settings, labels=labels)
+
+
+def test_a_device_does_not_take_the_coordinators_word_for_it(model, digits, blocks):
+    """What its guarantee rests on is looked at on the device: in `local-dp` the coordinator is who may not learn."""
+    (block,) = blocks(8)
+    (task,) = tasks([block])
+    work = LocalSettings(work="local-dp", batch_size=8, noise_multiplier=1.0)
+    plan = split_trainer(Split(cut=CUT, no_peek=1.0), model, digits).plan
+    with pytest.raises(TrainingError, match="NoPeek's penalty, which mixes"):
+        plan.begin(state(model), task, work)
+    mixing = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(64, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 8), torch.nn.ReLU(),
+        torch.nn.Linear(8, 10),
+    )  # fmt: skip
+    device = split_trainer(Split(cut="2"), mixing, digits).plan.device
+    with pytest.raises(ModelError, match="BatchNorm1d"):
+        device.check(state(mixing), block, work)
+    with pytest.raises(TrainingError, match="the network is not cut"):
+        TorchTrainer(model).train(state(model), task, work)
+    with pytest.raises(TrainingError, match="the network is not cut"):
+        VectorisedTrainer(model, 64 << 20).train_cohort(state(model), [task], work)
+
+
+@pytest.mark.parametrize("labels", ["device", "server"])
+def test_an_example_that_no_server_would_take_is_left_out_and_costs_nobody_else(digits, blocks, labels):
+    model = build(Model(name="mlp"), (1, 8, 8), 10, 0)  # without a norm, which would make anything small
+    (block,) = blocks(12)
+    settings = LocalSettings(work="dp-sgd", steps=1, clip=0.5, noise_multiplier=1e-30, learning_rate=0.1)
+    broken = Examples(block.x.copy(), block.y)
+    broken.x[3] = 1e12
+    more = {"labels": labels, "cut": "layers.2"}
+    _, (with_it,) = train(model, [broken], digits, settings, **more)
+    without = Examples(np.delete(block.x, 3, 0), np.delete(block.y, 3))
+    _, (without_it,) = train(model, [without], digits, settings, **more)
+    start = state(model)
+    for name in start:  # the sums are the same; each is divided by its client's number of examples
+        ours, theirs = 12 * (with_it.arrays[name] - start[name]), 11 * (without_it.arrays[name] - start[name])
+        assert np.allclose(ours, theirs, atol=1e-4), name
+
+
+def test_many_examples_at_once_are_clipped_as_few(model, digits, blocks):
+    (block,) = blocks(150)
+    bottom = split_trainer(Split(cut=CUT), model, digits).plan.device.bottom
+    found = []
+    for at_once in (64, 7):
+        part = Part(bottom, state(model), learning_rate=1.0)
+        passed = part.forward(torch.from_numpy(block.x), wants_gradient=False)
+        part_module.AT_ONCE = at_once
+        part.backward_private(passed, torch.ones_like(passed.y) / 150, Noise(0.3, 0.0, 150.0, np.random.default_rng(0)))
+        found.append(part.weights())
+    part_module.AT_ONCE = 64
+    assert close(found[0], found[1])

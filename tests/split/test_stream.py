@@ -172,7 +172,7 @@ def test_who_may_not_take_part_is_told_so(made):
     with pytest.raises(RefusedError, match="used up"):
         StreamLine(address, token, "float32", 60)
     late = service.admit(1)
-    service.end_round()
+    service.end()
     with pytest.raises(RefusedError, match="no round that runs"):
         StreamLine(address, late, "float32", 60)
     with pytest.raises(LinkDownError, match="cannot be reached"):
@@ -263,7 +263,7 @@ def test_a_round_that_ends_ends_its_streams_and_what_was_under_way(made):
     with StreamLine(f"127.0.0.1:{port}", service.admit(0), "float32", 60) as line:
         line.send(Forward(1, x, None))
         line.receive()
-        service.end_round()
+        service.end()
         assert trainer.server._waiting == {}
         line.send(Forward(2, x, None))
         with pytest.raises(RefusedError, match="no round that runs"):
@@ -341,3 +341,44 @@ def test_the_generated_code_is_of_the_protocol(tmp_path):
     subprocess.run(command, check=True, cwd=root, capture_output=True)
     for path in (tmp_path / "edgekit" / "split").iterdir():
         assert path.read_text() == (root / "edgekit" / "split" / path.name).read_text(), f"{path.name}: make it again"
+
+
+def test_a_device_that_shall_stop_does_not_begin_and_one_that_waits_ends(made):
+    _, _, service, port = made()
+    address, stop = f"127.0.0.1:{port}", threading.Event()
+    with StreamLine(address, service.admit(0), "float32", 60, stop=stop) as line:
+        threading.Timer(0.5, stop.set).start()
+        begun = time.monotonic()
+        with pytest.raises(LinkDownError, match="stopped in the middle"):
+            line.receive()  # nothing was asked, so nothing comes
+        assert time.monotonic() - begun < 10
+    with pytest.raises(LinkDownError, match="stopped in the middle"):
+        StreamLine(address, service.admit(1), "float32", 60, stop=stop)
+
+
+def test_a_batch_that_is_too_large_is_told_at_once(made):
+    _, _, service, port = made()
+    with StreamLine(f"127.0.0.1:{port}", service.admit(0), "float32", 60) as line:
+        line.send(Forward(1, np.zeros((17, 1024, 1024), np.float32), None))
+        with pytest.raises(RefusedError, match="more than 64 MB on its way: take a smaller training.batch_size"):
+            line.receive()
+
+
+def test_one_devices_round_may_end_before_the_others(made):
+    _, trainer, service, port = made(clients=2)
+    x = np.zeros((2, *trainer.server._shape), np.float32)
+    tokens = [service.admit(0), service.admit(1)]
+    lines = [StreamLine(f"127.0.0.1:{port}", token, "float32", 20) for token in tokens]
+    ended = service.end([0])
+    assert (list(ended), ended[0].finished) == ([0], False)
+    lines[0].send(Forward(1, x, None))
+    with pytest.raises(RefusedError, match="of no round that runs"):
+        lines[0].receive()
+    lines[1].send(Forward(1, x, None))
+    assert lines[1].receive().activation.shape[0] == 2
+    lines[1].finish()
+    ended = service.end()
+    assert ended[1].finished
+    assert ended[1].bytes_up == x.nbytes
+    for line in lines:
+        line.close()
