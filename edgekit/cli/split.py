@@ -107,7 +107,7 @@ def attack(
 
     Examples:
 
-        edgekit split attack split.cut=layers.3
+        edgekit split attack split.cut=layers.2
 
         edgekit split attack mine.toml split.cut=auto privacy.epsilon=20 --rounds 10 --out attack-20
     """
