@@ -211,10 +211,10 @@ def kept_split_graph(
     """
 
     def made() -> bytes:
-        device, batch = plan.device, Options.of(experiment).batch
-        return split_file(
-            device.bottom, device.tail, dataset.shape, plan.terms.crossing, len(dataset.classes), batch, {}
-        )[0]
+        device = plan.device
+        options = replace(Options.of(experiment), private=experiment.privacy.on)
+        crossing, classes = plan.terms.crossing, len(dataset.classes)
+        return split_file(device.bottom, device.tail, dataset.shape, crossing, classes, options, {})[0]
 
     return _kept(run.checkpoint / "split.tflite", made, making)
 

@@ -81,7 +81,7 @@ class FleetCrew:
         split: SplitHost | None = None,
     ) -> None:
         self.trainer = "nodes of a real fleet"
-        self._split, self._private = split, plan is not None
+        self._split = split
         if split is not None:
             self.trainer += f", split learning, cut behind {split.facts.cuts[0]}"
             parameters = {name: array.shape for name, array in split.device_like.items()}
@@ -356,8 +356,6 @@ class FleetCrew:
         """Return the task for a kind of node: (name, content)."""
         if self._split is not None and kind in ("phone", "gateway"):
             raise TrainingError("phones take no part in split learning yet")
-        if self._split is not None and kind == "litert" and self._private:
-            raise TrainingError("private split learning needs torch on the device")
         with_graph = kind in WITHOUT_TORCH
         if with_graph not in self._tasks:
             content = Task(self._facts, self._training_graph() if with_graph else None).to_bytes()

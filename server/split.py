@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from edgekit.arrays import Weights
-from edgekit.clients.split.by_torch import TorchDevice, noise_of_parts
+from edgekit.clients.split.by_torch import TorchDevice
 from edgekit.clients.split.cohort import Plan, SplitTrainer
 from edgekit.clients.split.device import Terms
+from edgekit.clients.split.noise import noise_of_parts
 from edgekit.clients.trainer import LocalSettings
 from edgekit.data import FederatedDataset
 from edgekit.data.federated import Floats
@@ -23,8 +24,9 @@ from edgekit.devices import profile as profiles
 from edgekit.errors import ModelError, RefusedError
 from edgekit.experiment import Experiment, Split
 from edgekit.models.cut import CutModel
+from edgekit.split.hiding import Noise
 from edgekit.split.messages import Answer, Asked, Backward, Forward, Gradient, Output
-from edgekit.split.part import Noise, Part, Passed
+from edgekit.split.part import Part, Passed
 from edgekit.split.plan import best, compare
 
 MOST_PRIVATE = 65_536

@@ -1,17 +1,18 @@
 """A device's parts in torch."""
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from edgekit.arrays import Weights
+from edgekit.clients.split.noise import check_work, noise_of_device
 from edgekit.clients.trainer import LocalSettings, LocalTask
 from edgekit.data import Examples
 from edgekit.data.federated import Floats, Integers
-from edgekit.errors import DataError, TrainingError
+from edgekit.errors import DataError
 from edgekit.models import check_private
-from edgekit.split.part import Noise, Part, Passed
+from edgekit.split.hiding import Noise
+from edgekit.split.part import Part, Passed
 
 
 class TorchDevice:
@@ -42,42 +43,8 @@ class TorchDevice:
             seed = int(task.batches_rng.integers(2**63))
             return Part(module, weights, settings.learning_rate, settings.momentum, settings.proximal_mu, seed)
 
-        has_tail = self.tail is not None
-        noise = None
-        if settings.work == "local-dp":
-            noise = Noise(settings.clip / 2**0.5, 2 * settings.noise_multiplier * settings.clip, 0.0, task.noise_rng)
-        elif settings.work == "dp-sgd":
-            noise = noise_of_parts(settings, 3 if has_tail else 2, len(task.examples), task.noise_rng)
+        noise = noise_of_device(settings, 1 if self.tail is None else 2, task)
         return TorchHalves(part(self.bottom), None if self.tail is None else part(self.tail), noise)
-
-
-def noise_of_parts(settings: LocalSettings, parts: int, examples: int, rng: np.random.Generator) -> Noise:
-    """Return the noise of one of a network's parts in `dp-sgd`.
-
-    Each part's gradient is clipped by itself, so that all together are no longer than `settings.clip`; with noise of
-    the same deviation on each they are one Gaussian mechanism (McMahan et al. 2018, section 3.1: flat clipping of
-    layers).
-
-    Args:
-        settings: the round's instructions.
-        parts: of the whole network, the server's too.
-        examples: of the client.
-        rng: draws the noise.
-    """
-    deviation = settings.noise_multiplier * settings.clip
-    return Noise(settings.clip / parts**0.5, deviation, settings.sample_rate * examples, rng)
-
-
-def check_work(settings: LocalSettings, has_tail: bool) -> None:
-    """See that split learning does this work.
-
-    Raises:
-        TrainingError: it does not.
-    """
-    if settings.work == "clipped-sum" or settings.update_clip:
-        raise TrainingError("split learning protects single examples, in each step, and nothing else")
-    if settings.work == "local-dp" and not has_tail:
-        raise TrainingError("labels would be sent as they are: keep them on the device, which then has a last part")
 
 
 class TorchHalves:

@@ -1,10 +1,29 @@
 """What a device does so that its activations tell less: clipping and noise, and NoPeek's penalty. Numpy alone."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from edgekit.arrays import Array
 from edgekit.data.federated import Floats
 from edgekit.privacy import mechanism
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How a part's private steps are made (Abadi et al. 2016, algorithm 1).
+
+    Attributes:
+        clip: largest l2 norm of one example's gradient by the part's weights.
+        deviation: standard deviation of the noise in a sum of them.
+        divisor: what the sum is divided by: the expected number of examples; 0 for the batch's own.
+        rng: draws the noise.
+    """
+
+    clip: float
+    deviation: float
+    divisor: float
+    rng: np.random.Generator
 
 
 def clipped(rows: Floats, bound: float) -> Floats:

@@ -13,6 +13,7 @@ from torch.func import functional_call, grad, vmap
 from edgekit.arrays import Weights
 from edgekit.privacy.tensors import add_noise, clipped
 from edgekit.split.codec import LARGEST
+from edgekit.split.hiding import Noise
 
 AT_ONCE = 64
 """Examples whose gradients are held at a time."""
@@ -32,23 +33,6 @@ class Passed:
     x: Tensor
     y: Tensor
     parameters: Mapping[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Noise:
-    """How a part's private steps are made (Abadi et al. 2016, algorithm 1).
-
-    Attributes:
-        clip: largest l2 norm of one example's gradient by the part's weights.
-        deviation: standard deviation of the noise in a sum of them.
-        divisor: what the sum is divided by: the expected number of examples; 0 for the batch's own.
-        rng: draws the noise.
-    """
-
-    clip: float
-    deviation: float
-    divisor: float
-    rng: np.random.Generator
 
 
 class Part:

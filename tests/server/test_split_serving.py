@@ -63,7 +63,7 @@ def test_private_rounds_are_charged_where_the_noise_is_added(federation, fleet, 
     )  # fmt: skip
     serve(one, fleet, codes=2)
     one.join("a", "--client", "0", "--trainer", "torch")
-    one.join("b", "--client", "1", "--trainer", "torch")
+    one.join("b", "--client", "1", "--trainer", "litert")
     one.wait_for_end(200)
     assert [r["replies"] for r in one.rounds()] == [2, 2], one.notices()
     assert one.rounds()[-1]["epsilon"] == pytest.approx(8.0, rel=0.05)

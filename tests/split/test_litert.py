@@ -33,7 +33,9 @@ def made(request, digits):
     split = Split(cut=cut, labels=labels)
     plan = split_trainer(split, model, digits).plan
     parts = plan.device
-    content, error = split_file(parts.bottom, parts.tail, (1, 8, 8), plan.terms.crossing, 10, 8, {})
+    content, error = split_file(
+        parts.bottom, parts.tail, (1, 8, 8), plan.terms.crossing, 10, Options(batch=8, private=False), {}
+    )
     assert error < 1e-5
     return model, split, LiteRTDevice(content)
 
@@ -79,13 +81,60 @@ def test_a_window_leaves_batches_under_way_their_weights(made, blocks, digits):
         assert np.allclose(found[0][name], found[1][name], rtol=1e-4, atol=1e-5), name
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_private_steps_are_those_of_torch(name, blocks, digits):
+    """Clipped, in pieces where a Poisson batch is larger than the file's, and with the noise of the same draws."""
+    settings, cut = NETWORKS[name]
+    model = build(settings, (1, 8, 8), 10, 0)
+    trainer = split_trainer(Split(cut=cut), model, digits)
+    parts = trainer.plan.device
+    content, error = split_file(
+        parts.bottom, parts.tail, (1, 8, 8), trainer.plan.terms.crossing, 10, Options(batch=8, private=True), {}
+    )
+    assert error < 1e-5
+    device = LiteRTDevice(content)
+    (block,) = blocks(21)
+    broken = Examples(block.x.copy(), block.y)
+    broken.x[3] = np.nan
+    for data, work in (
+        (block, LocalSettings(work="dp-sgd", steps=3, clip=0.3, noise_multiplier=1e-30, momentum=0.9)),
+        (block, LocalSettings(work="dp-sgd", steps=3, sample_rate=0.05, clip=0.3, noise_multiplier=1e-30)),
+        (block, LocalSettings(work="local-dp", batch_size=8, epochs=2, clip=0.3, noise_multiplier=1e-30)),
+        (broken, LocalSettings(work="dp-sgd", steps=2, clip=0.3, noise_multiplier=1e-30)),
+    ):
+        found = []
+        for by in (device, parts):
+            by.check(state(model), data, work)
+            trainer.server.begin(state(model), work, 0, [21])
+            line = DirectLine(lambda message: trainer.server.answer(0, message), "float32")
+            one = Device(by, trainer.plan.terms, state(model), _task(data), work)
+            for _ in one.train(line):
+                pass
+            update = one.update()
+            assert update.loss is None
+            found.append(update.arrays)
+        for weight in found[0]:
+            assert np.allclose(found[0][weight], found[1][weight], rtol=1e-4, atol=1e-5), weight
+    noisy = LocalSettings(work="local-dp", batch_size=21, epochs=1, clip=0.3, noise_multiplier=5.0, learning_rate=1.0)
+    trainer.server.begin(state(model), noisy, 0)
+    line = DirectLine(lambda message: trainer.server.answer(0, message), "float32")
+    with pytest.raises(TrainingError, match="batches of at most 8"):
+        device.check(state(model), block, noisy)
+    small = Examples(block.x[:8], block.y[:8])
+    one = Device(device, trainer.plan.terms, state(model), _task(small), noisy)
+    for _ in one.train(line):
+        pass
+    moved = [(array - state(model)[weight]).ravel() for weight, array in one.update().arrays.items()]
+    assert 8 * np.concatenate(moved).std() == pytest.approx(2 * 5.0 * 0.3, rel=0.1)
+
+
 def test_what_does_not_fit_the_file_is_refused(made, blocks):
     model, _, device = made
     (block,) = blocks(8)
     weights = state(model)
     with pytest.raises(TrainingError, match="batches of at most 8, the round wants 16"):
         device.check(weights, block, LocalSettings(batch_size=16))
-    with pytest.raises(TrainingError, match="does not do the work 'dp-sgd'"):
+    with pytest.raises(TrainingError, match="the training file has plain steps"):
         device.check(weights, block, LocalSettings(work="dp-sgd", batch_size=8))
     with pytest.raises(ModelError, match="not of the training file's network"):
         device.check({name: array for name, array in weights.items() if "bias" in name}, block, WORK)
@@ -102,4 +151,4 @@ def test_other_files_and_networks_are_refused(digits):
 
     normed = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4))
     with pytest.raises(ExportError, match="keeps 'running_mean'"):
-        split_file(normed, None, (1, 8, 8), [(4, 6, 6)], 10, 8, {})
+        split_file(normed, None, (1, 8, 8), [(4, 6, 6)], 10, Options(batch=8), {})

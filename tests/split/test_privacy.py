@@ -22,9 +22,9 @@ from edgekit.pipeline import job
 from edgekit.privacy import Ledger, covered, make_plan, not_covered
 from edgekit.server.split import split_trainer
 from edgekit.split import part as part_module
-from edgekit.split.hiding import clipped, distance_correlation, noised, through_clip
+from edgekit.split.hiding import Noise, clipped, distance_correlation, noised, through_clip
 from edgekit.split.messages import Backward, Forward
-from edgekit.split.part import Noise, Part
+from edgekit.split.part import Part
 
 CUT = "layers.3"
 

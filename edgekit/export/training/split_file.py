@@ -13,7 +13,7 @@ from edgekit.export.convert import check_size, device_shape
 from edgekit.export.metadata import add_metadata
 from edgekit.export.training.file import DRAWS, Results, check_trainable, converted, verified
 from edgekit.export.training.rules import Rules, as_images
-from edgekit.export.training.steps import Held, from_device
+from edgekit.export.training.steps import Held, Options, from_device, or_zeros
 
 KIND = "split training"
 
@@ -60,6 +60,29 @@ class SplitSteps:
         gradient, by_activation = self.last.gradient(loss, parts, also=[seen])
         return {"loss": loss.detach(), "gradient": gradient, "by_activation": by_activation}
 
+    def backward_private(self, x: Tensor, g: Tensor, clip: Tensor, w: Tensor) -> dict[str, Tensor]:
+        """Return the `total` of the examples' gradients by w, each clipped to l2 norm `clip`, (1,).
+
+        Here the rows of g are each example's own gradient, not the mean's. If an example's gradient is not finite,
+        neither is the total: the caller must look for that example.
+        """
+        parts, rules = self.held.leaves(w), Rules(batch=len(x))
+        product = (self.held.run(parts, from_device(x), rules) * g).sum()
+        return {"total": self.held.clipped_sum(product, parts, rules, clip)}
+
+    def finish_private(self, activation: Tensor, y: Tensor, mask: Tensor, clip: Tensor, w: Tensor) -> dict[str, Tensor]:
+        """Return the clipped `total` as `backward_private` does, and each example's own gradient `by_activation`."""
+        assert self.last is not None
+        parts, rules = self.last.leaves(w), Rules(batch=len(activation))
+        seen = activation.detach().requires_grad_()
+        inputs = as_images(seen.permute(2, 3, 0, 1)) if seen.dim() == 4 else seen
+        losses = -(y * F.log_softmax(self.last.run(parts, inputs, rules), -1)).sum(-1)
+        (by_activation,) = torch.autograd.grad((losses * mask).sum(), [seen], retain_graph=True)
+        return {
+            "total": self.last.clipped_sum(losses.sum(), parts, rules, clip, mask),
+            "by_activation": by_activation,
+        }
+
 
 def split_file(
     bottom: nn.Module,
@@ -67,11 +90,13 @@ def split_file(
     shape: tuple[int, ...],
     crossing: Sequence[tuple[int, ...]],
     classes: int,
-    batch: int,
+    options: Options,
     card: dict[str, Any],
     claimed: Sequence[str] = ("ai-edge-litert",),
 ) -> tuple[bytes, float]:
     """Return a .tflite with the signatures forward, backward, finish (with a last part) and parameters, each checked.
+
+    For private steps there are `backward_private` and `finish_private` instead.
 
     Args:
         bottom: the device's first part.
@@ -79,7 +104,7 @@ def split_file(
         shape: of one example.
         crossing: shapes of one example's activation at each cut.
         classes: how many scores the network gives.
-        batch: examples a call; smaller batches are filled up.
+        options: how many examples a call takes (smaller batches are filled up), and whether the steps are private.
         card: facts for the metadata.
         claimed: runtimes that the file shall run in.
 
@@ -96,14 +121,15 @@ def split_file(
         check_trainable(part)
         check_size(part)
     steps = SplitSteps(parts[0], parts[1] if tail is not None else None)
-    draws = [_samples(steps, shape, crossing, classes, batch, seed) for seed in range(DRAWS)]
+    draws = [_samples(steps, shape, crossing, classes, options, seed) for seed in range(DRAWS)]
     initial = steps.held.initial()
     content = converted({name: getattr(steps, name) for name in draws[0]}, draws[0], initial)
     checked = [(samples, _reference(parts, samples)) for samples in draws]
     error = max(verified(content, checked, initial, name) for name in claimed)
     facts = {
         "kind": KIND,
-        "batch": batch,
+        "batch": options.batch,
+        "private": options.private,
         "shape": list(shape),
         "classes": classes,
         "parts": [_parameters(held) for held in (steps.held, steps.last) if held is not None],
@@ -123,22 +149,25 @@ def _samples(
     shape: tuple[int, ...],
     crossing: Sequence[tuple[int, ...]],
     classes: int,
-    batch: int,
+    options: Options,
     seed: int,
 ) -> dict[str, dict[str, Tensor]]:
     """Return each signature's inputs, on random data; the last example of the batch is filling."""
+    batch, private = options.batch, options.private
     random = torch.Generator().manual_seed(seed)
     x = torch.rand(batch, *device_shape(shape), generator=random)
-    g = torch.randn(batch, *crossing[0], generator=random) / batch
+    g = torch.randn(batch, *crossing[0], generator=random) / (1 if private else batch)
     mask = torch.ones(batch)
     mask[-1] = 1.0 if batch == 1 else 0.0
     g = g * mask.reshape(-1, *([1] * len(crossing[0])))
     w = steps.held.initial()
-    found = {"forward": {"x": x, "w": w}, "backward": {"x": x, "g": g, "w": w}}
+    clip = {"clip": torch.tensor([0.5])} if private else {}
+    ending = "_private" if private else ""
+    found = {"forward": {"x": x, "w": w}, f"backward{ending}": {"x": x, "g": g, **clip, "w": w}}
     if steps.last is not None:
         y = F.one_hot(torch.randint(classes, (batch,), generator=random), classes).float()
         seen = torch.rand(batch, *crossing[1], generator=random)
-        found["finish"] = {"activation": seen, "y": y, "mask": mask, "w": steps.last.initial()}
+        found[f"finish{ending}"] = {"activation": seen, "y": y, "mask": mask, **clip, "w": steps.last.initial()}
     return found
 
 
@@ -151,6 +180,8 @@ def _reference(parts: Sequence[nn.Module], samples: dict[str, dict[str, Tensor]]
         return torch.cat([gradient.flatten() for gradient in found])
 
     bottom = parts[0]
+    if "backward_private" in samples:
+        return _private_reference(parts, samples)
     x, g = samples["backward"]["x"], samples["backward"]["g"]
     activation = bottom(x.permute(0, 3, 1, 2) if x.dim() == 4 else x)
     activation.backward(g)
@@ -170,4 +201,32 @@ def _reference(parts: Sequence[nn.Module], samples: dict[str, dict[str, Tensor]]
             "gradient": flat(parts[1]).numpy(),
             "by_activation": seen.grad.numpy(),
         }
+    return result
+
+
+def _private_reference(parts: Sequence[nn.Module], samples: dict[str, dict[str, Tensor]]) -> Results:
+    """Return what torch gives, example by example."""
+
+    def clipped(module: nn.Module, loss: Tensor, bound: float) -> Tensor:
+        found = torch.autograd.grad(loss, list(module.parameters()), retain_graph=True, allow_unused=True)
+        flat = torch.cat([or_zeros(g, p.shape).flatten() for g, p in zip(found, module.parameters(), strict=True)])
+        return flat * min(1.0, bound / (float(flat.norm()) + 1e-6))
+
+    sample = samples["backward_private"]
+    x, g, bound = sample["x"], sample["g"], float(sample["clip"])
+    activation = parts[0](x.permute(0, 3, 1, 2) if x.dim() == 4 else x)
+    totals = [clipped(parts[0], (row * by).sum(), bound) for row, by in zip(activation, g, strict=True)]
+    result: Results = {
+        "forward": {"activation": activation.detach().numpy()},
+        "backward_private": {"total": torch.stack(totals).sum(0).numpy()},
+    }
+    if "finish_private" in samples:
+        sample = samples["finish_private"]
+        seen = sample["activation"].clone().requires_grad_()
+        losses = F.cross_entropy(parts[1](seen), sample["y"], reduction="none")
+        totals = [clipped(parts[1], loss, bound) * m for loss, m in zip(losses, sample["mask"], strict=True)]
+        (by_activation,) = torch.autograd.grad((losses * sample["mask"]).sum(), [seen])
+        result["finish_private"] = {
+            "total": torch.stack(totals).sum(0).numpy(), "by_activation": by_activation.numpy(),
+        }  # fmt: skip
     return result

@@ -93,6 +93,59 @@ class Held:
         whole = torch.cat([or_zeros(found.get(name), part.shape).reshape(-1) for name, part in parts.items()])
         return whole, *(or_zeros(g, x.shape) for g, x in zip(reached[len(free) :], also, strict=True))
 
+    def clipped_sum(
+        self, loss: Tensor, parts: dict[str, Tensor], rules: Rules, clip: Tensor | float, mask: Tensor | None = None
+    ) -> Tensor:
+        """Return the sum of the examples' gradients, each clipped to l2 norm `clip`, as one vector.
+
+        Args:
+            loss: sum of the examples' losses, from a run under `rules` for a batch.
+            parts: of the run.
+            rules: of the run.
+            clip: largest norm.
+            mask: (batch,), 0 for what is no example; None if all are.
+        """
+        batch = rules.batch
+        assert batch is not None
+        rows = [gradient.reshape(batch, -1) for gradient in self.per_example(loss, parts, rules)]
+        squares = torch.stack([(row * row).sum(1) for row in rows]).sum(0)
+        factors = torch.clamp(clip / (torch.sqrt(squares) + 1e-6), max=1.0)
+        factors = factors if mask is None else mask * factors
+        return torch.cat([(factors[None] @ row)[0] for row in rows])
+
+    def per_example(self, loss: Tensor, parts: dict[str, Tensor], rules: Rules) -> list[Tensor]:
+        """Return each parameter's gradients, (batch, *shape).
+
+        Operators give the gradients by the weights that they used; those that a module computed from its parameters
+        first, as weight standardisation does, are followed back through that computation.
+        """
+        used = [weight for weight, _ in rules.used]
+        zeros = [each for _, each in rules.used]
+        reached = torch.autograd.grad(loss, zeros, retain_graph=True, allow_unused=True)
+        by_used = [or_zeros(gradient, each.shape) for gradient, each in zip(reached, zeros, strict=True)]
+        free = self.free(parts)
+        stray = torch.autograd.grad(loss, list(free.values()), retain_graph=True, allow_unused=True)
+        for name, gradient in zip(free, stray, strict=True):
+            if gradient is not None:
+                raise ExportError(
+                    f"parameter {name!r} is used outside convolutions, linear layers and norms, so its gradient by one "
+                    "example is not known: leave train_dp out (edgekit export --no-private)"
+                )
+        total: dict[str, Tensor] = {}
+        names = {id(part): name for name, part in parts.items()}
+        for weight, gradient in zip(used, by_used, strict=True):
+            if id(weight) in names:
+                found = {names[id(weight)]: gradient}
+            else:
+                back = torch.autograd.grad(
+                    weight, list(free.values()), gradient, is_grads_batched=True, allow_unused=True, retain_graph=True
+                )
+                found = {name: g for name, g in zip(free, back, strict=True) if g is not None}
+            for name, g in found.items():
+                total[name] = total[name] + g if name in total else g
+        assert rules.batch is not None
+        return [or_zeros(total.get(name), (rules.batch, *part.shape)) for name, part in parts.items()]
+
 
 class Steps(Held):
     """The functions of one network's training file.
@@ -148,11 +201,7 @@ class Steps(Held):
         parts = self.leaves(w)
         rules = Rules(batch=self.options.batch)
         losses = self._losses(parts, x, y, rules)
-        gradients = self._per_example(losses.sum(), parts, rules)
-        rows = [gradient.reshape(self.options.batch, -1) for gradient in gradients]
-        squares = torch.stack([(row * row).sum(1) for row in rows]).sum(0)
-        factors = mask * torch.clamp(self.options.clip / (torch.sqrt(squares) + 1e-6), max=1.0)
-        total = torch.cat([(factors[None] @ row)[0] for row in rows]) + noise
+        total = self.clipped_sum(losses.sum(), parts, rules, self.options.clip, mask) + noise
         return self._stepped(w, total, lr, more)
 
     def infer(self, x: Tensor, w: Tensor) -> dict[str, Tensor]:
@@ -173,39 +222,6 @@ class Steps(Held):
 
     def _losses(self, parts: dict[str, Tensor], x: Tensor, y: Tensor, rules: Rules) -> Tensor:
         return -(y * F.log_softmax(self._scores(parts, x, rules), -1)).sum(-1)
-
-    def _per_example(self, loss: Tensor, parts: dict[str, Tensor], rules: Rules) -> list[Tensor]:
-        """Return each parameter's gradients, (batch, *shape).
-
-        Operators give the gradients by the weights that they used; those that a module computed from its parameters
-        first, as weight standardisation does, are followed back through that computation.
-        """
-        used = [weight for weight, _ in rules.used]
-        zeros = [each for _, each in rules.used]
-        reached = torch.autograd.grad(loss, zeros, retain_graph=True, allow_unused=True)
-        by_used = [or_zeros(gradient, each.shape) for gradient, each in zip(reached, zeros, strict=True)]
-        free = self.free(parts)
-        stray = torch.autograd.grad(loss, list(free.values()), retain_graph=True, allow_unused=True)
-        for name, gradient in zip(free, stray, strict=True):
-            if gradient is not None:
-                raise ExportError(
-                    f"parameter {name!r} is used outside convolutions, linear layers and norms, so its gradient by one "
-                    "example is not known: leave train_dp out (edgekit export --no-private)"
-                )
-        total: dict[str, Tensor] = {}
-        names = {id(part): name for name, part in parts.items()}
-        for weight, gradient in zip(used, by_used, strict=True):
-            if id(weight) in names:
-                found = {names[id(weight)]: gradient}
-            else:
-                back = torch.autograd.grad(
-                    weight, list(free.values()), gradient, is_grads_batched=True, allow_unused=True, retain_graph=True
-                )
-                found = {name: g for name, g in zip(free, back, strict=True) if g is not None}
-            for name, g in found.items():
-                total[name] = total[name] + g if name in total else g
-        batch = self.options.batch
-        return [or_zeros(total.get(name), (batch, *part.shape)) for name, part in parts.items()]
 
     def _stepped(self, w: Tensor, gradient: Tensor, lr: Tensor, more: dict[str, Tensor]) -> dict[str, Tensor]:
         """Add FedProx's term and momentum, and take the step."""
