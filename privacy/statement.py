@@ -86,8 +86,8 @@ def not_covered(plan: Plan | None, experiment: Experiment) -> list[str]:
             "and can rebuild examples from it; `edgekit split attack` shows how well."
         )
         lines.append(
-            "The bytes in metrics.jsonl and nodes.json, which tell how large the drawn batches were: keep them with "
-            "the data."
+            "The bytes that were moved, in metrics.jsonl, nodes.json, result.json and on this page: they tell how "
+            "large the drawn batches were; keep them with the data."
         )
     elif plan.noise == "server":
         lines.append("The server is trusted: it sees the clients' clipped contributions before it adds the noise.")

@@ -139,6 +139,8 @@ class Coordinator:
         self.crew: Crew
         if crew is not None:
             self.crew = crew(self.plan)
+            if self._never_the_same:  # nobody knows what an earlier process released
+                self.draw = secrets.token_hex(8)
         else:
             self.crew = SimulatedCrew(experiment, dataset, model, run, self.private_seed, on_notice)
 
@@ -197,6 +199,11 @@ class Coordinator:
         return self.crew.choose(number, draw)
 
     @property
+    def _never_the_same(self) -> bool:
+        """Whether a round that is run again releases something new: what split server and devices answer each other."""
+        return self.plan is not None and self.plan.split and self.crew.patient
+
+    @property
     def _by_client(self) -> bool:
         """Whether clients are the protected unit of a trusted server, which samples them as privacy counts on."""
         return self.plan is not None and (self.plan.unit, self.plan.noise) == ("client", "server")
@@ -220,6 +227,8 @@ class Coordinator:
         messages = list(self.strategy.configure_train(number, to_record(before.weights), config, grid))
         messages = messages if cohort else []
         replies = self.crew.train(messages)
+        if self._never_the_same and self.crew.released:
+            self.draw = secrets.token_hex(8)
         accepted, reasons = self._check(replies, before.weights)
         if self.crew.patient and messages and not accepted:
             self.on_notice(f"round {number} is run again: {reasons[-1][1] if reasons else 'nobody answered'}")
@@ -266,10 +275,7 @@ class Coordinator:
         """
         whom = None if self._by_client or self.crew.is_everyone(cohort) else tuple(cohort)
         draw = self.draw
-        if plan.split and self.crew.patient:
-            # What devices and server answer each other is not the same in a round that is run again: it costs again.
-            draw = f"{self.draw} {secrets.token_hex(8)}"
-        elif self.crew.patient and whom is not None:
+        if self.crew.patient and whom is not None:
             before = self.ledger.charged(number, self.draw)
             whom = tuple(client for client in whom if client not in before)
             draw = f"{self.draw} {len(before)}" if before else self.draw

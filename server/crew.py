@@ -1,5 +1,7 @@
 """Who trains in a round: simulated clients in this process, or (`server/fleet.py`) nodes somewhere else."""
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
@@ -10,6 +12,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 from torch import nn
 
+from edgekit import __version__
 from edgekit.clients.app import SimulatedClients
 from edgekit.clients.cohort import VectorisedTrainer, obstacle
 from edgekit.clients.litert import LiteRTTrainer
@@ -37,10 +40,12 @@ class Crew(Protocol):
     Attributes:
         trainer: how they train, for people.
         patient: whether a round without any update is run again, because clients come and go.
+        released: whether clients have sent anything in the last round, of split learning with a fleet.
     """
 
     trainer: str
     patient: bool
+    released: bool
 
     def choose(self, number: int, draw: Draw) -> list[int]:
         """Return who takes part in a round, as numbers; `draw(n)` draws places out of n. It may wait for clients."""
@@ -86,6 +91,7 @@ class SimulatedCrew:
     """
 
     patient = False
+    released = True
 
     def __init__(
         self,
@@ -118,7 +124,13 @@ class SimulatedCrew:
             cohort_trainer, self.trainer = self._choose_trainer()
         clients = SimulatedClients(dataset, single, cohort_trainer, seed)
         together = clients.train_cohort if cohort_trainer else None
-        self._grid = LocalGrid(clients.app, dataset.clients, together, on_notice, apart=self._split is None)
+        self._grid = LocalGrid(
+            clients.app,
+            dataset.clients,
+            together,
+            on_notice,
+            apart=self._split is None or not self._split.server.shared,
+        )
 
     def choose(self, number: int, draw: Draw) -> list[int]:
         """Return the drawn clients."""
@@ -216,7 +228,9 @@ def kept_split_graph(
         crossing, classes = plan.terms.crossing, len(dataset.classes)
         return split_file(device.bottom, device.tail, dataset.shape, crossing, classes, options, {})[0]
 
-    return _kept(run.checkpoint / "split.tflite", made, making)
+    what = [plan.names, Options.of(experiment).batch, experiment.privacy.on, __version__]
+    name = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]  # a profile may have changed what `auto` chooses
+    return _kept(run.checkpoint / f"split-{name}.tflite", made, making)
 
 
 def _kept(path: Path, made: Callable[[], bytes], making: Callable[[], None]) -> Path:

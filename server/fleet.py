@@ -82,6 +82,7 @@ class FleetCrew:
     ) -> None:
         self.trainer = "nodes of a real fleet"
         self._split = split
+        self.released = True
         if split is not None:
             self.trainer += f", split learning, cut behind {split.facts.cuts[0]}"
             parameters = {name: array.shape for name, array in split.device_like.items()}
@@ -173,6 +174,8 @@ class FleetCrew:
                 state.rounds += 1
                 state.seconds = round(state.seconds + self._waited.get(state.node, 0.0), 3)
                 self._stumbles.pop(state.node, None)
+        if self._split is not None:
+            self._split.forget()
         self.save()
         return replies
 
@@ -298,7 +301,10 @@ class FleetCrew:
             if not self._took(node, found):
                 self._wait_with(node)
             elif isinstance(found, dict) and found.get("holds"):
-                if self.nodes[node].kind == "gateway":
+                if problem := self._task_or_problem(self.nodes[node].kind):  # whatever it says
+                    self._took(node, RefusedError(problem))
+                    self._stumbled(node)
+                elif self.nodes[node].kind == "gateway":
                     self._rest(node, GATEWAY_SECONDS)
                 else:
                     self._ready.add(node)
@@ -406,6 +412,7 @@ class FleetCrew:
                 ended |= split.end(group)
         finally:
             split.end_round()
+        self.released = any(one.asks for one in ended.values())
         places = {message.metadata.dst_node_id: place for place, message in enumerate(messages)}
         found = []
         for message, reply in exchanged:

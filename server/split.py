@@ -24,6 +24,7 @@ from edgekit.devices import profile as profiles
 from edgekit.errors import ModelError, RefusedError
 from edgekit.experiment import Experiment, Split
 from edgekit.models.cut import CutModel
+from edgekit.split.codec import LARGEST
 from edgekit.split.hiding import Noise
 from edgekit.split.messages import Answer, Asked, Backward, Forward, Gradient, Output
 from edgekit.split.part import Part, Passed
@@ -92,7 +93,11 @@ class SplitServer:
                 if sum(who == client for who, _ in self._waiting) >= self._window:
                     raise RefusedError(f"more than {self._window} batches are under way")
                 self._waiting[client, message.step] = passed
-                return Output(message.step, passed.y.detach().numpy())
+                output = passed.y.detach()
+                if noise is not None:  # what no device takes must not cost it its round: that would tell of an example
+                    fits = output.flatten(1).abs().amax(1) <= LARGEST
+                    output = torch.where(fits.reshape(-1, *([1] * (output.dim() - 1))), output, 0.0)
+                return Output(message.step, output.numpy())
             labels = torch.from_numpy(message.labels)
             if noise is not None:  # and no loss: it would tell of the examples
                 return Gradient(message.step, half.finish_private(passed, labels, noise).numpy(), None)
@@ -120,6 +125,13 @@ class SplitServer:
         with self._lock:
             for key in [key for key in self._waiting if key[0] == client]:
                 del self._waiting[key]
+
+    def finish(self) -> None:
+        """Let go of the round: its parts may be large."""
+        with self._lock:
+            self._halves.clear()
+            self._waiting.clear()
+            self._weights = {}
 
     def weights(self, client: int) -> Weights:
         """Return the server's part as it is for a client."""
@@ -257,7 +269,7 @@ def in_parts(split: Split, model: nn.Module, dataset: FederatedDataset) -> tuple
     )
     device = TorchDevice(bottom, rest[0] if rest else None)
     terms = Terms(split.window, crossing, split.activation_clip, split.no_peek)
-    return Plan(device, terms, split.order, split.codec), server
+    return Plan(names, device, terms, split.order, split.codec), server
 
 
 def split_trainer(split: Split, model: nn.Module, dataset: FederatedDataset) -> SplitTrainer:

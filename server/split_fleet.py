@@ -11,8 +11,7 @@ from edgekit.clients.split.cohort import whole
 from edgekit.clients.trainer import LocalSettings, Update
 from edgekit.data import FederatedDataset
 from edgekit.experiment import Split
-from edgekit.models.cut import CutModel
-from edgekit.server.split import cut_names, in_parts
+from edgekit.server.split import in_parts
 from edgekit.server.split_stream import Ended, Keys, SplitService, listen
 
 MOST_DEVICES = 500
@@ -47,7 +46,7 @@ class SplitHost:
         self._service = SplitService(self._server, split.codec, split.window)
         self._grpc, self.port = listen(self._service, address, MOST_DEVICES, keys)
         self.facts = SplitFacts(
-            cuts=tuple(cut_names(split, CutModel(model, dataset.shape))),
+            cuts=tuple(self.plan.names),
             codec=split.codec,
             window=split.window,
             crossing=tuple(self.plan.terms.crossing),
@@ -82,6 +81,11 @@ class SplitHost:
         """End the round for whoever is left, and keep the server's part as it is."""
         self._service.end()
         self._between = [self._server.weights(place) for place in range(1 if self._shared else self._devices)]
+        self._server.finish()
+
+    def forget(self) -> None:
+        """Let go of the server's part: all updates have it."""
+        self._between = []
 
     def whole(self, place: int, arrays: Weights, weights: Weights) -> Weights:
         """Return a device's arrays together with the server's part, after the round, as weights of the network."""

@@ -62,11 +62,13 @@ class Ended:
     """How a device's round ended.
 
     Attributes:
+        asks: that it made.
         finished: whether it said that it is done.
         bytes_up: of the arrays and labels that came.
         bytes_down: of the arrays that were answered.
     """
 
+    asks: int
     finished: bool
     bytes_up: int
     bytes_down: int
@@ -109,7 +111,7 @@ class SplitService(stubs.SplitServicer):
         ended = {}
         for session in sessions.values():
             with session.lock:
-                ended[session.client] = Ended(session.finished, session.bytes_up, session.bytes_down)
+                ended[session.client] = Ended(session.asks, session.finished, session.bytes_up, session.bytes_down)
                 session.finished = session.ended = True
                 self._forget(session)
             if session.context is not None:

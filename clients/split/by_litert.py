@@ -121,7 +121,8 @@ class LiteRTHalves:
         summed = self._sum(total, len(labels))
         self._tail.private_step(summed, len(labels), self._noise)
         fits = np.abs(by_activation.reshape(len(labels), -1)).max(1) <= LARGEST
-        return by_activation * _columns(fits, by_activation) / np.float32(len(labels)), 0.0
+        kept = np.where(_columns(fits, by_activation), by_activation, np.float32(0))
+        return kept / np.float32(len(labels)), 0.0
 
     def weights(self) -> Weights:
         """Return the parts' weights."""

@@ -20,12 +20,14 @@ class Plan:
     """How a network is trained in parts.
 
     Attributes:
+        names: of the layers behind which it is cut.
         device: the device's parts.
         terms: of all devices.
         order: of the clients: a step each in turn, or one client after the other.
         codec: how activations and gradients travel.
     """
 
+    names: Sequence[str]
     device: TorchDevice
     terms: Terms
     order: str

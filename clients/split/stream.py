@@ -185,8 +185,8 @@ class StreamLine:
                 raise LinkDownError("the split server did not answer within the round's time") from None
             if error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in (error.details() or ""):
                 raise RefusedError(
-                    f"a batch takes more than {MOST_BYTES >> 20} MB on its way: take a smaller training.batch_size, a "
-                    "later cut, or another split.codec"
+                    f"a batch takes more than {MOST_BYTES >> 20} MB on its way: take a smaller training.batch_size "
+                    "(or privacy.sample_rate), a later cut, or another split.codec"
                 ) from None
             if error.code() in PASSING:
                 raise _BrokenError from None

@@ -12,7 +12,7 @@ import torch
 from edgekit.clients.trainer import LocalTask
 from edgekit.data import Examples, FederatedDataset
 from edgekit.data.federated import Floats
-from edgekit.errors import DataError, UsageError
+from edgekit.errors import DataError, EdgekitError, UsageError
 from edgekit.experiment import Experiment
 from edgekit.models import build
 from edgekit.pipeline.subjects import load_dataset
@@ -67,7 +67,13 @@ def attack_split(
     rows, pictures = [], {}
     for name, defended in _defences(experiment, say):
         on_stage(name)
-        row, rebuilt, x = _attacked(name, defended, dataset, victims)
+        try:
+            row, rebuilt, x = _attacked(name, defended, dataset, victims)
+        except EdgekitError as error:
+            if not rows:
+                raise
+            say(f"no row for {name}: {error}")
+            continue
         pictures["original"] = x[:SHOWN]
         pictures[name] = rebuilt[:SHOWN]
         rows.append(row)
@@ -117,7 +123,8 @@ def _attacked(
     task = LocalTask(victims, *(generator(experiment.seed, "attack", number) for number in range(2)))
     plan, server = in_parts(experiment.split, model, dataset)
     heard = attack.overhear(plan, server, weights, task, settings)
-    rebuilt = attack.rebuild(plan, weights, dataset.test.x[:OWN], heard.activation, settings, experiment.seed)
+    own = generator(experiment.seed, "own examples").permutation(len(dataset.test))[:OWN]
+    rebuilt = attack.rebuild(plan, weights, dataset.test.x[own], heard.activation, settings, experiment.seed)
     labels: float | None = None
     if heard.gradient is not None:
         guessed = attack.infer_labels(plan, weights, heard, len(dataset.classes))

@@ -107,6 +107,8 @@ def best(ways: list[Way]) -> Way:
 def verdict(ways: list[Way]) -> str:
     """Say in a sentence what to choose, and why."""
     whole, chosen = ways[0], best(ways)
+    if len(ways) == 1:
+        return "this network cannot be split: no cut leaves something to learn on both sides of it"
     cheapest = min(ways[1:], key=lambda way: way.bytes_up + way.bytes_down)
     more = (cheapest.bytes_up + cheapest.bytes_down) / (whole.bytes_up + whole.bytes_down)
     if whole.fits is False:

@@ -116,3 +116,10 @@ def test_the_command_prints_a_table_and_json(tmp_path):
         assert wrong.returncode in (1, 2)
         assert problem in wrong.stderr
         assert len(wrong.stderr.strip().splitlines()) == 1
+
+
+def test_a_network_without_a_useful_cut_is_told(pi):
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 8), torch.nn.ReLU(), torch.nn.Linear(8, 10))
+    ways = compare(model, (1, 8, 8), 32, Training(), Split(), pi)
+    assert [way.name for way in ways] == ["federated averaging"]
+    assert "cannot be split" in verdict(ways)

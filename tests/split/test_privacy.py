@@ -20,11 +20,13 @@ from edgekit.experiment import Model, Privacy, Split
 from edgekit.models import build
 from edgekit.pipeline import job
 from edgekit.privacy import Ledger, covered, make_plan, not_covered
-from edgekit.server.split import split_trainer
+from edgekit.server.split import in_parts, split_trainer
 from edgekit.split import part as part_module
 from edgekit.split.hiding import Noise, clipped, distance_correlation, noised, through_clip
+from edgekit.split.line import DirectLine
 from edgekit.split.messages import Backward, Forward
 from edgekit.split.part import Part
+from edgekit.split.wire import pack_answer, read_answer
 
 CUT = "layers.3"
 
@@ -319,6 +321,28 @@ def test_an_example_that_no_server_would_take_is_left_out_and_costs_nobody_else(
     for name in start:  # the sums are the same; each is divided by its client's number of examples
         ours, theirs = 12 * (with_it.arrays[name] - start[name]), 11 * (without_it.arrays[name] - start[name])
         assert np.allclose(ours, theirs, atol=1e-4), name
+
+
+def test_an_output_that_no_device_would_take_is_not_sent(digits, blocks):
+    """The server's part amplifies one example beyond what travels: over the network the device's round goes on."""
+    model = build(Model(name="mlp"), (1, 8, 8), 10, 0)
+    (block,) = blocks(8)
+    block.x[3] *= 1e5
+    weights = {name: 1000 * array if name.startswith("layers.3") else array for name, array in state(model).items()}
+    plan, server = in_parts(Split(cut="layers.2"), model, digits)
+    settings = LocalSettings(work="dp-sgd", steps=1, clip=0.5, noise_multiplier=1e-30, learning_rate=0.1)
+    server.begin(weights, settings, 0, [8])
+    sent = []
+
+    def travelling(message):
+        answer = server.answer(0, message)
+        sent.append(read_answer(pack_answer(answer, 1, "float32")))  # which refuses what no training gives
+        return answer
+
+    for _ in plan.begin(weights, tasks([block])[0], settings).train(DirectLine(travelling, "float32")):
+        pass
+    output = sent[0].activation
+    assert sum(not row.any() for row in output) == 1
 
 
 def test_many_examples_at_once_are_clipped_as_few(model, digits, blocks):
