@@ -121,8 +121,9 @@ class LiteRTHalves:
         summed = self._sum(total, len(labels))
         self._tail.private_step(summed, len(labels), self._noise)
         fits = np.abs(by_activation.reshape(len(labels), -1)).max(1) <= LARGEST
-        kept = np.where(_columns(fits, by_activation), by_activation, np.float32(0))
-        return kept / np.float32(len(labels)), 0.0
+        kept: Floats = np.where(_columns(fits, by_activation), by_activation, 0).astype(np.float32, copy=False)
+        kept /= np.float32(len(labels))
+        return kept, 0.0
 
     def weights(self) -> Weights:
         """Return the parts' weights."""

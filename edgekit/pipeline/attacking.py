@@ -64,7 +64,8 @@ def attack_split(
         chosen = choose_cut(experiment, plain, dataset, say)
         experiment = experiment.model_copy(update={"split": chosen})
     victims = _victims(dataset)
-    rows, pictures = [], {}
+    rows: list[dict[str, Any]] = []
+    pictures: dict[str, Floats] = {}
     for name, defended in _defences(experiment, say):
         on_stage(name)
         try:
