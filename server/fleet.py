@@ -301,10 +301,7 @@ class FleetCrew:
             if not self._took(node, found):
                 self._wait_with(node)
             elif isinstance(found, dict) and found.get("holds"):
-                if problem := self._task_or_problem(self.nodes[node].kind):  # whatever it says
-                    self._took(node, RefusedError(problem))
-                    self._stumbled(node)
-                elif self.nodes[node].kind == "gateway":
+                if self.nodes[node].kind == "gateway":
                     self._rest(node, GATEWAY_SECONDS)
                 else:
                     self._ready.add(node)
