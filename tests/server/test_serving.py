@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from edgekit import arrays, wire
 from edgekit.clients.node.folder import NodeFolder
 from edgekit.errors import LinkDownError, RefusedError, StaleError
-from edgekit.flower.fleet import FleetLink, begin, trusting
+from edgekit.flower.fleet import FleetLink, trusting
 from edgekit.privacy import Ledger
 
 PRIVATE = (
@@ -151,17 +151,13 @@ def test_everything_may_be_killed_and_no_round_or_privacy_is_lost(federation):
 
 
 @pytest.mark.timeout(300)
-def test_bad_updates_cost_their_node_and_nothing_else(federation, fleet):
+def test_bad_updates_cost_their_node_and_nothing_else(federation, impostor):
     """A node of an attacker's, with a real identity: replayed, truncated, wrong-shape, NaN and oversized updates."""
     one = federation("federation.rounds=7", "serve.nodes=2", "serve.deadline_seconds=6")
     one.serve(codes=2)
     one.join("honest", "--client", "0")
-    one.join("evil", "--client", "1", "--enrol-only")
-    one.wait(lambda: one.nodes["evil"].poll() is not None, 30, "enrolment")
-    one.nodes.pop("evil")
-    folder = NodeFolder(one.node_folder("evil"))
-    link = FleetLink(f"127.0.0.1:{one.port}", folder.authority(), folder.key())
-    link.activate()
+    evil = impostor(one, 1)
+    folder, link = evil.folder, evil.link
 
     def nan(letter):
         return wire.Letter(
@@ -179,20 +175,7 @@ def test_bad_updates_cost_their_node_and_nothing_else(federation, fleet):
 
     tricks = [nan, shape, cut, heavy]
     sent = []
-    end = time.monotonic() + 120
-    while time.monotonic() < end:
-        try:
-            parcel = link.pull()
-        except (LinkDownError, StaleError):
-            continue
-        if parcel is None:
-            continue
-        message = begin(parcel, link.node_id)
-        if message.metadata.message_type == "query":
-            told = {"version": "1", "kind": "torch", "name": "evil", "holds": True, "problem": "", "examples": 10}
-            link.push(wire.answer(told, message))
-            continue
-        letter = wire.read(message)
+    for message, letter in evil.asked(seconds=120):
         facts = {"num-examples": 5, "train_loss": 0.1}
         honest = wire.Letter(facts, letter.content)
         made = tricks[len(sent)](honest) if len(sent) < len(tricks) else honest
@@ -207,8 +190,8 @@ def test_bad_updates_cost_their_node_and_nothing_else(federation, fleet):
         if len(sent) == len(tricks) + 2:
             break
     assert not link.waits
-    evil = next(node for node in json.loads((one.run / "nodes.json").read_text()) if node["name"] == "evil")
-    assert evil["failures"] >= len(tricks)
+    known = next(node for node in json.loads((one.run / "nodes.json").read_text()) if node["name"] == "evil")
+    assert known["failures"] >= len(tricks)
     one.wait_for_round(5)
     notices = " ".join(one.notices())
     for complaint in ("values that are not finite", "has shape", "not arrays of edgekit's", "how many examples"):
@@ -236,7 +219,6 @@ def test_bad_updates_cost_their_node_and_nothing_else(federation, fleet):
     with pytest.raises((RefusedError, LinkDownError, StaleError)):
         link._post("/edgekit/reply", b"0" * (9 << 20), 10)
     one.wait_for_round(7, 60)
-    link.close()
 
 
 @pytest.mark.timeout(200)

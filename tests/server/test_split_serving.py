@@ -10,8 +10,6 @@ import pytest
 
 from edgekit import arrays, wire
 from edgekit.clients.node.folder import NodeFolder
-from edgekit.errors import LinkDownError, StaleError
-from edgekit.flower.fleet import FleetLink, begin
 
 SPLIT = (
     "model.name=mlp", "model.arguments={}", "spiking.enabled=false", "export.presets=['int8']", "export.tolerance=0.5",
@@ -97,39 +95,22 @@ def test_server_app_and_nodes_may_be_killed_in_the_middle_of_a_stream(federation
 
 
 @pytest.mark.timeout(300)
-def test_a_node_that_never_opens_its_stream_or_lies_about_it_is_left_out(federation, fleet):
+def test_a_node_that_never_opens_its_stream_or_lies_about_it_is_left_out(federation, fleet, impostor):
     one = federation(
         "federation.rounds=3", "serve.nodes=2", "serve.deadline_seconds=8", "export.presets=[]", base=SPLIT
     )
     serve(one, fleet, codes=2)
     one.join("honest", "--client", "0", "--trainer", "torch")
-    one.join("evil", "--client", "1", "--enrol-only")
-    one.wait(lambda: one.nodes["evil"].poll() is not None, 60, "enrolment")
-    one.nodes.pop("evil")
-    folder = NodeFolder(one.node_folder("evil"))
-    link = FleetLink(f"127.0.0.1:{one.port}", folder.authority(), folder.key())
-    link.activate()
-    asked = 0
-    end = time.monotonic() + 150
-    while time.monotonic() < end and len(one.rounds()) < 3:
-        try:
-            parcel = link.pull()
-        except (LinkDownError, StaleError):
-            continue
-        if parcel is None:
-            continue
-        message = begin(parcel, link.node_id)
-        if message.metadata.message_type == "query":
-            told = {"version": "1", "kind": "torch", "name": "evil", "holds": True, "problem": "", "examples": 10}
-            link.push(wire.answer(told, message))
-            continue
-        letter = wire.read(message)
-        asked += 1
+    evil = impostor(one, 1)
+    for asked, (message, letter) in enumerate(evil.asked(seconds=150), 1):
         content = letter.content
         if asked == 2:  # the first time as it came, then with arrays that are the server's
             more = {"layers.9.weight": np.zeros(3, np.float32)}
             content = arrays.to_bytes(letter.weights() | more)
-        link.push(wire.answer({"num-examples": 5, "train_loss": 0.1}, message, content))
+        evil.link.push(wire.answer({"num-examples": 5, "train_loss": 0.1}, message, content))
+        if asked == 3:
+            break
+    one.wait_for_round(3)
     notices = " ".join(one.notices())
     assert "evil left out: it sent an update before its stream had ended" in notices
     assert [r["replies"] for r in one.rounds()] == [1, 1, 1]
