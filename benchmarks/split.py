@@ -107,7 +107,7 @@ def in_process(seconds: float) -> float:
     model, trainer = parts("float32", 1)
     trainer.server.begin(state(model), WORK, 0)
     line = DirectLine(lambda message: trainer.server.answer(0, message), "float32")
-    return rate(device(trainer, model).train(line), seconds)
+    return rate(filter(None, device(trainer, model).train(line)), seconds)
 
 
 def serve(codec: str, window: int, told: Connection, devices: int = 1) -> None:
@@ -133,7 +133,7 @@ def over_grpc(codec: str, window: int, slow: bool, seconds: float) -> float:
     model, trainer = parts(codec, window)
     address = f"127.0.0.1:{slow_link(port) if slow else port}"
     with StreamLine(address, token, trainer.plan.codec, 600) as line:
-        found = rate(device(trainer, model).train(line), seconds)
+        found = rate(filter(None, device(trainer, model).train(line)), seconds)
     ours.send("done")
     process.join()
     return found

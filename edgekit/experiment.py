@@ -212,6 +212,13 @@ class Split(Section):
     codec: Literal["float32", "float16", "int8", "top-k"] = "float32"
     window: Annotated[int, Field(ge=1, le=64)] = 1
     """Batches of a client under way at once: more hide a slow link, and make gradients up to window - 1 steps old."""
+    parties: Annotated[int, Field(ge=0, le=64)] = 0
+    """Vertical over features: so many parties have some features of every example each, and the coordinator the
+    labels. 0: clients have examples, as ever."""
+    embedding: Annotated[int, Field(ge=1, le=4096)] = 16
+    """With `parties`: numbers that each party's network makes of an example; the server joins them."""
+    coverage: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """With `parties`, in simulations: share of the people whom each party knows; they train on those whom all know."""
     activation_clip: Annotated[float, Field(gt=0, le=1e4)] = 1.0
     """With `privacy.noise = "client"`: largest l2 norm of what is sent of one example, before noise."""
     no_peek: Annotated[float, Field(ge=0, le=1e6)] = 0.0
@@ -258,7 +265,9 @@ class Experiment(Section):
             )
         if self.split.cut and self.privacy.on:
             self._check_private_split()
-        if self.split.cut and self.training.trainer != "auto":
+        if self.split.parties or self.data.source.startswith("parties:"):
+            self._check_vertical()
+        if (self.split.cut or self.split.parties) and self.training.trainer != "auto":
             raise ValueError(
                 f'split learning is a trainer of its own: set training.trainer = "auto", not {self.training.trainer!r}'
             )
@@ -270,6 +279,26 @@ class Experiment(Section):
         if self.split.tail and self.split.labels == "server":
             raise ValueError('split.tail is the part behind the server\'s; with split.labels = "server" there is none')
         return self
+
+    def _check_vertical(self) -> None:
+        split = self.split
+        if not split.parties:
+            raise ValueError("data.source names tables of several parties: set split.parties to how many they are")
+        if split.cut or split.tail:
+            raise ValueError("split.parties have a whole network each, which the server joins: leave split.cut empty")
+        if split.labels != "server":
+            raise ValueError('with split.parties the coordinator has the labels: set split.labels = "server"')
+        if self.privacy.on:
+            raise ValueError(
+                "what parties with features of the same people send is not protected yet: set privacy.unit = "
+                '"none", and see docs/split.md for what the coordinator learns'
+            )
+        if self.spiking.enabled:
+            raise ValueError("a network of several parties has no spiking form: set spiking.enabled = false")
+        if split.no_peek:
+            raise ValueError("split.no_peek is for clients with examples of their own: set it to 0 with split.parties")
+        if self.federation.cohort not in (0, split.parties):
+            raise ValueError("federation.cohort: with split.parties all take part in each round, leave it at 0")
 
     def _check_private_split(self) -> None:
         if self.privacy.unit == "client":

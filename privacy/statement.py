@@ -78,6 +78,12 @@ def covered(plan: Plan | None, spent: float) -> list[str]:
 def not_covered(plan: Plan | None, experiment: Experiment) -> list[str]:
     """Return what the guarantee does not cover."""
     if plan is None:
+        if experiment.split.parties:
+            return [
+                "Nothing is protected: the coordinator sees what each party's network makes of each of its people, and "
+                "learns which of those it has labels of a party knows; a party learns which of its own are trained on, "
+                "and of how many the coordinator has labels. Ids that are not in common stay hidden."
+            ]
         return ["Nothing is protected; set privacy.unit to example or client."]
     lines = []
     if plan.split and plan.noise == "server":

@@ -21,14 +21,17 @@ from edgekit.clients.split.cohort import SplitTrainer
 from edgekit.clients.torch_trainer import TorchTrainer
 from edgekit.clients.trainer import CohortTrainer, OneTrainer
 from edgekit.data import FederatedDataset
+from edgekit.data.vertical import VerticalDataset
 from edgekit.errors import ModelError
 from edgekit.experiment import Experiment
 from edgekit.export.training.file import training_file
 from edgekit.export.training.split_file import split_file
 from edgekit.export.training.steps import Options
+from edgekit.models.vertical import VerticalNetwork
 from edgekit.runfolder import RunFolder, write_whole
 from edgekit.server.local_grid import LocalGrid
 from edgekit.server.split import choose_cut, split_trainer
+from edgekit.server.vertical import VerticalTrainer
 
 Draw = Callable[[int], list[int]]
 """Draws places out of so many."""
@@ -106,15 +109,22 @@ class SimulatedCrew:
         self._on_notice = on_notice
         cohort_trainer: CohortTrainer | None
         single: OneTrainer
-        self._split: SplitTrainer | None = None
+        self._split: SplitTrainer | VerticalTrainer | None = None
+        if isinstance(dataset, VerticalDataset):
+            assert isinstance(model, VerticalNetwork)
+            self._split = parties = VerticalTrainer(experiment.split, model, dataset, seed, on_notice)
+            self.trainer = f"split learning with {dataset.clients} parties that hold different features"
+            self._grid = LocalGrid(parties.app, dataset.clients, parties.train_cohort, on_notice, apart=False)
+            return
+        split_clients: SplitTrainer | None = None
         if experiment.split.cut:
             split = experiment.split
             if split.cut == "auto":
                 split = choose_cut(experiment, model, dataset, on_notice)
-            single = cohort_trainer = self._split = split_trainer(split, model, dataset)
+            single = cohort_trainer = self._split = split_clients = split_trainer(split, model, dataset)
             self.trainer = f"split learning, cut behind {split.cut}"
             if dataset.total_examples is not None:
-                on_notice(self._split_costs(experiment, dataset.total_examples / dataset.clients))
+                on_notice(self._split_costs(split_clients, experiment, dataset.total_examples / dataset.clients))
         elif experiment.training.trainer == "litert":
             making = partial(on_notice, "making the training graph")
             single = LiteRTTrainer(kept_training_graph(experiment, dataset, model, run, making))
@@ -129,7 +139,7 @@ class SimulatedCrew:
             dataset.clients,
             together,
             on_notice,
-            apart=self._split is None or not self._split.server.shared,
+            apart=split_clients is None or not split_clients.server.shared,
         )
 
     def choose(self, number: int, draw: Draw) -> list[int]:
@@ -168,10 +178,9 @@ class SimulatedCrew:
         up, down = self._split.take_traffic()
         return up + self._split.device_bytes * accepted, down + self._split.device_bytes * sent
 
-    def _split_costs(self, experiment: Experiment, share: float) -> str:
+    def _split_costs(self, split: SplitTrainer, experiment: Experiment, share: float) -> str:
         """Say what split learning moves, beside federated averaging, which people may not expect."""
-        assert self._split is not None
-        stream = self._split.bytes_an_example * share * experiment.training.epochs + 2 * self._split.device_bytes
+        stream = split.bytes_an_example * share * experiment.training.epochs + 2 * split.device_bytes
         whole = 2 * sum(tensor.nbytes for tensor in self._model.state_dict().values())
         return (
             f"split learning moves about {stream / 1e6:.2g} MB a client and round, federated averaging would move "

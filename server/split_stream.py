@@ -8,15 +8,15 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 
 from edgekit.errors import EdgekitError, RefusedError, ServeError
-from edgekit.server.split import SplitServer
 from edgekit.split import split_pb2 as pb
 from edgekit.split import split_pb2_grpc as stubs
 from edgekit.split.codec import Codec
+from edgekit.split.messages import Answer, Asked
 from edgekit.split.wire import OPTIONS, PROTOCOL, pack_answer, read_asked, size_of
 
 log = logging.getLogger("edgekit.split")
@@ -74,6 +74,22 @@ class Ended:
     bytes_down: int
 
 
+class StepServer(Protocol):
+    """What trains the server's part: `SplitServer`, or `VerticalServer`."""
+
+    def answer(self, client: int, message: Asked) -> Answer:
+        """Return the answer to a client's message; it may wait for other clients."""
+
+    def expects(self, client: int, step: int, *, backward: bool) -> tuple[tuple[int, ...], int]:
+        """Return what a message's array must be: the shape of one example, and the most examples."""
+
+    def forget(self, client: int) -> None:
+        """Forget the batches of a client that are under way."""
+
+    def release(self) -> None:
+        """Let nobody wait any longer: clients' rounds end."""
+
+
 class SplitService(stubs.SplitServicer):
     """Answers devices' streams.
 
@@ -83,7 +99,7 @@ class SplitService(stubs.SplitServicer):
         window: batches of a device under way at once.
     """
 
-    def __init__(self, server: SplitServer, codec: Codec, window: int) -> None:
+    def __init__(self, server: StepServer, codec: Codec, window: int) -> None:
         self._server, self._codec, self._window = server, codec, window
         self._lock = threading.Lock()
         self._sessions: dict[bytes, _Session] = {}
@@ -108,6 +124,7 @@ class SplitService(stubs.SplitServicer):
             }
             for token in sessions:
                 del self._sessions[token]
+        self._server.release()
         ended = {}
         for session in sessions.values():
             with session.lock:
@@ -168,7 +185,11 @@ class SplitService(stubs.SplitServicer):
                     self._forget(session)
                     answer = pb.FromServer(finished=pb.Finished())
                 else:
-                    answer = self._step(session, message.ask)
+                    try:
+                        answer = self._step(session, message.ask)
+                    except EdgekitError:
+                        session.context = None  # this stream ends by itself, and says why
+                        raise
             yield answer
             if kind == "finish":
                 return

@@ -104,7 +104,7 @@ class SplitTrainer:
                 deque(one, 0)
         else:
             while rounds:  # a step each in turn, until each has had all of its own
-                rounds = [one for one in rounds if next(one, self) is not self]
+                rounds = [one for one in rounds if any(one)]
         self._up += sum(line.bytes_up for line in lines)
         self._down += sum(line.bytes_down for line in lines)
         return [whole(device.update(), self.server.weights(client), weights) for client, device in enumerate(devices)]

@@ -36,12 +36,14 @@ class Terms:
         crossing: shapes of one example's activation at each cut.
         activation_clip: of `local-dp`: largest l2 norm of an example's activation.
         no_peek: weight of the distance correlation between examples and activations in the loss.
+        labels: whether devices have the labels of their examples; parties with features alone have not.
     """
 
     window: int
     crossing: Sequence[tuple[int, ...]]
     activation_clip: float = 1.0
     no_peek: float = 0.0
+    labels: bool = True
 
 
 class Halves(Protocol):
@@ -112,14 +114,15 @@ class Device:
         self._deviation = 2 * settings.noise_multiplier
         self._losses: list[float] = []
 
-    def train(self, line: Line) -> Iterator[None]:
-        """Train, and stop for a moment after each step: others may go on meanwhile.
+    def train(self, line: Line) -> Iterator[bool]:
+        """Train, and stop for a moment when a batch was sent (False), and after each step (True): others may go on.
 
         Raises:
             TrainingError: the server answers what was not asked.
         """
         waiting: deque[_Waiting] = deque()
         has_tail = self._halves.has_tail
+        tells = self._terms.labels and not has_tail
         for step, indices in enumerate(self.batches, 1):
             x, labels = self._examples.x[indices], self._examples.y[indices]
             if not len(indices):  # an empty Poisson batch: a step of noise alone, as if of an example without a label
@@ -133,13 +136,14 @@ class Device:
             if self._hides:
                 activation = noised(clipped(activation, self._terms.activation_clip),
                                     self._deviation * self._terms.activation_clip, self._rng)  # fmt: skip
-            line.send(Forward(step, activation, None if has_tail else labels))
+            line.send(Forward(step, activation, labels if tells else None))
+            yield False
             if len(waiting) >= self._terms.window:
                 self._settle(line, waiting)
-                yield
+                yield True
         while waiting:
             self._settle(line, waiting)
-            yield
+            yield True
 
     def _settle(self, line: Line, waiting: "deque[_Waiting]") -> None:
         """Take answers until the oldest batch has its gradient, and make its step."""

@@ -83,13 +83,7 @@ def read_npz(path: Path) -> tuple[ArraySource, ArraySource | None]:
     Raises:
         DataError: the file is missing or corrupt, or lacks these arrays.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError) as error:
-        raise DataError(f"{path} is not a readable .npz file: {error}") from None
+    arrays = read_arrays(path)
     prefix = "_train" if "x_train" in arrays else ""
     if f"x{prefix}" not in arrays or f"y{prefix}" not in arrays:
         held = ", ".join(arrays) or "nothing"
@@ -98,6 +92,21 @@ def read_npz(path: Path) -> tuple[ArraySource, ArraySource | None]:
     if "x_test" not in arrays or "y_test" not in arrays:
         return train, None
     return train, _same_kind(train, array_source(arrays["x_test"], arrays["y_test"], str(path)), str(path))
+
+
+def read_arrays(path: Path) -> dict[str, Array]:
+    """Read all arrays of an .npz; no pickled objects.
+
+    Raises:
+        DataError: the file is missing or corrupt.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError) as error:
+        raise DataError(f"{path} is not a readable .npz file: {error}") from None
 
 
 def read_idx(folder: Path) -> tuple[ArraySource, ArraySource | None]:

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from edgekit import plugins
-from edgekit.data import gestures, partition
+from edgekit.data import gestures, partition, vertical
 from edgekit.data.federated import Examples, FederatedDataset, Integers, Source, from_source
+from edgekit.data.vertical import VerticalDataset
 from edgekit.errors import DataError, ExperimentError
 from edgekit.experiment import Data
 from edgekit.randomness import generator
@@ -39,6 +40,28 @@ def load(settings: Data, seed: int, *, whole_groups: bool = False) -> FederatedD
     dataset.check(dataset.test, "the test set")
     dataset.check(dataset.calibration, "the calibration set")
     return dataset
+
+
+def load_vertical(settings: Data, parties: int, coverage: float, seed: int) -> VerticalDataset:
+    """Load data whose features lie with several parties.
+
+    Args:
+        settings: the experiment's [data] section; `source` is `parties:FOLDER`, or any other, whose (training)
+            examples are divided.
+        parties: how many.
+        coverage: share of the people whom each simulated party knows; the tables of a folder are as they are.
+        seed: the experiment's.
+
+    Raises:
+        ExperimentError, DataError: as of `load`.
+    """
+    kind, _, place = settings.source.partition(":")
+    if kind == vertical.SOURCE:
+        return vertical.read_folder(Path(place), parties, settings, seed)
+    loaded = _load(settings)
+    if isinstance(loaded, FederatedDataset):
+        raise DataError(f"{settings.source} is shared among clients already: divide examples of one source, or tables")
+    return vertical.divide(loaded[0], parties, coverage, settings, seed)
 
 
 def load_own(settings: Data, classes: list[str]) -> Examples:

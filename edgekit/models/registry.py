@@ -72,13 +72,24 @@ def build(
     for name, parameter in model.named_parameters():
         if parameter.dtype != torch.float32:
             raise ModelError(f"parameter {name!r} is {parameter.dtype}; networks are trained in torch.float32")
+    begin(model, settings, calibration)
+    return model
+
+
+def begin(model: nn.Module, settings: Model, calibration: Floats | None) -> None:
+    """Give a new network its activations, and scale its weights by examples, where there are any.
+
+    Args:
+        model: the network; changed.
+        settings: the experiment's [model] section.
+        calibration: examples that cost no privacy, (examples, ...).
+    """
     if settings.name in ZOO and settings.norm != "group" and calibration is not None:
         unit_variance(model, torch.from_numpy(calibration))
     if settings.activation == "qcfs":
         use_qcfs(model, settings.levels)
         if calibration is not None:
             fit_thresholds(model, torch.from_numpy(calibration))
-    return model
 
 
 def _construct(settings: Model, shape: tuple[int, ...], classes: int) -> nn.Module:

@@ -14,8 +14,7 @@ from edgekit.data import Examples, FederatedDataset
 from edgekit.data.federated import Floats
 from edgekit.errors import DataError, EdgekitError, UsageError
 from edgekit.experiment import Experiment
-from edgekit.models import build
-from edgekit.pipeline.subjects import load_dataset
+from edgekit.pipeline.subjects import build_network, load_dataset
 from edgekit.randomness import generator
 from edgekit.report import rebuilt_picture, standalone
 from edgekit.runfolder import RunFolder, write_whole
@@ -60,7 +59,7 @@ def attack_split(
             f"{LEAST_OWN} at least"
         )
     if experiment.split.cut == "auto":
-        plain = build(experiment.model, dataset.shape, len(dataset.classes), experiment.seed)
+        plain = build_network(experiment, dataset)
         chosen = choose_cut(experiment, plain, dataset, say)
         experiment = experiment.model_copy(update={"split": chosen})
     victims = _victims(dataset)
@@ -115,7 +114,7 @@ def _attacked(
     name: str, experiment: Experiment, dataset: FederatedDataset, victims: Examples
 ) -> tuple[dict[str, Any], Floats, Floats]:
     """Train, attack, and return the figures, the rebuilt examples, and the examples themselves."""
-    model = build(experiment.model, dataset.shape, len(dataset.classes), experiment.seed, dataset.calibration.x)
+    model = build_network(experiment, dataset, dataset.calibration.x)
     with tempfile.TemporaryDirectory() as place:
         coordinator = Coordinator(experiment, dataset, model, RunFolder.create(Path(place) / "run"))
         weights = coordinator.run().weights

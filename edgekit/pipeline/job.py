@@ -20,11 +20,11 @@ from edgekit.errors import EdgekitError
 from edgekit.experiment import Experiment
 from edgekit.export.convert import to_float32
 from edgekit.export.training.file import check_trainable
-from edgekit.models import ZOO, build
+from edgekit.models import ZOO
 from edgekit.neuromorphic.trace import trace
 from edgekit.pipeline import exporting
 from edgekit.pipeline.spiking import SpikingResult, make_spiking
-from edgekit.pipeline.subjects import load_dataset
+from edgekit.pipeline.subjects import build_network, load_dataset
 from edgekit.privacy import Plan, summary
 from edgekit.report import write_report
 from edgekit.runfolder import RunFolder
@@ -144,15 +144,14 @@ def _load(job: Job) -> tuple[FederatedDataset, nn.Module]:
     job.listener.stage("data")
     experiment = job.experiment
     dataset = load_dataset(experiment)
-    model = build(experiment.model, dataset.shape, len(dataset.classes), experiment.seed, dataset.calibration.x)
-    return dataset, model
+    return dataset, build_network(experiment, dataset, dataset.calibration.x)
 
 
 def _work(job: Job, fleet: Fleet | None = None) -> dict[str, Any]:
     experiment = job.experiment
     dataset, model = _load(job)
-    whose = f"{dataset.clients} clients" if fleet is None else f"at least {experiment.serve.nodes} nodes"
-    job.listener.notice(f"{dataset.description}; {whose}")
+    whose = f"; {dataset.clients} clients" if fleet is None else f"; at least {experiment.serve.nodes} nodes"
+    job.listener.notice(dataset.description + ("" if experiment.split.parties else whose))
     _check_early(model, dataset, experiment)
 
     def ended(metrics: RoundMetrics) -> None:
@@ -202,7 +201,7 @@ def _check_early(model: nn.Module, dataset: FederatedDataset, experiment: Experi
     Raises:
         ExportError, ConversionError: it cannot; the layer is named.
     """
-    if experiment.model.name in ZOO:
+    if experiment.model.name in ZOO and not experiment.split.parties:
         return
     if experiment.spiking.enabled:
         try:

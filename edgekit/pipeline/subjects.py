@@ -11,16 +11,40 @@ from edgekit import arrays, plugins
 from edgekit.clients.torch_trainer import load_weights
 from edgekit.data import FederatedDataset
 from edgekit.data import load as load_data
+from edgekit.data.federated import Floats
+from edgekit.data.sources import load_vertical
+from edgekit.data.vertical import VerticalDataset
 from edgekit.errors import EdgekitError, ModelError, RunFolderError, UsageError
 from edgekit.experiment import Experiment
 from edgekit.export.tflite import check_calibration
 from edgekit.models import build
+from edgekit.models.vertical import build_vertical
 from edgekit.runfolder import RunFolder
 
 
 def load_dataset(experiment: Experiment) -> FederatedDataset:
     """Return an experiment's dataset; where whole clients are protected, calibration examples are whole groups too."""
+    if experiment.split.parties:
+        return load_vertical(experiment.data, experiment.split.parties, experiment.split.coverage, experiment.seed)
     return load_data(experiment.data, experiment.seed, whole_groups=experiment.privacy.unit == "client")
+
+
+def build_network(experiment: Experiment, dataset: FederatedDataset, calibration: Floats | None = None) -> nn.Module:
+    """Return an experiment's network, not trained yet.
+
+    Args:
+        experiment: the experiment.
+        dataset: its data.
+        calibration: examples to scale the initial values by.
+
+    Raises:
+        EdgekitError: it cannot be built.
+    """
+    model, shape, classes = experiment.model, dataset.shape, len(dataset.classes)
+    if isinstance(dataset, VerticalDataset):
+        embedding = experiment.split.embedding
+        return build_vertical(model, shape, dataset.widths, embedding, classes, experiment.seed, calibration)
+    return build(model, shape, classes, experiment.seed, calibration)
 
 
 def load_run(folder: RunFolder, experiment: Experiment) -> tuple[nn.Module, FederatedDataset]:
@@ -32,7 +56,7 @@ def load_run(folder: RunFolder, experiment: Experiment) -> tuple[nn.Module, Fede
     if not folder.model.exists():
         raise RunFolderError(f"{folder.path} holds no trained network yet: go on with edgekit resume {folder.path}")
     dataset = load_dataset(experiment)
-    model = build(experiment.model, dataset.shape, len(dataset.classes), experiment.seed)
+    model = build_network(experiment, dataset)
     weights, _ = arrays.load(folder.model)
     if problem := arrays.problem_with(weights, _state(model)):
         raise RunFolderError(f"{folder.model} is not of the experiment's network: {problem}")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.data import FederatedDataset
+from edgekit.data.vertical import VerticalDataset
 from edgekit.experiment import Experiment
 from edgekit.privacy import Plan, covered, not_covered
 from edgekit.report import pictures
@@ -62,9 +63,12 @@ def write_report(
     """
     rounds = list(read_lines(folder.metrics))
     shown = range(min(dataset.clients, SHOWN_CLIENTS))
-    histogram, unreadable = _histogram(dataset, shown)
     nodes = by_kind(folder)
-    drawn = {} if nodes else {"clients": pictures.clients(histogram, dataset.classes)}
+    parties = dataset.parties if isinstance(dataset, VerticalDataset) else ()
+    drawn, unreadable = {}, 0
+    if not nodes and not parties:
+        histogram, unreadable = _histogram(dataset, shown)
+        drawn = {"clients": pictures.clients(histogram, dataset.classes)}
     if rounds:
         drawn["accuracy"] = pictures.accuracy(rounds)
         if plan is not None:
@@ -83,6 +87,7 @@ def write_report(
         unreadable=unreadable,
         clients=dataset.clients,
         nodes=nodes,
+        parties=[{"name": table.name, "ids": len(table.ids), "shape": table.x.shape[1:]} for table in parties],
         plan=plan,
         covered=covered(plan, result["privacy"]["epsilon"] if plan else 0.0),
         not_covered=not_covered(plan, experiment),

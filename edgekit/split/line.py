@@ -33,9 +33,9 @@ class DirectLine:
 
     def send(self, message: Asked) -> None:
         """Send a message; it is answered at once."""
-        sent, size = self._travel(message)
+        sent, size = travelled(message, self._codec)
         self.bytes_up += size
-        answer, size = self._travel(self._answer(sent))
+        answer, size = travelled(self._answer(sent), self._codec)
         self.bytes_down += size
         self._answers.append(answer)
 
@@ -43,12 +43,14 @@ class DirectLine:
         """Return the next answer."""
         return self._answers.popleft()
 
-    def _travel(self, message: T) -> tuple[T, int]:
-        name = "gradient" if isinstance(message, Backward | Gradient) else "activation"
-        array: Floats = getattr(message, name)
-        labels = message.labels.size * 4 if isinstance(message, Forward) and message.labels is not None else 0
-        if self._codec == "float32":
-            return message, array.size * 4 + labels
-        coded = encode(np.asarray(array), self._codec)
-        changed: dict[str, Any] = {name: decode(coded)}
-        return replace(message, **changed), coded.size + labels
+
+def travelled(message: T, codec: Codec) -> tuple[T, int]:
+    """Return a message as it arrives, and the bytes of its arrays."""
+    name = "gradient" if isinstance(message, Backward | Gradient) else "activation"
+    array: Floats = getattr(message, name)
+    labels = message.labels.size * 4 if isinstance(message, Forward) and message.labels is not None else 0
+    if codec == "float32":
+        return message, array.size * 4 + labels
+    coded = encode(np.asarray(array), codec)
+    changed: dict[str, Any] = {name: decode(coded)}
+    return replace(message, **changed), coded.size + labels

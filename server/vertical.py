@@ -1,0 +1,309 @@
+"""Split learning with several parties that hold different features of the same people; the coordinator has the labels.
+
+Each party's network makes an embedding of an example; the coordinator joins them, trains the top, and sends each party
+its gradient (Vepakomma et al. 2018, section 3, vertically partitioned data; Ceballos et al. 2020, section 3).
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from edgekit.arrays import Weights
+from edgekit.clients import batches
+from edgekit.clients.app import read_instructions, reply
+from edgekit.clients.split.by_torch import TorchDevice
+from edgekit.clients.split.device import Device, Terms
+from edgekit.clients.trainer import LocalSettings, LocalTask, Update
+from edgekit.data import Examples
+from edgekit.data.federated import Floats, Integers
+from edgekit.data.vertical import VerticalDataset
+from edgekit.errors import RefusedError, TrainingError
+from edgekit.experiment import Split
+from edgekit.models.vertical import TopNetwork, VerticalNetwork
+from edgekit.privacy.intersection import Side, matches
+from edgekit.randomness import generator
+from edgekit.split.codec import Codec
+from edgekit.split.line import travelled
+from edgekit.split.messages import Answer, Asked, Forward, Gradient
+from edgekit.split.part import Part, Passed
+
+
+class VerticalServer:
+    """The coordinator's part: a step is made when all parties have sent their embeddings of its batch.
+
+    Args:
+        top: joins the embeddings.
+        parties: how many.
+        embedding: numbers that each makes of an example.
+        window: batches of a party that may be under way at once.
+    """
+
+    def __init__(self, top: TopNetwork, parties: int, embedding: int, window: int) -> None:
+        self._top, self._parties, self._embedding, self._window = top, parties, embedding, window
+        self._part: Part | None = None
+        self._labels: list[Integers] = []
+        self._changed = threading.Condition()
+        self._sent: dict[tuple[int, int], Floats] = {}
+        self._last = [0] * parties
+        self._gradients: dict[tuple[int, int], Gradient] = {}
+        self._done = 0
+        self._most = 0
+        self._ended = True
+        self.losses: list[float] = []
+
+    def begin(self, weights: Weights, settings: LocalSettings, seed: int, labels: Sequence[Integers]) -> None:
+        """A round begins.
+
+        Args:
+            weights: of the whole network.
+            settings: the round's instructions; the top learns as the parties do.
+            seed: of layers that draw.
+            labels: of each step's batch.
+        """
+        with self._changed:
+            s = settings
+            self._part = Part(self._top, weights, s.learning_rate, s.momentum, s.proximal_mu, seed % 2**63)
+            self._labels, self._most = list(labels), s.batch_size
+            self._sent.clear()
+            self._gradients.clear()
+            self._last = [0] * self._parties
+            self._done, self._ended, self.losses = 0, False, []
+
+    def offer(self, party: int, message: Asked) -> None:
+        """Take a party's embeddings; the step is made as soon as all are there.
+
+        Raises:
+            RefusedError: they do not fit the step, or its turn.
+        """
+        with self._changed:
+            if self._ended:
+                raise RefusedError("the round has ended")
+            if not isinstance(message, Forward) or message.labels is not None:
+                raise RefusedError("embeddings were expected, without labels")
+            step = message.step
+            if step != self._last[party] + 1 or step > len(self._labels):
+                raise RefusedError(f"step {step} is not party {party}'s turn")
+            if step > self._done + self._window:
+                raise RefusedError(f"more than {self._window} batches are under way")
+            shape = (len(self._labels[step - 1]), self._embedding)
+            if message.activation.shape != shape:
+                raise RefusedError(f"embeddings of step {step} have shape {shape}, not {message.activation.shape}")
+            self._last[party] = step
+            self._sent[party, step] = message.activation
+            if min(self._last) >= step:
+                self._make(step)
+                self._changed.notify_all()
+
+    def take(self, party: int, step: int) -> Gradient:
+        """Return a party's gradient of a step that was made.
+
+        Raises:
+            TrainingError: another party's embeddings are missing.
+        """
+        with self._changed:
+            if (party, step) not in self._gradients:
+                raise TrainingError(f"step {step} waits for the embeddings of {self._missing(step)}")
+            return self._gradients.pop((party, step))
+
+    def answer(self, party: int, message: Asked) -> Answer:
+        """Return a party's gradient, when all have sent their embeddings.
+
+        Raises:
+            RefusedError: they do not fit, or the round ends before.
+        """
+        self.offer(party, message)
+        with self._changed:
+            self._changed.wait_for(lambda: self._ended or (party, message.step) in self._gradients)
+            if (party, message.step) not in self._gradients:
+                missing = self._missing(message.step)
+                raise RefusedError(f"the round ended; step {message.step} lacks the embeddings of {missing}")
+            return self._gradients.pop((party, message.step))
+
+    def expects(self, party: int, step: int, *, backward: bool) -> tuple[tuple[int, ...], int]:
+        """Return the shape of one example's embedding, and the most examples.
+
+        Raises:
+            RefusedError: a gradient comes, which no party has.
+        """
+        if backward:
+            raise RefusedError("embeddings were expected, without labels")
+        return (self._embedding,), self._most
+
+    def forget(self, party: int) -> None:
+        """Nothing of a party is kept behind its step."""
+
+    def release(self) -> None:
+        """End the round: who still waits for others is told so."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def weights(self) -> Weights:
+        """Return the top's weights."""
+        with self._changed:
+            assert self._part is not None
+            return self._part.weights()
+
+    def _make(self, step: int) -> None:
+        assert self._part is not None
+        joined = np.concatenate([self._sent.pop((party, step)) for party in range(self._parties)], 1)
+        passed = self._part.forward(torch.from_numpy(joined), wants_gradient=True)
+        loss = F.cross_entropy(passed.y, torch.from_numpy(self._labels[step - 1]))
+        gradient = self._part.backward(Passed(passed.x, loss, passed.parameters))
+        assert gradient is not None
+        self.losses.append(float(loss.detach()))
+        for party, own in enumerate(torch.split(gradient, self._embedding, 1)):
+            self._gradients[party, step] = Gradient(step, own.contiguous().numpy(), None)
+        self._done = step
+
+    def _missing(self, step: int) -> str:
+        return ", ".join(f"party {party}" for party, last in enumerate(self._last) if last < step) or "nobody"
+
+
+class MeetingLine:
+    """A party's line to a server in the same process; embeddings wait there for the other parties'.
+
+    Args:
+        server: the coordinator's part.
+        party: whose line this is.
+        codec: how arrays would travel; what it loses is lost here too.
+
+    Attributes:
+        bytes_up: of the arrays that the party sent.
+        bytes_down: of those it was sent.
+    """
+
+    def __init__(self, server: VerticalServer, party: int, codec: Codec) -> None:
+        self._server, self._party, self._codec = server, party, codec
+        self._received = 0
+        self.bytes_up = self.bytes_down = 0
+
+    def send(self, message: Asked) -> None:
+        """Send a message."""
+        sent, size = travelled(message, self._codec)
+        self.bytes_up += size
+        self._server.offer(self._party, sent)
+
+    def receive(self) -> Answer:
+        """Return the next answer; the other parties must have sent theirs."""
+        self._received += 1
+        answer, size = travelled(self._server.take(self._party, self._received), self._codec)
+        self.bytes_down += size
+        return answer
+
+
+class VerticalTrainer:
+    """Trains all parties in this process, on those whom all know.
+
+    Args:
+        split: the experiment's section.
+        model: the network.
+        dataset: the parties' tables, and the labels.
+        seed: of the batches.
+        on_notice: called with a line for people.
+
+    Attributes:
+        app: for a grid; parties train together or not at all.
+        device_bytes: mean size of the parties' networks.
+
+    Raises:
+        TrainingError: nobody is known to all.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        model: VerticalNetwork,
+        dataset: VerticalDataset,
+        seed: int,
+        on_notice: Callable[[str], None],
+    ) -> None:
+        networks, top = model.in_parts()
+        self._codec, self._seed = split.codec, seed
+        self._terms = Terms(split.window, [(split.embedding,)], labels=False)
+        self._devices = [TorchDevice(network, None) for network in networks]
+        self._server = VerticalServer(top, len(networks), split.embedding, split.window)
+        on_notice(f"aligning {len(dataset.ids)} ids with {len(networks)} parties by private set intersection")
+        own, rows = align(dataset.ids, [Side(table.ids) for table in dataset.parties])
+        if not len(own):
+            raise TrainingError("no id that has a label is known to all parties")
+        on_notice(f"{len(own)} of {len(dataset.ids)} ids are known to all parties: these are trained on")
+        self._labels = dataset.labels[own]
+        self._x = [table.x[chosen] for table, chosen in zip(dataset.parties, rows, strict=True)]
+        self.app = ClientApp()
+        self.device_bytes = sum(array.nbytes for one in networks for array in one.state_dict().values()) // len(
+            networks
+        )
+        self._up = self._down = 0
+
+    def train_cohort(self, messages: Sequence[Message], contexts: Sequence[Context]) -> list[Message]:
+        """Answer the training messages of one round: each reply is the whole network, the same for all."""
+        weights, settings, number = read_instructions(messages[0])
+        if len(messages) < len(self._devices):
+            raise TrainingError(f"all {len(self._devices)} parties must take part, {len(messages)} were asked")
+        update = self.train(weights, settings, number)
+        return [reply(update, settings, message) for message in messages]
+
+    def train(self, weights: Weights, settings: LocalSettings, number: int) -> Update:
+        """Return the whole network after a round.
+
+        Args:
+            weights: before.
+            settings: the round's instructions.
+            number: of the round.
+        """
+        steps = batches.draw(len(self._labels), settings, self._rng(number))
+        self._server.begin(weights, settings, self._seed + number, [self._labels[step] for step in steps])
+        devices = []
+        for parts, x in zip(self._devices, self._x, strict=True):
+            task = LocalTask(Examples(x, np.full(len(x), -1)), self._rng(number), self._rng(number))
+            devices.append(Device(parts, self._terms, weights, task, settings))
+        lines = [MeetingLine(self._server, party, self._codec) for party in range(len(devices))]
+        rounds = [device.train(line) for device, line in zip(devices, lines, strict=True)]
+        while rounds:  # all send a batch, then all make its step
+            rounds = [one for one in rounds if next(one, None) is not None]
+        self._up += sum(line.bytes_up for line in lines)
+        self._down += sum(line.bytes_down for line in lines)
+        arrays = self._server.weights()
+        for device in devices:
+            arrays |= device.update().arrays
+        loss = float(np.mean(self._server.losses))
+        return Update({name: arrays[name] for name in weights}, len(self._labels), loss)
+
+    def take_traffic(self) -> tuple[int, int]:
+        """Return the bytes of embeddings and gradients, up and down, since the last time."""
+        found, self._up, self._down = (self._up, self._down), 0, 0
+        return found
+
+    def _rng(self, number: int) -> np.random.Generator:
+        """Return what draws a round's batches, the same for each party and the server."""
+        return generator(self._seed, "batches", number)
+
+
+def align(ids: Sequence[str], parties: Sequence[Side]) -> tuple[Integers, list[Integers]]:
+    """Find the ids that the coordinator and all parties have, without telling each other the rest.
+
+    The coordinator learns which of its ids each party has; a party learns which of its own are trained on, and how
+    many ids the coordinator has.
+
+    Args:
+        ids: the coordinator's own.
+        parties: the other sides.
+
+    Returns:
+        Rows of the coordinator's own ids, ascending, and for each party the rows of its own in the same order.
+    """
+    found: list[dict[int, int]] = []
+    for party in parties:
+        ours = Side(ids)  # a secret for each party: two of them together learn no more
+        places = matches(party.hidden_again(ours.hidden()), ours.hidden_again(party.hidden()))
+        rows = ours.rows(np.array(list(places), np.int64))
+        chosen = party.rows(np.array(list(places.values()), np.int64))
+        found.append(dict(zip(rows.tolist(), chosen.tolist(), strict=True)))
+    known = sorted(set(found[0]).intersection(*found[1:]))
+    return np.array(known, np.int64), [np.array([of[row] for row in known], np.int64) for of in found]
