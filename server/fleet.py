@@ -17,7 +17,7 @@ from edgekit.clients.node.delivery import Delivery
 from edgekit.clients.node.task import NO_TASK, Planned, Task, TaskFacts, name_of
 from edgekit.clients.trainer import LocalSettings
 from edgekit.data import FederatedDataset
-from edgekit.errors import EdgekitError, RefusedError, TrainingError
+from edgekit.errors import EdgekitError, RefusedError
 from edgekit.experiment import Experiment
 from edgekit.flower import CLIENT_DECLINED, CLIENT_RAISED
 from edgekit.flower.fleet import error_reply
@@ -83,6 +83,7 @@ class FleetCrew:
         self.trainer = "nodes of a real fleet"
         self._split = split
         self.released = True
+        self._kinds = KINDS if split is None else ("torch", "litert")  # phones take no part in split learning yet
         if split is not None:
             self.trainer += f", split learning, cut behind {split.facts.cuts[0]}"
             parameters = {name: array.shape for name, array in split.device_like.items()}
@@ -266,7 +267,7 @@ class FleetCrew:
         asked = {message.metadata.dst_node_id for message, _ in self._asked.values()}
         new = [n for n in online if n not in self._ready and n not in asked and not self._rests(n)]
         if new:
-            for kind in sorted({self._state(node).kind for node in new} & set(KINDS)):
+            for kind in sorted({self._state(node).kind for node in new} & set(self._kinds)):
                 self._task_or_problem(kind)  # after a restart: nodes that were here before hold it already
             facts = {"action": "prepare", "tasks": self._names_of_tasks()}
             gateways = [node for node in new if self._state(node).kind == "gateway"]
@@ -303,6 +304,9 @@ class FleetCrew:
             elif isinstance(found, dict) and found.get("holds"):
                 if self.nodes[node].kind == "gateway":
                     self._rest(node, GATEWAY_SECONDS)
+                elif problem := self._task_or_problem(self.nodes[node].kind):  # whatever it says
+                    self._took(node, RefusedError(problem))
+                    self._stumbled(node)
                 else:
                     self._ready.add(node)
             else:
@@ -337,8 +341,8 @@ class FleetCrew:
         for name in ("name", "version"):
             if isinstance(found.get(name), str):
                 setattr(state, name, wire.one_line(found[name])[:64])
-        if "kind" in found and found["kind"] not in KINDS:
-            found, problem = {}, f"this coordinator does not know nodes of kind {str(found['kind'])[:20]!r}"
+        if "kind" in found and found["kind"] not in self._kinds:
+            found, problem = {}, f"this run has nothing for nodes of kind {str(found['kind'])[:20]!r}"
         state.kind = found.get("kind", state.kind)
         count = found.get("examples")
         if isinstance(count, int) and not isinstance(count, bool) and -1 <= count < MOST_EXAMPLES:
@@ -357,8 +361,6 @@ class FleetCrew:
 
     def _task(self, kind: str) -> tuple[str, bytes]:
         """Return the task for a kind of node: (name, content)."""
-        if self._split is not None and kind in ("phone", "gateway"):
-            raise TrainingError("phones take no part in split learning yet")
         with_graph = kind in WITHOUT_TORCH
         if with_graph not in self._tasks:
             content = Task(self._facts, self._training_graph() if with_graph else None).to_bytes()
@@ -375,8 +377,7 @@ class FleetCrew:
 
     def _names_of_tasks(self) -> dict[str, str]:
         """Return the name of each kind's task, as far as somebody needed it already."""
-        kinds = KINDS if self._split is None else ("torch", "litert")
-        made = {kind: self._tasks.get(kind in WITHOUT_TORCH) for kind in kinds}
+        made = {kind: self._tasks.get(kind in WITHOUT_TORCH) for kind in self._kinds}
         return {kind: task[0] for kind, task in made.items() if task is not None}
 
     def _progress(self, online: list[int]) -> dict[str, Any]:

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 Model = Annotated[str | None, typer.Option(metavar="package.module:Class", help="A torch module instead of a run.")]
 Arguments = Annotated[str, typer.Option(metavar="JSON", help="With --model: the class's arguments.")]
 Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="With --model: its state, .safetensors or .pt.")]
+ExperimentArguments = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[EXPERIMENT.toml] [section.key=value …]", help="An experiment file, and overrides."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the facts as JSON and nothing else.")]
 
 

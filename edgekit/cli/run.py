@@ -5,17 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgekit.cli.options import read_experiment
+from edgekit.cli.options import ExperimentArguments, read_experiment
 
 if TYPE_CHECKING:
     from edgekit.cli.terminal import Terminal
 
 
 def run(
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[EXPERIMENT.toml] [section.key=value …]", help="An experiment file, and overrides."),
-    ] = None,
+    arguments: ExperimentArguments = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; by default runs/NAME-001, -002 …")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print result.json and nothing else.")] = False,
 ) -> None:

@@ -5,14 +5,11 @@ from typing import Annotated
 
 import typer
 
-from edgekit.cli.options import read_experiment
+from edgekit.cli.options import ExperimentArguments, read_experiment
 
 
 def serve(
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[EXPERIMENT.toml] [section.key=value …]", help="An experiment file, and overrides."),
-    ] = None,
+    arguments: ExperimentArguments = None,
     out: Annotated[
         Path | None, typer.Option(help="The run folder; one that was begun goes on. By default runs/NAME-served.")
     ] = None,
@@ -78,6 +75,8 @@ def serve(
     if bundle is not None and not bundle.is_file():
         raise UsageError(f"--bundle {bundle} does not exist: make it with edgekit bundle")
     experiment = read_experiment(arguments)
+    if experiment.split.parties:
+        raise UsageError("parties with features of the same people are simulated only, by edgekit run")
     if experiment.split.cut and (phones or allow_gateways):
         raise UsageError("phones take no part in split learning yet: leave --phones and --allow-gateways out")
     listening = Listening.on(host, port, name or [], insecure)

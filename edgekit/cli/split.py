@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from edgekit.cli.options import AsJson, read_experiment
+from edgekit.cli.options import AsJson, ExperimentArguments, read_experiment
+from edgekit.errors import UsageError
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
 
@@ -19,10 +20,7 @@ def split() -> None:
 
 @app.command()
 def plan(
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[EXPERIMENT.toml] [key=value …]", help="An experiment file, then single keys."),
-    ] = None,
+    arguments: ExperimentArguments = None,
     device: Annotated[str, typer.Option(help="A device profile, by name or a file NAME.toml.")] = "raspberry-pi-4",
     mbit_up: Annotated[float | None, Figure] = None,
     mbit_down: Annotated[float | None, Figure] = None,
@@ -54,6 +52,8 @@ def plan(
     experiment = read_experiment(arguments)
     figures = {"mbit_up": mbit_up, "mbit_down": mbit_down, "latency_ms": latency_ms, "gflops": gflops}
     profile = with_figures(profiles.load(device), {**figures, "busy_watts": busy_watts, "memory_mb": memory_mb})
+    if experiment.split.parties:
+        raise UsageError("split.parties have a network of their own each: there are no cuts to compare")
     dataset = load(experiment.data, experiment.seed)
     model = build(experiment.model, dataset.shape, len(dataset.classes), experiment.seed)
     examples = max(1, (dataset.total_examples or dataset.clients) // dataset.clients)
@@ -91,10 +91,7 @@ def plan(
 
 @app.command()
 def attack(
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[EXPERIMENT.toml] [key=value …]", help="An experiment file, then single keys."),
-    ] = None,
+    arguments: ExperimentArguments = None,
     out: Annotated[Path, typer.Option(help="Folder for attack.json and rebuilt.svg.")] = Path("attack"),
     rounds: Annotated[int, typer.Option(help="Rounds to train before the attack.", min=1, max=1000)] = 5,
     as_json: AsJson = False,

@@ -16,11 +16,15 @@ class Impostor:
     Args:
         one: the federation, which waits for this node's code.
         client: the number of its examples.
+
+    Attributes:
+        tells: what it says otherwise in its first answers, one after the other.
     """
 
     name = "evil"
 
     def __init__(self, one, client):
+        self.tells = []
         one.join(self.name, "--client", str(client), "--enrol-only")
         one.wait(lambda: one.nodes[self.name].poll() is not None, 60, "enrolment")
         one.nodes.pop(self.name)
@@ -49,6 +53,7 @@ class Impostor:
                     "problem": "",
                     "examples": 10,
                 }
+                told |= self.tells.pop(0) if self.tells else {}
                 self.link.push(wire.answer(told, message))
             else:
                 yield message, wire.read(message)

@@ -102,6 +102,7 @@ def test_a_node_that_never_opens_its_stream_or_lies_about_it_is_left_out(federat
     serve(one, fleet, codes=2)
     one.join("honest", "--client", "0", "--trainer", "torch")
     evil = impostor(one, 1)
+    evil.tells = [{"kind": "phone"}]
     for asked, (message, letter) in enumerate(evil.asked(seconds=150), 1):
         content = letter.content
         if asked == 2:  # the first time as it came, then with arrays that are the server's
@@ -112,5 +113,6 @@ def test_a_node_that_never_opens_its_stream_or_lies_about_it_is_left_out(federat
             break
     one.wait_for_round(3)
     notices = " ".join(one.notices())
+    assert "evil cannot take part: this run has nothing for nodes of kind 'phone'" in notices
     assert "evil left out: it sent an update before its stream had ended" in notices
     assert [r["replies"] for r in one.rounds()] == [1, 1, 1]
