@@ -265,16 +265,16 @@ class Experiment(Section):
             )
         if self.split.cut and self.privacy.on:
             self._check_private_split()
-        if self.split.parties or self.data.source.startswith("parties:"):
+        if self.split.parties or self.data.source.startswith(("parties:", "labels:")):
             self._check_vertical()
         if (self.split.cut or self.split.parties) and self.training.trainer != "auto":
             raise ValueError(
                 f'split learning is a trainer of its own: set training.trainer = "auto", not {self.training.trainer!r}'
             )
-        if self.split.cut and self.serve.statistics_every:
+        if (self.split.cut or self.split.parties) and self.serve.statistics_every:
             raise ValueError(
-                "of a network that is cut, devices have parts alone and give no statistics: set "
-                'serve.statistics_every = 0, or split.cut = ""'
+                "of a network that is split, devices have parts alone and give no statistics: set "
+                "serve.statistics_every = 0"
             )
         if self.split.tail and self.split.labels == "server":
             raise ValueError('split.tail is the part behind the server\'s; with split.labels = "server" there is none')

@@ -42,6 +42,9 @@ class Side:
         self._order = list(range(len(ids)))
         secrets.SystemRandom().shuffle(self._order)  # so that places in a list tell nothing of a table's order
 
+    def __len__(self) -> int:
+        return len(self._ids)
+
     def hidden(self) -> Points:
         """Return this side's ids, hidden, in an order of its own."""
         hashed = [hashlib.sha256(DOMAIN + self._ids[row].encode()).digest() for row in self._order]
@@ -77,6 +80,31 @@ class Side:
         except ValueError:  # of the few points that no secret hides
             raise RefusedError("a hidden id is a point that hides nothing") from None
         return np.frombuffer(found, np.uint8).reshape(-1, 32)
+
+
+def in_common(ours: Side, again: Points, theirs: Points) -> dict[int, int]:
+    """Return which of a side's rows the other side has too, and at which of its places.
+
+    Args:
+        ours: this side.
+        again: what the other side made of this one's hidden ids.
+        theirs: its own.
+
+    Raises:
+        RefusedError: these are no hidden ids, or not as many as there were.
+    """
+    hidden = ours.hidden_again(theirs)
+    if again.shape != (len(ours), 32) or again.dtype != np.uint8:
+        raise RefusedError(f"{len(ours)} hidden ids were expected back, these are of shape {again.shape}")
+    places = matches(again, hidden)
+    rows = ours.rows(np.array(list(places), np.int64))
+    return dict(zip(rows.tolist(), places.values(), strict=True))
+
+
+def known_to_all(found: Sequence[dict[int, int]]) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
+    """Return the rows that all other sides have, ascending, and for each side its places in the same order."""
+    rows = sorted(set(found[0]).intersection(*found[1:]))
+    return np.array(rows, np.int64), [np.array([of[row] for row in rows], np.int64) for of in found]
 
 
 def matches(ours: Points, theirs: Points) -> dict[int, int]:

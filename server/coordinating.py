@@ -65,7 +65,7 @@ def coordinate(
         audience: told what happens.
         bundle: for boards to fetch, or None.
         phones: port of a gateway for phones, or None.
-        split: port of the split server, where the experiment cuts its network.
+        split: port of the split server, where the experiment splits its network.
         gateways: whether the join codes let in gateways, which bring phones of their own.
         code_seconds: how long a join code holds.
         codes: join codes to have open at a time.
@@ -77,7 +77,7 @@ def coordinate(
     folder = _folder(experiment, path)
     stop = threading.Event()
     with _only_one(state), _only_one(path), _signals(stop):
-        split = split if experiment.split.cut else None
+        split = split if experiment.split.cut or experiment.split.parties else None
         supervisor = Supervisor(
             state, path, listening, bundle, phones, split, lambda line: audience.event({"notice": line})
         )

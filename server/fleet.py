@@ -1,7 +1,7 @@
 """The nodes of a real fleet, through Flower's grid: who is there, what they train, what they are sent."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -83,7 +83,9 @@ class FleetCrew:
         self.trainer = "nodes of a real fleet"
         self._split = split
         self.released = True
-        self._kinds = KINDS if split is None else ("torch", "litert")  # phones take no part in split learning yet
+        self._kinds: Sequence[str] = (
+            KINDS if split is None else ("torch", "litert")
+        )  # phones take no part in split learning yet
         if split is not None:
             self.trainer += f", split learning, cut behind {split.facts.cuts[0]}"
             parameters = {name: array.shape for name, array in split.device_like.items()}
@@ -447,7 +449,7 @@ class FleetCrew:
         """Return a node's reply as strategies know them, or an error that says why there is none."""
         try:
             letter = wire.read(reply)
-            arrays, metrics = letter.weights(), _metrics(letter.facts)
+            arrays, metrics = letter.weights(), metrics_of(letter.facts)
         except RefusedError as error:
             return error_reply(CLIENT_RAISED, f"its reply cannot be read: {wire.one_line(error)}", message)
         if problem := problem_with(arrays, weights if self._split is None else self._split.device_like):
@@ -475,8 +477,12 @@ class FleetCrew:
         self._state(node).last_seen = time.time()
         return found
 
-    def _exchange(self, messages: list[Message], seconds: float) -> list[tuple[Message, Message]]:
+    def _exchange(
+        self, messages: list[Message], seconds: float, heard: Callable[[Message], None] = lambda reply: None
+    ) -> list[tuple[Message, Message]]:
         """Send messages, and wait for the replies: (message, reply) in the order of the nodes, errors among them.
+
+        `heard` is called with each as it comes.
 
         Flower's own `send_and_receive` looks every three seconds; this one looks often at first.
         """
@@ -494,6 +500,7 @@ class FleetCrew:
                 if message is not None:
                     node = message.metadata.dst_node_id
                     replies[node], self._waited[node] = _checked(reply, message), time.monotonic() - begun
+                    heard(replies[node])
             if waiting:
                 time.sleep(min(pause, max(0.0, end - time.monotonic())))
                 pause = min(1.2 * pause, SLOWEST_POLL)
@@ -592,7 +599,7 @@ def _checked(reply: Message, message: Message) -> Message:
     return reply
 
 
-def _metrics(facts: Mapping[str, Any]) -> MetricRecord:
+def metrics_of(facts: Mapping[str, Any]) -> MetricRecord:
     """Return a reply's metrics, of which only known names and fitting numbers are taken."""
     count, loss = facts.get("num-examples"), facts.get("train_loss")
     if not isinstance(count, int) or isinstance(count, bool) or not 0 < count < MOST_EXAMPLES:

@@ -16,6 +16,7 @@ from flwr.clientapp import ClientApp
 from edgekit.arrays import Weights
 from edgekit.clients import batches
 from edgekit.clients.app import read_instructions, reply
+from edgekit.clients.node.party import rng_of
 from edgekit.clients.split.by_torch import TorchDevice
 from edgekit.clients.split.device import Device, Terms
 from edgekit.clients.trainer import LocalSettings, LocalTask, Update
@@ -25,12 +26,14 @@ from edgekit.data.vertical import VerticalDataset
 from edgekit.errors import RefusedError, TrainingError
 from edgekit.experiment import Split
 from edgekit.models.vertical import TopNetwork, VerticalNetwork
-from edgekit.privacy.intersection import Side, matches
-from edgekit.randomness import generator
+from edgekit.privacy.intersection import Side, in_common, known_to_all
 from edgekit.split.codec import Codec
 from edgekit.split.line import travelled
 from edgekit.split.messages import Answer, Asked, Forward, Gradient
 from edgekit.split.part import Part, Passed
+
+LACKS = "lacks the embeddings of"
+"""What a party is told that waits for others in vain."""
 
 
 class VerticalServer:
@@ -120,8 +123,7 @@ class VerticalServer:
         with self._changed:
             self._changed.wait_for(lambda: self._ended or (party, message.step) in self._gradients)
             if (party, message.step) not in self._gradients:
-                missing = self._missing(message.step)
-                raise RefusedError(f"the round ended; step {message.step} lacks the embeddings of {missing}")
+                raise RefusedError(f"the round ended; step {message.step} {LACKS} {self._missing(message.step)}")
             return self._gradients.pop((party, message.step))
 
     def expects(self, party: int, step: int, *, backward: bool) -> tuple[tuple[int, ...], int]:
@@ -281,8 +283,7 @@ class VerticalTrainer:
         return found
 
     def _rng(self, number: int) -> np.random.Generator:
-        """Return what draws a round's batches, the same for each party and the server."""
-        return generator(self._seed, "batches", number)
+        return rng_of(self._seed, number)
 
 
 def align(ids: Sequence[str], parties: Sequence[Side]) -> tuple[Integers, list[Integers]]:
@@ -298,12 +299,9 @@ def align(ids: Sequence[str], parties: Sequence[Side]) -> tuple[Integers, list[I
     Returns:
         Rows of the coordinator's own ids, ascending, and for each party the rows of its own in the same order.
     """
-    found: list[dict[int, int]] = []
+    found = []
     for party in parties:
         ours = Side(ids)  # a secret for each party: two of them together learn no more
-        places = matches(party.hidden_again(ours.hidden()), ours.hidden_again(party.hidden()))
-        rows = ours.rows(np.array(list(places), np.int64))
-        chosen = party.rows(np.array(list(places.values()), np.int64))
-        found.append(dict(zip(rows.tolist(), chosen.tolist(), strict=True)))
-    known = sorted(set(found[0]).intersection(*found[1:]))
-    return np.array(known, np.int64), [np.array([of[row] for row in known], np.int64) for of in found]
+        found.append(in_common(ours, party.hidden_again(ours.hidden()), party.hidden()))
+    rows, places = known_to_all(found)
+    return rows, [party.rows(chosen) for party, chosen in zip(parties, places, strict=True)]

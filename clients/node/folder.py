@@ -39,6 +39,8 @@ class Wishes(Section):
     """Where this device's examples are, as `data.source` of an experiment."""
     client: Annotated[int, Field(ge=-1)] = -1
     """Instead of `data`, the share of this client of the experiment's data (for trying out); -1 for `data`."""
+    party: str = ""
+    """With features of people whom other parties know too: which party this device is."""
     trainer: Literal["auto", "torch", "litert"] = "auto"
     epsilon: Annotated[float, Field(ge=0, le=1000)] = 0.0
     """The most that may be spent of the data's privacy, over all rounds; 0 is what the experiment plans."""

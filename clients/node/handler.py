@@ -18,6 +18,7 @@ from edgekit.clients.app import told_of
 from edgekit.clients.budget import ACCOUNTANT, Budget, train_within
 from edgekit.clients.node import conditions, delivery, statistics, task
 from edgekit.clients.node.folder import NodeFolder, Wishes
+from edgekit.clients.node.party import Party
 from edgekit.clients.node.task import Task
 from edgekit.clients.split.device import RELEASES, Device, HalvesMaker
 from edgekit.clients.split.stream import StreamLine
@@ -29,6 +30,7 @@ from edgekit.flower import CLIENT_DECLINED, CLIENT_RAISED
 from edgekit.flower.fleet import error_reply
 from edgekit.privacy import Charge, Ledger
 from edgekit.privacy.accounting import epsilon
+from edgekit.split.codec import Codec
 
 log = logging.getLogger("edgekit.node")
 
@@ -61,6 +63,7 @@ class Handler:
         self._task: Task | None = None
         self._trainer: Trainer | None = None
         self._parts: HalvesMaker | None = None
+        self._party: Party | None = None
         self._examples: Examples | None = None
         self._owned = ""
 
@@ -78,6 +81,8 @@ class Handler:
             "deliver": self._deliver,
             "statistics": self._statistics,
         }
+        if asked.facts.get("action") == "align":
+            return self._align(asked, message)
         action = str(asked.facts.get("action"))
         if action not in actions:
             raise RefusedError(f"this node (edgekit {__version__}) does not know {action[:40]!r}: update it")
@@ -122,6 +127,7 @@ class Handler:
             "examples": len(self._examples) if counts and self._examples is not None else -1,
             "statistics": "statistics" in self.wishes.share,
             "model": {key: value for key, value in delivery.current(self.folder).items() if key in ("run", "version")},
+            **({"party": self._party.name} if self._party is not None else {}),
             **conditions.facts(self.wishes.share),
         }
 
@@ -130,16 +136,27 @@ class Handler:
         found = task.kept(self.folder.tasks, name)
         if found is None or (self.kind == "litert" and found.training is None):
             return False
-        trainer = parts = None
-        if found.facts.split is None:
-            trainer = found.trainer(self.kind, self.wishes.modules)
-        else:
+        trainer = parts = party = examples = None
+        if found.facts.vertical is not None:
+            party = Party(found, self.kind, self.wishes)
+        elif found.facts.split is not None:
             parts = found.halves(self.kind, self.wishes.modules)
-        self._examples = found.examples(self.wishes)
-        self._trainer, self._parts = trainer, parts
+        else:
+            trainer = found.trainer(self.kind, self.wishes.modules)
+        if party is None:
+            examples = found.examples(self.wishes)
+            self._owned = _fingerprint(examples)
+        self._trainer, self._parts, self._party, self._examples = trainer, parts, party, examples
         self._task, self._name = found, name
-        self._owned = _fingerprint(self._examples)
         return True
+
+    def _align(self, asked: wire.Letter, message: Message) -> Message:
+        """Take part in finding whom all parties know."""
+        self._ready(str(asked.facts.get("task", "")), None)
+        if self._party is None:
+            raise RefusedError("the task knows no parties")
+        facts, points = self._party.align(asked)
+        return wire.answer(facts, message, to_bytes(points))
 
     def _train(self, message: Message) -> Message:
         if reason := conditions.obstacle(self.wishes.only_when):
@@ -148,6 +165,11 @@ class Handler:
         settings, number = instructions(asked)
         weights = asked.weights()
         self._ready(str(asked.facts.get("task", "")), weights)
+        if self._party is not None:
+            device = self._party.begin(asked, weights, settings, number)
+            update = self._over_stream(device, asked, self._party.codec)
+            log.info("round %d: trained on features of %d people", number, update.examples)
+            return wire.answer(told_of(update, private=False), message, to_bytes(update.arrays))
         digest = self._digest("train", weights, settings.to_json())
         local = LocalTask(self._fit(settings), _rng(digest, "batches"), _rng(digest, "noise"))
         budget = self._budget()
@@ -185,23 +207,34 @@ class Handler:
         assert self._task is not None
         split = self._task.facts.split
         assert split is not None
-        address, token, seconds = _where(asked, self.wishes.url)
         device = Device(parts, split.terms, weights, local, settings)
-        with StreamLine(address, token, split.codec, seconds, self.folder.authority(), self.stop) as line:
-            if budget is not None:  # once there is a server to send to
+
+        def spend() -> None:
+            if budget is not None:
                 budget.spend(settings, secrets.token_hex(16), RELEASES)
+
+        return self._over_stream(device, asked, split.codec, spend)
+
+    def _over_stream(
+        self, device: Device, asked: wire.Letter, codec: Codec, connected: Callable[[], None] = lambda: None
+    ) -> Update:
+        """Train over a stream to the coordinator's split server; `connected` is called once there is one to send to."""
+        address, token, seconds = _where(asked, self.wishes.url)
+        with StreamLine(address, token, codec, seconds, self.folder.authority(), self.stop) as line:
+            connected()
             for _ in device.train(line):
                 pass
             line.finish()
         return device.update()
 
-    def _ready(self, name: str, weights: Weights) -> None:
+    def _ready(self, name: str, weights: Weights | None) -> None:
         """See that this node holds a task, and that the weights are of its network."""
         if name != self._name:
             self._load(name)
         if self._task is None or name != self._name:
             raise RefusedError(task.NO_TASK)
-        if problem := problem_with(weights, self._task.weights_like):
+        like = self._task.weights_like if self._party is None else self._party.weights_like
+        if weights is not None and (problem := problem_with(weights, like)):
             raise RefusedError(f"the weights are not of the task's network: {problem}")
 
     def _fit(self, settings: LocalSettings) -> Examples:

@@ -69,6 +69,47 @@ class SplitFacts(Section):
         return Terms(self.window, self.crossing, self.activation_clip, self.no_peek)
 
 
+class PartyFacts(Section):
+    """One party of several with features of the same people.
+
+    Attributes:
+        name: of the party.
+        shape: of its features.
+        columns: their names, of a .csv.
+        mean, std: by which its columns are scaled.
+        parameters: shapes of its network's arrays, in their order.
+    """
+
+    model_config = ConfigDict(strict=False, frozen=True, extra="forbid")
+
+    name: str
+    shape: tuple[int, ...]
+    columns: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    parameters: dict[str, tuple[int, ...]]
+
+
+class VerticalFacts(Section):
+    """Parties with features of the same people.
+
+    Attributes:
+        parties: in their order.
+        embedding: numbers that each makes of an example.
+        codec: how embeddings and gradients travel.
+        window: batches under way at once.
+        coverage: share of the people whom each party knows, for trying out.
+    """
+
+    model_config = ConfigDict(strict=False, frozen=True, extra="forbid")
+
+    parties: Annotated[tuple[PartyFacts, ...], Field(min_length=1, max_length=64)]
+    embedding: Annotated[int, Field(ge=1, le=4096)]
+    codec: Codec
+    window: Annotated[int, Field(ge=1, le=64)]
+    coverage: Annotated[float, Field(gt=0, le=1)]
+
+
 class TaskFacts(Section):
     """A task in words and numbers.
 
@@ -84,6 +125,7 @@ class TaskFacts(Section):
         planned: where nodes add the noise; else None.
         counts: whether the coordinator needs to know how many examples there are.
         split: how the network is cut; None where it is not.
+        vertical: parties with features of the same people; None for clients with examples of their own.
     """
 
     # Lists become tuples on their way through JSON and back; the rest is as strict as elsewhere.
@@ -100,6 +142,7 @@ class TaskFacts(Section):
     planned: Planned | None
     counts: bool
     split: SplitFacts | None = None
+    vertical: VerticalFacts | None = None
 
 
 @dataclass(frozen=True)
@@ -165,7 +208,7 @@ class Task:
         from edgekit.models import build
 
         facts = self.facts
-        _check_allowed(facts.model.name, modules)
+        check_allowed(facts.model.name, modules)
         return TorchTrainer(build(facts.model, facts.shape, len(facts.classes), facts.seed))
 
     def halves(self, kind: str, modules: list[str]) -> HalvesMaker:
@@ -184,7 +227,7 @@ class Task:
         from edgekit.models import build
         from edgekit.models.cut import CutModel
 
-        _check_allowed(facts.model.name, modules)
+        check_allowed(facts.model.name, modules)
         keep_freed_memory()  # a step between two messages takes a fifth less time
         model = build(facts.model, facts.shape, len(facts.classes), facts.seed)
         bottom, _, *rest = CutModel(model, facts.shape).parts(split.cuts)
@@ -200,7 +243,7 @@ class Task:
         if wishes.client >= 0:
             from edgekit.data import load
 
-            _check_allowed(facts.data.source, wishes.modules)
+            check_allowed(facts.data.source, wishes.modules)
             if not plugins.is_import_path(facts.data.source) and facts.data.source not in OWN_SOURCES:
                 raise RefusedError(
                     f"the task's data is {facts.data.source!r}: a task may not choose what is read on this device; "
@@ -223,7 +266,7 @@ def fitting(facts: TaskFacts, found: Examples) -> FederatedDataset:
     return FederatedDataset(1, lambda index: found, nothing, nothing, list(facts.classes), "")
 
 
-def _check_allowed(path: str, modules: list[str]) -> None:
+def check_allowed(path: str, modules: list[str]) -> None:
     """See that a task imports only what the owner allows: a name from the network must not choose what runs here."""
     module = path.partition(":")[0]
     if plugins.is_import_path(path) and module.partition(".")[0] not in modules:

@@ -22,6 +22,9 @@ def join(
     client: Annotated[
         int | None, typer.Option(min=0, help="For trying out: take this client's share of the experiment's data.")
     ] = None,
+    party: Annotated[
+        str | None, typer.Option(help="With --data csv:FILE or npz:FILE of features: which party this device is.")
+    ] = None,
     name: Annotated[
         str | None, typer.Option(help="What the coordinator calls this device; by default its host name.")
     ] = None,
@@ -57,6 +60,8 @@ def join(
         edgekit join --share battery --only-when charging
 
         edgekit join 'https://…#…' --client 3
+
+        edgekit join 'https://…#…' --data csv:patients.csv --party clinic
     """
     import importlib.util
     import logging
@@ -88,6 +93,7 @@ def join(
             "url": str(address) if address else None,
             "data": data,
             "client": client if client is not None else (-1 if data else None),
+            "party": party,
             "name": name,
             "trainer": trainer,
             "epsilon": epsilon,
@@ -105,7 +111,7 @@ def join(
             option = str(first["loc"][0]).replace("_", "-")
             raise UsageError(f"--{option}: {first['msg']}, got {first['input']!r}") from None
         kind_of_data, _, place = wishes.data.partition(":")
-        if data and kind_of_data in ("npz", "idx", "images", "audio", "events"):
+        if data and kind_of_data in ("npz", "csv", "idx", "images", "audio", "events"):
             if not Path(place).exists():
                 raise UsageError(f"--data {data}: {place} does not exist on this device")
             wishes = wishes.model_copy(update={"data": f"{kind_of_data}:{Path(place).resolve()}"})

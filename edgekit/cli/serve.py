@@ -29,7 +29,7 @@ def serve(
     ] = False,
     phones_port: Annotated[int, typer.Option(help="Port of that page.", min=1, max=65535)] = 8444,
     split_port: Annotated[
-        int, typer.Option(help="Port of the split server, for an experiment with split.cut.", min=1, max=65535)
+        int, typer.Option(help="Port of the split server, for an experiment with [split].", min=1, max=65535)
     ] = 8445,
     allow_gateways: Annotated[
         bool, typer.Option("--allow-gateways", help="Let join codes admit gateways (edgekit phone) as well as devices.")
@@ -75,9 +75,11 @@ def serve(
     if bundle is not None and not bundle.is_file():
         raise UsageError(f"--bundle {bundle} does not exist: make it with edgekit bundle")
     experiment = read_experiment(arguments)
-    if experiment.split.parties:
-        raise UsageError("parties with features of the same people are simulated only, by edgekit run")
-    if experiment.split.cut and (phones or allow_gateways):
+    if experiment.data.source.startswith("parties:"):
+        raise UsageError(
+            "data.source parties:FOLDER has everybody's tables, for edgekit run; with real parties give labels:FOLDER"
+        )
+    if (experiment.split.cut or experiment.split.parties) and (phones or allow_gateways):
         raise UsageError("phones take no part in split learning yet: leave --phones and --allow-gateways out")
     listening = Listening.on(host, port, name or [], insecure)
     folder = out or Path("runs") / f"{experiment.name}-served"

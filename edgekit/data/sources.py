@@ -46,8 +46,8 @@ def load_vertical(settings: Data, parties: int, coverage: float, seed: int) -> V
     """Load data whose features lie with several parties.
 
     Args:
-        settings: the experiment's [data] section; `source` is `parties:FOLDER`, or any other, whose (training)
-            examples are divided.
+        settings: the experiment's [data] section; `source` is `parties:FOLDER`, `labels:FOLDER`, or any other, whose
+            (training) examples are divided.
         parties: how many.
         coverage: share of the people whom each simulated party knows; the tables of a folder are as they are.
         seed: the experiment's.
@@ -56,8 +56,8 @@ def load_vertical(settings: Data, parties: int, coverage: float, seed: int) -> V
         ExperimentError, DataError: as of `load`.
     """
     kind, _, place = settings.source.partition(":")
-    if kind == vertical.SOURCE:
-        return vertical.read_folder(Path(place), parties, settings, seed)
+    if kind in (vertical.WHOLE, vertical.SHOWN):
+        return vertical.read_folder(Path(place), parties, settings, seed, shown=kind == vertical.SHOWN)
     loaded = _load(settings)
     if isinstance(loaded, FederatedDataset):
         raise DataError(f"{settings.source} is shared among clients already: divide examples of one source, or tables")

@@ -1,6 +1,8 @@
 """Data whose features lie with several parties: each has a table of ids and features, the coordinator ids and labels.
 
-From `parties:FOLDER`, or made of any other source, for simulations: then each party has a strip of every example.
+From `parties:FOLDER`, or made of any other source, for simulations: then each party has a strip of every example. With
+real parties the coordinator has `labels:FOLDER`: labels, and of each party a table of those people alone whom it shows,
+to test with.
 """
 
 import csv
@@ -17,10 +19,18 @@ from edgekit.errors import DataError
 from edgekit.experiment import Data
 from edgekit.randomness import generator
 
-SOURCE = "parties"
-"""What a `data.source` begins with that names a folder of tables."""
+WHOLE, SHOWN = "parties", "labels"
+"""What a `data.source` begins with that names a folder of tables: of all people, or of those whom parties show."""
 LABELS = "labels"
 """The name of the file of ids and labels in a folder of tables."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a table's columns are scaled by: x = (raw - mean) / std."""
+
+    mean: Sequence[float]
+    std: Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -31,11 +41,15 @@ class Table:
         name: of the party.
         ids: of its people (or things), each once.
         x: their features, (ids, ...), in the same order.
+        columns: names of the features, of a .csv.
+        scale: by which they were scaled, of a .csv.
     """
 
     name: str
     ids: Sequence[str]
     x: Floats
+    columns: Sequence[str] = ()
+    scale: Scale | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,13 +98,14 @@ def divide(source: Source, parties: int, coverage: float, settings: Data, seed: 
     return _dataset(tables, ids, source.labels, source.classes, source.description, settings, seed)
 
 
-def read_folder(folder: Path, parties: int, settings: Data, seed: int) -> VerticalDataset:
+def read_folder(folder: Path, parties: int, settings: Data, seed: int, *, shown: bool = False) -> VerticalDataset:
     """Read the tables in a folder: `labels.csv` or `labels.npz`, and one of each party.
 
     Args:
         folder: of the tables.
         parties: how many there must be.
         settings, seed: as of `divide`.
+        shown: whether the parties' tables hold those people alone whom they show for testing.
 
     Raises:
         DataError: tables are missing or cannot be read, or have nobody in common.
@@ -110,12 +125,16 @@ def read_folder(folder: Path, parties: int, settings: Data, seed: int) -> Vertic
         shapes = ", ".join(f"{table.name} {table.x.shape[1:]}" for table in tables)
         raise DataError(f"{folder}: the parties' examples may differ along the last axis alone, these are {shapes}")
     text = f"{folder}, tables of {', '.join(table.name for table in tables)}"
-    return _dataset(tables, ids, labels, classes, text, settings, seed)
+    return _dataset(tables, ids, labels, classes, text, settings, seed, shown=shown)
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path, scale: Scale | None = None) -> Table:
     """Read a party's table: .csv with a heading line, ids in the first column and numbers in the others, or .npz with
-    `ids` and `x`. Columns of a .csv are scaled to mean 0 and deviation 1, by the party itself.
+    `ids` and `x`.
+
+    Args:
+        path: of the file.
+        scale: of a .csv's columns; by default it is found so that they have mean 0 and deviation 1.
 
     Raises:
         DataError: it cannot be read; the line and column are named.
@@ -124,17 +143,21 @@ def read_table(path: Path) -> Table:
         held = files.read_arrays(path)
         if "ids" not in held or "x" not in held or held["ids"].shape != held["x"].shape[:1]:
             raise DataError(f"{path} holds {', '.join(held) or 'nothing'}; it needs ids and x, as many of each")
-        ids, x = [str(one) for one in held["ids"]], files.as_features(held["x"], str(path))
-    else:
-        heading, rows = _csv(path)
-        if len(heading) < 2:
-            raise DataError(f"{path} has ids alone; columns of numbers are needed")
-        ids = [row[0] for row in rows]
-        x = np.array([_numbers(row, heading, number, path) for number, row in enumerate(rows, 2)], np.float64)
-        spread = x.std(0)
-        x = ((x - x.mean(0)) / np.where(spread > 0, spread, 1.0)).astype(np.float32)
+        ids = [str(one) for one in held["ids"]]
+        _check_ids(ids, path)
+        return Table(path.stem, ids, files.as_features(held["x"], str(path)))
+    heading, rows = _csv(path)
+    columns = tuple(heading[1:])
+    if not columns:
+        raise DataError(f"{path} has ids alone; columns of numbers are needed")
+    ids = [row[0] for row in rows]
     _check_ids(ids, path)
-    return Table(path.stem, ids, x)
+    x = np.array([_numbers(row, heading, number, path) for number, row in enumerate(rows, 2)], np.float64)
+    if scale is None:
+        scale = Scale(x.mean(0).tolist(), np.where(x.std(0) > 0, x.std(0), 1.0).tolist())
+    if len(scale.mean) == len(columns):  # else whoever gave the scale finds that the columns differ
+        x = (x - scale.mean) / scale.std
+    return Table(path.stem, ids, x.astype(np.float32), columns, scale)
 
 
 def _labels(path: Path) -> tuple[list[str], Integers, list[str]]:
@@ -202,6 +225,8 @@ def _dataset(
     description: str,
     settings: Data,
     seed: int,
+    *,
+    shown: bool = False,
 ) -> VerticalDataset:
     """Hold out test and calibration sets of those whom all know; the others the parties align by themselves."""
     rows = [{one: row for row, one in enumerate(table.ids)} for table in tables]
@@ -214,6 +239,8 @@ def _dataset(
         return of[kept], of[held]
 
     rest, test = hold_out(known, settings.test_fraction, "test")
+    if shown:  # all whom the parties show are to test with
+        test, rest = known, known
     _, calibration = hold_out(rest, min(settings.calibration_examples, len(rest) // 10), "calibration")
     if not len(calibration) or not len(test):
         raise DataError(f"{description}: {len(known)} people whom all know are too few to hold out a test set")

@@ -79,6 +79,21 @@ class VerticalNetwork(nn.Module):
         return [PartyNetwork(place, self.parties[str(place)]) for place in range(len(self.widths))], top
 
 
+def party_network(settings: Model, place: int, shape: tuple[int, ...], embedding: int) -> PartyNetwork:
+    """Build one party's network alone; what its weights are, the coordinator says.
+
+    Args:
+        settings: the experiment's [model] section.
+        place: of the party.
+        shape: of its features.
+        embedding: numbers that it makes of an example.
+
+    Raises:
+        EdgekitError: as of `build`.
+    """
+    return PartyNetwork(place, build(settings, shape, embedding, 0))
+
+
 def build_vertical(
     settings: Model,
     shape: Sequence[int],

@@ -16,7 +16,7 @@ from edgekit import experiment as experiments
 from edgekit.clients.cohort.memory import keep_freed_memory
 from edgekit.clients.torch_trainer import load_weights
 from edgekit.data import FederatedDataset
-from edgekit.errors import EdgekitError
+from edgekit.errors import EdgekitError, UsageError
 from edgekit.experiment import Experiment
 from edgekit.export.convert import to_float32
 from edgekit.export.training.file import check_trainable
@@ -84,6 +84,8 @@ def run(experiment: Experiment, out: Path, listener: Listener) -> dict[str, Any]
     Raises:
         EdgekitError: something failed; what could be done is in the folder.
     """
+    if experiment.data.source.startswith("labels:"):
+        raise UsageError("data.source labels:FOLDER is for parties elsewhere: edgekit serve trains with them")
     folder = RunFolder.create(out)
     experiments.save(experiment, folder.experiment)
     try:

@@ -17,10 +17,12 @@ from edgekit import experiment as experiments
 from edgekit.clients.node.delivery import Delivery
 from edgekit.clients.torch_trainer import load_weights
 from edgekit.data import FederatedDataset
-from edgekit.errors import EdgekitError, RunFolderError
+from edgekit.data.vertical import VerticalDataset
+from edgekit.errors import EdgekitError, RefusedError, RunFolderError
 from edgekit.experiment import Preset
 from edgekit.export.tflite import Subject, as_device, export
 from edgekit.export.verify import run_examples
+from edgekit.models.vertical import VerticalNetwork
 from edgekit.pipeline import job
 from edgekit.privacy import Plan
 from edgekit.processes import when_parent_ends
@@ -30,8 +32,10 @@ from edgekit.server.authority import Authority
 from edgekit.server.coordinator import RoundMetrics
 from edgekit.server.crew import kept_split_graph, kept_training_graph
 from edgekit.server.fleet import FleetCrew
+from edgekit.server.party_fleet import PartyCrew, PartyHost
 from edgekit.server.split import choose_cut
 from edgekit.server.split_fleet import SplitHost
+from edgekit.server.split_stream import Keys
 
 log = logging.getLogger("edgekit.serving")
 
@@ -42,6 +46,11 @@ PROBE_TOLERANCE = 0.02
 LINGER_SECONDS = 2.0
 DELIVERED: Preset = "int8"
 MOST_ROUNDS_SHOWN = 200
+
+BETWEEN_PARTIES = (
+    "Learning with other parties is not private: whoever runs the coordinator sees what this device's network makes of "
+    "its people, and learns which of the people that it has labels of this device knows"
+)
 
 app = ServerApp()
 
@@ -127,7 +136,7 @@ class NodesOfAGrid:
         split_tls: bool,
     ) -> None:
         self._split_address, self._split_tls = split_address, split_tls
-        self._split: SplitHost | None = None
+        self._split: SplitHost | PartyHost | None = None
         self._grid, self._folder, self._authority, self._events = grid, folder, authority, events
         self._experiment = experiments.load(folder.experiment)
         self._parts: tuple[FleetCrew, FederatedDataset, nn.Module] | None = None
@@ -138,14 +147,15 @@ class NodesOfAGrid:
     def crew(self, dataset: FederatedDataset, model: nn.Module, plan: Plan | None) -> FleetCrew:
         """Return the nodes."""
         experiment = self._experiment
+        keys = self._authority.server_keys if self._split_tls else None
+        if isinstance(dataset, VerticalDataset):
+            return self._parties(dataset, model, keys)
         if experiment.split.cut:
             section = experiment.split
             if section.cut == "auto":
                 section = choose_cut(experiment, model, dataset, self._events.notice)
-            keys = self._authority.server_keys if self._split_tls else None
             self._split = SplitHost(section, model, dataset, self._split_address, keys)
-
-        split = self._split
+        split = self._split if isinstance(self._split, SplitHost) else None
 
         def training_graph() -> bytes:
             if split is None:
@@ -169,6 +179,24 @@ class NodesOfAGrid:
         )
         self._parts = made, dataset, model
         made.progress = self._progress(in_plain_words(plan, split is not None))
+        return made
+
+    def _parties(self, dataset: VerticalDataset, model: nn.Module, keys: Keys | None) -> PartyCrew:
+        assert isinstance(model, VerticalNetwork)
+        self._split = host = PartyHost(self._experiment.split, model, dataset, self._split_address, keys)
+        made = PartyCrew(
+            host,
+            dataset,
+            grid=self._grid,
+            experiment=self._experiment,
+            privacy=BETWEEN_PARTIES,
+            training_graph=_no_graph,
+            sign=self._authority.sign,
+            path=self._folder.path / "nodes.json",
+            on_notice=self._events.notice,
+        )
+        self._parts = made, dataset, model
+        made.progress = self._progress(BETWEEN_PARTIES)
         return made
 
     def close(self) -> None:
@@ -209,6 +237,9 @@ class NodesOfAGrid:
         """
         crew, _, _ = self._all
         crew.progress |= {"finished": {"accuracy": result["accuracy"], "rounds": result["rounds"]}}
+        if self._experiment.split.parties:
+            self._events.notice("no model is delivered: it needs the features of all parties")
+            return
         facts = result["tflite"].get(DELIVERED)
         if facts is None:
             self._events.notice(f"no model is delivered: the run has no {DELIVERED} file (export.presets)")
@@ -247,6 +278,10 @@ class NodesOfAGrid:
     def _all(self) -> tuple[FleetCrew, FederatedDataset, nn.Module]:
         assert self._parts is not None
         return self._parts
+
+
+def _no_graph() -> bytes:
+    raise RefusedError("parties with features of the same people need torch")
 
 
 def in_plain_words(plan: Plan | None, cut: bool = False) -> str:

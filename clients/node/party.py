@@ -1,0 +1,176 @@
+"""This device as a party: it has some features of people whom others know too, and the coordinator has the labels."""
+
+import logging
+import secrets
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from edgekit import plugins, wire
+from edgekit.arrays import Weights
+from edgekit.clients.node.folder import Wishes
+from edgekit.clients.node.task import OWN_SOURCES, PartyFacts, Task, check_allowed
+from edgekit.clients.split.device import Device, HalvesMaker, Terms
+from edgekit.clients.trainer import LocalSettings, LocalTask
+from edgekit.data import Examples
+from edgekit.data.federated import Integers
+from edgekit.data.vertical import Table
+from edgekit.errors import DataError, PrivacyError, RefusedError
+from edgekit.privacy.intersection import Side
+from edgekit.randomness import generator
+
+log = logging.getLogger("edgekit.node")
+
+MOST_NAMED = 5
+"""Columns that a message names."""
+NO_ALIGNMENT = "this party has not been aligned with the others yet"
+"""What a party answers that was started anew: the coordinator aligns it again."""
+
+
+class Party:
+    """A party's network and table; they stay loaded between messages.
+
+    Args:
+        task: of the coordinator, which names the parties.
+        kind: what this device trains with.
+        wishes: its owner's.
+
+    Attributes:
+        name: of the party.
+        weights_like: arrays of the shapes that its network's have.
+
+    Raises:
+        EdgekitError: this device cannot take part as a party.
+    """
+
+    def __init__(self, task: Task, kind: str, wishes: Wishes) -> None:
+        if kind != "torch":
+            raise RefusedError("parties with features of the same people need torch: set trainer to torch")
+        assert task.facts.vertical is not None
+        self._task, self._facts = task, task.facts.vertical
+        names = [party.name for party in self._facts.parties]
+        if wishes.epsilon:
+            raise PrivacyError("what a party sends is not protected, but this device's owner limits epsilon")
+        if wishes.client >= len(names):
+            raise DataError(f"client = {wishes.client}, but there are {len(names)} parties")
+        name = wishes.party or (names[wishes.client] if wishes.client >= 0 else "")
+        if name not in names:
+            raise RefusedError(f"say which party this device is, with --party: {', '.join(names)}")
+        self.name, self._place = name, names.index(name)
+        own = self._own
+        self._table = self._made(wishes) if wishes.client >= 0 else _read(wishes.data, own)
+        if self._table.x.shape[1:] != own.shape:
+            raise DataError(f"this party's features have shape {self._table.x.shape[1:]}, the task expects {own.shape}")
+        self._halves = self._network(wishes.modules)
+        self.weights_like: Weights = {name: np.empty(shape, np.float32) for name, shape in own.parameters.items()}
+        self._side: Side | None = None
+        self._alignment = ""
+
+    def align(self, asked: wire.Letter) -> tuple[dict[str, Any], Weights]:
+        """Take part in a private set intersection: return facts, and the hidden ids of both sides."""
+        points = asked.weights().get("points")
+        if points is None:
+            raise RefusedError("hidden ids were expected")
+        side = Side(self._table.ids)
+        found = {"again": side.hidden_again(points), "own": side.hidden()}
+        self._side, self._alignment = side, secrets.token_hex(8)
+        log.info("the coordinator asks about %d ids, hidden; this party has %d", len(points), len(self._table.ids))
+        return {"alignment": self._alignment}, found
+
+    def begin(self, asked: wire.Letter, weights: Weights, settings: LocalSettings, number: int) -> Device:
+        """Return a round's device, with the rows that are trained on in the order that all parties have.
+
+        Raises:
+            RefusedError: the round is no plain one, or of another alignment.
+        """
+        if settings.work != "sgd" or settings.update_clip:
+            raise RefusedError("a party makes plain rounds alone")
+        if self._side is None or asked.facts.get("alignment") != self._alignment:
+            raise RefusedError(NO_ALIGNMENT)
+        rows = self._side.rows(_places(asked.facts.get("places")))
+        if not len(rows):
+            raise RefusedError("none of this party's people is trained on")
+        if number == 1:
+            log.info("%d of this party's %d people are trained on", len(rows), len(self._table.ids))
+        x = self._table.x[rows]
+        seed = self._task.facts.seed
+        task = LocalTask(Examples(x, np.full(len(x), -1)), rng_of(seed, number), rng_of(seed, number))
+        self._halves.check(weights, task.examples, settings)
+        return Device(self._halves, self.terms, weights, task, settings)
+
+    @property
+    def terms(self) -> Terms:
+        """What holds for all parties."""
+        return Terms(self._facts.window, [(self._facts.embedding,)], labels=False)
+
+    @property
+    def codec(self) -> Any:
+        """How arrays travel."""
+        return self._facts.codec
+
+    @property
+    def _own(self) -> PartyFacts:
+        return self._facts.parties[self._place]
+
+    def _network(self, modules: list[str]) -> HalvesMaker:
+        from edgekit.clients.cohort.memory import keep_freed_memory
+        from edgekit.clients.split.by_torch import TorchDevice
+        from edgekit.models.vertical import party_network
+
+        check_allowed(self._task.facts.model.name, modules)
+        keep_freed_memory()
+        network = party_network(self._task.facts.model, self._place, self._own.shape, self._facts.embedding)
+        return TorchDevice(network, None)
+
+    def _made(self, wishes: Wishes) -> Table:
+        """Return a table of the experiment's own data, for trying out."""
+        from edgekit.data.sources import load_vertical
+
+        facts = self._task.facts
+        check_allowed(facts.data.source, wishes.modules)
+        if not plugins.is_import_path(facts.data.source) and facts.data.source not in OWN_SOURCES:
+            raise RefusedError(
+                f"the task's data is {facts.data.source!r}: a task may not choose what is read on this device; "
+                "give --data and --party yourself"
+            )
+        count = len(self._facts.parties)
+        return load_vertical(facts.data, count, self._facts.coverage, facts.seed).parties[self._place]
+
+
+def rng_of(seed: int, number: int) -> np.random.Generator:
+    """Return what draws a round's batches, the same for each party and the coordinator."""
+    return generator(seed, "batches", number)
+
+
+def _read(source: str, own: PartyFacts) -> Table:
+    from pathlib import Path
+
+    from edgekit.data.vertical import Scale, read_table
+
+    kind, _, place = source.partition(":")
+    if kind not in ("csv", "npz") or not place:
+        raise DataError(f"a party's data is csv:FILE or npz:FILE, a table with ids, not {source!r}")
+    table = read_table(Path(place), Scale(own.mean, own.std) if own.columns else None)
+    if table.columns != own.columns:
+        raise DataError(f"{place}: {_difference(table.columns, own.columns)}")
+    return replace(table, name=own.name)
+
+
+def _difference(columns: Sequence[str], wanted: Sequence[str]) -> str:
+    """Say how a table's columns are not those that were agreed."""
+    if not columns or not wanted:
+        return "the parties agreed on " + ("a .csv" if wanted else "an .npz")
+    lacking = [name for name in wanted if name not in columns]
+    more = [name for name in columns if name not in wanted]
+    if lacking or more:
+        said = [("lacks the columns", lacking), ("has the columns that nobody expects", more)]
+        return "; ".join(f"it {what} {', '.join(names[:MOST_NAMED])}" for what, names in said if names)
+    return f"its columns must come in the order {', '.join(wanted[:MOST_NAMED])} …"
+
+
+def _places(found: object) -> Integers:
+    if not isinstance(found, bytes) or len(found) % 8:
+        raise RefusedError("a round's places cannot be read")
+    return np.frombuffer(found, "<i8").astype(np.int64)
