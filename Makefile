@@ -33,6 +33,7 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/faults.py
 	$(BIN)/python benchmarks/phones.py
 	$(BIN)/python benchmarks/split.py
+	$(BIN)/python benchmarks/parties.py
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -212,6 +212,8 @@ class VerticalTrainer:
     Attributes:
         app: for a grid; parties train together or not at all.
         device_bytes: mean size of the parties' networks.
+        labels: of the people who are trained on.
+        features: of the same people, of each party.
 
     Raises:
         TrainingError: nobody is known to all.
@@ -235,8 +237,8 @@ class VerticalTrainer:
         if not len(own):
             raise TrainingError("no id that has a label is known to all parties")
         on_notice(f"{len(own)} of {len(dataset.ids)} ids are known to all parties: these are trained on")
-        self._labels = dataset.labels[own]
-        self._x = [table.x[chosen] for table, chosen in zip(dataset.parties, rows, strict=True)]
+        self.labels = dataset.labels[own]
+        self.features = [table.x[chosen] for table, chosen in zip(dataset.parties, rows, strict=True)]
         self.app = ClientApp()
         self.device_bytes = sum(array.nbytes for one in networks for array in one.state_dict().values()) // len(
             networks
@@ -259,10 +261,10 @@ class VerticalTrainer:
             settings: the round's instructions.
             number: of the round.
         """
-        steps = batches.draw(len(self._labels), settings, self._rng(number))
-        self._server.begin(weights, settings, self._seed + number, [self._labels[step] for step in steps])
+        steps = batches.draw(len(self.labels), settings, self._rng(number))
+        self._server.begin(weights, settings, self._seed + number, [self.labels[step] for step in steps])
         devices = []
-        for parts, x in zip(self._devices, self._x, strict=True):
+        for parts, x in zip(self._devices, self.features, strict=True):
             task = LocalTask(Examples(x, np.full(len(x), -1)), self._rng(number), self._rng(number))
             devices.append(Device(parts, self._terms, weights, task, settings))
         lines = [MeetingLine(self._server, party, self._codec) for party in range(len(devices))]
@@ -275,7 +277,7 @@ class VerticalTrainer:
         for device in devices:
             arrays |= device.update().arrays
         loss = float(np.mean(self._server.losses))
-        return Update({name: arrays[name] for name in weights}, len(self._labels), loss)
+        return Update({name: arrays[name] for name in weights}, len(self.labels), loss)
 
     def take_traffic(self) -> tuple[int, int]:
         """Return the bytes of embeddings and gradients, up and down, since the last time."""

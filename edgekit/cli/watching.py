@@ -71,7 +71,6 @@ class Watcher:
         elif "finished" in event:
             found = event["finished"]
             self._terminal.console.print(f"[bold]Done[/bold] in {found['seconds']} s: accuracy {found['accuracy']:.4f}")
-            self._terminal.notice("nodes that were away get the model when they come back; Ctrl-C stops")
         elif "notice" in event:
             self._terminal.notice(event["notice"])
         self._show()

@@ -245,6 +245,7 @@ class NodesOfAGrid:
             self._events.notice(f"no model is delivered: the run has no {DELIVERED} file (export.presets)")
             return
         content = (self._folder.path / facts["path"]).read_bytes()
+        self._events.notice("nodes that were away get the model when they come back; Ctrl-C stops")
         while True:
             self._deliver(content, result["rounds"], result["tflite"][DELIVERED]["accuracy"])
             time.sleep(LINGER_SECONDS)

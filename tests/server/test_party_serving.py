@@ -1,4 +1,4 @@
-"""Parties as real processes: a clinic and a laboratory, aligned by id, train over TLS what neither could alone."""
+"""Parties as real processes: a clinic and a laboratory, aligned by id, train together over TLS."""
 
 import json
 

@@ -59,7 +59,7 @@ def test_a_round_is_the_one_of_the_whole_network_where_all_features_lie_together
     _, _, model, trainer = _made(f"split.parties={parties}", "split.coverage=0.9")
     weights = {name: array.copy() for name, array in state(model).items()}
     update = trainer.train(weights, WORK, 3)
-    together = np.concatenate(trainer._x, -1)
+    together = np.concatenate(trainer.features, -1)
     reference = model.train()
     reference.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
     start = {name: p.detach().clone() for name, p in reference.named_parameters()}
@@ -67,7 +67,7 @@ def test_a_round_is_the_one_of_the_whole_network_where_all_features_lie_together
     for chosen in batches.draw(len(together), WORK, trainer._rng(3)):
         optimiser.zero_grad()
         scores = reference(torch.from_numpy(together[chosen]))
-        F.cross_entropy(scores, torch.from_numpy(trainer._labels[chosen])).backward()
+        F.cross_entropy(scores, torch.from_numpy(trainer.labels[chosen])).backward()
         for name, parameter in reference.named_parameters():
             parameter.grad.add_(parameter.detach() - start[name], alpha=WORK.proximal_mu)
         optimiser.step()
@@ -81,9 +81,9 @@ def test_each_row_that_is_trained_on_is_of_the_same_person_everywhere():
     everything = load_dataset(load(None, ("data.clients=1", "data.partition=iid"))).client(0)
     # Digits are all different: an aligned row is one digit's strips side by side, with that digit's label.
     known = {x.tobytes(): y for x, y in zip(everything.x, everything.y, strict=True)}
-    rows = np.concatenate(trainer._x, -1)
+    rows = np.concatenate(trainer.features, -1)
     found = [known.get(np.ascontiguousarray(x).tobytes()) for x in rows]
-    matched = [(y, label) for y, label in zip(found, trainer._labels, strict=True) if y is not None]
+    matched = [(y, label) for y, label in zip(found, trainer.labels, strict=True) if y is not None]
     assert len(matched) > 0.6 * len(rows)  # the others are held out by the other experiment
     assert all(y == label for y, label in matched)
     held = {x.tobytes() for x in dataset.test.x} | {x.tobytes() for x in dataset.calibration.x}
@@ -105,13 +105,15 @@ def test_alignment_is_what_all_have_in_the_coordinators_order():
 
 def _over_streams(trainer, weights, settings, number, addresses, codec, window, service):
     """A round with a stream, a thread and a device for each party; returns the arrays, or what a party met."""
-    steps = batches.draw(len(trainer._labels), settings, trainer._rng(number))
-    trainer._server.begin(weights, settings, trainer._seed + number, [trainer._labels[step] for step in steps])
+    steps = batches.draw(len(trainer.labels), settings, trainer._rng(number))
+    trainer._server.begin(weights, settings, trainer._seed + number, [trainer.labels[step] for step in steps])
     found = {}
 
     def one(party, address):
         task = LocalTask(
-            Examples(trainer._x[party], np.full(len(trainer._labels), -1)), trainer._rng(number), trainer._rng(number)
+            Examples(trainer.features[party], np.full(len(trainer.labels), -1)),
+            trainer._rng(number),
+            trainer._rng(number),
         )
         device = Device(trainer._devices[party], trainer._terms, weights, task, settings)
         try:
@@ -194,7 +196,7 @@ def test_what_a_party_may_not_send_is_refused():
         server.expects(0, 1, backward=True)
 
 
-def test_tables_of_a_laboratory_and_a_clinic_train_what_neither_could_alone(tables, tmp_path, heard):
+def test_tables_of_a_laboratory_and_a_clinic_train_together(tables, tmp_path, heard):
     overrides = (
         f"data.source=parties:{tables}", "federation.rounds=15", "training.learning_rate=0.05",
         "export.presets=['int8']", "export.tolerance=0.1",

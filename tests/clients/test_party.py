@@ -1,0 +1,118 @@
+"""A device as a party: what it refuses, and what it tells its owner to mend."""
+
+import numpy as np
+import pytest
+
+from edgekit import wire
+from edgekit.arrays import to_bytes
+from edgekit.clients import LocalSettings
+from edgekit.clients.node.folder import Wishes
+from edgekit.clients.node.party import NO_ALIGNMENT, Party
+from edgekit.clients.node.task import PartyFacts, Task, TaskFacts, VerticalFacts
+from edgekit.data.vertical import read_table
+from edgekit.errors import DataError, EdgekitError, PrivacyError, RefusedError
+from edgekit.experiment import Data, Model
+from edgekit.models.vertical import party_network
+from edgekit.privacy.intersection import Side
+
+MODEL = Model(name="mlp", arguments={})
+SOME = LocalSettings(batch_size=2)
+
+
+def _task(columns=("age", "height"), source="digits"):
+    like = party_network(MODEL, 0, (len(columns),), 4).state_dict()
+    parties = [
+        PartyFacts(
+            name=name, shape=(len(columns),), columns=columns, mean=(1.0,) * len(columns), std=(2.0,) * len(columns),
+            parameters={k: tuple(v.shape) for k, v in like.items()},
+        )
+        for name in ("clinic", "laboratory")
+    ]  # fmt: skip
+    vertical = VerticalFacts(parties=tuple(parties), embedding=4, codec="float32", window=1, coverage=1.0)
+    facts = TaskFacts(
+        run="r", seed=0, model=MODEL, data=Data(source=source), shape=(4,), classes=["0", "1"], parameters={},
+        privacy="", planned=None, counts=False, vertical=vertical,
+    )  # fmt: skip
+    return Task.from_bytes(Task(facts, None).to_bytes())  # as it travels
+
+
+@pytest.fixture
+def table(tmp_path):
+    path = tmp_path / "clinic.csv"
+    path.write_text("id,age,height\na,1,3\nb,3,5\nc,5,7\n")
+    return path
+
+
+def _wishes(**more):
+    return Wishes(url="http://here:1", name="n", **more)
+
+
+def _weights():
+    return {name: array.numpy() for name, array in party_network(MODEL, 0, (2,), 4).state_dict().items()}
+
+
+def test_its_columns_are_scaled_as_the_task_says(table):
+    party = Party(_task(), "torch", _wishes(data=f"csv:{table}", party="clinic"))
+    np.testing.assert_array_equal(party._table.x, [[0, 1], [1, 2], [2, 3]])
+    assert not np.array_equal(read_table(table).x, party._table.x)
+
+
+@pytest.mark.parametrize(
+    ("wishes", "error", "complaint"),
+    [
+        ({"party": ""}, RefusedError, "say which party this device is, with --party: clinic, laboratory"),
+        ({"party": "bank"}, RefusedError, "say which party"),
+        ({"party": "clinic", "data": "images:x"}, DataError, "csv:FILE or npz:FILE"),
+        ({"party": "clinic", "data": "csv:/nowhere.csv"}, DataError, "does not exist"),
+        ({"party": "clinic", "epsilon": 3.0}, PrivacyError, "limits epsilon"),
+        ({"client": 2, "data": ""}, DataError, "there are 2 parties"),
+    ],
+)
+def test_wishes_that_do_not_fit_are_told(table, wishes, error, complaint):
+    with pytest.raises(error, match=complaint):
+        Party(_task(), "torch", _wishes(**{"data": f"csv:{table}", **wishes}))
+
+
+def test_tables_of_other_columns_devices_without_torch_and_data_that_a_task_chooses_are_refused(table):
+    mine = _wishes(data=f"csv:{table}", party="clinic")
+    for columns, complaint in (
+        (("age", "weight"), "it lacks the columns weight; it has the columns that nobody expects height"),
+        (("height", "age"), "must come in the order height, age"),
+        ((), "agreed on an .npz"),
+    ):
+        with pytest.raises(DataError, match=complaint):
+            Party(_task(columns), "torch", mine)
+    with pytest.raises(RefusedError, match="need torch"):
+        Party(_task(), "litert", mine)
+    with pytest.raises(RefusedError, match="a task may not choose what is read"):
+        Party(_task(source="npz:/etc/data.npz"), "torch", _wishes(client=0))
+
+
+def test_rounds_need_an_alignment_and_places_that_are_there(table):
+    party = Party(_task(), "torch", _wishes(data=f"csv:{table}", party="clinic"))
+
+    def begun(settings=SOME, **facts):
+        return party.begin(wire.Letter(facts), _weights(), settings, 1)
+
+    with pytest.raises(RefusedError, match=NO_ALIGNMENT):
+        begun(alignment="")
+    with pytest.raises(RefusedError, match="hidden ids were expected"):
+        party.align(wire.Letter({}, to_bytes({"other": np.zeros((1, 32), np.uint8)})))
+    with pytest.raises(RefusedError, match="hides nothing"):
+        party.align(wire.Letter({}, to_bytes({"points": np.zeros((1, 32), np.uint8)})))
+    facts, points = party.align(wire.Letter({}, to_bytes({"points": Side(["b", "d"]).hidden()})))
+    assert points["again"].shape == (2, 32)
+    assert points["own"].shape == (3, 32)
+    good = {"alignment": facts["alignment"], "places": np.array([2, 0], "<i8").tobytes()}
+    device = begun(**good)
+    assert sum(map(len, device.batches)) == 2
+    for bad, complaint in (
+        ({"alignment": "another"}, NO_ALIGNMENT),
+        ({"places": b"123"}, "places cannot be read"),
+        ({"places": "0"}, "places cannot be read"),
+        ({"places": np.array([3], "<i8").tobytes()}, "places among 3 ids"),
+        ({"places": b""}, "none of this party's people"),
+        ({"settings": LocalSettings(work="dp-sgd")}, "plain rounds alone"),
+    ):
+        with pytest.raises(EdgekitError, match=complaint):
+            begun(**{**good, **bad})
