@@ -80,9 +80,10 @@ def not_covered(plan: Plan | None, experiment: Experiment) -> list[str]:
     if plan is None:
         if experiment.split.parties:
             return [
-                "Nothing is protected: the coordinator sees what each party's network makes of each of its people, and "
-                "learns which of those it has labels of a party knows; a party learns which of its own are trained on, "
-                "and of how many the coordinator has labels. Ids that are not in common stay hidden."
+                "Nothing is protected: the coordinator sees what each party's network makes of its people and may "
+                "rebuild features from it, learns how many people a party has and which of those that it asks about; "
+                "a party learns which of its own are trained on and how many the coordinator asks about, and may tell "
+                "labels from the gradients. Ids that nobody asks about stay hidden."
             ]
         return ["Nothing is protected; set privacy.unit to example or client."]
     lines = []

@@ -478,11 +478,14 @@ class FleetCrew:
         return found
 
     def _exchange(
-        self, messages: list[Message], seconds: float, heard: Callable[[Message], None] = lambda reply: None
+        self,
+        messages: list[Message],
+        seconds: float,
+        heard: Callable[[Message, Message], None] = lambda message, reply: None,
     ) -> list[tuple[Message, Message]]:
         """Send messages, and wait for the replies: (message, reply) in the order of the nodes, errors among them.
 
-        `heard` is called with each as it comes.
+        `heard` is called with each (message, reply) as it comes.
 
         Flower's own `send_and_receive` looks every three seconds; this one looks often at first.
         """
@@ -500,7 +503,7 @@ class FleetCrew:
                 if message is not None:
                     node = message.metadata.dst_node_id
                     replies[node], self._waited[node] = _checked(reply, message), time.monotonic() - begun
-                    heard(replies[node])
+                    heard(message, replies[node])
             if waiting:
                 time.sleep(min(pause, max(0.0, end - time.monotonic())))
                 pause = min(1.2 * pause, SLOWEST_POLL)

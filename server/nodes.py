@@ -24,6 +24,7 @@ class NodeState:
         statistics: whether it shares noised statistics.
         facts: battery, load and temperature, as far as its owner lets them be told.
         model: run and version of the model in use there.
+        party: that it has trained as, of several with features of the same people.
         problem: why it cannot take part now, "" if it can.
         last_seen: seconds since 1970, of its last answer.
         bytes_up: of its updates.
@@ -41,6 +42,7 @@ class NodeState:
     statistics: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
+    party: str = ""
     problem: str = ""
     last_seen: float = 0.0
     bytes_up: int = 0

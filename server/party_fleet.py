@@ -1,10 +1,12 @@
 """Parties of a real fleet: nodes that hold different features of the same people, aligned and trained together."""
 
+import secrets
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from flwr.app import Message, RecordDict
+import numpy as np
+from flwr.app import Message, MetricRecord, RecordDict
 
 from edgekit import wire
 from edgekit.arrays import Weights, problem_with, to_bytes
@@ -24,8 +26,10 @@ from edgekit.privacy.intersection import Side, in_common, known_to_all
 from edgekit.server.crew import Draw
 from edgekit.server.fleet import QUESTION_SECONDS, WAITING_NOTICE_SECONDS, FleetCrew, metrics_of
 from edgekit.server.split_stream import Ended, Keys, SplitService, listen
-from edgekit.server.vertical import LACKS, VerticalServer
+from edgekit.server.vertical import VerticalServer
 
+MOST_IDS = 2_000_000
+"""Of a party: the coordinator needs minutes for so many."""
 SECONDS_AN_ID = 3e-3
 """What a slow board takes for an id of its own and one of the coordinator's: so much longer it has to answer."""
 
@@ -64,9 +68,6 @@ class PartyHost:
                 PartyFacts(
                     name=table.name,
                     shape=table.x.shape[1:],
-                    columns=tuple(table.columns),
-                    mean=tuple(table.scale.mean) if table.scale else (),
-                    std=tuple(table.scale.std) if table.scale else (),
                     parameters={name: array.shape for name, array in like.items()},
                 )
                 for table, like in zip(dataset.parties, self.like, strict=True)
@@ -87,6 +88,14 @@ class PartyHost:
         """Let nobody wait for others any longer."""
         self._server.release()
 
+    def has_finished(self, place: int) -> bool:
+        """Return whether a party has said on its stream that it is done."""
+        return self._service.has_finished(place)
+
+    def late(self) -> list[int]:
+        """Return the places of the parties that are furthest behind."""
+        return self._server.late()
+
     def end(self) -> tuple[dict[int, Ended], Weights]:
         """End the round; return how it was for each party, and the weights that join them."""
         ended = self._service.end()
@@ -101,6 +110,7 @@ class PartyHost:
 
     def close(self) -> None:
         """Stop listening."""
+        self._server.release()
         self._grpc.stop(0)
 
 
@@ -120,7 +130,17 @@ class PartyCrew(FleetCrew):
         self._facts = self._facts.model_copy(update={"vertical": host.facts, "counts": False})
         self._host, self._ids, self._labels = host, dataset.ids, dataset.labels
         self._names = [party.name for party in host.facts.parties]
+        self._scales = {
+            table.name: {
+                "columns": list(table.columns),
+                "mean": list(table.scale.mean) if table.scale else [],
+                "std": list(table.scale.std) if table.scale else [],
+            }
+            for table in dataset.parties
+        }
         self._party_of: dict[int, str] = {}
+        self._misaligned: set[int] = set()
+        """Nodes that were not aligned when a round began, since the last round that all finished."""
         self._alignments: dict[int, tuple[str, dict[int, int]]] = {}
         """Of each node: the alignment's name, and at which of the party's places the coordinator's rows are."""
         self._order: list[int] = []
@@ -151,8 +171,10 @@ class PartyCrew(FleetCrew):
             raise TrainingError("all parties take part in each round: leave federation.cohort at 0")
         weights, settings, number = read_instructions(ordered[0])
         rows, places = known_to_all([self._alignments[node][1] for node in self._order])
+        # In an order that is new each round: that of the coordinator's table may tell of its labels.
+        order = np.random.default_rng(secrets.randbits(128)).permutation(len(rows))
         steps = batches.draw(len(rows), settings, rng_of(self._experiment.seed, number))
-        own = self._labels[rows]
+        own = self._labels[rows[order]]
         tokens = self._host.begin(weights, settings, self._experiment.seed + number, [own[step] for step in steps])
         seconds = self._experiment.serve.deadline_seconds
         sent = []
@@ -160,51 +182,74 @@ class PartyCrew(FleetCrew):
             more = {
                 "split": {"port": self._host.port, "token": tokens[place], "seconds": seconds},
                 "alignment": self._alignments[self._order[place]][0],
-                "places": places[place].astype("<i8").tobytes(),
+                "places": places[place][order].astype("<i8").tobytes(),
             }
             content = to_bytes({name: weights[name] for name in self._host.like[place]})
             sent.append(self._packed(message, content, more))
             self._state(self._order[place]).bytes_down += len(content)
+        first: list[int] = []
 
-        def heard(reply: Message) -> None:
-            if reply.has_error():
+        def heard(message: Message, reply: Message) -> None:
+            node = message.metadata.dst_node_id
+            if not first and (reply.has_error() or not self._host.has_finished(self._order.index(node))):
+                first.append(node)
                 self._host.release()  # without this party no step is made: the others need not wait
 
-        replies = {reply_to.metadata.dst_node_id: reply for reply_to, reply in self._exchange(sent, seconds, heard)}
-        ended, whole = self._host.end()
+        try:
+            exchanged = self._exchange(sent, seconds, heard)
+            late = [self._order[place] for place in self._host.late()]
+        finally:
+            ended, whole = self._host.end()
         problems: dict[int, str] = {}
-        metrics = None
-        for place, node in enumerate(self._order):
-            state, stream = self._state(node), ended[place]
-            state.bytes_up += stream.bytes_up
-            state.bytes_down += stream.bytes_down
+        metrics = MetricRecord()
+        for message, reply in exchanged:
+            node = message.metadata.dst_node_id
+            state, place = self._state(node), self._order.index(node)
+            state.bytes_up += ended[place].bytes_up
+            state.bytes_down += ended[place].bytes_down
             try:
-                letter = wire.read(replies[node])
+                letter = wire.read(reply)
                 arrays = letter.weights()
                 metrics = metrics_of(letter.facts)
+                if not ended[place].finished:
+                    raise RefusedError("it sent an update before its stream had ended")
                 if problem := problem_with(arrays, self._host.like[place]):
                     raise RefusedError(problem)
-                if not stream.finished:
-                    raise RefusedError("it sent an update before its stream had ended")
                 whole |= arrays
                 state.last_seen = time.time()
                 state.bytes_up += len(letter.content)
             except RefusedError as error:
                 problems[node] = wire.one_line(error)
-                self._let_go(node, replies[node], problems[node])
-        found = []
-        at_fault = [self._state(node).name for node, problem in problems.items() if LACKS not in problem]
-        for node, message in zip(self._order, ordered, strict=True):
-            if problems:
-                lacks = f"the round needs all parties, and {LACKS} {', '.join(at_fault) or 'some'}"
-                found.append(error_reply(CLIENT_RAISED, problems.get(node, lacks), message))
-            else:
-                self._state(node).rounds += 1
-                self._stumbles.pop(node, None)
-                arrays = {name: whole[name] for name in weights}
-                found.append(Message(RecordDict({"arrays": to_record(arrays), "metrics": metrics}), reply_to=message))
+        if problems:
+            at_fault = {node for node in problems if ended[self._order.index(node)].finished}
+            at_fault.update(first or (node for node in late if node in problems))
+            return self._failures(ordered, problems, at_fault)
+        for node in self._order:
+            state = self._state(node)
+            state.rounds, state.party = state.rounds + 1, self._party_of[node]
+            state.seconds = round(state.seconds + self._waited.get(node, 0.0), 3)
+            self._stumbles.pop(node, None)
+        self._misaligned.clear()
         self.save()
-        return found
+        record = to_record({name: whole[name] for name in weights})
+        return [Message(RecordDict({"arrays": record, "metrics": metrics}), reply_to=message) for message in ordered]
+
+    def _failures(self, messages: list[Message], problems: dict[int, str], at_fault: set[int]) -> list[Message]:
+        """Let those rest who are at fault; return why there is no update of anybody."""
+        blamed = ", ".join(f"{self._state(node).name}: {problems[node]}" for node in sorted(at_fault))
+        for message in messages:
+            node = message.metadata.dst_node_id
+            if node not in at_fault:
+                continue
+            self._state(node).failures += 1
+            if NO_ALIGNMENT in problems[node]:
+                self._alignments.pop(node, None)
+                if node not in self._misaligned:  # it was started anew: that happens, but not again and again
+                    self._misaligned.add(node)
+                    continue
+            self._failed(node, error_reply(CLIENT_RAISED, problems[node], message))
+        self.save()
+        return [error_reply(CLIENT_RAISED, f"it needs all parties; {blamed}", message) for message in messages]
 
     def moved(self, size: int, sent: int, accepted: int) -> tuple[int, int]:
         """Return the bytes of the streams, and of the parties' networks."""
@@ -216,16 +261,6 @@ class PartyCrew(FleetCrew):
         """Deliver nothing: without the other parties' features the model is of no use to one."""
         return 0, 0
 
-    def _let_go(self, node: int, reply: Message, problem: str) -> None:
-        """Decide when a party that failed is asked again."""
-        if LACKS in problem:
-            return  # another one did not come
-        self._state(node).failures += 1
-        if NO_ALIGNMENT in problem:
-            self._alignments.pop(node, None)
-        else:
-            self._failed(node, reply if reply.has_error() else error_reply(CLIENT_RAISED, problem, reply))
-
     def _align(self, nodes: list[int]) -> bool:
         """Find whom all parties know; return whether they are aligned."""
         new = [node for node in nodes if node not in self._alignments]
@@ -235,44 +270,69 @@ class PartyCrew(FleetCrew):
         name, _ = self._task("torch")
         questions = []
         for node, side in sides.items():
-            content = to_bytes({"points": side.hidden()})
-            letter = wire.Letter({"action": "align", "task": name}, content)
+            facts = {"action": "align", "task": name, **self._scales[self._party_of[node]]}
+            letter = wire.Letter(facts, to_bytes({"points": side.hidden()}))
             questions.append(Message(letter.record(), node, "query", ttl=self._patience))
         for message, reply in self._exchange(questions, self._patience):
             node = message.metadata.dst_node_id
             try:
-                letter = wire.read(reply)
-                arrays = letter.weights()
-                if not {"again", "own"} <= set(arrays):
-                    raise RefusedError("hidden ids were expected")
-                found = in_common(sides[node], arrays["again"], arrays["own"])
-                self._alignments[node] = str(letter.facts.get("alignment")), found
+                self._alignments[node] = _aligned(sides[node], wire.read(reply))
             except EdgekitError as error:
                 self._on_notice(f"{self._state(node).name} cannot be aligned: {wire.one_line(error)}")
+                self._ready.discard(node)
+                self._party_of.pop(node, None)  # another may come in its place
                 self._stumbled(node)
         if any(node not in self._alignments for node in nodes):
             return False
         rows, _ = known_to_all([self._alignments[node][1] for node in nodes])
         if not len(rows):
-            raise TrainingError("no id that has a label is known to all parties")
+            self._on_notice("nobody of whom there is a label is known to all parties: are these the right tables?")
+            for node in nodes:
+                self._alignments.pop(node)
+                self._stumbled(node)
+            return False
         self._on_notice(f"{len(rows)} of {len(self._ids)} ids are known to all parties: these are trained on")
         return True
 
     @property
     def _patience(self) -> float:
-        return QUESTION_SECONDS + SECONDS_AN_ID * len(self._ids)
+        return max(QUESTION_SECONDS + SECONDS_AN_ID * len(self._ids), self._experiment.serve.deadline_seconds)
 
     def _took(self, node: int, found: dict[str, Any] | EdgekitError) -> bool:
-        """Write down what a node told, and which party it is."""
+        """Write down what a node told, and which party it is: in a run that is always the same node."""
         if not super()._took(node, found):
             return False
         if not (isinstance(found, Mapping) and found.get("holds")):
             return True
-        name = found.get("party")
-        other = next((o for o in self._ready if o != node and self._party_of.get(o) == name), None)
+        name = str(found.get("party"))
+        others = [state for state in self.nodes.values() if state.node != node]
+        before = next((state for state in others if state.party == name), None)
+        now = next(
+            (state for state in others if state.node in self._ready and self._party_of[state.node] == name), None
+        )
         if name not in self._names:
             return super()._took(node, RefusedError(f"it is none of the parties {', '.join(self._names)}"))
-        if other is not None:
-            return super()._took(node, RefusedError(f"{self._state(other).name} is the party {name} already"))
-        self._party_of[node] = str(name)
+        if before is not None:
+            problem = f"{before.name} is the party {name} in this run: move its node's folder to go on elsewhere"
+            return super()._took(node, RefusedError(problem))
+        if now is not None:
+            return super()._took(node, RefusedError(f"{now.name} is the party {name} already"))
+        self._party_of[node] = name
         return True
+
+
+def _aligned(side: Side, letter: wire.Letter) -> tuple[str, dict[int, int]]:
+    """Return an alignment's name, and at which of a party's places the coordinator's rows are.
+
+    Raises:
+        RefusedError: the answer cannot be read, or there is nobody in common.
+    """
+    arrays = letter.weights()
+    if not {"again", "own"} <= set(arrays):
+        raise RefusedError("hidden ids were expected")
+    if len(arrays["own"]) > MOST_IDS:
+        raise RefusedError(f"it has {len(arrays['own'])} ids, more than {MOST_IDS}")
+    found = in_common(side, arrays["again"], arrays["own"])
+    if not found:
+        raise RefusedError("it knows nobody of whom there is a label: is this the right table?")
+    return str(letter.facts.get("alignment")), found

@@ -1,5 +1,6 @@
 """The split server's gRPC service: sessions by one-time token, which outlive broken links but not their round."""
 
+import contextlib
 import hmac
 import logging
 import secrets
@@ -24,6 +25,8 @@ log = logging.getLogger("edgekit.split")
 TOKEN_BYTES = 32
 SPARE_STREAMS = 8
 """Beside one for each device: for those that come anew, and strangers, who are sent away."""
+LOOK_SECONDS = 0.5
+"""How often a stream that waits for an older one's step looks whether it is still the newest."""
 HELLO_SECONDS = 10.0
 """A stream that has not said by then who it is ends."""
 
@@ -111,6 +114,11 @@ class SplitService(stubs.SplitServicer):
             self._sessions[token] = _Session(client)
         return token
 
+    def has_finished(self, client: int) -> bool:
+        """Return whether a client has said that its round is done."""
+        with self._lock:
+            return any(session.client == client and session.finished for session in self._sessions.values())
+
     def end(self, clients: Sequence[int] | None = None) -> dict[int, Ended]:
         """End the streams of some clients, or of all, after the steps under way; their tokens hold no more.
 
@@ -164,7 +172,7 @@ class SplitService(stubs.SplitServicer):
         if hello.protocol != PROTOCOL:
             raise RefusedError(f"this server speaks version {PROTOCOL} of the split protocol: install its edgekit")
         session = self._come_in(hello, context)
-        with session.lock:  # of an older stream of the same device, the step under way is finished first
+        with self._held(session, hello.attempt, context):  # an older stream's step under way is finished first
             asks = session.asks
             missing = [answer for answer in session.answers if answer.answer.number > hello.answers]
         if hello.answers > asks or len(missing) != asks - hello.answers:
@@ -175,9 +183,7 @@ class SplitService(stubs.SplitServicer):
             kind = message.WhichOneof("body")
             if kind not in ("ask", "finish"):
                 raise RefusedError("a step was expected")
-            with session.lock:
-                if session.attempt != hello.attempt:
-                    raise RefusedError("this device is connected elsewhere")
+            with self._held(session, hello.attempt, context):
                 if kind == "finish":
                     if session.ended:
                         raise RefusedError("this device's round has ended")
@@ -193,6 +199,19 @@ class SplitService(stubs.SplitServicer):
             yield answer
             if kind == "finish":
                 return
+
+    @contextlib.contextmanager
+    def _held(self, session: _Session, attempt: int, context: Any) -> Iterator[None]:
+        """Hold a session; who is not its newest stream any more does not wait for it, and takes up no thread."""
+        while not session.lock.acquire(timeout=LOOK_SECONDS):
+            if session.attempt != attempt or not context.is_active():
+                raise RefusedError("this device is connected elsewhere")
+        try:
+            if session.attempt != attempt:
+                raise RefusedError("this device is connected elsewhere")
+            yield
+        finally:
+            session.lock.release()
 
     def _step(self, session: _Session, ask: Any) -> Any:
         if session.finished:

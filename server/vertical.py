@@ -32,9 +32,6 @@ from edgekit.split.line import travelled
 from edgekit.split.messages import Answer, Asked, Forward, Gradient
 from edgekit.split.part import Part, Passed
 
-LACKS = "lacks the embeddings of"
-"""What a party is told that waits for others in vain."""
-
 
 class VerticalServer:
     """The coordinator's part: a step is made when all parties have sent their embeddings of its batch.
@@ -102,6 +99,12 @@ class VerticalServer:
                 self._make(step)
                 self._changed.notify_all()
 
+    def late(self) -> list[int]:
+        """Return the parties that are furthest behind, in a round that is not done; they may be all."""
+        with self._changed:
+            least = min(self._last)
+            return [party for party, last in enumerate(self._last) if last == least < len(self._labels)]
+
     def take(self, party: int, step: int) -> Gradient:
         """Return a party's gradient of a step that was made.
 
@@ -123,7 +126,9 @@ class VerticalServer:
         with self._changed:
             self._changed.wait_for(lambda: self._ended or (party, message.step) in self._gradients)
             if (party, message.step) not in self._gradients:
-                raise RefusedError(f"the round ended; step {message.step} {LACKS} {self._missing(message.step)}")
+                raise RefusedError(
+                    f"the round ended; step {message.step} lacks the embeddings of {self._missing(message.step)}"
+                )
             return self._gradients.pop((party, message.step))
 
     def expects(self, party: int, step: int, *, backward: bool) -> tuple[tuple[int, ...], int]:
@@ -291,8 +296,8 @@ class VerticalTrainer:
 def align(ids: Sequence[str], parties: Sequence[Side]) -> tuple[Integers, list[Integers]]:
     """Find the ids that the coordinator and all parties have, without telling each other the rest.
 
-    The coordinator learns which of its ids each party has; a party learns which of its own are trained on, and how
-    many ids the coordinator has.
+    The coordinator learns which of its ids each party has, and how many that has; a party learns which of its own are
+    trained on, and how many ids the coordinator has.
 
     Args:
         ids: the coordinator's own.

@@ -22,7 +22,7 @@ def _answer(message: Message, context: Context) -> Message:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     node = NodeFolder(Path(str(folder)))
     with node.only_one(wait=True):  # messages may come side by side, and there is one budget
-        return Handler(node).answer(message)
+        return Handler(node, lasting=False).answer(message)
 
 
 @app.train()  # type: ignore[untyped-decorator]

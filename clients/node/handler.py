@@ -50,9 +50,11 @@ class Handler:
     Args:
         folder: of the node.
         stop: ends what waits for a split server; None makes one.
+        lasting: whether this process lasts over messages.
     """
 
-    def __init__(self, folder: NodeFolder, stop: threading.Event | None = None) -> None:
+    def __init__(self, folder: NodeFolder, stop: threading.Event | None = None, *, lasting: bool = True) -> None:
+        self._lasting = lasting
         self.folder = folder
         self.stop = stop or threading.Event()
         self.wishes: Wishes = folder.wishes()
@@ -138,7 +140,7 @@ class Handler:
             return False
         trainer = parts = party = examples = None
         if found.facts.vertical is not None:
-            party = Party(found, self.kind, self.wishes)
+            party = Party(found, self.kind, self.wishes, lasting=self._lasting)
         elif found.facts.split is not None:
             parts = found.halves(self.kind, self.wishes.modules)
         else:

@@ -2,8 +2,8 @@
 
 import logging
 import secrets
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from edgekit.clients.split.device import Device, HalvesMaker, Terms
 from edgekit.clients.trainer import LocalSettings, LocalTask
 from edgekit.data import Examples
 from edgekit.data.federated import Integers
-from edgekit.data.vertical import Table
+from edgekit.data.vertical import Scale, Table, read_table, scaled
 from edgekit.errors import DataError, PrivacyError, RefusedError
 from edgekit.privacy.intersection import Side
 from edgekit.randomness import generator
@@ -36,6 +36,7 @@ class Party:
         task: of the coordinator, which names the parties.
         kind: what this device trains with.
         wishes: its owner's.
+        lasting: whether this process lasts over messages, as edgekit's own node does and Flower's does not.
 
     Attributes:
         name: of the party.
@@ -45,7 +46,9 @@ class Party:
         EdgekitError: this device cannot take part as a party.
     """
 
-    def __init__(self, task: Task, kind: str, wishes: Wishes) -> None:
+    def __init__(self, task: Task, kind: str, wishes: Wishes, *, lasting: bool = True) -> None:
+        if not lasting:
+            raise RefusedError("a party needs edgekit's own node: join without --supernode")
         if kind != "torch":
             raise RefusedError("parties with features of the same people need torch: set trainer to torch")
         assert task.facts.vertical is not None
@@ -60,16 +63,23 @@ class Party:
             raise RefusedError(f"say which party this device is, with --party: {', '.join(names)}")
         self.name, self._place = name, names.index(name)
         own = self._own
-        self._table = self._made(wishes) if wishes.client >= 0 else _read(wishes.data, own)
-        if self._table.x.shape[1:] != own.shape:
-            raise DataError(f"this party's features have shape {self._table.x.shape[1:]}, the task expects {own.shape}")
+        self._read = self._made(wishes) if wishes.client >= 0 else _table(wishes.data)
+        self._table = self._read
+        if not self._read.columns and self._read.x.shape[1:] != own.shape:
+            raise DataError(f"this party's features have shape {self._read.x.shape[1:]}, the task expects {own.shape}")
         self._halves = self._network(wishes.modules)
         self.weights_like: Weights = {name: np.empty(shape, np.float32) for name, shape in own.parameters.items()}
         self._side: Side | None = None
         self._alignment = ""
 
     def align(self, asked: wire.Letter) -> tuple[dict[str, Any], Weights]:
-        """Take part in a private set intersection: return facts, and the hidden ids of both sides."""
+        """Take part in a private set intersection: return facts, and the hidden ids of both sides.
+
+        Raises:
+            DataError: this party's columns are not those that the coordinator knows.
+            RefusedError: the question cannot be read.
+        """
+        self._scale(asked.facts)
         points = asked.weights().get("points")
         if points is None:
             raise RefusedError("hidden ids were expected")
@@ -99,6 +109,19 @@ class Party:
         task = LocalTask(Examples(x, np.full(len(x), -1)), rng_of(seed, number), rng_of(seed, number))
         self._halves.check(weights, task.examples, settings)
         return Device(self._halves, self.terms, weights, task, settings)
+
+    def _scale(self, facts: Mapping[str, Any]) -> None:
+        """Scale this party's columns as those that it shows are scaled."""
+        try:
+            columns = [str(name) for name in facts.get("columns", ())]
+            scale = Scale(*([float(value) for value in facts.get(name, ())] for name in ("mean", "std")))
+            if not len(columns) == len(scale.mean) == len(scale.std) or not all(value > 0 for value in scale.std):
+                raise ValueError("a mean and a deviation of each column were expected")
+        except (TypeError, ValueError) as error:
+            raise RefusedError(f"how columns are scaled cannot be read: {error}") from None
+        if columns != list(self._read.columns):
+            raise DataError(_difference(self._read.columns, columns))
+        self._table = scaled(self._read, scale) if columns else self._read
 
     @property
     def terms(self) -> Terms:
@@ -144,18 +167,11 @@ def rng_of(seed: int, number: int) -> np.random.Generator:
     return generator(seed, "batches", number)
 
 
-def _read(source: str, own: PartyFacts) -> Table:
-    from pathlib import Path
-
-    from edgekit.data.vertical import Scale, read_table
-
+def _table(source: str) -> Table:
     kind, _, place = source.partition(":")
     if kind not in ("csv", "npz") or not place:
         raise DataError(f"a party's data is csv:FILE or npz:FILE, a table with ids, not {source!r}")
-    table = read_table(Path(place), Scale(own.mean, own.std) if own.columns else None)
-    if table.columns != own.columns:
-        raise DataError(f"{place}: {_difference(table.columns, own.columns)}")
-    return replace(table, name=own.name)
+    return read_table(Path(place))
 
 
 def _difference(columns: Sequence[str], wanted: Sequence[str]) -> str:
@@ -164,10 +180,11 @@ def _difference(columns: Sequence[str], wanted: Sequence[str]) -> str:
         return "the parties agreed on " + ("a .csv" if wanted else "an .npz")
     lacking = [name for name in wanted if name not in columns]
     more = [name for name in columns if name not in wanted]
-    if lacking or more:
-        said = [("lacks the columns", lacking), ("has the columns that nobody expects", more)]
-        return "; ".join(f"it {what} {', '.join(names[:MOST_NAMED])}" for what, names in said if names)
-    return f"its columns must come in the order {', '.join(wanted[:MOST_NAMED])} …"
+    if lacking:
+        return f"this party's table lacks the columns {', '.join(lacking[:MOST_NAMED])}"
+    if more:  # whose names are nobody else's to know
+        return f"this party's table has {len(more)} columns more than were agreed on"
+    return f"this party's columns must come in the order {', '.join(wanted[:MOST_NAMED])} …"
 
 
 def _places(found: object) -> Integers:

@@ -75,8 +75,6 @@ class PartyFacts(Section):
     Attributes:
         name: of the party.
         shape: of its features.
-        columns: their names, of a .csv.
-        mean, std: by which its columns are scaled.
         parameters: shapes of its network's arrays, in their order.
     """
 
@@ -84,9 +82,6 @@ class PartyFacts(Section):
 
     name: str
     shape: tuple[int, ...]
-    columns: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
     parameters: dict[str, tuple[int, ...]]
 
 

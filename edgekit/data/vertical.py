@@ -7,20 +7,23 @@ to test with.
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edgekit.arrays import Array
 from edgekit.data import files, partition
-from edgekit.data.federated import Examples, FederatedDataset, Floats, Integers, Source
+from edgekit.data.federated import Examples, FederatedDataset, Integers, Source
 from edgekit.errors import DataError
 from edgekit.experiment import Data
 from edgekit.randomness import generator
 
 WHOLE, SHOWN = "parties", "labels"
 """What a `data.source` begins with that names a folder of tables: of all people, or of those whom parties show."""
+FIRST_LINE = 2
+"""Of a .csv, behind its heading."""
 LABELS = "labels"
 """The name of the file of ids and labels in a folder of tables."""
 
@@ -40,14 +43,14 @@ class Table:
     Attributes:
         name: of the party.
         ids: of its people (or things), each once.
-        x: their features, (ids, ...), in the same order.
+        x: their features, (ids, ...), in the same order; of a .csv float64 until it is scaled.
         columns: names of the features, of a .csv.
         scale: by which they were scaled, of a .csv.
     """
 
     name: str
     ids: Sequence[str]
-    x: Floats
+    x: Array
     columns: Sequence[str] = ()
     scale: Scale | None = None
 
@@ -121,6 +124,7 @@ def read_folder(folder: Path, parties: int, settings: Data, seed: int, *, shown:
         raise DataError(f"{folder} has tables of {len(others)} parties, split.parties is {parties}")
     ids, labels, classes = _labels(own[0])
     tables = [read_table(path) for path in others]
+    tables = [scaled(table, scale_of(table)) if table.columns else table for table in tables]
     if len({table.x.shape[1:-1] for table in tables}) > 1:
         shapes = ", ".join(f"{table.name} {table.x.shape[1:]}" for table in tables)
         raise DataError(f"{folder}: the parties' examples may differ along the last axis alone, these are {shapes}")
@@ -128,13 +132,9 @@ def read_folder(folder: Path, parties: int, settings: Data, seed: int, *, shown:
     return _dataset(tables, ids, labels, classes, text, settings, seed, shown=shown)
 
 
-def read_table(path: Path, scale: Scale | None = None) -> Table:
+def read_table(path: Path) -> Table:
     """Read a party's table: .csv with a heading line, ids in the first column and numbers in the others, or .npz with
-    `ids` and `x`.
-
-    Args:
-        path: of the file.
-        scale: of a .csv's columns; by default it is found so that they have mean 0 and deviation 1.
+    `ids` and `x`. What it says of a wrong one names no id and no value: others may read it.
 
     Raises:
         DataError: it cannot be read; the line and column are named.
@@ -144,20 +144,27 @@ def read_table(path: Path, scale: Scale | None = None) -> Table:
         if "ids" not in held or "x" not in held or held["ids"].shape != held["x"].shape[:1]:
             raise DataError(f"{path} holds {', '.join(held) or 'nothing'}; it needs ids and x, as many of each")
         ids = [str(one) for one in held["ids"]]
-        _check_ids(ids, path)
+        _check_ids(ids, path, 0)
         return Table(path.stem, ids, files.as_features(held["x"], str(path)))
     heading, rows = _csv(path)
-    columns = tuple(heading[1:])
-    if not columns:
+    if len(heading) < 2:
         raise DataError(f"{path} has ids alone; columns of numbers are needed")
     ids = [row[0] for row in rows]
-    _check_ids(ids, path)
-    x = np.array([_numbers(row, heading, number, path) for number, row in enumerate(rows, 2)], np.float64)
-    if scale is None:
-        scale = Scale(x.mean(0).tolist(), np.where(x.std(0) > 0, x.std(0), 1.0).tolist())
-    if len(scale.mean) == len(columns):  # else whoever gave the scale finds that the columns differ
-        x = (x - scale.mean) / scale.std
-    return Table(path.stem, ids, x.astype(np.float32), columns, scale)
+    _check_ids(ids, path, FIRST_LINE)
+    x = [_numbers(row, heading, number, path) for number, row in enumerate(rows, FIRST_LINE)]
+    return Table(path.stem, ids, np.array(x, np.float64), tuple(heading[1:]))
+
+
+def scale_of(table: Table) -> Scale:
+    """Return the scale by which a table's columns have mean 0 and deviation 1."""
+    spread = table.x.std(0)
+    return Scale(table.x.mean(0).tolist(), np.where(spread > 0, spread, 1.0).tolist())
+
+
+def scaled(table: Table, scale: Scale) -> Table:
+    """Return a table with its columns scaled."""
+    x = ((table.x - np.array(scale.mean)) / np.array(scale.std)).astype(np.float32)
+    return replace(table, x=x, scale=scale)
 
 
 def _labels(path: Path) -> tuple[list[str], Integers, list[str]]:
@@ -171,7 +178,7 @@ def _labels(path: Path) -> tuple[list[str], Integers, list[str]]:
         if len(heading) != 2:
             raise DataError(f"{path} has the columns {', '.join(heading)}; an id and a label are needed")
         ids, names = [row[0] for row in rows], [row[1] for row in rows]
-    _check_ids(ids, path)
+    _check_ids(ids, path, 0 if path.suffix == ".npz" else FIRST_LINE)
     whole = all(name.lstrip("-").isdigit() for name in names)
     classes = sorted(set(names), key=lambda name: (int(name), name) if whole else (0, name))
     if len(classes) < 2:
@@ -190,7 +197,7 @@ def _csv(path: Path) -> tuple[list[str], list[list[str]]]:
         raise DataError(f"{path} is not a readable .csv file: {error}") from None
     if not rows:
         raise DataError(f"{path} holds no rows: a heading line and one line for each id are needed")
-    for number, row in enumerate(rows, 2):
+    for number, row in enumerate(rows, FIRST_LINE):
         if len(row) != len(heading):
             raise DataError(f"{path} line {number} has {len(row)} columns, its heading {len(heading)}")
     return heading, rows
@@ -204,17 +211,21 @@ def _numbers(row: list[str], heading: list[str], line: int, path: Path) -> list[
         except ValueError:
             number = float("nan")
         if not np.isfinite(number):
-            raise DataError(f"{path} line {line}, column {name!r}: {text!r} is no number; fill gaps in beforehand")
+            raise DataError(f"{path} line {line}, column {name!r} holds no number; fill gaps in beforehand")
         numbers.append(number)
     return numbers
 
 
-def _check_ids(ids: Sequence[str], path: Path) -> None:
-    seen: set[str] = set()
-    for one in ids:
-        if not one or one in seen:
-            raise DataError(f"{path}: the id {one!r} is there twice" if one else f"{path}: an id is empty")
-        seen.add(one)
+def _check_ids(ids: Sequence[str], path: Path, first: int) -> None:
+    """See that there is an id in each line, and each once; `first` is the first one's line."""
+    what = "line" if first else "place"
+    seen: dict[str, int] = {}
+    for number, one in enumerate(ids, first):
+        if not one:
+            raise DataError(f"{path} {what} {number}: the id is empty")
+        if one in seen:
+            raise DataError(f"{path}: {what}s {seen[one]} and {number} have the same id")
+        seen[one] = number
 
 
 def _dataset(

@@ -49,7 +49,8 @@ MOST_ROUNDS_SHOWN = 200
 
 BETWEEN_PARTIES = (
     "Learning with other parties is not private: whoever runs the coordinator sees what this device's network makes of "
-    "its people, and learns which of the people that it has labels of this device knows"
+    "its people and may rebuild their features from it, learns how many there are and whom of those that it asks about "
+    "this device knows, and may ask about anybody"
 )
 
 app = ServerApp()

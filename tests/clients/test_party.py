@@ -9,7 +9,6 @@ from edgekit.clients import LocalSettings
 from edgekit.clients.node.folder import Wishes
 from edgekit.clients.node.party import NO_ALIGNMENT, Party
 from edgekit.clients.node.task import PartyFacts, Task, TaskFacts, VerticalFacts
-from edgekit.data.vertical import read_table
 from edgekit.errors import DataError, EdgekitError, PrivacyError, RefusedError
 from edgekit.experiment import Data, Model
 from edgekit.models.vertical import party_network
@@ -19,12 +18,18 @@ MODEL = Model(name="mlp", arguments={})
 SOME = LocalSettings(batch_size=2)
 
 
-def _task(columns=("age", "height"), source="digits"):
-    like = party_network(MODEL, 0, (len(columns),), 4).state_dict()
+SCALES = {"columns": ["age", "height"], "mean": [1.0, 1.0], "std": [2.0, 2.0]}
+
+
+def _asked(*ids, **facts):
+    return wire.Letter({**SCALES, **facts}, to_bytes({"points": Side(ids).hidden()}))
+
+
+def _task(source="digits"):
+    like = party_network(MODEL, 0, (2,), 4).state_dict()
     parties = [
         PartyFacts(
-            name=name, shape=(len(columns),), columns=columns, mean=(1.0,) * len(columns), std=(2.0,) * len(columns),
-            parameters={k: tuple(v.shape) for k, v in like.items()},
+            name=name, shape=(2,), parameters={k: tuple(v.shape) for k, v in like.items()},
         )
         for name in ("clinic", "laboratory")
     ]  # fmt: skip
@@ -51,10 +56,21 @@ def _weights():
     return {name: array.numpy() for name, array in party_network(MODEL, 0, (2,), 4).state_dict().items()}
 
 
-def test_its_columns_are_scaled_as_the_task_says(table):
+def test_its_columns_are_scaled_as_those_that_it_shows(table):
     party = Party(_task(), "torch", _wishes(data=f"csv:{table}", party="clinic"))
+    party.align(_asked("a"))
     np.testing.assert_array_equal(party._table.x, [[0, 1], [1, 2], [2, 3]])
-    assert not np.array_equal(read_table(table).x, party._table.x)
+    for facts, complaint in (
+        ({"columns": ["age", "weight"]}, "lacks the columns weight"),
+        ({"columns": ["age"], "mean": [0.0], "std": [1.0]}, "has 1 columns more than were agreed on"),
+        ({"columns": ["height", "age"]}, "must come in the order height, age"),
+        ({"columns": [], "mean": [], "std": []}, "agreed on an .npz"),
+        ({"mean": [1.0]}, "how columns are scaled cannot be read"),
+        ({"std": [0.0, 1.0]}, "how columns are scaled cannot be read"),
+        ({"std": "x"}, "how columns are scaled cannot be read"),
+    ):
+        with pytest.raises(EdgekitError, match=complaint):
+            party.align(_asked("a", **facts))
 
 
 @pytest.mark.parametrize(
@@ -73,15 +89,10 @@ def test_wishes_that_do_not_fit_are_told(table, wishes, error, complaint):
         Party(_task(), "torch", _wishes(**{"data": f"csv:{table}", **wishes}))
 
 
-def test_tables_of_other_columns_devices_without_torch_and_data_that_a_task_chooses_are_refused(table):
+def test_devices_without_torch_flowers_own_node_and_data_that_a_task_chooses_are_refused(table):
     mine = _wishes(data=f"csv:{table}", party="clinic")
-    for columns, complaint in (
-        (("age", "weight"), "it lacks the columns weight; it has the columns that nobody expects height"),
-        (("height", "age"), "must come in the order height, age"),
-        ((), "agreed on an .npz"),
-    ):
-        with pytest.raises(DataError, match=complaint):
-            Party(_task(columns), "torch", mine)
+    with pytest.raises(RefusedError, match="join without --supernode"):
+        Party(_task(), "torch", mine, lasting=False)
     with pytest.raises(RefusedError, match="need torch"):
         Party(_task(), "litert", mine)
     with pytest.raises(RefusedError, match="a task may not choose what is read"):
@@ -97,10 +108,10 @@ def test_rounds_need_an_alignment_and_places_that_are_there(table):
     with pytest.raises(RefusedError, match=NO_ALIGNMENT):
         begun(alignment="")
     with pytest.raises(RefusedError, match="hidden ids were expected"):
-        party.align(wire.Letter({}, to_bytes({"other": np.zeros((1, 32), np.uint8)})))
-    with pytest.raises(RefusedError, match="hides nothing"):
-        party.align(wire.Letter({}, to_bytes({"points": np.zeros((1, 32), np.uint8)})))
-    facts, points = party.align(wire.Letter({}, to_bytes({"points": Side(["b", "d"]).hidden()})))
+        party.align(wire.Letter(SCALES, to_bytes({"other": np.zeros((1, 32), np.uint8)})))
+    with pytest.raises(RefusedError, match="no point of the curve"):
+        party.align(wire.Letter(SCALES, to_bytes({"points": np.full((1, 32), 255, np.uint8)})))
+    facts, points = party.align(_asked("b", "d"))
     assert points["again"].shape == (2, 32)
     assert points["own"].shape == (3, 32)
     good = {"alignment": facts["alignment"], "places": np.array([2, 0], "<i8").tobytes()}

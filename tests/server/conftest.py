@@ -33,7 +33,8 @@ class Impostor:
         self.link.activate()
 
     def asked(self, seconds):
-        """Yield (message, letter) of each round it is asked to train in; all else it answers as other nodes do."""
+        """Yield (message, letter) of each round it is asked to train in, and each alignment with other parties; all
+        else it answers as other nodes do."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             try:
@@ -44,7 +45,8 @@ class Impostor:
             if parcel is None:
                 continue
             message = begin(parcel, self.link.node_id)
-            if message.metadata.message_type == "query":
+            letter = wire.read(message)
+            if message.metadata.message_type == "query" and letter.facts["action"] != "align":
                 told = {
                     "version": "1",
                     "kind": "torch",
@@ -56,7 +58,12 @@ class Impostor:
                 told |= self.tells.pop(0) if self.tells else {}
                 self.link.push(wire.answer(told, message))
             else:
-                yield message, wire.read(message)
+                yield message, letter
+
+    def leave(self):
+        """Go offline; more than once does no harm."""
+        self.link.close()
+        self.link.node_id = 0
 
 
 @pytest.fixture
@@ -69,4 +76,4 @@ def impostor():
 
     yield make
     for one in made:
-        one.link.close()
+        one.leave()

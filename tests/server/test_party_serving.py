@@ -1,13 +1,17 @@
 """Parties as real processes: a clinic and a laboratory, aligned by id, train together over TLS."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_breast_cancer
 
-from edgekit import arrays
+from edgekit import arrays, wire
+from edgekit.arrays import to_bytes
 from edgekit.clients.node.folder import NodeFolder
+from edgekit.privacy.intersection import Side
 
 QUICK = (
     "model.name=mlp", "model.arguments={}", "spiking.enabled=false", "export.presets=[]", "privacy.unit=none",
@@ -44,15 +48,18 @@ def test_a_clinic_and_a_laboratory_train_together_and_one_may_die(federation, fl
     one.serve("--split-port", str(fleet.free_port()), codes=4)
     one.join("a", "--data", f"csv:{hospital / 'clinic.csv'}", "--party", "clinic")
     one.wait(lambda: "round 1 waits for laboratory" in one.notices(), 60, "the first party")
-    one.join("wrong", "--data", f"csv:{hospital / 'clinic.csv'}", "--party", "laboratory")
     one.join("twice", "--data", f"csv:{hospital / 'clinic.csv'}", "--party", "clinic")
     one.wait(lambda: "twice cannot take part" in " ".join(one.notices()), 60, "the second clinic to be refused")
     one.kill_node("twice")
+    one.join("wrong", "--data", f"csv:{hospital / 'clinic.csv'}", "--party", "laboratory")
+    one.wait(lambda: "wrong cannot be aligned" in " ".join(one.notices()), 60, "the wrong table to be refused")
     one.kill_node("wrong")
     one.join("b", "--data", f"csv:{hospital / 'laboratory.csv'}", "--party", "laboratory")
     one.wait_for_round(2)
     one.kill_node("b")
     one.start_node("b")
+    one.wait_for_round(4)
+    os.kill(one.server_app(), signal.SIGKILL)
     one.wait_for_end(200)
     rounds = one.rounds()
     assert [r["round"] for r in rounds] == list(range(1, 9))
@@ -60,8 +67,7 @@ def test_a_clinic_and_a_laboratory_train_together_and_one_may_die(federation, fl
     assert rounds[-1]["accuracy"] > 0.9
     notices = " ".join(one.notices())
     assert "a is the party clinic already" in notices
-    assert "wrong cannot take part: " in notices
-    assert "it lacks the columns c10, c11, c12, c13, c14; it has the columns that nobody expects c0, c1" in notices
+    assert "wrong cannot be aligned: this party's table lacks the columns c10, c11, c12, c13, c14" in notices
     assert "ids are known to all parties: these are trained on" in notices
     assert "no model is delivered: it needs the features of all parties" in notices
     # A party has its own network, and nobody else's; what it says to its owner is what is true.
@@ -71,9 +77,54 @@ def test_a_clinic_and_a_laboratory_train_together_and_one_may_die(federation, fl
         assert all(held.startswith(f"parties.{place}.") for held in facts["vertical"]["parties"][place]["parameters"])
         assert "Learning with other parties is not private" in one.output(name)
         assert "ids, hidden; this party has 420" in one.output(name)
+        assert "c10" not in path.read_bytes().decode("latin-1")  # no party is told of another's columns
         assert not (NodeFolder(one.node_folder(name)).models / "current.json").exists()
     nodes = {n["name"]: n for n in json.loads((one.run / "nodes.json").read_text())}
     assert nodes["a"]["rounds"] == nodes["b"]["rounds"] == 8
+
+
+@pytest.mark.timeout(400)
+def test_a_party_that_lies_costs_itself_and_ends_nothing(federation, fleet, hospital, impostor):
+    one = federation("federation.rounds=2", f"data.source=labels:{hospital / 'coordinator'}", base=QUICK)
+    one.serve("--split-port", str(fleet.free_port()), codes=3)
+    evil = impostor(one, 1)
+    evil.tells = [{"party": "bank"}, *20 * [{"party": "laboratory"}]]
+    one.join("a", "--data", f"csv:{hospital / 'clinic.csv'}", "--party", "clinic")
+    ids = Side([f"p{row}" for row in range(569)])
+
+    def aligned(letter, own):
+        return {"alignment": "x"}, to_bytes({"again": ids.hidden_again(letter.weights()["points"]), "own": own})
+
+    lies = [
+        lambda letter: ({"alignment": "x"}, to_bytes({"again": np.zeros((2, 32), np.uint8)})),
+        lambda letter: ({}, b"no arrays"),
+        lambda letter: aligned(letter, Side(["nobody"]).hidden()),
+        lambda letter: aligned(letter, ids.hidden()),  # true, after which it trains as it should not
+    ]
+    for message, letter in evil.asked(seconds=150):
+        if message.metadata.message_type == "query":
+            facts, content = lies.pop(0)(letter)
+            evil.link.push(wire.answer(facts, message, content))
+            continue
+        assert not lies
+        evil.link.push(wire.answer({"num-examples": 5}, message, letter.content))  # without its stream
+        break
+    one.join("b", "--data", f"csv:{hospital / 'laboratory.csv'}", "--party", "laboratory")
+    evil.leave()
+    one.wait_for_end(200)
+    notices = " ".join(one.notices())
+    for complaint in (
+        "evil cannot take part: it is none of the parties clinic, laboratory",
+        "evil cannot be aligned: hidden ids were expected",
+        "evil cannot be aligned: these bytes are not arrays",
+        "evil cannot be aligned: it knows nobody of whom there is a label",
+        "round 1 is run again: it needs all parties; evil: it sent an update before its stream had ended",
+    ):
+        assert complaint in notices, notices
+    nodes = {n["name"]: n for n in json.loads((one.run / "nodes.json").read_text())}
+    assert nodes["evil"]["failures"] == 1
+    assert nodes["a"]["failures"] == 0
+    assert nodes["a"]["rounds"] == nodes["b"]["rounds"] == 2
 
 
 @pytest.mark.timeout(300)

@@ -14,7 +14,7 @@ from edgekit.clients.split.device import Device
 from edgekit.clients.split.stream import StreamLine
 from edgekit.clients.torch_trainer import state
 from edgekit.data import Examples
-from edgekit.data.vertical import read_table
+from edgekit.data.vertical import read_table, scale_of, scaled
 from edgekit.errors import DataError, ExperimentError, LinkDownError, RefusedError, TrainingError
 from edgekit.experiment import load
 from edgekit.pipeline import job
@@ -215,7 +215,8 @@ def test_tables_of_a_laboratory_and_a_clinic_train_together(tables, tmp_path, he
 
 
 def test_a_table_is_scaled_by_its_party_and_wrong_ones_are_named(tables, tmp_path):
-    x = read_table(tables / "clinic.csv").x
+    read = read_table(tables / "clinic.csv")
+    x = scaled(read, scale_of(read)).x
     assert np.allclose(x.mean(0), 0, atol=1e-5)
     assert np.allclose(x.std(0), 1, atol=1e-4)
     good = "id,age,height\na,1,2\nb,3,4\n"
@@ -224,15 +225,16 @@ def test_a_table_is_scaled_by_its_party_and_wrong_ones_are_named(tables, tmp_pat
         ("id,age\n", "holds no rows"),
         ("id\na\n", "ids alone"),
         (good + "c,5\n", "line 4 has 2 columns, its heading 3"),
-        (good + "c,5,tall\n", "line 4, column 'height': 'tall' is no number"),
-        (good + "c,,1\n", "line 4, column 'age': '' is no number"),
-        (good + "a,5,6\n", "the id 'a' is there twice"),
-        (good + ",5,6\n", "an id is empty"),
+        (good + "c,5,tall\n", "line 4, column 'height' holds no number"),
+        (good + "c,,1\n", "line 4, column 'age' holds no number"),
+        (good + "secret,5,6\nsecret,5,6\n", "lines 4 and 5 have the same id"),
+        (good + ",5,6\n", "line 4: the id is empty"),
     ):
         path = tmp_path / "party.csv"
         path.write_text(text)
-        with pytest.raises(DataError, match=complaint):
+        with pytest.raises(DataError, match=complaint) as told:
             read_table(path)
+        assert not any(private in str(told.value) for private in ("tall", "secret"))  # a coordinator may read it
     np.savez(tmp_path / "party.npz", x=np.zeros((3, 2)))
     with pytest.raises(DataError, match="it needs ids and x"):
         read_table(tmp_path / "party.npz")
