@@ -12,7 +12,7 @@ from edgekit.clients.trainer import LocalSettings, LocalTask, Update, bounded, r
 from edgekit.data import Examples
 from edgekit.data.federated import Floats, Integers
 from edgekit.errors import DataError, MissingExtraError, ModelError, TrainingError
-from edgekit.export.metadata import read_metadata
+from edgekit.export.metadata import TRAINING, read_metadata
 from edgekit.privacy import mechanism
 
 
@@ -30,7 +30,7 @@ class LiteRTTrainer:
     def __init__(self, file: Path | bytes) -> None:
         content = file if isinstance(file, bytes) else file.read_bytes()
         found = read_metadata(content)
-        if found is None or found.get("kind") != "training":
+        if found is None or found.get("kind") != TRAINING:
             raise ModelError("this .tflite has no training graph of edgekit's: make one with edgekit export --training")
         self.facts: dict[str, Any] = found
         self._interpreter = interpreter_of(content)

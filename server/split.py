@@ -210,8 +210,7 @@ def choose_cut(
         UsageError: there is no such device profile.
     """
     split, device = experiment.split, profiles.load(experiment.split.device)
-    examples = max(1, (dataset.total_examples or dataset.clients) // dataset.clients)
-    ways = compare(model, dataset.shape, examples, experiment.training, split, device)[1:]
+    ways = compare(model, dataset.shape, dataset.examples_a_client, experiment.training, split, device)[1:]
     if not ways:
         raise ModelError("nothing is left for the server between the first layer and split.tail")
     chosen = best(ways)

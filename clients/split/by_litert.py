@@ -12,7 +12,7 @@ from edgekit.clients.trainer import LocalSettings, LocalTask
 from edgekit.data import Examples
 from edgekit.data.federated import Floats, Integers
 from edgekit.errors import ModelError, TrainingError
-from edgekit.export.metadata import read_metadata
+from edgekit.export.metadata import SPLIT_TRAINING, read_metadata
 from edgekit.privacy import mechanism
 from edgekit.split.codec import LARGEST
 from edgekit.split.hiding import Noise
@@ -31,7 +31,7 @@ class LiteRTDevice:
 
     def __init__(self, content: bytes) -> None:
         found = read_metadata(content)
-        if found is None or found.get("kind") != "split training":
+        if found is None or found.get("kind") != SPLIT_TRAINING:
             raise ModelError("this .tflite is no training graph of a network that is cut")
         self.facts: dict[str, Any] = found
         self._interpreter = interpreter_of(content)

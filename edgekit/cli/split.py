@@ -56,7 +56,7 @@ def plan(
         raise UsageError("split.parties have a network of their own each: there are no cuts to compare")
     dataset = load(experiment.data, experiment.seed)
     model = build(experiment.model, dataset.shape, len(dataset.classes), experiment.seed)
-    examples = max(1, (dataset.total_examples or dataset.clients) // dataset.clients)
+    examples = dataset.examples_a_client
     ways = compare(model, dataset.shape, examples, experiment.training, experiment.split, profile)
     chosen = best(ways)
     if as_json:

@@ -104,6 +104,11 @@ class FederatedDataset:
         """Shape of one example: (channels, height, width) or (features,)."""
         return self.test.x.shape[1:]
 
+    @property
+    def examples_a_client(self) -> int:
+        """How many examples a client has on average; 1 where that is not known."""
+        return max(1, (self.total_examples or self.clients) // self.clients)
+
     def client(self, index: int, *, drop_unfit: bool = False) -> Examples:
         """Return a client's examples, checked.
 

@@ -9,6 +9,8 @@ import numpy as np
 from edgekit.errors import ExportError, MissingExtraError
 
 ENTRY = "edgekit.json"
+TRAINING, SPLIT_TRAINING = "training", "split training"
+"""Kinds of files: with a whole network's training steps, with those of a device's parts of one that is cut."""
 
 
 def _schema() -> Any:

@@ -12,7 +12,7 @@ from edgekit import experiment as experiments
 from edgekit.data.federated import Floats
 from edgekit.errors import ConversionError, ExportError, UsageError
 from edgekit.export import runtimes
-from edgekit.export.metadata import describe
+from edgekit.export.metadata import TRAINING, describe
 from edgekit.export.verify import Ran, probe, run_examples
 from edgekit.runfolder import RunFolder
 
@@ -61,7 +61,7 @@ def check(path: Path, names: Sequence[str] | None, run: Path | None) -> dict[str
     metadata = describe(content)["metadata"] or {}
     folder = run or path.absolute().parent.parent
     in_run = run is not None or (folder / "experiment.toml").is_file()
-    if in_run and metadata.get("kind") != "training":
+    if in_run and metadata.get("kind") != TRAINING:
         return _against_run(content, metadata.get("preset", path.stem), RunFolder.open(folder), names)
     if "self_test" in metadata:
         from edgekit.export.tflite import self_test_examples

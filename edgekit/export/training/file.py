@@ -14,7 +14,7 @@ from edgekit.arrays import Array
 from edgekit.errors import ExportError
 from edgekit.export import runtimes
 from edgekit.export.convert import check_size, converter, device_shape, reason
-from edgekit.export.metadata import add_metadata
+from edgekit.export.metadata import TRAINING, add_metadata
 from edgekit.export.quiet import quiet
 from edgekit.export.training.steps import Options, Step, Steps
 from edgekit.export.verify import call
@@ -306,7 +306,7 @@ def _facts(steps: Steps, shape: tuple[int, ...], classes: int) -> dict[str, Any]
     """Return what a trainer on a device needs to know of the file."""
     options = steps.options
     return {
-        "kind": "training",
+        "kind": TRAINING,
         "batch": options.batch,
         "clip": options.clip,
         "momentum": options.momentum,

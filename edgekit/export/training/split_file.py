@@ -10,12 +10,10 @@ from torch import Tensor, nn
 
 from edgekit.export import runtimes
 from edgekit.export.convert import check_size, device_shape
-from edgekit.export.metadata import add_metadata
+from edgekit.export.metadata import SPLIT_TRAINING, add_metadata
 from edgekit.export.training.file import DRAWS, Results, check_trainable, converted, verified
 from edgekit.export.training.rules import Rules, as_images
 from edgekit.export.training.steps import Held, Options, from_device, or_zeros
-
-KIND = "split training"
 
 
 class SplitSteps:
@@ -127,7 +125,7 @@ def split_file(
     checked = [(samples, _reference(parts, samples)) for samples in draws]
     error = max(verified(content, checked, initial, name) for name in claimed)
     facts = {
-        "kind": KIND,
+        "kind": SPLIT_TRAINING,
         "batch": options.batch,
         "private": options.private,
         "shape": list(shape),
