@@ -311,6 +311,11 @@ class Enrolment:
         write_whole(self._members_file, json.dumps({n: asdict(m) for n, m in self.members.items()}), mode=0o600)
 
 
+def members_in(folder: Path) -> set[int]:
+    """Return the ids of the nodes that have joined, and have not left or been removed."""
+    return {int(node) for node in _read(folder / "members.json")}
+
+
 def _read(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}

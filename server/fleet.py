@@ -229,7 +229,7 @@ class FleetCrew:
                 self._stumbled(node)
                 self._on_notice(f"{state.name} keeps its old model: {problem}")
             else:
-                state.model = {"run": str(found.get("run")), "version": found.get("version")}
+                state.model = _model_of(found)
                 took += 1
         self.save()
         return took, len(asked)
@@ -353,7 +353,7 @@ class FleetCrew:
         if counted and found.get("holds") and state.examples < 1 and not problem:
             problem = "it does not say how many examples it has, which noise by the server needs to know"
         if isinstance(found.get("model"), dict):
-            state.model = {key: found["model"].get(key) for key in ("run", "version") if key in found["model"]}
+            state.model = _model_of(found["model"])
         state.statistics = found.get("statistics") is True
         state.facts = _numbers(found) or state.facts
         if problem and problem != state.problem:
@@ -611,6 +611,13 @@ def metrics_of(facts: Mapping[str, Any]) -> MetricRecord:
     if isinstance(loss, float) and abs(loss) < 1e9:
         taken["train_loss"] = loss
     return MetricRecord(taken)
+
+
+def _model_of(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return which model a node says that it has: what fits of it, since it is written down."""
+    run, version = found.get("run"), found.get("version")
+    taken: dict[str, Any] = {"run": wire.one_line(run)} if isinstance(run, str) else {}
+    return taken | ({"version": version} if isinstance(version, int) and not isinstance(version, bool) else {})
 
 
 def _numbers(found: Any) -> dict[str, Any]:

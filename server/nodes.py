@@ -60,7 +60,7 @@ def load_nodes(path: Path) -> dict[int, NodeState]:
     try:
         return {int(line["node"]): NodeState(**line) for line in json.loads(path.read_text())}
     except (OSError, ValueError, TypeError, KeyError):
-        return {}  # figures for people; the next round begins them anew
+        return {}  # figures for people, which begin anew; who is which party is then found anew too
 
 
 def read_nodes(folder: RunFolder) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,7 @@ class PartyHost:
         networks, top = model.in_parts()
         self._server = VerticalServer(top, len(networks), split.embedding, split.window)
         self._service = SplitService(self._server, split.codec, split.window)
-        self._grpc, self.port = listen(self._service, address, len(networks), keys)
+        self._grpc, self.port = listen(self._service, address, 2 * len(networks), keys)
         self.like: list[Weights] = [
             {name: array.numpy() for name, array in network.state_dict().items()} for network in networks
         ]
@@ -120,10 +120,13 @@ class PartyCrew(FleetCrew):
     Args:
         host: the coordinator's side.
         dataset: its labels.
+        members: gives the ids of the nodes that have joined and not left.
         arguments: further ones of `FleetCrew`, by name.
     """
 
-    def __init__(self, host: PartyHost, dataset: VerticalDataset, **arguments: Any) -> None:
+    def __init__(
+        self, host: PartyHost, dataset: VerticalDataset, members: Callable[[], set[int]], **arguments: Any
+    ) -> None:
         super().__init__(dataset=dataset, parameters={}, plan=None, **arguments)
         self.trainer = f"a real fleet of {len(host.like)} parties that hold different features"
         self._kinds = ("torch",)
@@ -139,6 +142,7 @@ class PartyCrew(FleetCrew):
             for table in dataset.parties
         }
         self._party_of: dict[int, str] = {}
+        self._members = members
         self._misaligned: set[int] = set()
         """Nodes that were not aligned when a round began, since the last round that all finished."""
         self._alignments: dict[int, tuple[str, dict[int, int]]] = {}
@@ -211,7 +215,7 @@ class PartyCrew(FleetCrew):
                 letter = wire.read(reply)
                 arrays = letter.weights()
                 metrics = metrics_of(letter.facts)
-                if not ended[place].finished:
+                if node in first or not ended[place].finished:
                     raise RefusedError("it sent an update before its stream had ended")
                 if problem := problem_with(arrays, self._host.like[place]):
                     raise RefusedError(problem)
@@ -223,7 +227,7 @@ class PartyCrew(FleetCrew):
         if problems:
             at_fault = {node for node in problems if ended[self._order.index(node)].finished}
             at_fault.update(first or (node for node in late if node in problems))
-            return self._failures(ordered, problems, at_fault)
+            return self._failures(exchanged, problems, at_fault or set(problems))
         for node in self._order:
             state = self._state(node)
             state.rounds, state.party = state.rounds + 1, self._party_of[node]
@@ -234,22 +238,33 @@ class PartyCrew(FleetCrew):
         record = to_record({name: whole[name] for name in weights})
         return [Message(RecordDict({"arrays": record, "metrics": metrics}), reply_to=message) for message in ordered]
 
-    def _failures(self, messages: list[Message], problems: dict[int, str], at_fault: set[int]) -> list[Message]:
+    def _failures(
+        self, exchanged: list[tuple[Message, Message]], problems: dict[int, str], at_fault: set[int]
+    ) -> list[Message]:
         """Let those rest who are at fault; return why there is no update of anybody."""
         blamed = ", ".join(f"{self._state(node).name}: {problems[node]}" for node in sorted(at_fault))
-        for message in messages:
+        for message, reply in exchanged:
             node = message.metadata.dst_node_id
+            anew = NO_ALIGNMENT in problems.get(node, "")
+            if anew:
+                self._alignments.pop(node, None)
             if node not in at_fault:
                 continue
             self._state(node).failures += 1
-            if NO_ALIGNMENT in problems[node]:
-                self._alignments.pop(node, None)
-                if node not in self._misaligned:  # it was started anew: that happens, but not again and again
-                    self._misaligned.add(node)
-                    continue
-            self._failed(node, error_reply(CLIENT_RAISED, problems[node], message))
+            if anew and node not in self._misaligned:  # it was started anew: that happens, but not again and again
+                self._misaligned.add(node)
+                continue
+            self._failed(node, reply if reply.has_error() else error_reply(CLIENT_RAISED, problems[node], message))
+            if not self._state(node).party:
+                self._dismiss(node)
         self.save()
-        return [error_reply(CLIENT_RAISED, f"it needs all parties; {blamed}", message) for message in messages]
+        return [error_reply(CLIENT_RAISED, f"it needs all parties; {blamed}", message) for message, _ in exchanged]
+
+    def _dismiss(self, node: int) -> None:
+        """Let another come in a node's place that has not been a party in any round."""
+        self._ready.discard(node)
+        self._party_of.pop(node, None)
+        self._alignments.pop(node, None)
 
     def moved(self, size: int, sent: int, accepted: int) -> tuple[int, int]:
         """Return the bytes of the streams, and of the parties' networks."""
@@ -279,8 +294,7 @@ class PartyCrew(FleetCrew):
                 self._alignments[node] = _aligned(sides[node], wire.read(reply))
             except EdgekitError as error:
                 self._on_notice(f"{self._state(node).name} cannot be aligned: {wire.one_line(error)}")
-                self._ready.discard(node)
-                self._party_of.pop(node, None)  # another may come in its place
+                self._dismiss(node)
                 self._stumbled(node)
         if any(node not in self._alignments for node in nodes):
             return False
@@ -306,14 +320,15 @@ class PartyCrew(FleetCrew):
             return True
         name = str(found.get("party"))
         others = [state for state in self.nodes.values() if state.node != node]
-        before = next((state for state in others if state.party == name), None)
+        members = self._members()
+        before = next((state for state in others if state.party == name and state.node in members), None)
         now = next(
             (state for state in others if state.node in self._ready and self._party_of[state.node] == name), None
         )
         if name not in self._names:
             return super()._took(node, RefusedError(f"it is none of the parties {', '.join(self._names)}"))
         if before is not None:
-            problem = f"{before.name} is the party {name} in this run: move its node's folder to go on elsewhere"
+            problem = f"{before.name} is the party {name}: remove it first (edgekit devices remove {before.name})"
             return super()._took(node, RefusedError(problem))
         if now is not None:
             return super()._took(node, RefusedError(f"{now.name} is the party {name} already"))
@@ -330,8 +345,8 @@ def _aligned(side: Side, letter: wire.Letter) -> tuple[str, dict[int, int]]:
     arrays = letter.weights()
     if not {"again", "own"} <= set(arrays):
         raise RefusedError("hidden ids were expected")
-    if len(arrays["own"]) > MOST_IDS:
-        raise RefusedError(f"it has {len(arrays['own'])} ids, more than {MOST_IDS}")
+    if arrays["own"].size > 32 * MOST_IDS:
+        raise RefusedError(f"it has more than {MOST_IDS} ids")
     found = in_common(side, arrays["again"], arrays["own"])
     if not found:
         raise RefusedError("it knows nobody of whom there is a label: is this the right table?")

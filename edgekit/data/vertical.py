@@ -151,14 +151,14 @@ def read_table(path: Path) -> Table:
         raise DataError(f"{path} has ids alone; columns of numbers are needed")
     ids = [row[0] for row in rows]
     _check_ids(ids, path, FIRST_LINE)
-    x = [_numbers(row, heading, number, path) for number, row in enumerate(rows, FIRST_LINE)]
+    x = [_numbers(row, number, path) for number, row in enumerate(rows, FIRST_LINE)]
     return Table(path.stem, ids, np.array(x, np.float64), tuple(heading[1:]))
 
 
 def scale_of(table: Table) -> Scale:
     """Return the scale by which a table's columns have mean 0 and deviation 1."""
-    spread = table.x.std(0)
-    return Scale(table.x.mean(0).tolist(), np.where(spread > 0, spread, 1.0).tolist())
+    spread = np.where(np.ptp(table.x, 0) > 0, table.x.std(0), 1.0)  # of equal numbers it is not always exactly 0
+    return Scale(table.x.mean(0).tolist(), spread.tolist())
 
 
 def scaled(table: Table, scale: Scale) -> Table:
@@ -203,15 +203,15 @@ def _csv(path: Path) -> tuple[list[str], list[list[str]]]:
     return heading, rows
 
 
-def _numbers(row: list[str], heading: list[str], line: int, path: Path) -> list[float]:
+def _numbers(row: list[str], line: int, path: Path) -> list[float]:
     numbers = []
-    for name, text in zip(heading[1:], row[1:], strict=True):
+    for column, text in enumerate(row[1:], 2):
         try:
             number = float(text)
         except ValueError:
             number = float("nan")
         if not np.isfinite(number):
-            raise DataError(f"{path} line {line}, column {name!r} holds no number; fill gaps in beforehand")
+            raise DataError(f"{path} line {line}, column {column} holds no number; fill gaps in beforehand")
         numbers.append(number)
     return numbers
 

@@ -5,6 +5,7 @@ import os
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from edgekit.server import checkpoint
 from edgekit.server.authority import Authority
 from edgekit.server.coordinator import RoundMetrics
 from edgekit.server.crew import kept_split_graph, kept_training_graph
+from edgekit.server.enrolment import members_in
 from edgekit.server.fleet import FleetCrew
 from edgekit.server.party_fleet import PartyCrew, PartyHost
 from edgekit.server.split import choose_cut
@@ -188,6 +190,7 @@ class NodesOfAGrid:
         made = PartyCrew(
             host,
             dataset,
+            partial(members_in, self._authority.folder.parent),
             grid=self._grid,
             experiment=self._experiment,
             privacy=BETWEEN_PARTIES,

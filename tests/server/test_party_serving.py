@@ -88,7 +88,8 @@ def test_a_party_that_lies_costs_itself_and_ends_nothing(federation, fleet, hosp
     one = federation("federation.rounds=2", f"data.source=labels:{hospital / 'coordinator'}", base=QUICK)
     one.serve("--split-port", str(fleet.free_port()), codes=3)
     evil = impostor(one, 1)
-    evil.tells = [{"party": "bank"}, *20 * [{"party": "laboratory"}]]
+    odd = {"run": {"bytes": "eA=="}, "version": [b"x"]}
+    evil.tells = [{"party": "bank", "model": odd}, *20 * [{"party": "laboratory", "model": odd}]]
     one.join("a", "--data", f"csv:{hospital / 'clinic.csv'}", "--party", "clinic")
     ids = Side([f"p{row}" for row in range(569)])
 
@@ -98,6 +99,7 @@ def test_a_party_that_lies_costs_itself_and_ends_nothing(federation, fleet, hosp
     lies = [
         lambda letter: ({"alignment": "x"}, to_bytes({"again": np.zeros((2, 32), np.uint8)})),
         lambda letter: ({}, b"no arrays"),
+        lambda letter: aligned(letter, np.zeros((), np.uint8)),
         lambda letter: aligned(letter, Side(["nobody"]).hidden()),
         lambda letter: aligned(letter, ids.hidden()),  # true, after which it trains as it should not
     ]

@@ -153,7 +153,7 @@ def test_everything_may_be_killed_and_no_round_or_privacy_is_lost(federation):
 @pytest.mark.timeout(300)
 def test_bad_updates_cost_their_node_and_nothing_else(federation, impostor):
     """A node of an attacker's, with a real identity: replayed, truncated, wrong-shape, NaN and oversized updates."""
-    one = federation("federation.rounds=7", "serve.nodes=2", "serve.deadline_seconds=6")
+    one = federation("federation.rounds=7", "serve.nodes=2", "serve.deadline_seconds=20")
     one.serve(codes=2)
     one.join("honest", "--client", "0")
     evil = impostor(one, 1)

@@ -97,7 +97,7 @@ def test_server_app_and_nodes_may_be_killed_in_the_middle_of_a_stream(federation
 @pytest.mark.timeout(300)
 def test_a_node_that_never_opens_its_stream_or_lies_about_it_is_left_out(federation, fleet, impostor):
     one = federation(
-        "federation.rounds=3", "serve.nodes=2", "serve.deadline_seconds=8", "export.presets=[]", base=SPLIT
+        "federation.rounds=3", "serve.nodes=2", "serve.deadline_seconds=20", "export.presets=[]", base=SPLIT
     )
     serve(one, fleet, codes=2)
     one.join("honest", "--client", "0", "--trainer", "torch")

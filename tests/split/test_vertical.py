@@ -219,14 +219,17 @@ def test_a_table_is_scaled_by_its_party_and_wrong_ones_are_named(tables, tmp_pat
     x = scaled(read, scale_of(read)).x
     assert np.allclose(x.mean(0), 0, atol=1e-5)
     assert np.allclose(x.std(0), 1, atol=1e-4)
+    same = tmp_path / "same.csv"
+    same.write_text("id,age,height\n" + "".join(f"{number},{number},0.1\n" for number in range(120)))
+    assert scale_of(read_table(same)).std[1] == 1.0  # of the same number again and again
     good = "id,age,height\na,1,2\nb,3,4\n"
     for text, complaint in (
         ("", "holds no rows"),
         ("id,age\n", "holds no rows"),
         ("id\na\n", "ids alone"),
         (good + "c,5\n", "line 4 has 2 columns, its heading 3"),
-        (good + "c,5,tall\n", "line 4, column 'height' holds no number"),
-        (good + "c,,1\n", "line 4, column 'age' holds no number"),
+        (good + "c,5,tall\n", "line 4, column 3 holds no number"),
+        (good + "c,,1\n", "line 4, column 2 holds no number"),
         (good + "secret,5,6\nsecret,5,6\n", "lines 4 and 5 have the same id"),
         (good + ",5,6\n", "line 4: the id is empty"),
     ):
