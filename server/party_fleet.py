@@ -13,8 +13,9 @@ from edgekit.arrays import Weights, problem_with, to_bytes
 from edgekit.clients import LocalSettings, batches
 from edgekit.clients.app import read_instructions, to_record
 from edgekit.clients.node.delivery import Delivery
-from edgekit.clients.node.party import NO_ALIGNMENT, rng_of
+from edgekit.clients.node.party import NO_ALIGNMENT
 from edgekit.clients.node.task import PartyFacts, VerticalFacts
+from edgekit.clients.split.party import rng_of
 from edgekit.data.federated import Integers
 from edgekit.data.vertical import VerticalDataset
 from edgekit.errors import EdgekitError, RefusedError, TrainingError

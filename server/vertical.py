@@ -16,11 +16,10 @@ from flwr.clientapp import ClientApp
 from edgekit.arrays import Weights
 from edgekit.clients import batches
 from edgekit.clients.app import read_instructions, reply
-from edgekit.clients.node.party import rng_of
 from edgekit.clients.split.by_torch import TorchDevice
-from edgekit.clients.split.device import Device, Terms
-from edgekit.clients.trainer import LocalSettings, LocalTask, Update
-from edgekit.data import Examples
+from edgekit.clients.split.device import Device
+from edgekit.clients.split.party import rng_of, task_of, terms_of
+from edgekit.clients.trainer import LocalSettings, Update
 from edgekit.data.federated import Floats, Integers
 from edgekit.data.vertical import VerticalDataset
 from edgekit.errors import RefusedError, TrainingError
@@ -234,7 +233,7 @@ class VerticalTrainer:
     ) -> None:
         networks, top = model.in_parts()
         self._codec, self._seed = split.codec, seed
-        self._terms = Terms(split.window, [(split.embedding,)], labels=False)
+        self._terms = terms_of(split.window, split.embedding)
         self._devices = [TorchDevice(network, None) for network in networks]
         self._server = VerticalServer(top, len(networks), split.embedding, split.window)
         on_notice(f"aligning {len(dataset.ids)} ids with {len(networks)} parties by private set intersection")
@@ -270,7 +269,7 @@ class VerticalTrainer:
         self._server.begin(weights, settings, self._seed + number, [self.labels[step] for step in steps])
         devices = []
         for parts, x in zip(self._devices, self.features, strict=True):
-            task = LocalTask(Examples(x, np.full(len(x), -1)), self._rng(number), self._rng(number))
+            task = task_of(x, self._seed, number)
             devices.append(Device(parts, self._terms, weights, task, settings))
         lines = [MeetingLine(self._server, party, self._codec) for party in range(len(devices))]
         rounds = [device.train(line) for device, line in zip(devices, lines, strict=True)]

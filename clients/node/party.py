@@ -12,14 +12,13 @@ from edgekit import plugins, wire
 from edgekit.arrays import Weights
 from edgekit.clients.node.folder import Wishes
 from edgekit.clients.node.task import OWN_SOURCES, PartyFacts, Task, check_allowed
-from edgekit.clients.split.device import Device, HalvesMaker, Terms
-from edgekit.clients.trainer import LocalSettings, LocalTask
-from edgekit.data import Examples
+from edgekit.clients.split.device import Device, HalvesMaker
+from edgekit.clients.split.party import task_of, terms_of
+from edgekit.clients.trainer import LocalSettings
 from edgekit.data.federated import Integers
 from edgekit.data.vertical import Scale, Table, read_table, scaled
 from edgekit.errors import DataError, PrivacyError, RefusedError
 from edgekit.privacy.intersection import Side
-from edgekit.randomness import generator
 
 log = logging.getLogger("edgekit.node")
 
@@ -105,10 +104,10 @@ class Party:
         if number == 1:
             log.info("%d of this party's %d people are trained on", len(rows), len(self._table.ids))
         x = self._table.x[rows]
-        seed = self._task.facts.seed
-        task = LocalTask(Examples(x, np.full(len(x), -1)), rng_of(seed, number), rng_of(seed, number))
+        task = task_of(x, self._task.facts.seed, number)
         self._halves.check(weights, task.examples, settings)
-        return Device(self._halves, self.terms, weights, task, settings)
+        terms = terms_of(self._facts.window, self._facts.embedding)
+        return Device(self._halves, terms, weights, task, settings)
 
     def _scale(self, facts: Mapping[str, Any]) -> None:
         """Scale this party's columns as those that it shows are scaled."""
@@ -122,11 +121,6 @@ class Party:
         if columns != list(self._read.columns):
             raise DataError(_difference(self._read.columns, columns))
         self._table = scaled(self._read, scale) if columns else self._read
-
-    @property
-    def terms(self) -> Terms:
-        """What holds for all parties."""
-        return Terms(self._facts.window, [(self._facts.embedding,)], labels=False)
 
     @property
     def codec(self) -> Any:
@@ -160,11 +154,6 @@ class Party:
             )
         count = len(self._facts.parties)
         return load_vertical(facts.data, count, self._facts.coverage, facts.seed).parties[self._place]
-
-
-def rng_of(seed: int, number: int) -> np.random.Generator:
-    """Return what draws a round's batches, the same for each party and the coordinator."""
-    return generator(seed, "batches", number)
 
 
 def _table(source: str) -> Table:

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_breast_cancer
 
-from edgekit.clients import LocalSettings, LocalTask, batches
+from edgekit.clients import LocalSettings, batches
 from edgekit.clients.split.device import Device
+from edgekit.clients.split.party import task_of
 from edgekit.clients.split.stream import StreamLine
 from edgekit.clients.torch_trainer import state
-from edgekit.data import Examples
 from edgekit.data.vertical import read_table, scale_of, scaled
 from edgekit.errors import DataError, ExperimentError, LinkDownError, RefusedError, TrainingError
 from edgekit.experiment import load
@@ -110,11 +110,7 @@ def _over_streams(trainer, weights, settings, number, addresses, codec, window, 
     found = {}
 
     def one(party, address):
-        task = LocalTask(
-            Examples(trainer.features[party], np.full(len(trainer.labels), -1)),
-            trainer._rng(number),
-            trainer._rng(number),
-        )
+        task = task_of(trainer.features[party], trainer._seed, number)
         device = Device(trainer._devices[party], trainer._terms, weights, task, settings)
         try:
             with StreamLine(address, service.admit(party), codec, 60) as line:
