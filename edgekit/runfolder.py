@@ -154,12 +154,10 @@ class RunFolder:
         """Make a new run folder.
 
         Raises:
-            UsageError: the folder exists and is not empty, so nothing of an earlier run is ever overwritten.
+            UsageError: see `check_free`.
             RunFolderError: it cannot be made.
         """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            hint = f"; go on with it by `edgekit resume {path}`" if (path / "experiment.toml").exists() else ""
-            raise UsageError(f"{path} exists already and is not empty: give another --out{hint}")
+        cls.check_free(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -167,6 +165,17 @@ class RunFolder:
         if not os.access(path, os.W_OK):
             raise RunFolderError(f"cannot write into the run folder {path}: Permission denied")
         return cls(path)
+
+    @staticmethod
+    def check_free(path: Path) -> None:
+        """See that a new run may go into a folder, before anything heavy is loaded.
+
+        Raises:
+            UsageError: the folder exists and is not empty, so nothing of an earlier run is ever overwritten.
+        """
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            hint = f"; go on with it by `edgekit resume {path}`" if (path / "experiment.toml").exists() else ""
+            raise UsageError(f"{path} exists already and is not empty: give another --out{hint}")
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":

@@ -1,6 +1,7 @@
 """Put the commands together, and turn every expected failure into one line and an exit code."""
 
 import sys
+from collections.abc import Sequence
 
 import typer
 
@@ -61,10 +62,14 @@ def _options(
     """Carry the options that come before a command."""
 
 
-def main() -> None:
-    """Run the command line; exit 0, 1 (failed) or 2 (wrong usage)."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; exit 0, 1 (failed) or 2 (wrong usage).
+
+    Args:
+        arguments: after the program's name; None takes this process's own.
+    """
     try:
-        app()
+        app(arguments, prog_name="edgekit")
     except EdgekitError as error:
         complain(str(error))
         sys.exit(error.exit_code)

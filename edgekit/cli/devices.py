@@ -94,14 +94,16 @@ def status(
 
     Example: `edgekit devices status runs/digits-served`
     """
+    from edgekit.runfolder import RunFolder
+
+    folder = RunFolder.open(run)
+
     from rich.console import Console
 
     from edgekit.cli.watching import table
-    from edgekit.runfolder import RunFolder
     from edgekit.server.coordinating import rows_of
     from edgekit.server.nodes import read_nodes
 
-    folder = RunFolder.open(run)
     if as_json:
         print(json.dumps(read_nodes(folder), indent=2))
         return
@@ -134,12 +136,14 @@ def leave(folder: Folder = None) -> None:
 
     Example: `edgekit devices leave`
     """
-    from edgekit.clients.node import enrol
     from edgekit.clients.node.folder import NodeFolder, default_folder
     from edgekit.enrolment import parse_url
 
     node = NodeFolder(folder or default_folder())
     with node.only_one():
         address, _ = parse_url(node.wishes().url)
+
+        from edgekit.clients.node import enrol
+
         enrol.leave(node, address)
     print(f"left {address}; the ledger and the models stay in {node.path}")

@@ -58,6 +58,7 @@ def export(
     from edgekit.cli.terminal import Terminal
     from edgekit.errors import UsageError
     from edgekit.experiment import Preset, Runtime
+    from edgekit.runfolder import RunFolder
 
     presets: list[Any] = preset or []
     for option, given, known in (("--preset", presets, get_args(Preset)), ("--runtime", runtime, get_args(Runtime))):
@@ -68,6 +69,12 @@ def export(
     alone = {"--weights": weights, "--sample": sample, "--calibration": calibration, "--out": out, "--name": name}
     if run is not None and (misplaced := [option for option, value in alone.items() if value]):
         raise UsageError(f"{misplaced[0]} belongs to --model; a run's files go into its folder")
+    parsed, size = json_object("--arguments", arguments), [] if model is None else _shape(sample)
+    for option, file in (("--weights", weights), ("--calibration", calibration)):
+        if file is not None and not file.is_file():
+            raise UsageError(f"{option} {file} does not exist")
+    if run is not None:
+        RunFolder.open(run)
     with Terminal(silent=as_json) as terminal:
         terminal.stage("export")
         from edgekit.pipeline import exporting
@@ -82,9 +89,9 @@ def export(
 
             facts = exporting.export_module(
                 model,
-                json_object("--arguments", arguments),
+                parsed,
                 weights,
-                _shape(sample),
+                size,
                 calibration,
                 presets or ([] if training else ["float32"]),
                 runtime or ["ai-edge-litert"],
@@ -103,6 +110,9 @@ def _shape(text: str) -> list[int]:
     from edgekit.errors import UsageError
 
     try:
-        return [int(size) for size in text.split(",")]
+        sizes = [int(size) for size in text.split(",")]
     except ValueError:
-        raise UsageError(f"--sample {text!r}: give one input's shape with a batch of 1, as 1,1,28,28") from None
+        sizes = []
+    if len(sizes) < 2 or sizes[0] != 1 or min(sizes) < 1:
+        raise UsageError(f"--sample {text!r}: give one input's shape with a batch of 1, as 1,1,28,28")
+    return sizes

@@ -75,11 +75,7 @@ def join(
 
     from pydantic import ValidationError
 
-    from edgekit.clients.node import enrol
     from edgekit.clients.node.folder import NodeFolder, Wishes, default_folder
-    from edgekit.clients.node.handler import Handler
-    from edgekit.clients.node.resident import Resident
-    from edgekit.clients.node.task import choose_kind
     from edgekit.enrolment import parse_url
     from edgekit.errors import JoinError, UsageError
 
@@ -119,6 +115,14 @@ def join(
             raise UsageError(
                 "say what this device's data is: --data npz:FILE (or images:, audio:, …), or --client N to try out"
             )
+        if not node.joined and code is None:
+            raise JoinError("this device has not joined yet: give the whole address with its code, URL#CODE")
+
+        from edgekit.clients.node import enrol
+        from edgekit.clients.node.handler import Handler
+        from edgekit.clients.node.resident import Resident
+        from edgekit.clients.node.task import choose_kind
+
         kind = "supernode" if supernode else choose_kind(wishes.trainer)
         if code is not None and address is not None:
             if node.joined and (before is None or before.url != wishes.url):
@@ -128,8 +132,6 @@ def join(
                 )
             enrol.join(node, address, code, wishes.name, kind)
             print(f"joined {address} as {wishes.name}, node {node.membership().node_id}; kept in {node.path}")
-        elif not node.joined:
-            raise JoinError("this device has not joined yet: give the whole address with its code, URL#CODE")
         if wishes != before:  # else the owner's own words in the file stay
             node.keep_wishes(wishes)
         if supernode:

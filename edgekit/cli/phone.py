@@ -51,15 +51,10 @@ def phone(
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package.replace("_", "-"), "phone")
 
-    from edgekit.cli.terminal import Terminal
-    from edgekit.cli.watching import show_phone_link
     from edgekit.clients.node.folder import NodeFolder
-    from edgekit.clients.phone import gateway
-    from edgekit.clients.phone.serving import serve
+    from edgekit.enrolment import parse_url
     from edgekit.environments import data_home
     from edgekit.listening import Listening, check_port
-    from edgekit.runfolder import locked
-    from edgekit.server.authority import Authority
 
     place = folder or data_home() / "phones"
     if (certificate is None) != (key is None):
@@ -68,6 +63,18 @@ def phone(
         if file is not None and not file.is_file():
             raise UsageError(f"{file} does not exist")
     listening = Listening.on(host, port, name or [], insecure)
+    code = parse_url(url)[1] if url is not None else None
+    if code is None and not NodeFolder(place / "node").joined:
+        whole = "the address that edgekit serve shows" if url is None else "the whole address with its code"
+        raise UsageError(f"give {whole}: edgekit phone 'https://HOST:PORT#CODE'")
+
+    from edgekit.cli.terminal import Terminal
+    from edgekit.cli.watching import show_phone_link
+    from edgekit.clients.phone import gateway
+    from edgekit.clients.phone.serving import serve
+    from edgekit.runfolder import locked
+    from edgekit.server.authority import Authority
+
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     logging.getLogger("edgekit").setLevel(logging.INFO)
     taken = JoinError(f"another gateway uses {place}: stop it first, or give another --folder")
@@ -76,8 +83,6 @@ def phone(
         label = f"gateway {listening.reached_as[0]}".replace(":", ".")[:64]
         if url is not None:
             gateway.join(place, url, label)
-        elif not NodeFolder(place / "node").joined:
-            raise UsageError("give the address that edgekit serve shows: edgekit phone 'https://HOST:PORT#CODE'")
         files, renew = None, lambda: None
         if certificate is not None and key is not None:
             files = (certificate, key)

@@ -20,8 +20,10 @@ def resume(
     """
     from edgekit.cli.run import finish
     from edgekit.cli.terminal import Terminal
+    from edgekit.runfolder import RunFolder
 
+    RunFolder.open(folder)
     with Terminal(silent=as_json) as terminal:
-        from edgekit import pipeline
+        from edgekit.pipeline import job
 
-        finish(terminal, pipeline.resume(folder, terminal), folder, as_json)
+        finish(terminal, job.resume(folder, terminal), folder, as_json)

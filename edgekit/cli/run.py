@@ -31,10 +31,11 @@ def run(
 
     experiment = read_experiment(arguments)
     folder = out or RunFolder.next_free(Path("runs"), experiment.name)
+    RunFolder.check_free(folder)
     with Terminal(silent=as_json) as terminal:
-        from edgekit import pipeline
+        from edgekit.pipeline import job
 
-        finish(terminal, pipeline.run(experiment, folder, terminal), folder, as_json)
+        finish(terminal, job.run(experiment, folder, terminal), folder, as_json)
 
 
 def finish(terminal: "Terminal", result: dict[str, Any], folder: Path, as_json: bool) -> None:

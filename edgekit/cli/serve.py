@@ -65,12 +65,9 @@ def serve(
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package.replace("_", "-"), extra)
 
-    from edgekit.cli.watching import Watcher
     from edgekit.environments import data_home
     from edgekit.errors import UsageError
     from edgekit.listening import Listening
-    from edgekit.server.coordinating import coordinate
-    from edgekit.server.supervisor import install_line
 
     if bundle is not None and not bundle.is_file():
         raise UsageError(f"--bundle {bundle} does not exist: make it with edgekit bundle")
@@ -82,6 +79,11 @@ def serve(
     if (experiment.split.cut or experiment.split.parties) and (phones or allow_gateways):
         raise UsageError("phones take no part in split learning yet: leave --phones and --allow-gateways out")
     listening = Listening.on(host, port, name or [], insecure)
+
+    from edgekit.cli.watching import Watcher
+    from edgekit.server.coordinating import coordinate
+    from edgekit.server.supervisor import install_line
+
     folder = out or Path("runs") / f"{experiment.name}-served"
     place = state or data_home() / "coordinator"
     with Watcher(listening.url, as_json, install_line(place, listening) if bundle else "") as watcher:

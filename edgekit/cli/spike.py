@@ -56,8 +56,10 @@ def run(
 
         edgekit spike run --model mynets:Net --weights net.safetensors --data examples.npz
     """
+    from edgekit import experiment as experiments
     from edgekit.cli.terminal import Terminal
     from edgekit.errors import UsageError
+    from edgekit.runfolder import RunFolder
 
     words = changes or []
     if source is not None and "=" in str(source) and not source.exists():
@@ -79,15 +81,20 @@ def run(
     misplaced = {"--data": data, "--out": out, "--weights": weights, "--step-seconds": step_seconds}
     if not alone and (given := [option for option, value in misplaced.items() if value is not None]):
         raise UsageError(f"{given[0]} belongs to --model or a .nir file; a run has its own")
+    parsed = json_object("--arguments", arguments)
+    for option, file in (("--weights", weights), ("--data", data), ("FILE", source if alone else None)):
+        if file is not None and not file.is_file():
+            raise UsageError(f"{option} {file} does not exist")
+    folder = None if alone or source is None else RunFolder.open(source)
+    experiments.load(folder.experiment if folder else None, [f"spiking.{key}={value}" for key, value in chosen.items()])
     with Terminal(silent=as_json) as terminal:
         terminal.stage("spiking")
         from edgekit.pipeline import lava, spiking
 
         if model is not None:
             assert data is not None
-            parsed = json_object("--arguments", arguments)
-            folder = out or Path("spiking")
-            facts = spiking.spike_module(model, parsed, weights, data, chosen, folder, terminal.notice)
+            place = out or Path("spiking")
+            facts = spiking.spike_module(model, parsed, weights, data, chosen, place, terminal.notice)
         elif alone:
             assert source is not None
             assert data is not None
@@ -151,7 +158,13 @@ def verify(
         edgekit spike verify runs/digits-001 --examples 3 --random 20
     """
     from edgekit.cli.terminal import Terminal
+    from edgekit.errors import UsageError
+    from edgekit.runfolder import RunFolder
 
+    if source is not None:
+        RunFolder.open(source)
+    elif not random:
+        raise UsageError("nothing to compare: give a run's folder, or --random 1 or more")
     with Terminal(silent=as_json) as terminal:
         terminal.stage("verify")
         from edgekit.pipeline import lava
@@ -177,7 +190,9 @@ def plot(
         edgekit spike plot runs/digits-001 --example 7
     """
     from edgekit.cli.terminal import Terminal
+    from edgekit.runfolder import RunFolder
 
+    RunFolder.open(source)
     with Terminal(silent=as_json) as terminal:
         terminal.stage("plot")
         from edgekit.pipeline import plotting
@@ -206,9 +221,11 @@ def export(
     """
     from edgekit.cli.terminal import Terminal
     from edgekit.errors import UsageError
+    from edgekit.runfolder import RunFolder
 
     if to not in ("netx", "lava"):
         raise UsageError(f"--to {to}: there are netx and lava")
+    RunFolder.open(source)
     with Terminal(silent=as_json) as terminal:
         terminal.stage("spiking export")
         from edgekit.pipeline import lava

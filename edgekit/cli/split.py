@@ -44,16 +44,19 @@ def plan(
     import json
     from dataclasses import asdict
 
-    from edgekit.data import load
     from edgekit.devices import profile as profiles
+
+    experiment = read_experiment(arguments)
+    found_profile = profiles.load(device)
+    if experiment.split.parties:
+        raise UsageError("split.parties have a network of their own each: there are no cuts to compare")
+
+    from edgekit.data import load
     from edgekit.models import build
     from edgekit.split.plan import best, compare, verdict, with_figures
 
-    experiment = read_experiment(arguments)
     figures = {"mbit_up": mbit_up, "mbit_down": mbit_down, "latency_ms": latency_ms, "gflops": gflops}
-    profile = with_figures(profiles.load(device), {**figures, "busy_watts": busy_watts, "memory_mb": memory_mb})
-    if experiment.split.parties:
-        raise UsageError("split.parties have a network of their own each: there are no cuts to compare")
+    profile = with_figures(found_profile, {**figures, "busy_watts": busy_watts, "memory_mb": memory_mb})
     dataset = load(experiment.data, experiment.seed)
     model = build(experiment.model, dataset.shape, len(dataset.classes), experiment.seed)
     examples = dataset.examples_a_client
@@ -111,9 +114,11 @@ def attack(
     import json
 
     from edgekit.cli.terminal import Terminal
-    from edgekit.pipeline.attacking import attack_split, table
 
     experiment = read_experiment(arguments)
+
+    from edgekit.pipeline.attacking import attack_split, table
+
     federation = experiment.federation.model_copy(update={"rounds": rounds, "evaluate_every": rounds})
     experiment = experiment.model_copy(update={"federation": federation})
     with Terminal(silent=as_json) as terminal:

@@ -1,5 +1,1 @@
-"""The main job, end to end: data, training, files for devices, spiking form, report."""
-
-from edgekit.pipeline.job import Listener, resume, run
-
-__all__ = ["Listener", "resume", "run"]
+"""The main job, end to end, in `job`; and what is done with finished runs. Nothing is imported here: it is heavy."""

@@ -12,7 +12,7 @@ from torch import nn
 from edgekit import __version__
 from edgekit import experiment as experiments
 from edgekit.data import FederatedDataset
-from edgekit.errors import EdgekitError, UsageError
+from edgekit.errors import EdgekitError
 from edgekit.experiment import Experiment, Preset
 from edgekit.export.tflite import Exported, Subject, export
 from edgekit.export.training.file import training_file
@@ -174,7 +174,7 @@ def export_module(
         model_path: `package.module:Class`.
         arguments: of the class.
         weights: its state, .safetensors or torch's .pt; None keeps what the class starts with.
-        sample: shape of an input, the batch of 1 first.
+        sample: shape of an input, the batch of 1 first: (1, ...).
         calibration: .npz with `x` (examples, ...) and perhaps `y`, or .npy of `x`; needed for int8 and int8-full.
         presets: number formats.
         runtimes: to check in.
@@ -188,10 +188,6 @@ def export_module(
     Raises:
         EdgekitError: the module, its weights or the calibration data cannot be used, or a file failed its check.
     """
-    if len(sample) < 2 or sample[0] != 1 or min(sample) < 1:
-        raise UsageError(
-            f"--sample {','.join(map(str, sample))}: give one input's shape with a batch of 1, as 1,1,28,28"
-        )
     shape = tuple(sample[1:])
     x, y = (None, None) if calibration is None else read_examples("--calibration", calibration, shape)
     test = x if x is not None else np.random.default_rng(0).standard_normal((RANDOM_EXAMPLES, *shape), np.float32)

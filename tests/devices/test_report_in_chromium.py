@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from edgekit import experiment as experiments
-from edgekit import pipeline
 from edgekit.cli.new import TEMPLATE
+from edgekit.pipeline import job
 
 pytestmark = [
     pytest.mark.device,
@@ -25,7 +25,7 @@ FLAGS = [
 def report(tmp_path_factory, new_listener):
     out = tmp_path_factory.mktemp("report") / "run"
     quick = ["data.clients=5", "federation.rounds=3", "privacy.sample_rate=0.5", "export.tolerance=0.5"]
-    pipeline.run(experiments.load(TEMPLATE, quick), out, new_listener())
+    job.run(experiments.load(TEMPLATE, quick), out, new_listener())
     return out / "report.html"
 
 

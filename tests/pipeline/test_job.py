@@ -7,12 +7,13 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from edgekit import arrays, pipeline
+from edgekit import arrays
 from edgekit import experiment as experiments
 from edgekit.cli.new import TEMPLATE
 from edgekit.errors import ConversionError, EdgekitError, ExportError, UsageError
 from edgekit.export.metadata import read_metadata
 from edgekit.neuromorphic.loihi import load as load_loihi
+from edgekit.pipeline import job
 
 QUICK = ["data.clients=5", "federation.rounds=3", "privacy.sample_rate=0.5", "export.tolerance=0.3"]
 MODEL = "edgekit_test_nets:Net"
@@ -32,7 +33,7 @@ class Net(nn.Sequential):
 def finished(tmp_path_factory, new_listener):
     """One whole quick run, and what its listener heard."""
     out, heard = tmp_path_factory.mktemp("run") / "digits", new_listener()
-    result = pipeline.run(experiments.load(TEMPLATE, QUICK), out, heard)
+    result = job.run(experiments.load(TEMPLATE, QUICK), out, heard)
     return out, result, heard
 
 
@@ -153,8 +154,8 @@ def test_a_finished_run_is_not_overwritten_and_resuming_it_changes_no_bit(finish
     out, result, _ = finished
     before, _ = arrays.load(out / "model.safetensors")
     with pytest.raises(UsageError, match="edgekit resume"):
-        pipeline.run(experiments.load(TEMPLATE, QUICK), out, heard)
-    again = pipeline.resume(out, heard)
+        job.run(experiments.load(TEMPLATE, QUICK), out, heard)
+    again = job.resume(out, heard)
     after, _ = arrays.load(out / "model.safetensors")
     assert all(np.array_equal(before[name], after[name]) for name in before)
     assert again["accuracy"] == result["accuracy"]
@@ -169,7 +170,7 @@ def _use(tmp_path, monkeypatch, **body):
 
 def test_a_network_of_the_users_goes_all_the_way(tmp_path, monkeypatch, heard):
     _use(tmp_path, monkeypatch, forward="nn.functional.avg_pool2d(x, 2)", features=36)
-    result = pipeline.run(
+    result = job.run(
         experiments.load(None, [*QUICK, f"model.name={MODEL}", "federation.rounds=2"]), tmp_path / "run", heard
     )
     assert set(result["tflite"]) == {"float32", "int8"}
@@ -195,7 +196,7 @@ def test_what_cannot_be_delivered_is_said_before_training(
 ):
     _use(tmp_path, monkeypatch, forward=forward, features=features)
     with pytest.raises(error, match=message):
-        pipeline.run(experiments.load(None, [*QUICK, f"model.name={MODEL}"]), tmp_path / "run", heard)
+        job.run(experiments.load(None, [*QUICK, f"model.name={MODEL}"]), tmp_path / "run", heard)
     assert heard.rounds == []
 
 
@@ -203,7 +204,7 @@ def test_an_operator_without_tflite_form_is_said_before_training(tmp_path, monke
     _use(tmp_path, monkeypatch, forward="torch.linalg.svd(x).S", features=24)
     settings = experiments.load(None, [*QUICK, f"model.name={MODEL}", "spiking.enabled=false"])
     with pytest.raises(ExportError, match="layer '2' uses aten._linalg_svd.*or set export.presets"):
-        pipeline.run(settings, tmp_path / "run", heard)
+        job.run(settings, tmp_path / "run", heard)
     assert heard.rounds == []
 
 
@@ -217,7 +218,7 @@ def test_a_stage_that_fails_leaves_the_others_and_the_report(tmp_path, heard):
     monkey.setattr("edgekit.neuromorphic.conversion.LARGEST_FREEZING_LOSS", -2.0)
     try:
         with pytest.raises(ConversionError, match="freezing the norms"):
-            pipeline.run(settings, tmp_path / "run", heard)
+            job.run(settings, tmp_path / "run", heard)
     finally:
         monkey.undo()
     kept = json.loads((tmp_path / "run/result.json").read_text())
@@ -244,7 +245,7 @@ def test_a_stage_that_fails_leaves_the_others_and_the_report(tmp_path, heard):
 )
 def test_networks_trained_for_spikes_go_through_the_whole_job(overrides, tmp_path, heard):
     settings = [*QUICK, "export.presets=[]", "privacy.epsilon=8", *overrides]
-    result = pipeline.run(experiments.load(TEMPLATE, settings), tmp_path / "run", heard)
+    result = job.run(experiments.load(TEMPLATE, settings), tmp_path / "run", heard)
     assert result["trainer"].startswith("whole cohort") or "vector" in result["trainer"]
     spiking = result["spiking"]
     assert spiking["cores"] >= 1
