@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit.errors import EdgekitError
+from edgekit.runfolder import locked
 
 
 def home() -> Path:
@@ -15,6 +16,12 @@ def home() -> Path:
     place = os.environ.get("EDGEKIT_HOME")
     cache = os.environ.get("XDG_CACHE_HOME")
     return Path(place) if place else (Path(cache) if cache else Path.home() / ".cache") / "edgekit"
+
+
+def conversions() -> Path:
+    """Return the folder of conversions that are kept by content: `$EDGEKIT_CACHE`, else one in `home`."""
+    place = os.environ.get("EDGEKIT_CACHE")
+    return Path(place) if place else home() / "conversions"
 
 
 def data_home() -> Path:
@@ -51,13 +58,22 @@ class Environment:
         return (self.executable.parent.parent / "installed").exists()
 
     def install(self) -> None:
-        """Make the environment; one that is there already is kept.
+        """Make the environment; one that is there already is kept, and one that another process makes is waited for.
 
         Raises:
-            EdgekitError: the right Python is missing, or pip failed.
+            EdgekitError: the right Python is missing, pip failed, or the disk is full.
         """
         if self.installed:
             return
+        busy = EdgekitError(f"another process installs {self.name}")
+        try:
+            with locked(home() / "locks" / self.name, busy, wait=True):
+                if not self.installed:  # the other process may have made it
+                    self._make()
+        except OSError as error:
+            raise EdgekitError(f"{self.name} cannot be installed in {home()}: {error.strerror or error}") from None
+
+    def _make(self) -> None:
         self.remove()
         folder = self.executable.parent.parent
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -243,6 +243,7 @@ def kept_split_graph(
 
 
 def _kept(path: Path, made: Callable[[], bytes], making: Callable[[], None]) -> Path:
+    """Return a run's training file; a new one is told by `making`, whether it is converted or taken from the cache."""
     if not path.exists():
         making()
         write_whole(path, made())

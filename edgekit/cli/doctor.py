@@ -9,6 +9,9 @@ def doctor(
     install: Annotated[
         str, typer.Option(metavar="NAME", help="Install what needs an environment of its own: tflite-runtime.")
     ] = "",
+    clear_cache: Annotated[
+        bool, typer.Option("--clear-cache", help="Remove the .tflite conversions that are kept to be used again.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Show this machine, and which extras are installed; for each missing one, the command that installs it.
@@ -18,6 +21,8 @@ def doctor(
         edgekit doctor
 
         edgekit doctor --install tflite-runtime
+
+        edgekit doctor --clear-cache
     """
     import json
     import sys
@@ -25,7 +30,9 @@ def doctor(
     from rich.console import Console
 
     from edgekit.devices.host import describe, extras
+    from edgekit.environments import conversions
     from edgekit.errors import UsageError
+    from edgekit.export import cache
     from edgekit.export.runtimes import TFLITE_RUNTIME
 
     environments = {"tflite-runtime": TFLITE_RUNTIME}
@@ -34,11 +41,16 @@ def doctor(
             raise UsageError(f"--install {install}: there is {', '.join(environments)}")
         print(f"Installing {environments[install].name} …", file=sys.stderr)
         environments[install].install()
+    if clear_cache:
+        cache.clear()
+    kept, size = cache.size()
     machine, found = describe(), extras()
     if as_json:
         own = {name: environment.installed for name, environment in environments.items()}
         extras_found = [extra.__dict__ for extra in found]
-        print(json.dumps({"machine": machine, "extras": extras_found, "environments": own}, indent=2))
+        kept_facts = {"folder": str(conversions()), "files": kept, "bytes": size}
+        facts = {"machine": machine, "extras": extras_found, "environments": own, "conversions": kept_facts}
+        print(json.dumps(facts, indent=2))
         return
     console = Console(highlight=False)
     for name, value in machine.items():
@@ -59,3 +71,6 @@ def doctor(
         console.print(f"{mark} [bold]{name}[/bold], in an environment of its own: the runtime that older boards have")
         if not environment.installed:
             console.print(f"                 install with: edgekit doctor --install {name}", markup=False)
+    console.print(f"\n{kept} conversions to .tflite kept in {conversions()}, {size / 1e6:,.1f} MB", soft_wrap=True)
+    if kept:
+        console.print("                 remove with: edgekit doctor --clear-cache", markup=False)

@@ -3,12 +3,14 @@
 import copy
 import os
 import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from edgekit.errors import ExportError, MissingExtraError
+from edgekit.export import cache
 from edgekit.export.group_norm import with_fast_group_norms
 from edgekit.export.quiet import quiet
 from edgekit.models.norm import fold_weight_standardisation
@@ -57,12 +59,33 @@ def to_float32(model: nn.Module, shape: tuple[int, ...]) -> bytes:
     made = with_fast_group_norms(fold_weight_standardisation(copy.deepcopy(model)))
     wrapped = _Signature(made, len(shape) == 3).eval()
     sample = {input_name(shape): torch.zeros(1, *device_shape(shape))}
+
+    def make() -> bytes:
+        try:
+            with quiet():
+                content: bytes = litert_torch.signature(SIGNATURE, wrapped, None, sample).convert().model_content()
+        except Exception as error:  # the converter raises whatever its passes raise
+            raise ExportError(_explain(error, wrapped, sample)) from error
+        return content
+
     try:
         with quiet():
-            content: bytes = litert_torch.signature(SIGNATURE, wrapped, None, sample).convert().model_content()
-    except Exception as error:  # the converter raises whatever its passes raise
-        raise ExportError(_explain(error, wrapped, sample)) from error
-    return content
+            exported = torch.export.export(wrapped, (), sample)
+    except Exception:  # the converter says better why
+        return make()
+    held = {**exported.state_dict, **exported.constants}
+    return cache.kept("float32.tflite", [str(exported.graph), str(exported.graph_signature), *as_parts(held)], make)
+
+
+def as_parts(held: Mapping[str, Any]) -> Iterator[bytes | str]:
+    """Yield what a graph holds beside its operators, for the key of `cache.kept`."""
+    for name, value in sorted(held.items()):
+        yield name
+        if isinstance(value, Tensor):
+            yield f"{value.dtype} {tuple(value.shape)}"
+            yield value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        else:
+            yield repr(value)
 
 
 def converter() -> Any:

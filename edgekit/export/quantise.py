@@ -8,6 +8,7 @@ import numpy as np
 from edgekit.data.federated import Floats
 from edgekit.errors import ExportError, MissingExtraError
 from edgekit.experiment import Preset
+from edgekit.export import cache
 from edgekit.export.convert import SIGNATURE
 from edgekit.export.quiet import quiet
 
@@ -50,16 +51,21 @@ def quantise(float32: bytes, preset: Preset, name: str, calibration: Floats | No
             from ai_edge_quantizer import quantizer
         except ImportError:
             raise MissingExtraError("ai-edge-quantizer", "tflite") from None
-    try:
-        with quiet():
-            made = quantizer.Quantizer(float32)
-            RECIPES[preset](made)
-            found = None
-            if preset in CALIBRATED and calibration is not None:
-                found = _ranges(made, name, calibration)
-            return bytes(made.quantize(found).quantized_model)
-    except Exception as error:  # the quantiser raises whatever its passes raise
-        raise ExportError(f"the model cannot be quantised to {preset}: {' '.join(str(error).split())[:300]}") from error
+    examples = calibration if preset in CALIBRATED else None
+
+    def make() -> bytes:
+        try:
+            with quiet():
+                made = quantizer.Quantizer(float32)
+                RECIPES[preset](made)
+                found = None if examples is None else _ranges(made, name, examples)
+                return bytes(made.quantize(found).quantized_model)
+        except Exception as error:  # the quantiser raises whatever its passes raise
+            said = " ".join(str(error).split())[:300]
+            raise ExportError(f"the model cannot be quantised to {preset}: {said}") from error
+
+    seen = [] if examples is None else [repr((examples.dtype, examples.shape)), examples.tobytes()]
+    return cache.kept(f"{preset}.tflite", [float32, name, *seen], make)
 
 
 def _ranges(made: Any, name: str, calibration: Floats) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from edgekit import experiment as experiments
 from edgekit.data import FederatedDataset
 from edgekit.errors import EdgekitError
 from edgekit.experiment import Experiment, Preset
+from edgekit.export import cache
 from edgekit.export.tflite import Exported, Subject, export
 from edgekit.export.training.file import training_file
 from edgekit.export.training.steps import Options
@@ -67,7 +68,8 @@ def write_files(
     result.setdefault("tflite", {})
     for preset in presets:
         try:
-            done |= export(subject, [preset], folder.export, card, settings.tolerance, settings.runtimes)
+            with cache.telling(notice):
+                done |= export(subject, [preset], folder.export, card, settings.tolerance, settings.runtimes)
             result["tflite"][preset] = done[preset].facts(folder.path)
         except EdgekitError as error:  # the others are still worth having
             failures.append(error)
@@ -95,7 +97,9 @@ def _write_training(
     notice: Notice,
 ) -> dict[str, Any]:
     """Write `folder/training.tflite`; return its facts, the path relative to `beside`."""
-    content, difference = training_file(subject.model, subject.shape, len(subject.classes), options, card, runtimes)
+    classes = len(subject.classes)
+    with cache.telling(notice):
+        content, difference = training_file(subject.model, subject.shape, classes, options, card, runtimes)
     path = folder / "training.tflite"
     write_whole(path, content)
     notice(f"training.tflite: {len(content):,} bytes, its steps differ from torch's by {difference:.0e}")
@@ -201,7 +205,8 @@ def export_module(
     measure = "agreement" if y is None else "accuracy"
     card["measured"] = f"{measure} on {len(test)} {'random' if x is None else 'calibration'} examples"
     result: dict[str, Any] = {"measured": card["measured"], "tflite": {}}
-    done = export(subject, presets, folder, card, tolerance, runtimes) if presets else {}
+    with cache.telling(notice):
+        done = export(subject, presets, folder, card, tolerance, runtimes) if presets else {}
     for preset, file in done.items():
         result["tflite"][preset] = file.facts(folder)
     for line in table(done, measure):

@@ -1,7 +1,7 @@
 """Make a training file, and hold its steps against torch's before it counts."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from edgekit.arrays import Array
 from edgekit.errors import ExportError
-from edgekit.export import runtimes
-from edgekit.export.convert import check_size, converter, device_shape, reason
+from edgekit.export import cache, runtimes
+from edgekit.export.convert import as_parts, check_size, converter, device_shape, reason
 from edgekit.export.metadata import TRAINING, add_metadata
 from edgekit.export.quiet import quiet
 from edgekit.export.training.steps import Options, Step, Steps
@@ -96,7 +96,9 @@ def check_trainable(model: nn.Module) -> None:
 class _Traced(nn.Module):
     """A traced function as the module with named inputs and outputs that litert-torch takes."""
 
-    def __init__(self, step: nn.Module, inputs: list[str], outputs: list[str]) -> None:
+    step: torch.fx.GraphModule
+
+    def __init__(self, step: torch.fx.GraphModule, inputs: list[str], outputs: list[str]) -> None:
         super().__init__()
         self.step, self.inputs, self.outputs = step, inputs, outputs
 
@@ -117,7 +119,7 @@ class _Initial(nn.Module):
         return {"w": self.w * 1.0}
 
 
-def _traced(function: Step, sample: dict[str, Tensor]) -> nn.Module:
+def _traced(function: Step, sample: dict[str, Tensor]) -> _Traced:
     """Trace a function with its gradients into plain operators."""
     outputs: list[str] = []
 
@@ -186,7 +188,7 @@ def converted(functions: Mapping[str, Step], samples: dict[str, dict[str, Tensor
         ExportError: one cannot be traced or converted.
     """
     made = converter()
-    modules = {}
+    modules: dict[str, _Traced] = {}
     for name, sample in samples.items():
         try:
             modules[name] = _traced(functions[name], sample)
@@ -194,16 +196,31 @@ def converted(functions: Mapping[str, Step], samples: dict[str, dict[str, Tensor
             raise
         except Exception as error:  # a user's forward may do anything
             raise ExportError(f"the network's {name} step cannot be traced: {reason(error)}") from error
-    try:
-        # `parameters` comes last: it has no operators, and XNNPACK takes no graph that follows such a one in the file.
-        for name, sample in samples.items():
-            made = made.signature(name, modules[name], None, sample)
-        made = made.signature("parameters", _Initial(initial), None, {})
-        with quiet():
-            content: bytes = made.convert().model_content()
-    except Exception as error:  # the converter raises whatever its passes raise
-        raise ExportError(f"the training graph cannot be converted: {reason(error)}") from error
-    return content
+
+    def make() -> bytes:
+        signatures = made
+        try:
+            # `parameters` comes last: it has no operators, and XNNPACK takes no graph that follows such a one.
+            for name, sample in samples.items():
+                signatures = signatures.signature(name, modules[name], None, sample)
+            signatures = signatures.signature("parameters", _Initial(initial), None, {})
+            with quiet():
+                content: bytes = signatures.convert().model_content()
+        except Exception as error:  # the converter raises whatever its passes raise
+            raise ExportError(f"the training graph cannot be converted: {reason(error)}") from error
+        return content
+
+    parts: list[bytes | str] = list(as_parts({"initial": initial}))
+    for name, module in modules.items():
+        shapes = {key: (value.dtype, tuple(value.shape)) for key, value in samples[name].items()}
+        parts += [name, repr(shapes), repr(module.outputs), *_content(module.step)]
+    return cache.kept("training.tflite", parts, make)
+
+
+def _content(step: torch.fx.GraphModule) -> Iterator[bytes | str]:
+    """Yield what a traced function does: its operators, and the constants that they take."""
+    yield step.code
+    yield from as_parts({str(n.target): getattr(step, str(n.target)) for n in step.graph.nodes if n.op == "get_attr"})
 
 
 Results = dict[str, dict[str, Array]]
