@@ -3,17 +3,24 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 SOURCES := $(shell find edgekit server clients neuromorphic privacy devices -type f -not -name '*.pyc') pyproject.toml
 
-.PHONY: demo test test-devices lint bench clean
+# Two workers; a file's tests stay together, a federation of real processes is by itself (tests/conftest.py).
+PYTEST := $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder --durations=20
+
+.PHONY: demo test test-devices test-long lint bench clean
 
 demo: .venv/installed
 	$(BIN)/edgekit run
 
 test: .venv/installed
-	$(BIN)/pytest -m "not device"
+	$(PYTEST) -m "not device and not long" $(ARGS)
 
 test-devices: .venv/installed
 	./tests/devices/install.sh
-	$(BIN)/pytest -m device
+	$(PYTEST) -m "device and not long" $(ARGS)
+
+# What takes too long for every change, all of it or a tenth: make test-long SLICE=3
+test-long: .venv/installed
+	$(PYTEST) -m long $(if $(SLICE),--slice $(SLICE)) $(ARGS)
 
 # The last two look at the installed package, so they must not find the folder of the same name.
 lint: .venv/installed

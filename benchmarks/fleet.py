@@ -1,18 +1,23 @@
 """A federation of real processes on this machine, for the benchmarks and the tests of faults."""
 
+import fcntl
 import json
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from edgekit.environments import conversions
 
 # -P: in a checkout, its folder `edgekit` would be taken for the installed package.
 PROGRAM = [sys.executable, "-P", "-m", "edgekit.cli"]
@@ -28,11 +33,29 @@ QUICK = (
 """Overrides that make the built-in example a matter of seconds."""
 
 
+_reserved: list[Any] = []
+"""Locks of the ports that this process took; they end with it."""
+
+
 def free_port() -> int:
-    """Return a port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port that is free, and that no other process that asks here gets while this one lives.
+
+    It lies below those that the system gives to outgoing connections, or one of these might take it before it is used.
+    """
+    folder = Path(tempfile.gettempdir()) / f"edgekit-ports-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 12_000):
+        file = open(folder / str(port), "w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", port))
+        except OSError:
+            file.close()
+            continue
+        _reserved.append(file)
+        return port
+    raise OSError("no port between 20,000 and 32,000 is free")
 
 
 def write_digits(folder: Path, parts: int, examples: int = 16) -> list[Path]:
@@ -217,6 +240,7 @@ class Federation:
 
     def _spawn(self, command: list[str], name: str) -> "subprocess.Popen[bytes]":
         environment = {**os.environ, "EDGEKIT_HOME": str(self.folder / "home"), "PYTHONUNBUFFERED": "1"}
+        environment |= {"EDGEKIT_CACHE": str(conversions())}  # what was converted once serves all federations
         environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
         with open(self.folder / f"{name}.log", "ab") as log:
             return subprocess.Popen(

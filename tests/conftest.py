@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,39 @@ from edgekit.experiment import Experiment
 from edgekit.export.runtimes import TFLITE_RUNTIME
 
 torch.set_num_threads(1)
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+SLICES = 10
+"""Parts of the long suite; each day has its own."""
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slice", type=int, help=f"of the long tests, this tenth alone: 0 to {SLICES - 1}")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """Share tests out to workers, and pick a slice of the long ones.
+
+    A file's tests stay with one worker, since they share what was set up; a federation of real processes is a group of
+    its own. What may run only once at a time on a machine has marked its group.
+    """
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            alone = item.nodeid if "federation" in item.fixturenames else item.path.name
+            item.add_marker(pytest.mark.xdist_group("chromium" if "chromium" in item.fixturenames else alone))
+    chosen = config.getoption("--slice")
+    if chosen is not None:
+        if not 0 <= chosen < SLICES:
+            raise pytest.UsageError(f"--slice {chosen}: there are 0 to {SLICES - 1}")
+        long = sorted(item.nodeid for item in items if item.get_closest_marker("long"))
+        there = set(long[chosen::SLICES])
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid not in there])
+        items[:] = [item for item in items if item.nodeid in there]
+    elif not config.pluginmanager.hasplugin("randomly"):
+        items.sort(key=lambda item: "federation" not in item.fixturenames)  # the longest first
 
 
 @dataclass
@@ -105,19 +139,49 @@ def large_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def edgekit():
+    """`commandline.py`: the command line in this process."""
+    return _module(Path(__file__).parent / "commandline.py").edgekit
+
+
+@pytest.fixture(scope="session")
+def fails():
+    """Check that a command was refused as people expect: an exit code, and one line on stderr that tells the cause."""
+
+    def check(done, code, message):
+        assert done.returncode == code, done.stdout + done.stderr
+        assert re.search(message, done.stderr), done.stderr
+        assert "Traceback" not in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory, new_listener):
+    """A finished run of the built-in example, small: an MLP on digits in all its forms. Copy it to change it."""
+    from edgekit.pipeline import job
+
+    out = tmp_path_factory.mktemp("trained") / "run"
+    quick = ["data.clients=5", "federation.rounds=6", "privacy.unit=none", "model.name=mlp", "model.norm=none"]
+    job.run(experiments.load(None, [*quick, "model.arguments={}", 'export.presets=["float32"]']), out, new_listener())
+    return out
+
+
+@pytest.fixture(scope="session")
 def fleet():
     """benchmarks/fleet.py: federations of real processes."""
-    return _of_the_benchmarks("fleet")
+    return _module(BENCHMARKS / "fleet.py")
 
 
 @pytest.fixture(scope="session")
 def scripted_phone():
     """benchmarks/scripted_phone.py: phones without a browser."""
-    return _of_the_benchmarks("scripted_phone")
+    return _module(BENCHMARKS / "scripted_phone.py")
 
 
-def _of_the_benchmarks(name):
-    path = Path(__file__).parent.parent / "benchmarks" / f"{name}.py"
+def _module(path):
+    name = path.stem
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -74,7 +74,8 @@ def to_float32(model: nn.Module, shape: tuple[int, ...]) -> bytes:
     except Exception:  # the converter says better why
         return make()
     held = {**exported.state_dict, **exported.constants}
-    return cache.kept("float32.tflite", [str(exported.graph), str(exported.graph_signature), *as_parts(held)], make)
+    graph = [repr(shape), str(exported.graph), str(exported.graph_signature)]
+    return cache.kept("float32.tflite", [*graph, *as_parts(held)], make)
 
 
 def as_parts(held: Mapping[str, Any]) -> Iterator[bytes | str]:

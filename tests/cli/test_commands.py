@@ -1,8 +1,7 @@
-"""The command line as people use it: real processes, exit codes, one-line errors, help with an example."""
+"""The command line as people use it: exit codes, one-line errors, help with an example, runs that are stopped."""
 
 import json
 import os
-import re
 import resource
 import signal
 import subprocess
@@ -17,27 +16,41 @@ from edgekit import arrays
 
 EDGEKIT = [str(Path(sys.executable).parent / "edgekit")]
 QUICK = ["data.clients=5", "federation.rounds=2", "export.presets=[]", "spiking.enabled=false", "privacy.unit=none"]
+TWELVE = [item.replace("rounds=2", "rounds=12") for item in QUICK] + ["model.name=mlp", "model.arguments={}"]
 COMMANDS = ["run", "resume", "export", "inspect", "new", "models", "doctor"]
 SPLIT = ["split plan"]
 SPIKE = ["spike run", "spike verify", "spike plot", "spike export", "spike setup-lava"]
 
 
-def _run(*arguments, cwd, **kwargs):
-    return subprocess.run(
-        [*EDGEKIT, *arguments], capture_output=True, text=True, cwd=cwd, timeout=240, check=False, **kwargs
+@pytest.fixture(scope="module")
+def whole(edgekit, tmp_path_factory):
+    """What a run of twelve rounds learns that nothing disturbs."""
+    folder = tmp_path_factory.mktemp("whole")
+    done = edgekit("run", *TWELVE, "--out", "whole", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return arrays.load(folder / "whole/model.safetensors")[0]
+
+
+def _after_two_rounds(folder):
+    """Start the run of twelve rounds in a process of its own; give it back in the midst of them."""
+    process = subprocess.Popen(
+        [*EDGEKIT, "run", *TWELVE, "--out", folder.name],
+        cwd=folder.parent,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where a shell runs this behind it
     )
-
-
-def _fails(done, code, message):
-    assert done.returncode == code, done.stdout + done.stderr
-    assert re.search(message, done.stderr), done.stderr
-    assert "Traceback" not in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    metrics = folder / "metrics.jsonl"
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 2):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    return process
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, *SPIKE, *SPLIT])
-def test_every_command_has_help_with_an_example(command, tmp_path):
-    done = _run(*command.split(), "--help", cwd=tmp_path)
+def test_every_command_has_help_with_an_example(command, edgekit, tmp_path):
+    done = edgekit(*command.split(), "--help", cwd=tmp_path)
     assert done.returncode == 0
     assert f"edgekit {command}" in done.stdout
     assert "Example" in done.stdout
@@ -56,28 +69,28 @@ def test_help_loads_nothing_heavy(tmp_path):
 
 
 def test_a_run_prints_its_progress_and_where_the_report_is(tmp_path):
-    done = _run("run", *QUICK, cwd=tmp_path)
+    done = subprocess.run([*EDGEKIT, "run", *QUICK], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
     assert "round 2/2  accuracy 0." in done.stdout
     assert "runs/digits-001/report.html" in done.stdout
     assert (tmp_path / "runs/digits-001/report.html").exists()
 
 
-def test_json_is_all_that_a_machine_gets(tmp_path):
-    done = _run("run", *QUICK, "--out", "a", "--json", cwd=tmp_path)
+def test_json_is_all_that_a_machine_gets(edgekit, tmp_path):
+    done = edgekit("run", *QUICK, "--out", "a", "--json", cwd=tmp_path)
     assert json.loads(done.stdout) == json.loads((tmp_path / "a/result.json").read_text())
 
 
-def test_a_new_experiment_runs_as_it_is_and_is_never_overwritten(tmp_path):
-    assert _run("new", "mine.toml", cwd=tmp_path).returncode == 0
-    _fails(_run("new", "mine.toml", cwd=tmp_path), 2, "exists already")
-    done = _run("run", "mine.toml", *QUICK, "--out", "b", cwd=tmp_path)
+def test_a_new_experiment_runs_as_it_is_and_is_never_overwritten(edgekit, fails, tmp_path):
+    assert edgekit("new", "mine.toml", cwd=tmp_path).returncode == 0
+    fails(edgekit("new", "mine.toml", cwd=tmp_path), 2, "exists already")
+    done = edgekit("run", "mine.toml", *QUICK, "--out", "b", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 
-def test_epsilon_is_in_every_progress_line_of_a_private_run(tmp_path):
+def test_epsilon_is_in_every_progress_line_of_a_private_run(edgekit, tmp_path):
     quick = [item for item in QUICK if not item.startswith("privacy")]
-    done = _run("run", *quick, "--out", "p", cwd=tmp_path)
+    done = edgekit("run", *quick, "--out", "p", cwd=tmp_path)
     lines = [line for line in done.stdout.splitlines() if "round " in line and "/2" in line]
     assert lines
     assert all("epsilon" in line for line in lines)
@@ -100,31 +113,18 @@ def test_epsilon_is_in_every_progress_line_of_a_private_run(tmp_path):
         (["resume", "nowhere"], 2, "is not a run folder"),
     ],
 )
-def test_bad_input_is_one_line_and_the_right_exit_code(arguments, code, message, tmp_path):
-    _fails(_run(*arguments, cwd=tmp_path), code, message)
+def test_bad_input_is_one_line_and_the_right_exit_code(arguments, code, message, edgekit, fails, tmp_path):
+    fails(edgekit(*arguments, cwd=tmp_path), code, message)
 
 
-def test_a_wrong_option_is_wrong_usage(tmp_path):
-    done = _run("run", "--nonsense", cwd=tmp_path)
+def test_a_wrong_option_is_wrong_usage(edgekit, tmp_path):
+    done = edgekit("run", "--nonsense", cwd=tmp_path)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
 
 
-def test_ctrl_c_leaves_a_usable_run_and_resume_ends_with_the_same_bits(tmp_path):
-    overrides = [item.replace("rounds=2", "rounds=12") for item in QUICK]
-    assert _run("run", *overrides, "--out", "whole", cwd=tmp_path).returncode == 0
-    process = subprocess.Popen(
-        [*EDGEKIT, "run", *overrides, "--out", "broken"],
-        cwd=tmp_path,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where a shell runs this behind it
-    )
-    metrics = tmp_path / "broken/metrics.jsonl"
-    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 2):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
+def test_ctrl_c_leaves_a_usable_run_and_resume_ends_with_the_same_bits(whole, edgekit, tmp_path):
+    process = _after_two_rounds(tmp_path / "broken")
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
@@ -132,30 +132,27 @@ def test_ctrl_c_leaves_a_usable_run_and_resume_ends_with_the_same_bits(tmp_path)
     assert "Traceback" not in errors
     for name in ("model.safetensors", "report.html", "result.json"):
         assert (tmp_path / "broken" / name).exists()
-    assert _run("resume", "broken", cwd=tmp_path).returncode == 0
-    whole, broken = (arrays.load(tmp_path / name / "model.safetensors")[0] for name in ("whole", "broken"))
-    assert all(np.array_equal(whole[name], broken[name]) for name in whole)
+    assert json.loads((tmp_path / "broken/result.json").read_text())["rounds"] < 12
+    _resumes_with_the_same_bits(tmp_path / "broken", whole, edgekit)
 
 
-def test_a_killed_run_resumes_with_the_same_bits(tmp_path):
-    overrides = [item.replace("rounds=2", "rounds=12") for item in QUICK]
-    assert _run("run", *overrides, "--out", "whole", cwd=tmp_path).returncode == 0
-    process = subprocess.Popen(
-        [*EDGEKIT, "run", *overrides, "--out", "killed"], cwd=tmp_path, stdout=subprocess.DEVNULL
-    )
-    metrics = tmp_path / "killed/metrics.jsonl"
-    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 2):
-        assert process.poll() is None
-        time.sleep(0.02)
+def test_a_killed_run_resumes_with_the_same_bits(whole, edgekit, tmp_path):
+    process = _after_two_rounds(tmp_path / "killed")
     process.kill()
-    process.wait()
+    process.communicate()
     assert not (tmp_path / "killed/result.json").exists()
-    assert _run("resume", "killed", cwd=tmp_path).returncode == 0
-    whole, killed = (arrays.load(tmp_path / name / "model.safetensors")[0] for name in ("whole", "killed"))
-    assert all(np.array_equal(whole[name], killed[name]) for name in whole)
+    _resumes_with_the_same_bits(tmp_path / "killed", whole, edgekit)
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path):
+def _resumes_with_the_same_bits(folder, whole, edgekit):
+    done = edgekit("resume", folder.name, cwd=folder.parent)
+    assert done.returncode == 0, done.stderr
+    learnt = arrays.load(folder / "model.safetensors")[0]
+    assert learnt.keys() == whole.keys()
+    assert all(np.array_equal(whole[name], learnt[name]) for name in whole)
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(fails, tmp_path):
     """Files may not grow beyond 60 kB here, as on a disk that has no more: the .nir file is the first that would."""
 
     def fill_the_disk():
@@ -170,21 +167,21 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path):
         check=False,
         preexec_fn=fill_the_disk,
     )
-    _fails(done, 1, "cannot write .*: File too large")
+    fails(done, 1, "cannot write .*: File too large")
     assert not (tmp_path / "full/spiking/network.nir").exists()
     assert [file for file in (tmp_path / "full").rglob("*") if file.name.startswith(".")] == []
 
 
-def test_models_and_doctor_speak_to_people_and_machines(tmp_path):
-    assert [row["name"] for row in json.loads(_run("models", "--json", cwd=tmp_path).stdout)] == [
+def test_models_and_doctor_speak_to_people_and_machines(edgekit, tmp_path):
+    assert [row["name"] for row in json.loads(edgekit("models", "--json", cwd=tmp_path).stdout)] == [
         "mlp",
         "dscnn",
         "mobilenetv2",
         "spiking-mlp",
         "spiking-cnn",
     ]
-    assert "Sandler" in _run("models", cwd=tmp_path).stdout
-    found = json.loads(_run("doctor", "--json", cwd=tmp_path).stdout)
+    assert "Sandler" in edgekit("models", cwd=tmp_path).stdout
+    found = json.loads(edgekit("doctor", "--json", cwd=tmp_path).stdout)
     assert {extra["name"] for extra in found["extras"]} == {
         "train",
         "tflite",
@@ -199,11 +196,11 @@ def test_models_and_doctor_speak_to_people_and_machines(tmp_path):
     assert not any(extra["missing"] for extra in found["extras"] if extra["name"] != "ray")
 
 
-def test_without_torch_the_error_names_the_extra(tmp_path):
+def test_without_torch_the_error_names_the_extra(fails, tmp_path):
     code = (
         "import sys\nsys.modules['torch'] = None\nsys.argv = ['edgekit', 'run']\nfrom edgekit.cli import main\nmain()"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path, env=dict(os.environ)
     )
-    _fails(done, 1, r"pip install 'edgekit\[train\]'")
+    fails(done, 1, r"pip install 'edgekit\[train\]'")

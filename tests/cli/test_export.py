@@ -1,16 +1,13 @@
-"""`edgekit export` and `edgekit inspect` as people use them: real processes, on a run and on a module of their own."""
+"""`edgekit export` and `edgekit inspect` as people use them: on a run, and on a module of their own."""
 
 import json
 import re
+import runpy
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-EDGEKIT = str(Path(sys.executable).parent / "edgekit")
 
 NET = """
 import torch
@@ -35,34 +32,22 @@ class Sorter(torch.nn.Module):
 """
 
 
-def edgekit(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [EDGEKIT, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=280, check=False)
-
-
-def fails(done: subprocess.CompletedProcess[str], code: int, message: str) -> None:
-    assert done.returncode == code, done.stdout + done.stderr
-    assert re.search(message, done.stderr), done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-
-
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
+def place(trained_run, tmp_path_factory) -> Path:
     """A folder with a finished run `r` and a module `nets`."""
     folder = tmp_path_factory.mktemp("export")
-    quick = ["data.clients=5", "federation.rounds=4", "privacy.unit=none", "model.name=mlp", "model.norm=none"]
-    done = edgekit("run", "--out", "r", *quick, "model.arguments={}", 'export.presets=["float32"]', cwd=folder)
-    assert done.returncode == 0, done.stderr
+    shutil.copytree(trained_run, folder / "r")
     (folder / "nets.py").write_text(NET)
+    np.savez(folder / "one.npz", x=np.zeros((5, 1, 8, 8), np.float32), y=np.full(5, 4))
     return folder
 
 
 @pytest.fixture
-def run(place, tmp_path) -> Path:
-    return shutil.copytree(place / "r", tmp_path / "r")
+def run(trained_run, tmp_path) -> Path:
+    return shutil.copytree(trained_run, tmp_path / "r")
 
 
-def test_another_preset_and_the_training_graph_of_a_run(run):
+def test_another_preset_and_the_training_graph_of_a_run(edgekit, run):
     done = edgekit("export", "r", "--preset", "int8", "--training", "--batch", "4", cwd=run.parent)
     assert done.returncode == 0, done.stderr
     assert re.search(r"int8\.tflite +[\d,]+ +ai-edge-litert \S+ +0\.\d{4}", done.stdout), done.stdout
@@ -81,7 +66,7 @@ def test_another_preset_and_the_training_graph_of_a_run(run):
     assert found["check"]["ai-edge-litert"]["latency_us"]["runs"] > 0
 
 
-def test_a_run_that_was_stopped_early_is_exported_with_a_licence(run):
+def test_a_run_that_was_stopped_early_is_exported_with_a_licence(edgekit, run):
     from edgekit.export.metadata import read_metadata
 
     result = json.loads((run / "result.json").read_text())
@@ -95,7 +80,7 @@ def test_a_run_that_was_stopped_early_is_exported_with_a_licence(run):
     assert set(json.loads((run / "result.json").read_text())["tflite"]) == {"float16"}
 
 
-def test_inspect_tells_what_files_hold_and_checks_them_against_their_run(run):
+def test_inspect_tells_what_files_hold_and_checks_them_against_their_run(edgekit, run):
     found = json.loads(edgekit("inspect", run / "export/float32.tflite", "--check", "--json", cwd=run).stdout)
     assert found["metadata"]["output"]["labels"] == [str(digit) for digit in range(10)]
     assert found["signatures"]["classify"]["inputs"] == {"image": {"shape": [1, 8, 8, 1], "dtype": "float32"}}
@@ -110,7 +95,7 @@ def test_inspect_tells_what_files_hold_and_checks_them_against_their_run(run):
         assert words in done.stdout, done.stderr
 
 
-def test_a_file_away_from_its_run_is_held_against_its_self_test(run, tmp_path):
+def test_a_file_away_from_its_run_is_held_against_its_self_test(edgekit, fails, run, tmp_path):
     alone = shutil.copy(run / "export/float32.tflite", tmp_path / "alone.tflite")
     found = json.loads(edgekit("inspect", alone, "--check", "--json", cwd=tmp_path).stdout)
     assert found["check"]["ai-edge-litert"]["max_abs_error"] < 1e-4
@@ -123,7 +108,7 @@ def test_a_file_away_from_its_run_is_held_against_its_self_test(run, tmp_path):
     fails(edgekit("inspect", alone, "--check", cwd=tmp_path), 1, "gives scores that differ by")
 
 
-def test_a_file_of_another_runs_network_fails_its_check(run, tmp_path):
+def test_a_file_of_another_runs_network_fails_its_check(edgekit, fails, run, tmp_path):
     from edgekit.experiment import Model
     from edgekit.export.convert import to_float32
     from edgekit.models import build
@@ -133,14 +118,11 @@ def test_a_file_of_another_runs_network_fails_its_check(run, tmp_path):
     fails(done, 1, r"other.tflite has accuracy 0\.\d+ in ai-edge-litert, the network 0\.\d+")
 
 
-def test_a_module_of_the_users_is_exported_without_a_run(place):
+def test_a_module_of_the_users_is_exported_without_a_run(edgekit, place):
     import torch
 
-    sys.path.insert(0, str(place))
-    from nets import Net
-
     torch.manual_seed(3)
-    torch.save(Net(3).state_dict(), place / "net.pt")
+    torch.save(runpy.run_path(place / "nets.py")["Net"](3).state_dict(), place / "net.pt")
     x = np.random.default_rng(0).random((40, 1, 8, 8), np.float32)
     np.savez(place / "some.npz", x=x, y=np.arange(40) % 10)
     done = edgekit(
@@ -180,11 +162,9 @@ def test_a_module_of_the_users_is_exported_without_a_run(place):
         (["--model", "nets:Sorts", "--sample", "1,1,8,8"], 1, "layer 'sorter' uses aten._linalg_svd"),
     ],
 )
-def test_bad_input_is_one_line_that_says_what_would_be_right(arguments, code, message, place):
-    np.savez(place / "one.npz", x=np.zeros((5, 1, 8, 8), np.float32), y=np.full(5, 4))
-    fails(
-        edgekit("export", *arguments, *(["--out", "bad"] if "--model" in arguments else []), cwd=place), code, message
-    )
+def test_bad_input_is_one_line_that_says_what_would_be_right(arguments, code, message, edgekit, fails, place):
+    done = edgekit("export", *arguments, *(["--out", "bad"] if "--model" in arguments else []), cwd=place)
+    fails(done, code, message)
     assert not (place / "bad").exists()
 
 
@@ -200,7 +180,7 @@ def test_bad_input_is_one_line_that_says_what_would_be_right(arguments, code, me
         ("x.onnx", b"", 2, "edgekit knows .tflite"),
     ],
 )
-def test_inspect_refuses_what_it_cannot_read(name, content, code, message, tmp_path):
+def test_inspect_refuses_what_it_cannot_read(name, content, code, message, edgekit, fails, tmp_path):
     (tmp_path / name).write_bytes(content)
     fails(edgekit("inspect", name, cwd=tmp_path), code, message)
     fails(edgekit("inspect", "none.tflite", cwd=tmp_path), 2, "does not exist")

@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +12,6 @@ from edgekit.environments import home
 from edgekit.errors import EdgekitError
 from edgekit.neuromorphic.lava import LAVA
 
-EDGEKIT = [str(Path(sys.executable).parent / "edgekit")]
-QUICK = ["data.clients=5", "federation.rounds=6", "privacy.unit=none", "export.presets=[]"]
-QUICK += ["model.name=mlp", "model.arguments={}"]
 NETS = """
 import torch
 from torch import nn
@@ -29,31 +24,9 @@ class Pooled(nn.Sequential):
 """
 
 
-def _run(*arguments, cwd, **kwargs):
-    return subprocess.run(
-        [*EDGEKIT, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, timeout=280, check=False, **kwargs
-    )
-
-
-def _fails(done, code, message):
-    assert done.returncode == code, done.stdout + done.stderr
-    assert re.search(message, done.stderr), done.stderr
-    assert "Traceback" not in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    place = tmp_path_factory.mktemp("spike")
-    done = _run("run", *QUICK, "--out", "run", cwd=place)
-    assert done.returncode == 0, done.stderr
-    return place / "run"
-
-
 @pytest.fixture
-def copied(finished, tmp_path):
-    shutil.copytree(finished, tmp_path / "run")
-    return tmp_path / "run"
+def copied(trained_run, tmp_path):
+    return shutil.copytree(trained_run, tmp_path / "run")
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +41,38 @@ def _data(path, digits, count=80):
     np.savez(path, x=digits.test.x[:count], y=digits.test.y[:count])
 
 
-def test_the_spiking_form_is_made_again_and_the_run_brought_up_to_date(copied):
+@pytest.fixture(scope="module")
+def full_folder(trained_run, tmp_path_factory, digits):
+    """A folder with a run, modules, and data and networks of which most are broken."""
+    folder = tmp_path_factory.mktemp("bad")
+    (folder / "nets.py").write_text(NETS)
+    (folder / "broken.nir").write_bytes(b"no hdf5 at all")
+    _data(folder / "data.npz", digits)
+    _data(folder / "few.npz", digits, 5)
+    x, y = digits.test.x[:40], digits.test.y[:40]
+    np.savez(folder / "odd.npz", x=np.where(x == x.max(), np.nan, x), y=y)
+    np.savez(folder / "labels.npz", x=x, y=y - 3)
+    np.savez(folder / "many.npz", x=x, y=y + 3)
+    shutil.copytree(trained_run, folder / "RUN")
+    return folder
+
+
+@pytest.fixture
+def unchanging(full_folder):
+    """That folder; nothing in it may have changed afterwards, and nothing may have come."""
+
+    def content():
+        files = (file for file in full_folder.rglob("*") if file.is_file() and file.suffix != ".pyc")
+        return {file: file.read_bytes() for file in files}
+
+    before = content()
+    yield full_folder
+    assert content() == before
+
+
+def test_the_spiking_form_is_made_again_and_the_run_brought_up_to_date(edgekit, copied):
     before = json.loads((copied / "result.json").read_text())
-    done = _run("spike", "run", copied, "--steps", 5, "reset=hard", "--json", cwd=copied.parent)
+    done = edgekit("spike", "run", copied, "--steps", 5, "reset=hard", "--json", cwd=copied.parent)
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)
     assert facts["steps"] == 5
@@ -82,51 +84,51 @@ def test_the_spiking_form_is_made_again_and_the_run_brought_up_to_date(copied):
     report = (copied / "report.html").read_text()
     assert "Loihi integers, 5 steps" in report
     assert report.count("<h2>Spiking</h2>") == 1
-    shown = _run("inspect", copied / "spiking/network.nir", cwd=copied.parent)
+    shown = edgekit("inspect", copied / "spiking/network.nir", cwd=copied.parent)
     assert "reset: hard" in shown.stdout
-    shown = _run("inspect", copied / "spiking/loihi.npz", cwd=copied.parent)
+    shown = edgekit("inspect", copied / "spiking/loihi.npz", cwd=copied.parent)
     assert "steps: 5" in shown.stdout
 
 
-def test_people_get_a_table(copied):
-    done = _run("spike", "run", copied, cwd=copied.parent)
+def test_people_get_a_table(edgekit, copied):
+    done = edgekit("spike", "run", copied, cwd=copied.parent)
     assert done.returncode == 0, done.stderr
     assert re.search(r"steps +float +loihi +energy uJ", done.stdout)
     assert "Loihi 1: " in done.stdout
     assert "estimate without static power" in done.stdout
 
 
-def test_lava_and_snntorch_run_the_same_network(copied, lava):
-    done = _run("spike", "run", copied, "--backend", "lava", "--examples", 3, "--json", cwd=copied.parent)
+def test_lava_and_snntorch_run_the_same_network(edgekit, copied, lava):
+    done = edgekit("spike", "run", copied, "--backend", "lava", "--examples", 3, "--json", cwd=copied.parent)
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)
     assert facts["equal_to_emulator"] is True
     assert facts["examples"] == 3
     assert facts["ms_per_example"] > 0
-    done = _run("spike", "run", copied, "--backend", "snntorch", "--examples", 30, "--json", cwd=copied.parent)
+    done = edgekit("spike", "run", copied, "--backend", "snntorch", "--examples", 30, "--json", cwd=copied.parent)
     facts = json.loads(done.stdout)
     assert facts["largest_difference"] < 1e-3
     assert facts["accuracy"] > 0.3
 
 
-def test_verify_says_how_much_was_equal(copied, lava):
-    done = _run("spike", "verify", copied, "--examples", 2, "--random", 3, "--seed", 50, cwd=copied.parent)
+def test_verify_says_how_much_was_equal(edgekit, copied, lava):
+    done = edgekit("spike", "verify", copied, "--examples", 2, "--random", 3, "--seed", 50, cwd=copied.parent)
     assert done.returncode == 0, done.stderr
     assert re.search(r"2 samples: ([\d,]+) of \1 values equal", done.stdout)
     assert "3 of 3 random networks" in done.stdout
-    facts = json.loads(_run("spike", "verify", "--random", 1, "--json", cwd=copied.parent).stdout)
+    facts = json.loads(edgekit("spike", "verify", "--random", 1, "--json", cwd=copied.parent).stdout)
     assert facts["random"]["networks"] == 1
     assert facts["random"]["values"] > 0
 
 
-def test_setup_lava_says_that_it_works(copied, lava):
-    done = _run("spike", "setup-lava", cwd=copied.parent)
+def test_setup_lava_says_that_it_works(edgekit, copied, lava):
+    done = edgekit("spike", "setup-lava", cwd=copied.parent)
     assert done.returncode == 0, done.stderr
     assert "Lava works" in done.stdout
 
 
-def test_plots_are_files_that_a_browser_shows(copied):
-    done = _run("spike", "plot", copied, "--example", 7, "--out", "plots", "--json", cwd=copied.parent)
+def test_plots_are_files_that_a_browser_shows(edgekit, fails, copied):
+    done = edgekit("spike", "plot", copied, "--example", 7, "--out", "plots", "--json", cwd=copied.parent)
     assert done.returncode == 0, done.stderr
     files = json.loads(done.stdout)["files"]
     names = {Path(file).stem for file in files}
@@ -136,17 +138,19 @@ def test_plots_are_files_that_a_browser_shows(copied):
         assert text.startswith("<svg xmlns=")
         assert "prefers-color-scheme: dark" in text
         assert "--ink:" in text
-    _fails(_run("spike", "plot", copied, "--example", 99999, cwd=copied.parent), 2, "test set has 359, numbered from 0")
+    fails(
+        edgekit("spike", "plot", copied, "--example", 99999, cwd=copied.parent), 2, "test set has 359, numbered from 0"
+    )
 
 
-def test_other_tools_forms_are_written(copied):
-    _fails(_run("spike", "export", copied, cwd=copied.parent), 1, "netx has no soft reset.*reset=hard")
+def test_other_tools_forms_are_written(edgekit, fails, copied):
+    fails(edgekit("spike", "export", copied, cwd=copied.parent), 1, "netx has no soft reset.*reset=hard")
     assert not (copied / "spiking/netx.net").exists()
-    assert _run("spike", "run", copied, "reset=hard", cwd=copied.parent).returncode == 0
-    done = _run("spike", "export", copied, "--json", cwd=copied.parent)
+    assert edgekit("spike", "run", copied, "reset=hard", cwd=copied.parent).returncode == 0
+    done = edgekit("spike", "export", copied, "--json", cwd=copied.parent)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["accuracy"] > 0.3
-    done = _run("spike", "export", copied, "--to", "lava", "--json", cwd=copied.parent)
+    done = edgekit("spike", "export", copied, "--to", "lava", "--json", cwd=copied.parent)
     assert json.loads(done.stdout)["run_on_a_chip"] is False
     assert {file.name for file in (copied / "spiking/lava").iterdir()} == {
         "network.npz",
@@ -157,23 +161,23 @@ def test_other_tools_forms_are_written(copied):
     assert "NOT RUN ON A\nCHIP" in (copied / "spiking/lava/run_in_lava.py").read_text()
 
 
-def test_a_module_and_a_nir_file_need_only_examples(tmp_path, digits):
+def test_a_module_and_a_nir_file_need_only_examples(edgekit, tmp_path, digits):
     (tmp_path / "nets.py").write_text(NETS)
     _data(tmp_path / "data.npz", digits)
     arguments = ["--model", "nets:Net", "--arguments", '{"hidden": 12}', "--data", "data.npz", "--out", "made"]
-    done = _run("spike", "run", "--steps", 4, *arguments, "--json", cwd=tmp_path)
+    done = edgekit("spike", "run", "--steps", 4, *arguments, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)
     assert facts["neurons"] == 22
     assert facts["macs"] == 64 * 12 + 12 * 10
     assert {file.name for file in (tmp_path / "made").iterdir()} == {"loihi.npz", "network.nir"}
-    again = _run("spike", "run", "made/network.nir", "--steps", 4, "--data", "data.npz", "--json", cwd=tmp_path)
+    again = edgekit("spike", "run", "made/network.nir", "--steps", 4, "--data", "data.npz", "--json", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["accuracy_float"] == facts["accuracy_float"]
     assert (tmp_path / "spiking/loihi.npz").exists()
 
 
-def test_a_nir_file_of_others_with_frames_of_spikes(tmp_path):
+def test_a_nir_file_of_others_with_frames_of_spikes(edgekit, tmp_path):
     import nir
 
     rng = np.random.default_rng(0)
@@ -188,7 +192,7 @@ def test_a_nir_file_of_others_with_frames_of_spikes(tmp_path):
     nir.write(tmp_path / "theirs.nir", graph)
     x = (rng.random((40, 10, 6)) < 0.3).astype(np.float32)
     np.savez(tmp_path / "data.npz", x=x, y=rng.integers(0, 5, 40))
-    done = _run("spike", "run", "theirs.nir", "--data", "data.npz", "--json", cwd=tmp_path)
+    done = edgekit("spike", "run", "theirs.nir", "--data", "data.npz", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)
     assert (facts["coding"], facts["steps"]) == ("frames", 10)
@@ -221,42 +225,33 @@ def test_a_nir_file_of_others_with_frames_of_spikes(tmp_path):
         (["run", "RUN", "voltage_decay=1.5"], 2, "spiking.voltage_decay"),
     ],
 )
-def test_bad_input_gets_one_line(arguments, code, message, finished, tmp_path, digits):
-    (tmp_path / "nets.py").write_text(NETS)
-    (tmp_path / "broken.nir").write_bytes(b"no hdf5 at all")
-    _data(tmp_path / "data.npz", digits)
-    _data(tmp_path / "few.npz", digits, 5)
-    x, y = digits.test.x[:40], digits.test.y[:40]
-    np.savez(tmp_path / "odd.npz", x=np.where(x == x.max(), np.nan, x), y=y)
-    np.savez(tmp_path / "labels.npz", x=x, y=y - 3)
-    np.savez(tmp_path / "many.npz", x=x, y=y + 3)
-    shutil.copytree(finished, tmp_path / "RUN")
-    kept = {file: file.read_bytes() for file in (tmp_path / "RUN").rglob("*") if file.is_file()}
-    _fails(_run("spike", *arguments, cwd=tmp_path), code, message)
-    assert kept == {file: file.read_bytes() for file in (tmp_path / "RUN").rglob("*") if file.is_file()}
+def test_bad_input_gets_one_line(arguments, code, message, edgekit, fails, unchanging):
+    fails(edgekit("spike", *arguments, cwd=unchanging), code, message)
 
 
-def test_a_broken_or_missing_network_is_refused_with_the_remedy(copied):
+def test_a_broken_or_missing_network_is_refused_with_the_remedy(edgekit, fails, copied):
     stored = copied / "spiking/loihi.npz"
     stored.write_bytes(stored.read_bytes()[:100])
     for command in (["plot"], ["export"], ["run", "--backend", "snntorch"]):
-        _fails(_run("spike", *command, copied, cwd=copied.parent), 1, "not a Loihi network.*edgekit spike run")
+        fails(edgekit("spike", *command, copied, cwd=copied.parent), 1, "not a Loihi network.*edgekit spike run")
     stored.unlink()
-    _fails(_run("spike", "export", copied, cwd=copied.parent), 1, "holds no spiking network yet.*edgekit spike run")
+    fails(edgekit("spike", "export", copied, cwd=copied.parent), 1, "holds no spiking network yet.*edgekit spike run")
 
 
-def test_neurons_that_nir_cannot_carry_cost_the_run_nothing_else(copied):
-    done = _run("spike", "run", copied, "current_decay=0.5", "--json", cwd=copied.parent)
+def test_neurons_that_nir_cannot_carry_cost_the_run_nothing_else(edgekit, fails, copied):
+    done = edgekit("spike", "run", copied, "current_decay=0.5", "--json", cwd=copied.parent)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["nir"] is False
     assert not (copied / "spiking/network.nir").exists()
-    _fails(_run("spike", "run", copied, "--backend", "snntorch", cwd=copied.parent), 1, "NIR cannot carry its neurons")
+    fails(
+        edgekit("spike", "run", copied, "--backend", "snntorch", cwd=copied.parent), 1, "NIR cannot carry its neurons"
+    )
 
 
-def test_without_lava_the_remedy_is_named(copied, tmp_path):
+def test_without_lava_the_remedy_is_named(edgekit, fails, copied, tmp_path):
     environment = {"EDGEKIT_HOME": str(tmp_path / "empty"), "PATH": "/usr/bin:/bin", "HOME": str(home())}
-    _fails(
-        _run("spike", "verify", "--random", "1", cwd=copied.parent, env=environment),
+    fails(
+        edgekit("spike", "verify", "--random", "1", cwd=copied.parent, env=environment),
         1,
         "Lava is not installed.*edgekit spike setup-lava",
     )

@@ -97,7 +97,7 @@ def test_a_file_made_for_other_settings_is_an_error(settings, complaint, made, t
 
 def test_a_file_without_momentum_does_not_forget_it_silently(blocks):
     model = build(Model(name="mlp"), (1, 8, 8), 10, 0)
-    plain = LiteRTTrainer(training_file(model, (1, 8, 8), 10, Options(8), {})[0])
+    plain = LiteRTTrainer(training_file(model, (1, 8, 8), 10, Options(8, private=False), {})[0])
     for settings in (LocalSettings(momentum=0.5), LocalSettings(proximal_mu=0.5)):
         with pytest.raises(TrainingError, match="was made without"):
             plain.train(state(model), task(blocks(4)[0]), settings)

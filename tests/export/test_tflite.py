@@ -102,8 +102,9 @@ def test_group_norms_faster_form_is_torchs_also_on_constant_maps(digits):
     with torch.no_grad():
         model[0].bias.add_(100.0)
     constant = np.stack([np.full((1, 8, 8), value, np.float32) for value in np.linspace(0, 50, 40)])
+    content = to_float32(model, (1, 8, 8))
     for x in (constant, digits.test.x[:20]):
-        scores = run_examples(to_float32(model, (1, 8, 8)), tflite.as_device(x)).scores
+        scores = run_examples(content, tflite.as_device(x)).scores
         assert np.isfinite(scores).all()
     model[0].bias.data.zero_()
     scores = run_examples(to_float32(model, (1, 8, 8)), tflite.as_device(digits.test.x[:20])).scores

@@ -23,18 +23,18 @@ class Everything(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first = nn.Conv2d(1, 6, 3, padding=1)
-        self.grouped = nn.Conv2d(6, 6, 3, groups=2, dilation=2, padding=2)
-        self.frozen = nn.Conv2d(6, 6, 1)
+        self.first = nn.Conv2d(1, 4, 2, padding=1)
+        self.grouped = nn.Conv2d(4, 4, 2, groups=2, dilation=2, padding=1)
+        self.frozen = nn.Conv2d(4, 4, 1)
         self.frozen.requires_grad_(False)
-        self.along = nn.Conv1d(24, 5, 3, stride=2)
-        self.norm = nn.LayerNorm(35)
-        self.out = nn.Linear(35, 10)
+        self.along = nn.Conv1d(12, 3, 2, stride=2)
+        self.norm = nn.LayerNorm(9)
+        self.out = nn.Linear(9, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = nn.functional.max_pool2d(self.first(x).relu(), 2)
         x = x + 0.5 * self.frozen(self.grouped(x))
-        x = self.along(x.flatten(1, 2).repeat(1, 1, 4)).flatten(1)
+        x = self.along(x.flatten(1, 2).repeat(1, 1, 2)).flatten(1)
         return self.out(self.norm(x))
 
 
@@ -64,10 +64,12 @@ def test_a_traced_step_is_torchs_for_every_network_of_the_zoo(name, norm):
             assert np.allclose(found[key].detach().numpy(), expected, atol=1e-5), (signature, key)
 
 
-@pytest.fixture(scope="module")
-def made(old_runtime):
-    """A file that was held against torch in both runtimes."""
-    model = network("dscnn", "weight-standardised")
+@pytest.fixture(
+    scope="module", params=[{"channels": [8]}, pytest.param({}, marks=pytest.mark.long)], ids=["small", "whole"]
+)
+def made(request, old_runtime):
+    """A file that was held against torch in both runtimes. What takes time is how many layers it has."""
+    model = build(Model(name="dscnn", norm="weight-standardised", arguments=request.param), (1, 8, 8), 10, 0)
     options, both = Options(8, 0.5, momentum=True), ["ai-edge-litert", old_runtime]
     content, error = training_file(model, (1, 8, 8), 10, options, {"name": "test"}, both)
     return model, content, error
@@ -110,9 +112,10 @@ def test_the_file_says_what_a_trainer_needs_to_know(made):
 def test_a_users_network_with_grouped_and_one_dimensional_convolutions_and_frozen_weights():
     torch.manual_seed(0)
     model = Everything()
-    _, error = training_file(model, (1, 8, 8), 10, Options(4, 0.5), {})
+    content, error = training_file(model, (1, 6, 6), 10, Options(2, 0.5), {})
     assert error < 1e-5
-    assert read_metadata(_)["parameters"][4] == {"name": "frozen.weight", "shape": [6, 6, 1, 1], "trainable": False}
+    frozen = {"name": "frozen.weight", "shape": [4, 4, 1, 1], "trainable": False}
+    assert read_metadata(content)["parameters"][4] == frozen
 
 
 @pytest.mark.parametrize(
@@ -197,7 +200,7 @@ def test_a_file_whose_steps_are_not_torchs_is_refused(monkeypatch):
     with pytest.raises(
         ExportError, match="in ai-edge-litert the training graph's w of train_dp differs from torch's by 0.001"
     ):
-        training_file(network("mlp", "none"), (1, 8, 8), 10, Options(2), {})
+        training_file(network("mlp", "group"), (1, 8, 8), 10, Options(8, 0.5, momentum=True, proximal=True), {})
 
 
 def test_an_experiments_settings_decide_what_the_file_can_do():

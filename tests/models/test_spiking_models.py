@@ -31,9 +31,17 @@ def test_qcfs_gradients_go_straight_through_inside_the_range():
     assert layer.threshold.grad.item() == pytest.approx(float(inside.sum()) + 1.0, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", ["mlp", "dscnn", "mobilenetv2"])
-def test_every_relu_gives_way_to_qcfs_with_a_fitted_threshold(name, digits):
-    model = build(Model(name=name, activation="qcfs", levels=8), digits.shape, 10, 0, digits.calibration.x)
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("mlp", {}),
+        ("dscnn", {}),
+        ("mobilenetv2", {"stages": [[1, 16, 1, 1], [4, 24, 2, 2], [4, 24, 1, 1]], "head": 32}),
+        pytest.param("mobilenetv2", {}, marks=pytest.mark.long),
+    ],
+)
+def test_every_relu_gives_way_to_qcfs_with_a_fitted_threshold(name, arguments, digits):
+    model = build(Model(name=name, activation="qcfs", levels=8, arguments=arguments), digits.shape, 10, 0, digits.calibration.x)
     layers = [layer for layer in model.modules() if isinstance(layer, QCFS)]
     assert layers
     assert not any(isinstance(layer, torch.nn.ReLU | torch.nn.ReLU6) for layer in model.modules())

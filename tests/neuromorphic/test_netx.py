@@ -26,6 +26,8 @@ def _integers(model, settings, digits):
     return quantise(converted, 8, digits.calibration.x[:32])
 
 
+@pytest.mark.long  # installs an environment with lava-dl
+@pytest.mark.xdist_group("lava")
 @pytest.mark.parametrize(
     ("model", "settings"),
     [

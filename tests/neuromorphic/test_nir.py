@@ -34,6 +34,7 @@ SIMULATORS = Environment(
     bare=("sinabs==3.1.3",),  # it asks for an older nir, which reads no file with a reset
 )
 SCRIPT = Path(__file__).parent / "nir_simulators.py"
+NEED_AN_ENVIRONMENT = pytest.mark.long  # which takes a minute to install, and the network
 
 
 @pytest.fixture(scope="session")
@@ -89,6 +90,7 @@ def _network(kind, rng):
     return SpikingNetwork((first, second, third, readout), (6,), 0.0, 0.5, 2, ("x", "y", "z"))
 
 
+@NEED_AN_ENVIRONMENT
 @pytest.mark.parametrize("simulator", ["norse", "snntorch", "sinabs", "spikingjelly"])
 @pytest.mark.parametrize("kind", ["chain", "residuals"])
 def test_what_we_write_gives_the_same_spikes_in(simulator, kind, simulators, tmp_path):
@@ -104,6 +106,7 @@ def test_what_we_write_gives_the_same_spikes_in(simulator, kind, simulators, tmp
     assert np.unique(ours).size > 3
 
 
+@NEED_AN_ENVIRONMENT
 @pytest.mark.parametrize(
     ("simulator", "kind"), [("snntorch", "lif"), ("snntorch", "cuba"), ("spikingjelly", "if"), ("spikingjelly", "lif")]
 )

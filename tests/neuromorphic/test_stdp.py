@@ -1,6 +1,7 @@
 """STDP by its equation, for pairs of spikes; and the example, which must learn."""
 
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -41,7 +42,18 @@ def test_rounding_keeps_small_changes_on_average():
     assert rounded(np.array([-5.0, 400.0]), rng).tolist() == [0.0, 254.0]
 
 
-def test_the_example_learns_without_labels(tmp_path):
+def test_the_example_learns_without_labels(monkeypatch, capsys):
+    """With fewer neurons, and once through the digits."""
+    main = runpy.run_path(str(EXAMPLE))["main"]
+    monkeypatch.setitem(main.__globals__, "NEURONS", 30)
+    monkeypatch.setitem(main.__globals__, "EPOCHS", 1)
+    main()
+    (accuracy,) = re.findall(r"test accuracy (0\.\d+)", capsys.readouterr().out)
+    assert float(accuracy) > 0.5
+
+
+@pytest.mark.long
+def test_the_whole_example_learns_without_labels(tmp_path):
     done = subprocess.run(
         [sys.executable, EXAMPLE], capture_output=True, text=True, cwd=tmp_path, timeout=280, check=False
     )

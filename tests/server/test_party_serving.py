@@ -42,6 +42,7 @@ def hospital(tmp_path):
     return tmp_path
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_a_clinic_and_a_laboratory_train_together_and_one_may_die(federation, fleet, hospital):
     one = federation("federation.rounds=8", f"data.source=labels:{hospital / 'coordinator'}", base=QUICK)
@@ -83,6 +84,7 @@ def test_a_clinic_and_a_laboratory_train_together_and_one_may_die(federation, fl
     assert nodes["a"]["rounds"] == nodes["b"]["rounds"] == 8
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_a_party_that_lies_costs_itself_and_ends_nothing(federation, fleet, hospital, impostor):
     one = federation("federation.rounds=2", f"data.source=labels:{hospital / 'coordinator'}", base=QUICK)

@@ -125,6 +125,7 @@ def test_strangers_garbage_and_impossible_updates_cost_nobody_else_a_round(feder
     good.close()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_a_phone_that_leaves_in_a_round_and_a_gateway_that_is_killed_cost_no_round(federation, fleet, scripted_phone):
     one = federation("federation.rounds=1000", "serve.nodes=1", "serve.deadline_seconds=60")
@@ -216,15 +217,14 @@ def test_the_page_and_the_dashboard_are_served_with_care(federation, scripted_ph
     phone.close()
 
 
-def test_a_gateway_that_cannot_be_says_why(federation, fleet, tmp_path):
+def test_a_gateway_that_cannot_be_says_why(federation, edgekit, tmp_path):
     one = federation("federation.rounds=1000", "serve.nodes=1")
     one.serve("--allow-gateways")
     url = one.code()
     folder = tmp_path / "gateway"
 
     def phone(*options, host="127.0.0.1"):
-        command = [*fleet.PROGRAM, "phone", *options, "--folder", str(folder), "--host", host]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = edgekit("phone", *options, "--folder", folder, "--host", host, cwd=tmp_path)
         assert done.stderr.count("\n") <= 1, done.stderr
         return done
 

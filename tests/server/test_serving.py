@@ -222,14 +222,13 @@ def test_bad_updates_cost_their_node_and_nothing_else(federation, impostor):
 
 
 @pytest.mark.timeout(200)
-def test_codes_addresses_and_folders_that_are_wrong_are_told_on_both_sides(federation, fleet):
+def test_codes_addresses_and_folders_that_are_wrong_are_told_on_both_sides(federation, fleet, edgekit):
     one = federation("federation.rounds=1000", "serve.nodes=1")
     one.serve(codes=2)
     url = one.code()
 
     def join(address, *options, folder="x"):
-        command = [*fleet.PROGRAM, "join", address, "--folder", str(one.folder / folder), *options]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = edgekit("join", address, "--folder", one.folder / folder, *options, cwd=one.folder)
         assert done.stderr.count("\n") <= 1, done.stderr
         return done
 
@@ -253,31 +252,18 @@ def test_codes_addresses_and_folders_that_are_wrong_are_told_on_both_sides(feder
     assert "was used already" in logs
     assert "n (torch) joined with code" in logs
     # A second coordinator with the same state, or on the same port, is refused.
-    command = [*fleet.PROGRAM, "serve", "--out", str(one.folder / "other"), "--port", str(one.port)]
-    environment = {**os.environ, "EDGEKIT_HOME": str(one.folder / "home")}
-    second = subprocess.run(
-        [*command, "--host", "127.0.0.1"], capture_output=True, text=True, timeout=60, env=environment
-    )
-    assert "another edgekit serve uses" in second.stderr
-    environment["EDGEKIT_HOME"] = str(one.folder / "home2")
-    second = subprocess.run(
-        [*command, "--host", "127.0.0.1"], capture_output=True, text=True, timeout=60, env=environment
-    )
-    assert "is another coordinator running?" in second.stderr
-    insecure = subprocess.run([*command, "--insecure"], capture_output=True, text=True, timeout=60, env=environment)
-    assert "--insecure is for this machine alone" in insecure.stderr
+    def serve(home, *options):
+        command = ["serve", "--out", one.folder / "other", "--port", one.port, *options]
+        return edgekit(*command, cwd=one.folder, env={"EDGEKIT_HOME": one.folder / home})
+
+    assert "another edgekit serve uses" in serve("home", "--host", "127.0.0.1").stderr
+    assert "is another coordinator running?" in serve("home2", "--host", "127.0.0.1").stderr
+    assert "--insecure is for this machine alone" in serve("home2", "--insecure").stderr
     assert join(one.code(), *good[:2], "--name", "m", "--enrol-only", folder="m").returncode == 0
     for expected in ("left https://127.0.0.1", "cannot be read"):
-        command = [*fleet.PROGRAM, "devices", "leave", "--folder", str(one.folder / "m")]
-        left = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        left = edgekit("devices", "leave", "--folder", one.folder / "m", cwd=one.folder)
         assert expected in left.stdout + left.stderr
-    removed = subprocess.run(
-        [*fleet.PROGRAM, "devices", "remove", "n"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, "EDGEKIT_HOME": str(one.folder / "home")},
-    )
+    removed = edgekit("devices", "remove", "n", cwd=one.folder, env={"EDGEKIT_HOME": one.folder / "home"})
     assert "n (node" in removed.stdout
     # Begun with other settings, it does not go on.
     one.stop()

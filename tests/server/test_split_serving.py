@@ -52,7 +52,7 @@ def test_nodes_with_and_without_torch_train_their_parts_over_tls(federation, fle
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("noise", ["client", "server"])
+@pytest.mark.parametrize("noise", ["client", pytest.param("server", marks=pytest.mark.long)])
 def test_private_rounds_are_charged_where_the_noise_is_added(federation, fleet, noise):
     private = [part for part in SPLIT if not part.startswith(("privacy", "training.epochs", "export.presets"))]
     one = federation(
@@ -73,6 +73,7 @@ def test_private_rounds_are_charged_where_the_noise_is_added(federation, fleet, 
         assert said in one.output(name)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_server_app_and_nodes_may_be_killed_in_the_middle_of_a_stream(federation, fleet):
     one = federation(

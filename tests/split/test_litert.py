@@ -24,7 +24,10 @@ NETWORKS = {
 WORK = LocalSettings(batch_size=8, epochs=2, learning_rate=0.1, momentum=0.9, proximal_mu=0.1)
 
 
-@pytest.fixture(scope="module", params=[(name, labels) for name in NETWORKS for labels in ("device", "server")])
+LONG = [pytest.param(case, marks=pytest.mark.long) for case in (("dscnn", "server"), ("mlp", "device"))]
+
+
+@pytest.fixture(scope="module", params=[("dscnn", "device"), ("mlp", "server"), *LONG], ids="-".join)
 def made(request, digits):
     """A network, how it is cut, and its device without torch."""
     name, labels = request.param
@@ -81,7 +84,7 @@ def test_a_window_leaves_batches_under_way_their_weights(made, blocks, digits):
         assert np.allclose(found[0][name], found[1][name], rtol=1e-4, atol=1e-5), name
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["mlp", pytest.param("dscnn", marks=pytest.mark.long)])
 def test_private_steps_are_those_of_torch(name, blocks, digits):
     """Clipped, in pieces where a Poisson batch is larger than the file's, and with the noise of the same draws."""
     settings, cut = NETWORKS[name]
