@@ -16,7 +16,8 @@ from edgekit import arrays
 
 EDGEKIT = [str(Path(sys.executable).parent / "edgekit")]
 QUICK = ["data.clients=5", "federation.rounds=2", "export.presets=[]", "spiking.enabled=false", "privacy.unit=none"]
-TWELVE = [item.replace("rounds=2", "rounds=12") for item in QUICK] + ["model.name=mlp", "model.arguments={}"]
+TWELVE = [item.replace("rounds=2", "rounds=12") for item in QUICK]
+TWELVE += ["model.name=mlp", "model.arguments={}", "training.epochs=1", "training.batch_size=16"]
 COMMANDS = ["run", "resume", "export", "inspect", "new", "models", "doctor"]
 SPLIT = ["split plan"]
 SPIKE = ["spike run", "spike verify", "spike plot", "spike export", "spike setup-lava"]

@@ -19,12 +19,12 @@ ZOO = [(name, norm) for name in ("mlp", "dscnn", "mobilenetv2") for norm in ("gr
 
 
 class Everything(nn.Module):
-    """What users' networks have and the zoo has not."""
+    """What users' networks have and the zoo has not. Each element of the dilated kernel is seconds of conversion."""
 
-    def __init__(self) -> None:
+    def __init__(self, kernel: tuple[int, int]) -> None:
         super().__init__()
         self.first = nn.Conv2d(1, 4, 2, padding=1)
-        self.grouped = nn.Conv2d(4, 4, 2, groups=2, dilation=2, padding=1)
+        self.grouped = nn.Conv2d(4, 4, kernel, groups=2, dilation=2, padding=(kernel[0] - 1, kernel[1] - 1))
         self.frozen = nn.Conv2d(4, 4, 1)
         self.frozen.requires_grad_(False)
         self.along = nn.Conv1d(12, 3, 2, stride=2)
@@ -109,9 +109,10 @@ def test_the_file_says_what_a_trainer_needs_to_know(made):
     assert [p["name"] for p in facts["parameters"]] == [name for name, _ in made[0].named_parameters()]
 
 
-def test_a_users_network_with_grouped_and_one_dimensional_convolutions_and_frozen_weights():
+@pytest.mark.parametrize("kernel", [(1, 2), pytest.param((2, 2), marks=pytest.mark.long)])
+def test_a_users_network_with_grouped_and_one_dimensional_convolutions_and_frozen_weights(kernel):
     torch.manual_seed(0)
-    model = Everything()
+    model = Everything(kernel)
     content, error = training_file(model, (1, 6, 6), 10, Options(2, 0.5), {})
     assert error < 1e-5
     frozen = {"name": "frozen.weight", "shape": [4, 4, 1, 1], "trainable": False}

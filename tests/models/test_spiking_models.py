@@ -41,7 +41,9 @@ def test_qcfs_gradients_go_straight_through_inside_the_range():
     ],
 )
 def test_every_relu_gives_way_to_qcfs_with_a_fitted_threshold(name, arguments, digits):
-    model = build(Model(name=name, activation="qcfs", levels=8, arguments=arguments), digits.shape, 10, 0, digits.calibration.x)
+    model = build(
+        Model(name=name, activation="qcfs", levels=8, arguments=arguments), digits.shape, 10, 0, digits.calibration.x
+    )
     layers = [layer for layer in model.modules() if isinstance(layer, QCFS)]
     assert layers
     assert not any(isinstance(layer, torch.nn.ReLU | torch.nn.ReLU6) for layer in model.modules())

@@ -16,7 +16,8 @@ from edgekit.neuromorphic.loihi import load as load_loihi
 from edgekit.pipeline import job
 
 QUICK = [
-    "data.clients=4", "data.test_fraction=0.1", "federation.rounds=2", "privacy.sample_rate=0.5", "export.tolerance=0.3",
+    "data.clients=4", "data.test_fraction=0.1", "federation.rounds=2", "privacy.sample_rate=0.5",
+    "export.tolerance=0.3",
 ]  # fmt: skip
 OF_TEMPLATE = [*QUICK, "model.arguments.channels=[8, 16]"]
 MODEL = "edgekit_test_nets:Net"
@@ -173,9 +174,7 @@ def _use(tmp_path, monkeypatch, **body):
 
 def test_a_network_of_the_users_goes_all_the_way(tmp_path, monkeypatch, heard):
     _use(tmp_path, monkeypatch, forward="nn.functional.avg_pool2d(x, 2)", features=36)
-    result = job.run(
-        experiments.load(None, [*QUICK, f"model.name={MODEL}"]), tmp_path / "run", heard
-    )
+    result = job.run(experiments.load(None, [*QUICK, f"model.name={MODEL}"]), tmp_path / "run", heard)
     assert set(result["tflite"]) == {"float32", "int8"}
     assert result["spiking"]["steps"] == 8
     assert result["privacy"] is None
@@ -216,9 +215,13 @@ def test_a_stage_that_fails_leaves_the_others_and_the_report(tmp_path, heard):
     settings = experiments.load(
         None,
         [
-            *QUICK, "model.norm=group", "model.arguments={channels=[8, 8]}", "export.presets=['float32']",
-            "federation.rounds=1", "training.learning_rate=0.3",
-        ],  # fmt: skip
+            *QUICK,
+            "model.norm=group",
+            "model.arguments={channels=[8, 8]}",
+            "export.presets=['float32']",
+            "federation.rounds=1",
+            "training.learning_rate=0.3",
+        ],
     )
     monkey = pytest.MonkeyPatch()
     monkey.setattr("edgekit.neuromorphic.conversion.LARGEST_FREEZING_LOSS", -2.0)

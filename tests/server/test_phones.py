@@ -53,6 +53,7 @@ def test_phones_take_part_leave_come_back_and_get_the_model(federation, fleet, s
     back.close()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_strangers_garbage_and_impossible_updates_cost_nobody_else_a_round(federation, scripted_phone):
     one = federation("federation.rounds=1000", "serve.nodes=1", "federation.cohort=2")
@@ -175,6 +176,7 @@ def test_a_phone_that_leaves_in_a_round_and_a_gateway_that_is_killed_cost_no_rou
     assert "was removed from the group" in back.heard[-1].facts["reason"]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(200)
 def test_the_page_and_the_dashboard_are_served_with_care(federation, scripted_phone):
     one = federation("federation.rounds=1000", "serve.nodes=1")

@@ -111,6 +111,7 @@ def test_three_kinds_of_node_train_together_and_get_the_signed_model(federation,
     assert left_processes(one) == []
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_everything_may_be_killed_and_no_round_or_privacy_is_lost(federation):
     one = federation("federation.rounds=12", "serve.nodes=2", "export.presets=[]", base=PRIVATE)

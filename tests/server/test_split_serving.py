@@ -51,8 +51,9 @@ def test_nodes_with_and_without_torch_train_their_parts_over_tls(federation, fle
         assert "whoever runs the coordinator sees" in one.output(name)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("noise", ["client", pytest.param("server", marks=pytest.mark.long)])
+@pytest.mark.parametrize("noise", ["client", "server"])
 def test_private_rounds_are_charged_where_the_noise_is_added(federation, fleet, noise):
     private = [part for part in SPLIT if not part.startswith(("privacy", "training.epochs", "export.presets"))]
     one = federation(
@@ -95,6 +96,7 @@ def test_server_app_and_nodes_may_be_killed_in_the_middle_of_a_stream(federation
     assert "the server app ended: it is started again" in " ".join(one.notices())
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_a_node_that_never_opens_its_stream_or_lies_about_it_is_left_out(federation, fleet, impostor):
     one = federation(
