@@ -16,7 +16,9 @@ print(environment.executable.stat().st_ino)
 def test_two_processes_that_install_the_same_environment_get_one(tmp_path):
     environment = {**os.environ, "EDGEKIT_HOME": str(tmp_path), "PYTHONSAFEPATH": "1"}
     both = [
-        subprocess.Popen([sys.executable, "-c", INSTALL], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        subprocess.Popen(
+            [sys.executable, "-c", INSTALL], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
         for _ in range(2)
     ]
     ends = [process.communicate(timeout=120) for process in both]

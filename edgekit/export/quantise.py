@@ -53,19 +53,20 @@ def quantise(float32: bytes, preset: Preset, name: str, calibration: Floats | No
             raise MissingExtraError("ai-edge-quantizer", "tflite") from None
     examples = calibration if preset in CALIBRATED else None
 
-    def make() -> bytes:
-        try:
+    seen = [] if examples is None else [repr((examples.dtype, examples.shape)), examples.tobytes()]
+    try:
+        with quiet():
+            made = quantizer.Quantizer(float32)
+            RECIPES[preset](made)
+
+        def make() -> bytes:
             with quiet():
-                made = quantizer.Quantizer(float32)
-                RECIPES[preset](made)
                 found = None if examples is None else _ranges(made, name, examples)
                 return bytes(made.quantize(found).quantized_model)
-        except Exception as error:  # the quantiser raises whatever its passes raise
-            said = " ".join(str(error).split())[:300]
-            raise ExportError(f"the model cannot be quantised to {preset}: {said}") from error
 
-    seen = [] if examples is None else [repr((examples.dtype, examples.shape)), examples.tobytes()]
-    return cache.kept(f"{preset}.tflite", [float32, name, *seen], make)
+        return cache.kept(f"{preset}.tflite", [float32, repr(made.get_quantization_recipe()), name, *seen], make)
+    except Exception as error:  # the quantiser raises whatever its passes raise
+        raise ExportError(f"the model cannot be quantised to {preset}: {' '.join(str(error).split())[:300]}") from error
 
 
 def _ranges(made: Any, name: str, calibration: Floats) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from edgekit.environments import home
 from edgekit.errors import EdgekitError
 from edgekit.neuromorphic.lava import LAVA
 
+pytestmark = pytest.mark.xdist_group("lava")
 NETS = """
 import torch
 from torch import nn

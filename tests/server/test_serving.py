@@ -252,6 +252,7 @@ def test_codes_addresses_and_folders_that_are_wrong_are_told_on_both_sides(feder
     logs = (one.run / "logs" / "superlink.log").read_text()
     assert "was used already" in logs
     assert "n (torch) joined with code" in logs
+
     # A second coordinator with the same state, or on the same port, is refused.
     def serve(home, *options):
         command = ["serve", "--out", one.folder / "other", "--port", one.port, *options]
