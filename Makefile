@@ -4,7 +4,8 @@ BIN := .venv/bin
 SOURCES := $(shell find edgekit server clients neuromorphic privacy devices -type f -not -name '*.pyc') pyproject.toml
 
 # Two workers; a file's tests stay together, a federation of real processes is by itself (tests/conftest.py).
-PYTEST := $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder --durations=20
+PYTEST := $(BIN)/pytest --durations=20
+WORKERS := -n 2 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: demo test test-devices test-long lint bench clean
 
@@ -12,8 +13,9 @@ demo: .venv/installed
 	$(BIN)/edgekit run
 
 test: .venv/installed
-	$(PYTEST) -m "not device and not long" $(ARGS)
+	$(PYTEST) $(WORKERS) -m "not device and not long" $(ARGS)
 
+# One after the other: browsers and emulated boards show what they do in real time.
 test-devices: .venv/installed
 	./tests/devices/install.sh
 	$(PYTEST) -m "device and not long" $(ARGS)

@@ -45,7 +45,7 @@ def free_port() -> int:
     folder = Path(tempfile.gettempdir()) / f"edgekit-ports-{os.getuid()}"
     folder.mkdir(exist_ok=True)
     for port in random.SystemRandom().sample(range(20_000, 32_000), 12_000):
-        file = open(folder / str(port), "w")  # noqa: SIM115: it stays open, and so locked
+        file = open(folder / str(port), "w")  # noqa: SIM115 - open means locked
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             with socket.socket() as probe:

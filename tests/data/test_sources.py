@@ -236,6 +236,7 @@ def test_natural_without_groups_says_how_to_name_them(tmp_path):
         load(Data(partition="natural"), 0)
 
 
+@pytest.mark.long
 def test_spoken_digits_by_speaker(large_data, tmp_path):
     file = np.load(large_data / "fsdd.npz")
     starts = np.concatenate([[0], np.cumsum(file["length"])])

@@ -121,6 +121,7 @@ def test_a_full_disk_is_told_and_nothing_is_half_written(fleet, tmp_path):
         subprocess.run(["umount", "-l", str(full)], check=False)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_two_hundred_idle_nodes_cost_little(fleet, tmp_path):
     """Two hundred links of this process wait while two nodes train; the SuperLink's memory stays flat."""

@@ -82,6 +82,7 @@ def test_a_board_installs_from_the_bundle_joins_trains_two_rounds_and_leaves(boa
         assert json.loads((one.folder / "home/coordinator/members.json").read_text()) == {}
 
 
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed: make test-devices")
 @pytest.mark.timeout(900)
 def test_a_laptop_a_board_an_emulated_pi_and_two_pages_in_one_federation(board, fleet, federation, phone):

@@ -348,6 +348,7 @@ def test_tuning_with_snntorch_helps_a_network_of_few_steps(digits):
     assert after > before
 
 
+@pytest.mark.long
 def test_tuning_that_does_not_help_is_left_out(converted, trained, digits):
     scores = trained(torch.from_numpy(digits.calibration.x)).detach()
     network, told = tune(converted.network, digits.calibration, scores, 64, seed=0)

@@ -1,5 +1,6 @@
 """The coordinator: Flower's strategies, privacy in the loop, failing clients, and resuming with the same bits."""
 
+import gc
 import json
 
 import numpy as np
@@ -32,6 +33,15 @@ ARGUMENTS = {
     "MultiKrum": ["federation.arguments.num_malicious_nodes=1", "federation.arguments.num_nodes_to_select=3"],
     "QFedAvg": ["federation.arguments.client_learning_rate=0.1"],
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_objects_to_collect():
+    """Flower collects garbage after each array of some strategies: not among all that was imported before."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture

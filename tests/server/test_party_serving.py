@@ -131,6 +131,7 @@ def test_a_party_that_lies_costs_itself_and_ends_nothing(federation, fleet, hosp
     assert nodes["a"]["rounds"] == nodes["b"]["rounds"] == 2
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_parties_of_the_built_in_digits_to_try_it_out(federation, fleet):
     one = federation("federation.rounds=3", "split.coverage=0.8", "split.codec=int8", "split.window=2", base=QUICK)

@@ -151,6 +151,7 @@ def test_everything_may_be_killed_and_no_round_or_privacy_is_lost(federation):
     assert left_processes(one) == []
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_bad_updates_cost_their_node_and_nothing_else(federation, impostor):
     """A node of an attacker's, with a real identity: replayed, truncated, wrong-shape, NaN and oversized updates."""
