@@ -1,4 +1,4 @@
-"""The suite itself: workers share out its tests as tests/conftest.py says, whatever pytest and pytest-xdist make of it."""
+"""The suite itself: its tests are shared out as tests/conftest.py says, whatever pytest and pytest-xdist make of it."""
 
 import os
 

@@ -52,8 +52,9 @@ def quantise(float32: bytes, preset: Preset, name: str, calibration: Floats | No
         except ImportError:
             raise MissingExtraError("ai-edge-quantizer", "tflite") from None
     examples = calibration if preset in CALIBRATED else None
-
-    seen = [] if examples is None else [repr((examples.dtype, examples.shape)), examples.tobytes()]
+    seen: list[bytes | str] = [float32, name]
+    if examples is not None:
+        seen += [repr((examples.dtype, examples.shape)), examples.tobytes()]
     try:
         with quiet():
             made = quantizer.Quantizer(float32)
@@ -64,7 +65,7 @@ def quantise(float32: bytes, preset: Preset, name: str, calibration: Floats | No
                 found = None if examples is None else _ranges(made, name, examples)
                 return bytes(made.quantize(found).quantized_model)
 
-        return cache.kept(f"{preset}.tflite", [float32, repr(made.get_quantization_recipe()), name, *seen], make)
+        return cache.kept(f"{preset}.tflite", [*seen, repr(made.get_quantization_recipe())], make)
     except Exception as error:  # the quantiser raises whatever its passes raise
         raise ExportError(f"the model cannot be quantised to {preset}: {' '.join(str(error).split())[:300]}") from error
 

@@ -141,7 +141,7 @@ def test_movements_are_felt_learnt_and_guessed(federation, phone):
     page.wait_for_selector("#sent-list li:has-text('what was learnt')", state="attached", timeout=90_000)
     one.wait(
         lambda: max((line["accuracy"] for line in one.rounds()), default=0) > 0.9,
-        120,
+        240,
         "a network that knows the movements",
     )
 
