@@ -3,8 +3,8 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 SOURCES := $(shell find edgekit server clients neuromorphic privacy devices -type f -not -name '*.pyc') pyproject.toml
 
-# Two workers; a file's tests stay together, a federation of real processes is by itself (tests/conftest.py).
 PYTEST := $(BIN)/pytest --durations=20
+# A file's tests stay with one worker, a federation of real processes is a group of its own (tests/conftest.py).
 WORKERS := -n 2 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: demo test test-devices test-long lint bench clean

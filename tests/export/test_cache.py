@@ -1,6 +1,7 @@
 """Conversions kept by content: taken again when all is the same, made anew when anything differs, never in the way."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -91,8 +92,6 @@ def test_a_folder_that_cannot_be_written_or_read_costs_time_alone(folder):
 def test_what_was_not_used_for_longest_goes_first(folder, monkeypatch):
     sizes = [cache.kept(f"file {number}", [], lambda: bytes(100)) and cache.size()[1] for number in range(3)]
     monkeypatch.setattr(cache, "LARGEST_BYTES", sizes[2])
-    import os
-
     for age, number in enumerate((1, 0, 2)):
         os.utime(folder / (cache._key(f"file {number}", []) + cache.ENDING), (1000 - age, 1000 - age))
     cache.kept("file 3", [], lambda: bytes(100))
