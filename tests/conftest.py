@@ -54,6 +54,12 @@ def pytest_collection_modifyitems(config, items):
         items.sort(key=lambda item: "federation" not in item.fixturenames)  # the longest first
 
 
+@pytest.fixture(autouse=True)
+def _the_same_numbers_in_any_order():
+    """What a test draws from torch does not depend on the tests before it."""
+    torch.manual_seed(0)
+
+
 @dataclass
 class Heard:
     """A listener that keeps what it hears."""

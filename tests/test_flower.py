@@ -3,6 +3,7 @@
 import importlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
 from edgekit import flower
 from edgekit.errors import LinkDownError
 from edgekit.flower.fleet import FleetLink
-from edgekit.flower.superlink import app_bundle
+from edgekit.flower.superlink import allow_spaces, app_bundle
 
 ROOT = Path(__file__).parent.parent
 PRIVATE = re.compile(r"flwr\.(supercore|supernode|superlink|common|proto|cli|server\.superlink)\b")
@@ -104,3 +105,17 @@ def test_a_strategy_that_writes_into_what_it_got_harms_nobody():
     ours.numpy()[:] = 7
     assert array.tolist() == [1, 1, 1]
     assert ours.numpy().tolist() == [1, 1, 1]
+
+
+def test_flower_makes_its_database_where_it_is_installed_in_a_folder_with_a_space(tmp_path, monkeypatch):
+    from flwr.supercore.state.alembic import utils
+    from sqlalchemy import create_engine, inspect
+
+    place = tmp_path / "a b" / "alembic"
+    shutil.copytree(utils.ALEMBIC_DIR, place)
+    monkeypatch.setattr(utils, "ALEMBIC_DIR", place)
+    monkeypatch.setattr(utils, "build_alembic_config", utils.build_alembic_config)  # as it is now, afterwards
+    allow_spaces()
+    engine = create_engine(f"sqlite:///{tmp_path / 'superlink.db'}")
+    utils.run_migrations(engine)
+    assert "task" in inspect(engine).get_table_names()

@@ -4,6 +4,7 @@ The SuperLink's three APIs share one port, and its Control API, through which wh
 who he is. So `server/superlink.py` shows the network the Fleet API alone, and keeps the rest on loopback.
 """
 
+import os
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,7 @@ def superlink_app(database: Path, superexec_secret: bytes) -> Any:
     from flwr.superlink.config_loader import SuperLinkLifespanConfig, load_control_authn_plugin
     from flwr.superlink.main import create_app
 
+    allow_spaces()
     config = SuperLinkLifespanConfig(
         control_address="127.0.0.1:0",  # of the gRPC API, which is off
         health_server_address=None,
@@ -85,6 +87,25 @@ def superlink_app(database: Path, superexec_secret: bytes) -> Any:
         runtime_dependency_install=False,
     )
     return create_app(config, SuperLinkLifespan)
+
+
+def allow_spaces() -> None:
+    """Let Flower make its database where it is installed in a folder with a space in its name.
+
+    It hands Alembic the folders of its migrations as one text, cut at spaces.
+    """
+    from flwr.supercore.state.alembic import utils
+
+    made = utils.build_alembic_config
+
+    def build_alembic_config(engine: Any) -> Any:
+        config = made(engine)
+        places = [utils.ALEMBIC_DIR / "versions", *utils._version_locations]
+        config.set_main_option("path_separator", "os")
+        config.set_main_option("version_locations", os.pathsep.join(str(place).replace("%", "%%") for place in places))
+        return config
+
+    utils.build_alembic_config = build_alembic_config
 
 
 class Exchange:
