@@ -72,13 +72,14 @@ def test_random_networks_are_equal_in_every_spike_current_and_voltage(seeds, lav
     [
         (Model(arguments={"channels": [8, 12, 16]}), Spiking(steps=4)),
         (Model(name="mlp", activation="qcfs"), Spiking(steps=6, reset="hard", coding="rate")),
-        (
+        pytest.param(
             Model(
                 name="mobilenetv2",
                 norm="weight-standardised",
                 arguments={"stages": [[1, 16, 1, 1], [4, 24, 2, 2], [4, 24, 1, 1]], "head": 32},
             ),
             Spiking(steps=3),
+            marks=pytest.mark.long,
         ),
         (Model(name="mlp"), Spiking(steps=8, coding="latency")),
         (Model(name="mlp"), Spiking(steps=8, current_decay=0.5, voltage_decay=0.1)),

@@ -241,14 +241,17 @@ def test_a_stage_that_fails_leaves_the_others_and_the_report(tmp_path, heard):
     [
         ["model.activation=qcfs", "privacy.unit=example"],
         ["model.name=spiking-cnn", "model.arguments={channels=[4, 6]}", "privacy.unit=example", "privacy.noise=client"],
-        [
-            "model.name=spiking-cnn",
-            "model.arguments={channels=[4, 6]}",
-            "model.norm=none",
-            "privacy.unit=none",
-            "data.source=moving-digits",
-            "data.events={frames=4, height=8, width=8}",
-        ],
+        pytest.param(
+            [
+                "model.name=spiking-cnn",
+                "model.arguments={channels=[4, 6]}",
+                "model.norm=none",
+                "privacy.unit=none",
+                "data.source=moving-digits",
+                "data.events={frames=4, height=8, width=8}",
+            ],
+            marks=pytest.mark.long,
+        ),
         ["privacy.unit=none", "spiking.coding=latency", "spiking.reset=hard", "spiking.chip=loihi-1"],
     ],
 )

@@ -1,0 +1,159 @@
+"""The local engine: all clients of a dataset, in this process."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from torch import nn
+
+from edgekit.algorithms.base import Algorithm, facts_of, with_mu
+from edgekit.asks import WEIGHTS, Ask, Reply, Update
+from edgekit.clients.cohort import VectorisedTrainer, obstacle
+from edgekit.clients.litert import LiteRTTrainer
+from edgekit.clients.simulated import SimulatedClients, failed
+from edgekit.clients.split.cohort import SplitTrainer
+from edgekit.clients.states import ClientStates
+from edgekit.clients.torch_trainer import TorchTrainer
+from edgekit.clients.trainer import CohortTrainer, OneTrainer
+from edgekit.data import FederatedDataset
+from edgekit.data.vertical import VerticalDataset
+from edgekit.errors import ModelError
+from edgekit.experiment import Experiment
+from edgekit.models.vertical import VerticalNetwork
+from edgekit.runfolder import RunFolder
+from edgekit.server.engines.base import Draw, Exchanged
+from edgekit.server.engines.graphs import kept_training_graph
+from edgekit.server.split import choose_cut, split_trainer
+from edgekit.server.vertical import VerticalTrainer
+
+
+class LocalEngine:
+    """All clients of a dataset, in this process.
+
+    Args:
+        experiment: the experiment.
+        dataset: the clients' data.
+        model: the network.
+        run: the run folder.
+        seed: of the batches, and of the noise that clients add.
+        on_notice: called with a line for people.
+        algorithm: whose client half they run.
+    """
+
+    repeatable = True
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        dataset: FederatedDataset,
+        model: nn.Module,
+        run: RunFolder,
+        seed: int,
+        on_notice: Callable[[str], None],
+        algorithm: Algorithm,
+    ) -> None:
+        self._experiment, self._dataset, self._model = experiment, dataset, model
+        self._on_notice = on_notice
+        self._clients: SimulatedClients | _Parties
+        cohort_trainer: CohortTrainer | None
+        single: OneTrainer
+        self._split: SplitTrainer | VerticalTrainer | None = None
+        if isinstance(dataset, VerticalDataset):
+            assert isinstance(model, VerticalNetwork)
+            self._split = parties = VerticalTrainer(experiment.split, model, dataset, seed, on_notice)
+            self.trainer = f"split learning with {dataset.clients} parties that hold different features"
+            self._clients = _Parties(parties)
+            return
+        split_clients: SplitTrainer | None = None
+        if experiment.split.cut:
+            split = experiment.split
+            if split.cut == "auto":
+                split = choose_cut(experiment, model, dataset, on_notice)
+            single = cohort_trainer = self._split = split_clients = split_trainer(split, model, dataset)
+            self.trainer = f"split learning, cut behind {split.cut}"
+            if dataset.total_examples is not None:
+                on_notice(self._split_costs(split_clients, experiment, dataset.total_examples / dataset.clients))
+        elif experiment.training.trainer == "litert":
+            making = partial(on_notice, "making the training graph")
+            single = LiteRTTrainer(kept_training_graph(experiment, algorithm, dataset, model, run, making))
+            cohort_trainer, self.trainer = None, "one client at a time in LiteRT, as devices without torch train"
+        else:
+            single = TorchTrainer(model)
+            cohort_trainer, self.trainer = self._choose_trainer()
+        self._clients = SimulatedClients(
+            dataset,
+            algorithm,
+            single,
+            cohort_trainer,
+            seed,
+            ClientStates(run.checkpoint / "clients") if algorithm.keeps else None,
+            on_notice,
+            apart=split_clients is None or not split_clients.server.shared,
+        )
+
+    def choose(self, number: int, draw: Draw) -> list[int]:
+        """Return the drawn clients."""
+        return draw(self._dataset.clients)
+
+    def exchange(self, asks: Mapping[int, Ask]) -> Exchanged:
+        """Return the clients' replies."""
+        replies = self._clients.train(asks)
+        answered = [reply.update for reply in replies if reply.update is not None]
+        if self._split is None:
+            return Exchanged(replies, sum(one.nbytes for one in answered), sum(ask.nbytes for ask in asks.values()))
+        up, down = self._split.take_traffic()  # beside their own parts: of the stream
+        size = self._split.device_bytes
+        return Exchanged(replies, up + size * len(answered), down + size * len(asks))
+
+    def name_of(self, client: int) -> str:
+        """Return `client` and its number."""
+        return f"client {client}"
+
+    def is_everyone(self, cohort: Sequence[int]) -> bool:
+        """Whether these are all clients."""
+        return len(cohort) == self._dataset.clients
+
+    def examples(self) -> int | None:
+        """Return how many examples the dataset's clients own."""
+        return self._dataset.total_examples
+
+    def _split_costs(self, split: SplitTrainer, experiment: Experiment, share: float) -> str:
+        """Say what split learning moves, beside federated averaging, which people may not expect."""
+        stream = split.bytes_an_example * share * experiment.training.epochs + 2 * split.device_bytes
+        whole = 2 * sum(tensor.nbytes for tensor in self._model.state_dict().values())
+        return (
+            f"split learning moves about {stream / 1e6:.2g} MB a client and round, federated averaging would move "
+            f"{whole / 1e6:.2g} MB"
+        )
+
+    def _choose_trainer(self) -> tuple[VectorisedTrainer | None, str]:
+        training = self._experiment.training
+        if training.trainer == "one-by-one":
+            return None, "one client at a time, as training.trainer says"
+        reason = obstacle(self._model, self._dataset.shape, len(self._dataset.classes))
+        if reason is None:
+            return VectorisedTrainer(self._model, training.memory_mb << 20), "whole cohort in vectorised steps"
+        if training.trainer == "cohort":
+            raise ModelError(f"training.trainer is 'cohort', but {reason}: use 'auto'")
+        self._on_notice(f"one client at a time: {reason}")
+        return None, f"one client at a time: {reason}"
+
+
+class _Parties:
+    """Parties with features of the same people: they train together or not at all.
+
+    Args:
+        trainer: of all of them.
+    """
+
+    def __init__(self, trainer: VerticalTrainer) -> None:
+        self._trainer = trainer
+
+    def train(self, asks: Mapping[int, Ask]) -> list[Reply]:
+        """Return the whole network after the round, the same for all parties; or why there is none."""
+        try:
+            ask = next(iter(asks.values()))
+            trained = self._trainer.train(ask.bundles[WEIGHTS], with_mu(ask), ask.round, parties=len(asks))
+        except Exception as error:
+            return [failed(client, error) for client in asks]
+        update = Update({WEIGHTS: trained.arrays}, trained.examples, facts_of(trained))
+        return [Reply(client, update) for client in asks]

@@ -1,0 +1,76 @@
+"""Checkpoints: everything a run needs to go on with the same bits, one file a round, without pickle."""
+
+import contextlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgekit import arrays
+from edgekit.algorithms.base import State
+from edgekit.arrays import Weights
+from edgekit.clients.states import packed, unpacked
+from edgekit.errors import EdgekitError, RunFolderError
+
+KEPT = 2
+"""The newest checkpoints that stay; an older one is there in case the newest is damaged."""
+AVERAGE = "average"
+"""Group of the running mean, beside the bundles of the method's state."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The loop's state after a round.
+
+    Attributes:
+        round: the last finished round.
+        state: the method's.
+        average: running mean of the global weights, {} before averaging starts.
+        averaged: how many rounds are in the mean.
+    """
+
+    round: int
+    state: State
+    average: Weights = field(default_factory=dict)
+    averaged: int = 0
+
+
+def save(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint whole, then remove those beyond the newest two."""
+    flat = packed({**checkpoint.state.bundles, AVERAGE: checkpoint.average})
+    description = {
+        "round": checkpoint.round,
+        "averaged": checkpoint.averaged,
+        "facts": dict(checkpoint.state.facts),
+        "empty": [name for name, held in checkpoint.state.bundles.items() if not held],
+    }
+    arrays.save(folder / f"round-{checkpoint.round:06d}.safetensors", flat, description)
+    for old in sorted(folder.glob("round-*.safetensors"))[:-KEPT]:
+        with contextlib.suppress(OSError):
+            old.unlink()
+
+
+def latest(folder: Path) -> Checkpoint | None:
+    """Return the newest checkpoint that can be read; None if there is none.
+
+    Raises:
+        RunFolderError: there are checkpoints, but none can be read.
+    """
+    problem = None
+    for path in sorted(folder.glob("round-*.safetensors"), reverse=True):
+        try:
+            flat, description = arrays.load(path)
+            groups = unpacked(flat)
+            average = groups.pop(AVERAGE, {})
+            groups |= {str(name): {} for name in description.get("empty", ())}
+            if "facts" not in description:  # as they were when all methods were strategies of Flower's
+                description["facts"] = {"strategy": description["strategy"]}
+            return Checkpoint(
+                int(description["round"]),
+                State(groups, dict(description["facts"])),
+                average,
+                int(description["averaged"]),
+            )
+        except (EdgekitError, KeyError, TypeError, ValueError) as error:
+            problem = error
+    if problem is not None:
+        raise RunFolderError(f"no checkpoint in {folder} can be read: {problem}")
+    return None

@@ -1,0 +1,322 @@
+"""The loop in lock step: each round asks a cohort, and waits for it."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from math import isfinite
+from typing import TypeVar
+
+from torch import nn
+
+from edgekit import algorithms
+from edgekit.algorithms.base import Algorithm, State
+from edgekit.arrays import Weights, problem_with
+from edgekit.asks import WEIGHTS, Aggregate, Ask, Reply, Update, mean_of
+from edgekit.clients.torch_trainer import state
+from edgekit.data import FederatedDataset
+from edgekit.errors import DataError, EdgekitError, TrainingError
+from edgekit.experiment import Experiment
+from edgekit.models import check_private
+from edgekit.privacy import Plan
+from edgekit.randomness import generator
+from edgekit.runfolder import RunFolder, append_line
+from edgekit.server.engines.base import Engine
+from edgekit.server.engines.local import LocalEngine
+from edgekit.server.loop import checkpoint
+from edgekit.server.loop.charging import Charging, check_method, plan_of, releases_aggregate
+from edgekit.server.loop.checkpoint import Checkpoint
+from edgekit.server.loop.evaluation import evaluate
+from edgekit.server.loop.metrics import RoundMetrics, keep_rounds
+from edgekit.server.loop.private import released
+from edgekit.server.loop.selection import draw_cohort
+
+T = TypeVar("T")
+FRUITLESS_ROUNDS = 3
+"""A run in which every client fails this many times in a row ends: nothing would ever be learnt."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How training ended.
+
+    Attributes:
+        weights: of the model to release.
+        rounds: finished rounds.
+        interrupted: whether Ctrl-C ended it early.
+        trainer: which trainer ran, and why.
+    """
+
+    weights: Weights
+    rounds: int
+    interrupted: bool
+    trainer: str
+
+
+class Coordinator:
+    """Trains one experiment's model across its clients.
+
+    Args:
+        experiment: the experiment.
+        dataset: the clients' data.
+        model: the network, with its first weights.
+        run: the run folder.
+        on_round: called after each round.
+        on_notice: called with a line for people.
+        engine: gives who trains, by method and privacy plan; None simulates the dataset's clients in this process.
+        private_seed: a secret number that outlives this process, for what privacy rests on: the same after a crash,
+            so that a round repeated gives the same bits and costs nothing more.
+
+    Raises:
+        ExperimentError: method, privacy and the rest do not go together.
+        ModelError: the model cannot do what the experiment asks.
+        PrivacyError: the privacy target cannot be reached.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        dataset: FederatedDataset,
+        model: nn.Module,
+        run: RunFolder,
+        on_round: Callable[[RoundMetrics], None] = lambda metrics: None,
+        on_notice: Callable[[str], None] = lambda line: None,
+        engine: Callable[[Algorithm, Plan | None], Engine] | None = None,
+        private_seed: int | None = None,
+    ) -> None:
+        self.experiment = experiment
+        self.dataset = dataset
+        self.model = model
+        self.run_folder = run
+        self.on_round = on_round
+        self.on_notice = on_notice
+        cohort = experiment.federation.cohort or dataset.clients
+        if cohort > dataset.clients:
+            raise DataError(f"federation.cohort is {cohort}, but there are only {dataset.clients} clients")
+        self.cohort = cohort
+        self.algorithm = algorithms.make(experiment.federation, released=releases_aggregate(experiment))
+        check_method(experiment, self.algorithm)
+        if experiment.privacy.on:
+            check_private(model)
+        self.plan = plan_of(experiment, dataset, self.algorithm)
+        self._first = self.algorithm.begin(
+            state(model), frozenset(name for name, p in model.named_parameters() if p.requires_grad)
+        )
+        self.charging = Charging(experiment, self.plan, run, private_seed)
+        self.engine: Engine
+        if engine is not None:
+            self.engine = engine(self.algorithm, self.plan)
+            if self._never_the_same:  # nobody knows what an earlier process released
+                self.charging.forget_draw()
+        else:
+            self.engine = LocalEngine(
+                experiment, dataset, model, run, self.charging.seed, on_notice, algorithm=self.algorithm
+            )
+
+    def run(self) -> Outcome:
+        """Train from the newest checkpoint, or from the start, to the last round.
+
+        Ctrl-C ends it after the last finished round; what is there can be used, and resumed.
+
+        Raises:
+            TrainingError: no client could train, or the method failed.
+        """
+        found = checkpoint.latest(self.run_folder.checkpoint)
+        current = found or Checkpoint(0, self._first)
+        if problem := problem_with(self.algorithm.model(current.state), state(self.model)):
+            raise TrainingError(f"the checkpoint is not one of this model: {problem}")
+        if lost := sorted(set(self._first.bundles) - set(current.state.bundles)):
+            method = self.experiment.federation.method
+            raise TrainingError(f"the checkpoint is of another method: it lacks the {lost[0]} of {method}")
+        keep_rounds(self.run_folder.metrics, current.round)
+        rounds = self.experiment.federation.rounds
+        fruitless = attempt = 0
+        interrupted = False
+        try:
+            while current.round < rounds:
+                number = current.round + 1
+                cohort = self._draw_cohort(number, attempt)
+                if not self.charging.can_afford(number, self._whom(cohort), again=not self.engine.repeatable):
+                    self.on_notice(
+                        f"stopped before round {number}: it would spend more than epsilon "
+                        f"{self.experiment.privacy.epsilon:g}, since rounds repeated with fresh noise count too"
+                    )
+                    break
+                after = self._round(current, cohort)
+                attempt = attempt + 1 if after is None else 0
+                if after is None:
+                    continue  # nodes come and go: the round is run again, with who is there then
+                current, metrics, reason = after
+                fruitless = fruitless + 1 if metrics.failures and not metrics.replies else 0
+                if fruitless == min(FRUITLESS_ROUNDS, rounds):
+                    raise TrainingError(f"every client failed in {fruitless} rounds in a row; the last said: {reason}")
+        except KeyboardInterrupt:
+            interrupted = True
+            current = checkpoint.latest(self.run_folder.checkpoint) or current
+            keep_rounds(self.run_folder.metrics, current.round)
+        weights = current.average or self.algorithm.model(current.state)
+        return Outcome(weights, current.round, interrupted, self.engine.trainer)
+
+    def _draw_cohort(self, number: int, attempt: int) -> list[int]:
+        by_client = self.charging.by_client
+        if by_client:  # a round that is run again asks the same, who were charged for it
+            rng = generator(self.charging.seed, "cohort", number)
+        else:  # others than those who did not answer
+            rng = generator(self.experiment.seed, "cohort", number, *((attempt,) if attempt else ()))
+
+        def draw(clients: int) -> list[int]:
+            # Of a fleet not everyone is there: clients join with their chance, or as many as wanted do.
+            wanted = self.cohort / self.dataset.clients * clients if by_client else min(self.cohort, clients)
+            return draw_cohort(clients, wanted, poisson=by_client, rng=rng)
+
+        return self.engine.choose(number, draw)
+
+    @property
+    def _never_the_same(self) -> bool:
+        """Whether a round that is run again releases something new: what split server and devices answer each other."""
+        return self.plan is not None and self.plan.split and not self.engine.repeatable
+
+    def _whom(self, cohort: Sequence[int]) -> Sequence[int] | None:
+        return None if self.engine.is_everyone(cohort) else cohort
+
+    def _round(self, before: Checkpoint, cohort: list[int]) -> tuple[Checkpoint, RoundMetrics, str] | None:
+        """Run one round; return the state after it, its metrics, and the last failure's reason.
+
+        None if nobody answered and the engine is one to wait for: then nothing came of it, and the round is not lost.
+        """
+        started = time.perf_counter()
+        number = before.round + 1
+        self.charging.charge(number, self._whom(cohort), again=not self.engine.repeatable)
+        settings = self.charging.local_settings()
+        asks = self._tried(number, "ask", lambda: self.algorithm.ask(before.state, cohort, number))
+        asks = {client: replace(ask, settings=settings, round=number) for client, ask in asks.items()}
+        exchanged = self.engine.exchange(asks)
+        if self._never_the_same and exchanged.released:
+            self.charging.forget_draw()
+        accepted, reasons = self._checked(exchanged.replies, asks)
+        if exchanged.again and asks and not accepted:
+            self.on_notice(f"round {number} is run again: {reasons[-1][1] if reasons else 'nobody answered'}")
+            return None
+        after = self._after(before, number, self._merged(before.state, number, accepted, settings.learning_rate))
+        loss, accuracy = self._evaluate(number, after.state)
+        metrics = RoundMetrics(
+            round=number,
+            loss=loss,
+            accuracy=accuracy,
+            cohort=len(cohort),
+            replies=len(accepted),
+            failures=len(asks) - len(accepted),
+            bytes_up=exchanged.bytes_up,
+            bytes_down=exchanged.bytes_down,
+            seconds=round(time.perf_counter() - started, 4),
+            epsilon=self.charging.epsilon,
+            metrics=after.state.facts.get("metrics", {}),
+        )
+        append_line(self.run_folder.metrics, asdict(metrics))
+        checkpoint.save(self.run_folder.checkpoint, after)
+        for client, reason in reasons:
+            self.on_notice(f"round {number}: {self.engine.name_of(client)} left out: {reason}")
+        self.on_round(metrics)
+        return after, metrics, reasons[-1][1] if reasons else ""
+
+    def _checked(
+        self, replies: Sequence[Reply], asks: Mapping[int, Ask]
+    ) -> tuple[dict[int, Update], list[tuple[int, str]]]:
+        """Sort replies into accepted updates, and (client, reason) of those that cost their update."""
+        accepted, reasons = {}, []
+        expected: dict[int, Mapping[str, Weights]] = {}
+        for reply in replies:
+            ask = asks[reply.client]
+            problem = reply.problem
+            if reply.update is not None:
+                key = id(ask.bundles)
+                if key not in expected:
+                    expected[key] = self.algorithm.expects(ask)
+                problem = _problem_with(reply.update, expected[key])
+            if reply.update is None or problem:
+                reasons.append((reply.client, problem))
+            else:
+                accepted[reply.client] = reply.update
+        return accepted, reasons
+
+    def _merged(self, before: State, number: int, updates: Mapping[int, Update], learning_rate: float) -> State:
+        """Let the method make the next state of what it may see."""
+        plan, clients = self.plan, self.dataset.clients
+        if plan is not None and releases_aggregate(self.experiment):
+            like = self.algorithm.expects(next(iter(self.algorithm.ask(before, [0], number).values())))
+            got = Aggregate(self._released(plan, before, like, number, updates), {}, self.cohort, clients)
+        elif not updates:
+            return before
+        elif self.algorithm.reads == "each":
+            got = Aggregate({}, {}, len(updates), clients, updates)
+        else:
+            bundles, facts = mean_of(list(updates.values()))
+            got = Aggregate(bundles, facts, len(updates), clients)
+        after: State = self._tried(number, "merge", lambda: self.algorithm.merge(before, got, number))
+        method, like = self.experiment.federation.method, before.bundles[WEIGHTS]
+        if problem := problem_with(self.algorithm.model(after), like):
+            raise TrainingError(f"round {number}: {method} gave unusable weights ({problem}): lower the learning rate")
+        facts = {"metrics": {name: round(value, 6) for name, value in got.facts.items()}, **after.facts}
+        return State(after.bundles, facts)
+
+    def _released(
+        self, plan: Plan, before: State, like: Mapping[str, Weights], number: int, updates: Mapping[int, Update]
+    ) -> Mapping[str, Weights]:
+        if plan.unit == "client":
+            expected = float(self.cohort)
+        else:
+            expected = plan.sample_rate * self._examples() * self.cohort / self.dataset.clients
+        # Noise of another scale is other noise: the same at two scales could be taken off by subtraction.
+        scale = f"{plan.noise_multiplier!r} {plan.clip!r}"
+        rng = generator(self.charging.seed, "server noise", scale, number)
+        rate = self.experiment.privacy.learning_rate
+        return released(list(updates.values()), like, before.bundles[WEIGHTS], plan, expected, rate, rng)
+
+    def _tried(self, number: int, what: str, call: Callable[[], T]) -> T:
+        try:
+            return call()
+        except EdgekitError:
+            raise
+        except Exception as error:  # a method may be the user's own
+            name = self.experiment.federation.method
+            does = {"ask": "could not configure the round", "merge": "could not aggregate the updates"}[what]
+            raise TrainingError(f"round {number}: {name} {does}: {error}") from error
+
+    def _examples(self) -> int:
+        examples = self.engine.examples()
+        if examples is None:
+            raise DataError("unit example with noise by the server needs to know how many examples there are in all")
+        return examples
+
+    def _after(self, before: Checkpoint, number: int, after: State) -> Checkpoint:
+        """Return the new checkpoint; in the last rounds the running mean of the weights moves on too."""
+        federation = self.experiment.federation
+        average, averaged = before.average, before.averaged
+        weights = self.algorithm.model(after)
+        if number > federation.rounds * (1 - federation.average_last):
+            averaged += 1
+            old = average or weights
+            average = {name: old[name] + (w - old[name]) / averaged for name, w in weights.items()}
+            average = {name: array.astype(weights[name].dtype) for name, array in average.items()}
+        if number == 1 and self.algorithm.unkept:
+            names = ", ".join(self.algorithm.unkept)
+            self.on_notice(f"the strategy's {names} cannot be kept in checkpoints: a resumed run starts them anew")
+        return Checkpoint(number, after, average, averaged)
+
+    def _evaluate(self, number: int, after: State) -> tuple[float | None, float | None]:
+        federation = self.experiment.federation
+        if number % federation.evaluate_every and number != federation.rounds:
+            return None, None
+        loss, accuracy = evaluate(self.model, self.algorithm.model(after), self.dataset.test)
+        return round(loss, 6) if isfinite(loss) else None, round(accuracy, 6)
+
+
+def _problem_with(update: Update, expected: Mapping[str, Weights]) -> str:
+    """Say what makes an update unfit, "" if nothing."""
+    if set(update.bundles) != set(expected):
+        return f"its update has the bundles {', '.join(update.bundles)}, expected {', '.join(expected)}"
+    if not (isfinite(update.weight) and update.weight > 0):
+        return f"its update weighs {update.weight!r}"
+    for bundle, like in expected.items():
+        if problem := problem_with(update.bundles[bundle], like):
+            return problem if bundle == WEIGHTS else f"{bundle}: {problem}"
+    return ""
