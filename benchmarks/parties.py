@@ -24,7 +24,7 @@ from edgekit.clients.torch_trainer import state
 from edgekit.models import build
 from edgekit.pipeline.subjects import build_network, load_dataset
 from edgekit.privacy.intersection import Side
-from edgekit.server.evaluation import evaluate
+from edgekit.server.loop.evaluation import evaluate
 from edgekit.server.vertical import VerticalTrainer, align
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "two-halves.toml"

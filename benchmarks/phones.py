@@ -57,7 +57,7 @@ def step_ratio(browser: Any) -> dict[str, float]:
     import uvicorn
     from starlette.applications import Starlette
 
-    from edgekit.clients import LocalSettings, LocalTask
+    from edgekit.clients import LocalSettings, LocalTask, Train
     from edgekit.clients.litert import LiteRTTrainer
     from edgekit.clients.phone.pages import Guarded, page_routes
     from edgekit.clients.torch_trainer import state
@@ -76,7 +76,7 @@ def step_ratio(browser: Any) -> dict[str, float]:
     def native(steps: int) -> float:
         settings = LocalSettings(batch_size=16, epochs=steps)
         begun = time.perf_counter()
-        trainer.train(weights, LocalTask(block, np.random.default_rng(0), np.random.default_rng(0)), settings)
+        trainer.train(Train(weights, settings), LocalTask(block, np.random.default_rng(0), np.random.default_rng(0)))
         return 1000 * (time.perf_counter() - begun) / steps
 
     native(20)

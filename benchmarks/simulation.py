@@ -6,8 +6,9 @@
 
 Rows, in seconds a round (median, after one round of warming up):
     plain       a loop over the clients in torch, averaging by hand: no Flower at all
-    local       Flower's FedAvg over edgekit's LocalGrid, one client at a time
-    cohort      Flower's FedAvg over edgekit's LocalGrid, the whole cohort in vectorised steps
+    local       edgekit's local engine with fedavg, one client at a time
+    cohort      the same with the whole cohort in vectorised steps
+    strategy    the same with Flower's FedAvg instead of ours: replies as Flower's messages
     flower_ray  Flower's FedAvg on Flower's own simulation engine (Ray), a process a core
     gemm_floor  the same multiply-adds as bare batched matrix products, and the update's pass over the memory
 
@@ -85,33 +86,39 @@ def plain(net: str, data: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
     return median_seconds(one_round)
 
 
-def on_local_grid(net: str, data: list[tuple[torch.Tensor, torch.Tensor]], *, vectorised: bool) -> float:
-    from flwr.app import ConfigRecord
-    from flwr.serverapp.strategy import FedAvg
+def on_local_engine(
+    net: str, data: list[tuple[torch.Tensor, torch.Tensor]], *, vectorised: bool, strategy: str = ""
+) -> float:
+    from dataclasses import replace
 
+    from edgekit.algorithms import make
+    from edgekit.asks import Aggregate, mean_of
     from edgekit.clients import LocalSettings
-    from edgekit.clients.app import SimulatedClients, to_record
     from edgekit.clients.cohort import VectorisedTrainer
+    from edgekit.clients.simulated import SimulatedClients
     from edgekit.clients.torch_trainer import TorchTrainer, state
-    from edgekit.server.local_grid import LocalGrid
+    from edgekit.experiment import Federation
 
     held = [Examples(x.numpy(), y.numpy()) for x, y in data]
     dataset = FederatedDataset(CLIENTS, held.__getitem__, held[0], held[0], [str(d) for d in range(10)], "digits")
     model = nets.build(net)
-    clients = SimulatedClients(dataset, TorchTrainer(model), VectorisedTrainer(model) if vectorised else None, 0)
-    grid = LocalGrid(clients.app, CLIENTS, clients.train_cohort if vectorised else None)
-    strategy = FedAvg(fraction_evaluate=0.0)
-    arrays = to_record(state(model))
+    algorithm = make(Federation(strategy=strategy))
+    trainer, cohort = TorchTrainer(model), VectorisedTrainer(model) if vectorised else None
+    clients = SimulatedClients(dataset, algorithm, trainer, cohort, 0)
     settings = LocalSettings(epochs=EPOCHS, batch_size=BATCH, learning_rate=RATE)
+    current = algorithm.begin(state(model), trainer.learnt)
 
     def one_round(number: int) -> None:
-        nonlocal arrays
-        grid.online = cohort_of(number)
-        config = ConfigRecord({"local-settings": settings.to_json()})
-        messages = strategy.configure_train(number, arrays, config, grid)
-        averaged, _ = strategy.aggregate_train(number, list(grid.send_and_receive(messages)))
-        assert averaged is not None
-        arrays = averaged
+        nonlocal current
+        asks = algorithm.ask(current, cohort_of(number), number)
+        replies = clients.train({c: replace(ask, settings=settings, round=number) for c, ask in asks.items()})
+        updates = {reply.client: reply.update for reply in replies if reply.update is not None}
+        assert len(updates) == COHORT
+        if algorithm.reads == "each":
+            got = Aggregate({}, {}, COHORT, CLIENTS, updates)
+        else:
+            got = Aggregate(*mean_of(list(updates.values())), COHORT, CLIENTS)
+        current = algorithm.merge(current, got, number)
 
     return median_seconds(one_round)
 
@@ -185,8 +192,9 @@ def measure(net: str, *, ray: bool) -> dict[str, Any]:
     data = [client_data(client) for client in range(CLIENTS)]
     row: dict[str, Any] = {
         "plain_s": plain(net, data),
-        "local_s": on_local_grid(net, data, vectorised=False),
-        "cohort_s": on_local_grid(net, data, vectorised=True),
+        "local_s": on_local_engine(net, data, vectorised=False),
+        "cohort_s": on_local_engine(net, data, vectorised=True),
+        "strategy_s": on_local_engine(net, data, vectorised=True, strategy="FedAvg"),
         "gemm_floor_s": gemm_floor(net),
     }
     row["flower_ray_s"] = flower_ray(net) if ray else None

@@ -33,11 +33,11 @@ import numpy as np
 import torch
 from deployment import stock_rounds
 
+from edgekit.clients import LocalSettings, LocalTask
 from edgekit.clients.cohort.memory import keep_freed_memory
 from edgekit.clients.split.device import Device
 from edgekit.clients.split.stream import StreamLine
 from edgekit.clients.torch_trainer import state
-from edgekit.clients.trainer import LocalSettings, LocalTask
 from edgekit.data import Examples
 from edgekit.experiment import Model, Split
 from edgekit.models import build

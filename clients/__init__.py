@@ -1,5 +1,6 @@
 """Clients: the trainers that turn global weights and a client's data into an update."""
 
-from edgekit.clients.trainer import LocalSettings, LocalTask, Trainer, Update
+from edgekit.asks import LocalSettings, Train, Trained
+from edgekit.clients.trainer import LocalTask, Trainer
 
-__all__ = ["LocalSettings", "LocalTask", "Trainer", "Update"]
+__all__ = ["LocalSettings", "LocalTask", "Train", "Trained", "Trainer"]

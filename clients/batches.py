@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from edgekit.clients.trainer import LocalSettings
+from edgekit.asks import LocalSettings
 from edgekit.data.federated import Integers
 
 

@@ -1,7 +1,7 @@
 """What a device lets be spent of its own data's privacy. No torch: every device keeps one."""
 
-from edgekit.arrays import Weights
-from edgekit.clients.trainer import LocalSettings, LocalTask, Trainer, Update
+from edgekit.asks import LocalSettings, Train, Trained
+from edgekit.clients.trainer import LocalTask, Trainer
 from edgekit.errors import PrivacyError
 from edgekit.privacy import Charge, Ledger, sensitivity
 
@@ -71,23 +71,20 @@ def _charge(settings: LocalSettings, number: int, draw: str, releases: int) -> C
     return None
 
 
-def train_within(
-    trainer: Trainer, budget: Budget | None, weights: Weights, task: LocalTask, settings: LocalSettings, draw: str
-) -> Update:
+def train_within(trainer: Trainer, budget: Budget | None, asked: Train, task: LocalTask, draw: str) -> Trained:
     """Train as far as a budget allows: what cannot be done is found out first, then it is charged, then it is done.
 
     Args:
         trainer: the device's.
         budget: what may be spent; None leaves the counting to a coordinator whom the device trusts.
-        weights: global weights.
+        asked: weights, and the round's instructions.
         task: the device's data and random numbers.
-        settings: the round's instructions.
         draw: names those random numbers, as in `Budget.spend`.
 
     Raises:
         EdgekitError: it cannot be done (nothing is charged), or would overspend.
     """
-    trainer.check(weights, task.examples, settings)
+    trainer.check(asked, task.examples)
     if budget is not None:
-        budget.spend(settings, draw)
-    return trainer.train(weights, task, settings)
+        budget.spend(asked.settings, draw)
+    return trainer.train(asked, task)

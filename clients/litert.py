@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from edgekit.arrays import Array, Weights, problem_with
+from edgekit.asks import LocalSettings, Score, Scored, Train, Trained
 from edgekit.clients import batches
-from edgekit.clients.trainer import LocalSettings, LocalTask, Update, bounded, refuse_parts
+from edgekit.clients.trainer import LocalTask, check_train, pulled
 from edgekit.data import Examples
 from edgekit.data.federated import Floats, Integers
 from edgekit.errors import DataError, MissingExtraError, ModelError, TrainingError
@@ -42,37 +43,46 @@ class LiteRTTrainer:
         """Return the weights that the file carries."""
         return self._named(self._run["parameters"]()["w"])
 
-    def train(self, weights: Weights, task: LocalTask, settings: LocalSettings) -> Update:
-        """Train one client from the global weights.
+    @property
+    def learnt(self) -> frozenset[str]:
+        """Names of the parameters that the file trains."""
+        return frozenset(p["name"] for p in self.facts["parameters"] if p["trainable"])
+
+    def train(self, asked: Train, task: LocalTask) -> Trained:
+        """Train one client.
 
         Args:
-            weights: global weights by name.
+            asked: weights by name, and the round's instructions.
             task: the client's data and random numbers.
-            settings: the round's instructions.
 
         Raises:
             ModelError: the weights are of another network.
             TrainingError: the file was not made for these settings.
             DataError: the examples do not fit it.
         """
-        self.check(weights, task.examples, settings)
-        w = self._flat(weights)
+        self.check(asked, task.examples)
+        settings = asked.settings
+        w = self._flat(asked.weights)
         plan = batches.draw(len(task.examples), settings, task.batches_rng)
         loss = None
         if settings.work == "sgd":
-            w, loss = self._sgd(w, plan, task.examples, settings)
+            w, loss = self._sgd(w, plan, task.examples, asked)
         elif settings.work == "dp-sgd":
-            w = self._dp_sgd(w, plan, task, settings)
+            w = self._dp_sgd(w, plan, task, asked)
         else:
-            return Update(self._named(self._sum(w, plan[0], task.examples)), len(task.examples), None)
-        arrays = bounded(self._named(w), weights, settings, task.noise_rng)
-        return Update(arrays, len(task.examples), loss)
+            return Trained(self._named(self._sum(w, plan[0], task.examples)), len(task.examples), None)
+        return Trained(self._named(w), len(task.examples), loss, len(plan))
 
-    def check(self, weights: Weights, examples: Examples, settings: LocalSettings) -> None:
+    def check(self, asked: Train, examples: Examples) -> None:
         """See that `train` can do this, before anything is spent for it; raises as `train` does."""
-        self._flat(weights)
-        self._check_settings(settings)
-        self._check_examples(examples)
+        self._flat(asked.weights)
+        self._check_asked(asked)
+        check_examples(self.facts, examples)
+
+    def score(self, asked: Score, examples: Examples) -> Scored:
+        """Return how good weights are on examples."""
+        loss, accuracy = self.evaluate(asked.weights, examples)
+        return Scored(loss, accuracy, len(examples))
 
     def evaluate(self, weights: Weights, examples: Examples) -> tuple[float, float]:
         """Return the mean loss and the accuracy on examples."""
@@ -95,8 +105,9 @@ class LiteRTTrainer:
             parts.append(np.asarray(found)[: len(indices)])
         return np.concatenate(parts)
 
-    def _sgd(self, w: Array, plan: list[Integers], examples: Examples, settings: LocalSettings) -> tuple[Array, float]:
-        more = self._more(w, settings, 1.0)
+    def _sgd(self, w: Array, plan: list[Integers], examples: Examples, asked: Train) -> tuple[Array, float]:
+        settings = asked.settings
+        more = self._more(w, asked, 1.0)
         total = 0.0
         for indices in plan:
             result = self._run["train"](
@@ -108,10 +119,11 @@ class LiteRTTrainer:
             total += float(result["loss"])
         return w, total / len(plan)
 
-    def _dp_sgd(self, w: Array, plan: list[Integers], task: LocalTask, settings: LocalSettings) -> Array:
+    def _dp_sgd(self, w: Array, plan: list[Integers], task: LocalTask, asked: Train) -> Array:
+        settings = asked.settings
         expected = settings.sample_rate * len(task.examples)
         rate = _single(settings.learning_rate / expected)
-        more = self._more(w, settings, expected)
+        more = self._more(w, asked, expected)
         for indices in plan:
             noise = self._noise(settings.noise_multiplier * float(self.facts["clip"]), task.noise_rng)
             w, velocity = self._clipped(w, indices, task.examples, rate, noise, more)
@@ -121,7 +133,7 @@ class LiteRTTrainer:
 
     def _sum(self, w: Array, indices: Integers, examples: Examples) -> Array:
         """Return the sum of the clipped gradients of a Poisson batch: the step, at rate 1 and without noise."""
-        step = {"noise": np.zeros_like(w), **self._more(w, LocalSettings(), 1.0)}
+        step = {"noise": np.zeros_like(w), **self._more(w, Train({}, LocalSettings()), 1.0)}
         total = np.zeros_like(w)
         for part in self._parts(indices):
             total += w - self._private_step(w, part, examples, _single(1.0), step)["w"]
@@ -131,7 +143,7 @@ class LiteRTTrainer:
         self, w: Array, indices: Integers, examples: Examples, rate: Array, noise: Array, more: dict[str, Array]
     ) -> tuple[Array, Array]:
         """Take one private step over a Poisson batch of any size: in parts, of which the first has noise and terms."""
-        quiet = self._more(w, LocalSettings(), 1.0)
+        quiet = self._more(w, Train({}, LocalSettings()), 1.0)
         step = {"noise": noise, **more}
         after, velocity = w, np.zeros_like(w)
         for part in self._parts(indices):
@@ -168,13 +180,21 @@ class LiteRTTrainer:
             indices = np.array([i for i in indices if finite(stepped(np.array([i])))], np.int64)
         return stepped(indices) if len(indices) else _nobodys_step(w, rate, step)
 
-    def _more(self, w: Array, settings: LocalSettings, scale: float) -> dict[str, Array]:
-        """Return the inputs of momentum and FedProx, as far as the file has them; `scale` is that of the gradients."""
+    def _more(self, w: Array, asked: Train, scale: float) -> dict[str, Array]:
+        """Return the inputs of momentum and of the pull, as far as the file has them; `scale` is of the gradients."""
         more: dict[str, Array] = {}
         if self.facts["momentum"]:
-            more |= {"momentum": _single(settings.momentum), "velocity": np.zeros_like(w)}
+            more |= {"momentum": _single(asked.settings.momentum), "velocity": np.zeros_like(w)}
+        anchor, drift = pulled(asked)
         if self.facts["proximal"]:
-            more |= {"mu": _single(settings.proximal_mu * scale), "anchor": w.copy()}
+            mu = asked.settings.proximal_mu
+            more |= {"mu": _single(mu * scale), "anchor": self._flat(anchor) if mu else w.copy()}
+        if self.facts.get("drift"):
+            pieces = [
+                drift[p["name"]].ravel() if p["name"] in drift else np.zeros(size, np.float32)
+                for p, size in zip(self.facts["parameters"], self._sizes, strict=True)
+            ]
+            more["drift"] = (scale * np.concatenate(pieces)).astype(np.float32)
         return more
 
     def _noise(self, deviation: float, rng: np.random.Generator) -> Floats:
@@ -198,9 +218,9 @@ class LiteRTTrainer:
         mask[: len(indices)] = 1.0
         return {"x": x, "y": y, "mask": mask}
 
-    def _check_settings(self, settings: LocalSettings) -> None:
-        refuse_parts(settings)
-        facts = self.facts
+    def _check_asked(self, asked: Train) -> None:
+        facts, settings = self.facts, asked.settings
+        check_train(asked, asked.weights, self.learnt)
         problem = None
         if settings.work == "sgd" and settings.batch_size > self.batch:
             problem = f"takes batches of at most {self.batch}, the round wants {settings.batch_size}"
@@ -212,11 +232,10 @@ class LiteRTTrainer:
             problem = "was made without momentum"
         elif settings.proximal_mu and not facts["proximal"]:
             problem = "was made without FedProx's term"
+        elif asked.drift and not facts.get("drift"):
+            problem = "was made without a drift"
         if problem:
             raise TrainingError(f"the training file {problem}: export it anew with the experiment's settings")
-
-    def _check_examples(self, examples: Examples) -> None:
-        check_examples(self.facts, examples)
 
     def _signatures(self) -> list[str]:
         wanted = ["train", "infer", "evaluate", "parameters", *(["train_dp"] if self.facts["private"] else [])]
@@ -247,6 +266,8 @@ def _nobodys_step(w: Array, rate: Array, step: dict[str, Array]) -> dict[str, Ar
     direction = step["noise"]
     if "anchor" in step:
         direction = direction + step["mu"] * (w - step["anchor"])
+    if "drift" in step:
+        direction = direction + step["drift"]
     if "velocity" in step:
         direction = step["momentum"] * step["velocity"] + direction
     return {"w": w - rate * direction, "velocity": direction}

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgekit.arrays import Weights, problem_with
+from edgekit.asks import Score, Scored, Train, Trained
 from edgekit.clients import batches
-from edgekit.clients.trainer import LocalSettings, LocalTask, Update, bounded, refuse_parts
+from edgekit.clients.trainer import LocalTask, check_train, pulled
 from edgekit.data import Examples
 from edgekit.data.federated import Floats, Integers
 from edgekit.errors import ModelError, TrainingError
@@ -27,32 +28,42 @@ class TorchTrainer:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
 
-    def check(self, weights: Weights, examples: Examples, settings: LocalSettings) -> None:
+    @property
+    def learnt(self) -> frozenset[str]:
+        """Names of the parameters that are not frozen."""
+        return frozenset(name for name, p in self.model.named_parameters() if p.requires_grad)
+
+    def check(self, asked: Train, examples: Examples) -> None:
         """See that `train` can do this, before anything is spent for it.
 
         Raises:
             ModelError: the weights are of another network.
+            TrainingError: it is asked for what it cannot do.
         """
-        refuse_parts(settings)
-        if problem := problem_with(weights, state(self.model)):
+        own = state(self.model)
+        if problem := problem_with(asked.weights, own):
             raise ModelError(f"these weights are not of this device's network: {problem}")
+        check_train(asked, own, self.learnt)
 
-    def train(self, weights: Weights, task: LocalTask, settings: LocalSettings) -> Update:
-        """Train one client from the global weights.
+    def train(self, asked: Train, task: LocalTask) -> Trained:
+        """Train one client.
 
         Args:
-            weights: global weights by name (parameters and buffers).
+            asked: weights by name (parameters and buffers), and the round's instructions.
             task: the client's data and random numbers.
-            settings: the round's instructions.
         """
-        refuse_parts(settings)
+        check_train(asked, asked.weights, self.learnt)
         model = copy.deepcopy(self.model).train()
-        load_weights(model, weights)
-        plan = batches.draw(len(task.examples), settings, task.batches_rng)
+        load_weights(model, asked.weights)
+        plan = batches.draw(len(task.examples), asked.settings, task.batches_rng)
         x, y = torch.from_numpy(task.examples.x), torch.from_numpy(task.examples.y)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(task.batches_rng.integers(2**63)))  # of layers that draw, as Dropout does
-            return self._train(model, weights, x, y, plan, task, settings)
+            return _train(model, asked, x, y, plan, task)
+
+    def score(self, asked: Score, examples: Examples) -> Scored:
+        """Return how good weights are on examples."""
+        return scored(self.scores(asked.weights, examples.x), examples)
 
     @torch.no_grad()
     def scores(self, weights: Weights, x: Floats) -> Floats:
@@ -62,28 +73,27 @@ class TorchTrainer:
         found: Floats = torch.cat([model(part) for part in torch.from_numpy(x).split(256)]).numpy()
         return found
 
-    def _train(
-        self,
-        model: nn.Module,
-        weights: Weights,
-        x: Tensor,
-        y: Tensor,
-        plan: list[Integers],
-        task: LocalTask,
-        settings: LocalSettings,
-    ) -> Update:
-        x = x.to(next(model.parameters()).dtype)
-        loss = None
-        if settings.work == "sgd":
-            loss = _sgd(model, x, y, plan, settings)
-        elif settings.work == "clipped-sum":
-            sums = _PerExample(model).clipped_sum(x[plan[0]], y[plan[0]], settings.clip)
-            frozen = {name: torch.zeros_like(p) for name, p in model.named_parameters() if not p.requires_grad}
-            return Update(_numpy({**frozen, **sums}), len(y), None)
-        else:
-            _dp_sgd(model, x, y, plan, settings, task.noise_rng)
-        arrays = bounded(state(model), weights, settings, task.noise_rng)
-        return Update(arrays, len(y), loss)
+
+def _train(model: nn.Module, asked: Train, x: Tensor, y: Tensor, plan: list[Integers], task: LocalTask) -> Trained:
+    settings = asked.settings
+    x = x.to(next(model.parameters()).dtype)
+    loss = None
+    if settings.work == "sgd":
+        loss = _sgd(model, x, y, plan, asked)
+    elif settings.work == "clipped-sum":
+        sums = _PerExample(model).clipped_sum(x[plan[0]], y[plan[0]], settings.clip)
+        frozen = {name: torch.zeros_like(p) for name, p in model.named_parameters() if not p.requires_grad}
+        return Trained(_numpy({**frozen, **sums}), len(y), None)
+    else:
+        _dp_sgd(model, x, y, plan, asked, task.noise_rng)
+    return Trained(state(model), len(y), loss, len(plan))
+
+
+def scored(scores: Floats, examples: Examples) -> Scored:
+    """Return the mean cross-entropy in nats, and the share of right answers."""
+    found, right = torch.from_numpy(scores), torch.from_numpy(examples.y)
+    loss = float(F.cross_entropy(found, right))
+    return Scored(loss, float((found.argmax(1) == right).float().mean()), len(examples))
 
 
 def state(model: nn.Module) -> Weights:
@@ -99,9 +109,26 @@ def load_weights(model: nn.Module, weights: Weights) -> None:
             tensor.copy_(torch.from_numpy(np.array(weights[name], order="C")))
 
 
-def _sgd(model: nn.Module, x: Tensor, y: Tensor, plan: list[Integers], settings: LocalSettings) -> float:
+class _Pull:
+    """What is added to gradients: mu (w - anchor) + drift."""
+
+    def __init__(self, asked: Train) -> None:
+        anchor, drift = pulled(asked)
+        self._mu = asked.settings.proximal_mu
+        self._anchor = {name: torch.tensor(array) for name, array in anchor.items()} if self._mu else {}
+        self._drift = {name: torch.tensor(array) for name, array in drift.items()}
+
+    def add(self, name: str, parameter: Tensor, gradient: Tensor) -> None:
+        """Add it to a parameter's gradient, in place."""
+        if self._mu:
+            gradient.add_(parameter - self._anchor[name].to(parameter.dtype), alpha=self._mu)
+        if name in self._drift:
+            gradient.add_(self._drift[name].to(parameter.dtype))
+
+
+def _sgd(model: nn.Module, x: Tensor, y: Tensor, plan: list[Integers], asked: Train) -> float:
+    settings, pull = asked.settings, _Pull(asked)
     parameters = list(model.parameters())
-    start = [p.detach().clone() for p in parameters] if settings.proximal_mu else []
     optimiser = torch.optim.SGD(parameters, settings.learning_rate, settings.momentum)
     total = 0.0
     for indices in plan:
@@ -109,9 +136,9 @@ def _sgd(model: nn.Module, x: Tensor, y: Tensor, plan: list[Integers], settings:
         loss = F.cross_entropy(model(x[indices]), y[indices])
         loss.backward()
         with torch.no_grad():
-            for parameter, origin in zip(parameters, start, strict=False):
+            for name, parameter in model.named_parameters():
                 if parameter.grad is not None:
-                    parameter.grad.add_(parameter - origin, alpha=settings.proximal_mu)
+                    pull.add(name, parameter, parameter.grad)
         optimiser.step()
         total += float(loss.detach())
     return total / len(plan)
@@ -150,11 +177,11 @@ class _PerExample:
 
 
 def _dp_sgd(
-    model: nn.Module, x: Tensor, y: Tensor, plan: list[Integers], settings: LocalSettings, rng: np.random.Generator
+    model: nn.Module, x: Tensor, y: Tensor, plan: list[Integers], asked: Train, rng: np.random.Generator
 ) -> None:
+    settings, pull = asked.settings, _Pull(asked)
     per_example = _PerExample(model)
     parameters = per_example.parameters
-    start = {name: p.detach().clone() for name, p in parameters.items()}
     momentum = {name: torch.zeros_like(p) for name, p in parameters.items()}
     for indices in plan:
         sums = per_example.clipped_sum(x[indices], y[indices], settings.clip)
@@ -162,7 +189,7 @@ def _dp_sgd(
         with torch.no_grad():
             for name, parameter in parameters.items():
                 gradient = sums[name] / (settings.sample_rate * len(y))
-                gradient += settings.proximal_mu * (parameter - start[name])
+                pull.add(name, parameter, gradient)
                 momentum[name].mul_(settings.momentum).add_(gradient)
                 parameter.add_(momentum[name], alpha=-settings.learning_rate)
     per_example.detach()

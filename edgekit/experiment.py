@@ -124,16 +124,33 @@ class Training(Section):
 
 
 class Federation(Section):
-    """Rounds, cohorts and Flower's strategy."""
+    """Rounds, cohorts and the federated method."""
 
     rounds: Annotated[int, Field(ge=1, le=100_000)] = 60
     cohort: Annotated[int, Field(ge=0)] = 0
     """Clients a round; 0 is all of them."""
-    strategy: str = "FedAvg"
+    algorithm: str = ""
+    """The method: fedavg (which "" is, too), fedprox, scaffold, fednova, personal, or `package.module:Class`."""
+    strategy: str = ""
+    """In place of `algorithm`: a strategy of Flower's by its class name, or `package.module:Class`."""
     arguments: Arguments = {}
+    """The method's own."""
     average_last: Annotated[float, Field(ge=0, le=1)] = 0.0
     """The released model is the mean of the global models of this last fraction of the rounds; 0 is the last model."""
     evaluate_every: Count = 1
+
+    @property
+    def method(self) -> str:
+        """The name of the method, of ours or of Flower's."""
+        return self.strategy or self.algorithm or "fedavg"
+
+    @model_validator(mode="after")
+    def _one_method(self) -> Self:
+        if self.algorithm and self.strategy:
+            raise ValueError(
+                f"algorithm = {self.algorithm!r} and strategy = {self.strategy!r} are two methods: leave one out"
+            )
+        return self
 
 
 class Privacy(Section):
@@ -144,6 +161,9 @@ class Privacy(Section):
     epsilon: Annotated[float, Field(gt=0, le=100)] = 8.0
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     clip: Positive = 1.0
+    """l2 bound on one unit's contribution."""
+    clips: dict[str, Positive] = {}
+    """With `unit = "client"` and a method that sends more than weights: bounds of the further bundles, by name."""
     sample_rate: Annotated[float, Field(gt=0, le=1)] = 0.5
     learning_rate: Positive = 1.0
     accountant: Literal["pld", "prv", "rdp"] = "pld"
@@ -399,7 +419,8 @@ def _explain(error: ValidationError) -> str:
     message = message[0].lower() + message[1:]
     if not place:
         return f"{message}{more}"
-    return f"{place}: {message} (got {first['input']!r}){more}"
+    got = "" if isinstance(first["input"], dict) else f" (got {first['input']!r})"
+    return f"{place}: {message}{got}{more}"
 
 
 def _keys_beside(location: tuple[int | str, ...]) -> list[str]:

@@ -2,11 +2,12 @@
 
 Flower fetches every record and every array of a message by itself, so a network of twenty arrays would cost more than
 forty requests a node and round. Here a message is a single record, and weights are the bytes of one safetensors file.
-Strategies see named arrays as ever: `server/fleet.py` unpacks.
+What a method asks and what clients send back are written and read here, for both sides.
 """
 
 import base64
 import binascii
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from edgekit import arrays
 from edgekit.arrays import Weights
+from edgekit.asks import WEIGHTS, Ask, Bundles, LocalSettings, Update, packed, unpacked
 from edgekit.errors import EdgekitError, RefusedError
 
 MOST_BYTES = 256 << 20
@@ -24,6 +26,7 @@ INLINE_BYTES = 4 << 20
 """Content up to this size lies in the record itself; more goes into an array, which Flower sends in pieces."""
 RECORD = "edgekit"
 MOST_LETTERS = 300
+MOST_EXAMPLES = 10**9
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,82 @@ def read(message: Message) -> Letter:
 def answer(facts: Mapping[str, Any], message: Message, content: bytes = b"") -> Message:
     """Return the reply to a message."""
     return Message(Letter(facts, content).record(), reply_to=message)
+
+
+def asking(ask: Ask, written: bytes | None = None) -> tuple[dict[str, Any], bytes]:
+    """Return an ask as facts and content; `written` is the content, where it was made already."""
+    bundles, content = _as_content(ask.bundles, written)
+    facts = {
+        "round": ask.round,
+        "local-settings": ask.settings.to_json(),
+        "proximal-mu": ask.config.get("proximal-mu", 0.0),
+        "config": dict(ask.config),
+        **bundles,
+    }
+    return facts, content
+
+
+def ask_of(asked: Letter) -> Ask:
+    """Return what a coordinator asks.
+
+    Raises:
+        RefusedError: it cannot be read, or asks for what cannot be.
+    """
+    try:
+        settings = LocalSettings.from_json(str(asked.facts["local-settings"]))
+        config = dict(asked.facts.get("config", {}))
+        config["proximal-mu"] = mu = float(asked.facts.get("proximal-mu", 0.0))
+        dataclasses.replace(settings, proximal_mu=mu)  # refused where it is out of range
+        return Ask(_bundles(asked), config, settings, int(asked.facts["round"]))
+    except (KeyError, TypeError, ValueError, OverflowError, EdgekitError) as error:
+        raise RefusedError(f"a round's instructions cannot be read: {type(error).__name__}: {error}") from None
+
+
+def telling(update: Update) -> tuple[dict[str, Any], bytes]:
+    """Return an update as facts and content."""
+    bundles, content = _as_content(update.bundles)
+    weight = int(update.weight) if float(update.weight).is_integer() else update.weight
+    facts = dict(update.facts)
+    loss = {"train_loss": facts.pop("train_loss")} if "train_loss" in facts else {}
+    return {"num-examples": weight, **loss, **({"facts": facts} if facts else {}), **bundles}, content
+
+
+def update_of(told: Letter) -> Update:
+    """Return what a client sends, of which only known names and fitting numbers are taken.
+
+    Raises:
+        RefusedError: it cannot be read.
+    """
+    count, loss, more = told.facts.get("num-examples"), told.facts.get("train_loss"), told.facts.get("facts", {})
+    if not isinstance(count, int | float) or isinstance(count, bool) or not 0 < count < MOST_EXAMPLES:
+        raise RefusedError("it does not say how many examples it trained on")
+    if not isinstance(more, dict) or not all(
+        isinstance(value, int | float | str | bytes | list) for value in more.values()
+    ):
+        raise RefusedError("what it tells beside its update cannot be read")
+    facts = dict(more)
+    if isinstance(loss, float) and abs(loss) < 1e9:
+        facts["train_loss"] = loss
+    return Update(_bundles(told), count, facts)
+
+
+def _as_content(bundles: Bundles, written: bytes | None = None) -> tuple[dict[str, Any], bytes]:
+    """Return bundles as content; weights alone are just that, which every kind of client reads."""
+    alone = list(bundles) == [WEIGHTS]
+    content = written or arrays.to_bytes(bundles[WEIGHTS] if alone else packed(bundles))
+    return {} if alone else {"bundles": list(bundles)}, content
+
+
+def _bundles(letter: Letter) -> Bundles:
+    names = letter.facts.get("bundles")
+    if names is None:
+        return {WEIGHTS: letter.weights()}
+    if not isinstance(names, list) or not all(isinstance(name, str) and ":" not in name for name in names):
+        raise RefusedError("the names of its bundles cannot be read")
+    found = unpacked(letter.weights())
+    if unknown := sorted(set(found) - set(names)):
+        raise RefusedError(f"the bundle {unknown[0][:40]!r} is not announced")
+    return {name: found.get(name, {}) for name in names}
 
 
 def one_line(text: object) -> str:

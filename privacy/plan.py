@@ -1,6 +1,7 @@
 """The plan: how much noise meets the target over all rounds, settled before training starts."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from edgekit.experiment import Privacy
 from edgekit.privacy.accounting import epsilon, solve_noise_multiplier
@@ -23,6 +24,7 @@ class Plan:
         noise_multiplier: standard deviation of the noise in units of the sensitivity.
         epsilon: what all rounds spend.
         split: whether the network is cut between devices and server.
+        bounds: of unit client, how far one may move each bundle that it sends: the first by `clip`.
     """
 
     unit: str
@@ -37,6 +39,7 @@ class Plan:
     noise_multiplier: float
     epsilon: float
     split: bool = False
+    bounds: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def sensitivity(self) -> float:

@@ -1,4 +1,4 @@
-"""The server: the coordinator, its crews and grids, and the processes that coordinate real devices.
+"""The server: the loop, the engines that it drives, and the processes that coordinate real devices.
 
 Nothing is imported here: the SuperLink's process and `edgekit serve` itself never load torch.
 """

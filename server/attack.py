@@ -14,8 +14,9 @@ from torch import nn
 from torch.func import functional_call
 
 from edgekit.arrays import Weights
+from edgekit.asks import LocalSettings
 from edgekit.clients.split.cohort import Plan
-from edgekit.clients.trainer import LocalSettings, LocalTask
+from edgekit.clients.trainer import LocalTask
 from edgekit.data.federated import Floats, Integers
 from edgekit.server.split import SplitServer
 from edgekit.split.hiding import clipped

@@ -1,29 +1,29 @@
 """The nodes of a real fleet, through Flower's grid: who is there, what they train, what they are sent."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from flwr.app import Message, MetricRecord, RecordDict
+from flwr.app import Message
 from flwr.serverapp import Grid
 
 from edgekit import wire
-from edgekit.arrays import Weights, problem_with, to_bytes
-from edgekit.clients.app import read_arrays, to_record
+from edgekit.algorithms.base import Algorithm, with_mu
+from edgekit.arrays import Weights, to_bytes
+from edgekit.asks import WEIGHTS, Ask, Bundles, Reply, Update, problem_with_update
 from edgekit.clients.node.delivery import Delivery
-from edgekit.clients.node.task import NO_TASK, Planned, Task, TaskFacts, name_of
-from edgekit.clients.trainer import LocalSettings
+from edgekit.clients.node.task import NO_TASK, MethodFacts, Planned, Task, TaskFacts, name_of
 from edgekit.data import FederatedDataset
 from edgekit.errors import EdgekitError, RefusedError
 from edgekit.experiment import Experiment
 from edgekit.flower import CLIENT_DECLINED, CLIENT_RAISED
 from edgekit.flower.fleet import error_reply
 from edgekit.privacy import Plan
-from edgekit.server.crew import Draw
 from edgekit.server.drift import DriftWatch
+from edgekit.server.engines.base import Draw, Exchanged
 from edgekit.server.nodes import NodeState, load_nodes, save_nodes
 from edgekit.server.split_fleet import SplitHost
 from edgekit.server.split_stream import Ended
@@ -39,7 +39,6 @@ FIRST_REST_SECONDS, LONGEST_REST_SECONDS = 1.0, 600.0
 """A node that failed is left alone for a while, twice as long each time in a row."""
 MINIMUM_SECONDS = 1.0
 """That a node has for a round, however late it is."""
-MOST_EXAMPLES = 10**9
 WAITING_NOTICE_SECONDS = 60.0
 KINDS = ("torch", "litert", "phone", "gateway")
 WITHOUT_TORCH = ("litert", "phone", "gateway")
@@ -48,12 +47,13 @@ GATEWAY_SECONDS = 3.0
 """How often gateways are told how the federation gets on."""
 
 
-class FleetCrew:
+class FleetEngine:
     """The nodes that are connected to the SuperLink.
 
     Args:
         grid: Flower's.
         experiment: the experiment.
+        algorithm: the method.
         dataset: the coordinator's own: shape, classes and data settings.
         parameters: shapes of the network's arrays.
         privacy: the statement for people.
@@ -64,12 +64,13 @@ class FleetCrew:
         split: the split server, where the network is cut; None where it is not.
     """
 
-    patient = True
+    repeatable = False
 
     def __init__(
         self,
         grid: Grid,
         experiment: Experiment,
+        algorithm: Algorithm,
         dataset: FederatedDataset,
         parameters: dict[str, tuple[int, ...]],
         plan: Plan | None,
@@ -81,11 +82,10 @@ class FleetCrew:
         split: SplitHost | None = None,
     ) -> None:
         self.trainer = "nodes of a real fleet"
+        self.algorithm = algorithm
         self._split = split
-        self.released = True
-        self._kinds: Sequence[str] = (
-            KINDS if split is None else ("torch", "litert")
-        )  # phones take no part in split learning yet
+        # Phones train plainly alone, and take no part in split learning yet.
+        self._kinds: Sequence[str] = KINDS if split is None and algorithm.plain else ("torch", "litert")
         if split is not None:
             self.trainer += f", split learning, cut behind {split.facts.cuts[0]}"
             parameters = {name: array.shape for name, array in split.device_like.items()}
@@ -130,9 +130,10 @@ class FleetCrew:
             planned=planned,
             counts=planned is None,
             split=split.facts if split is not None else None,
+            method=None if algorithm.plain else _method(experiment),
         )
 
-    # What the coordinator asks for (see Crew).
+    # What the loop asks for (see Engine).
 
     def choose(self, number: int, draw: Draw) -> list[int]:
         """Wait until enough nodes are there and hold the task; return the drawn ones."""
@@ -147,58 +148,50 @@ class FleetCrew:
                 self._on_notice(f"round {number} waits for nodes: {len(there)} of {wanted} are there")
             time.sleep(self._pause())
 
-    def grid(self, cohort: list[int]) -> Grid:
-        """Return the grid, as if these nodes alone were online."""
-        return _Chosen(self._grid, cohort)
-
-    def train(self, messages: Iterable[Message]) -> list[Message]:
-        """Send a round's messages; return the replies, an error for each node that gave none in time."""
-        messages = list(messages)
-        if not messages:
-            return []
-        weights = read_arrays(messages[0])  # a strategy sends the same to all
-        content = to_bytes(weights if self._split is None else self._split.own(weights))
+    def exchange(self, asks: Mapping[int, Ask]) -> Exchanged:
+        """Send a round's asks; return the replies, a failure for each node that gave no update in time."""
+        if not asks:
+            return Exchanged([], 0, 0)
+        down = sum(ask.nbytes for ask in asks.values())
+        released = True
         if self._split is None:
-            sent = [self._packed(message, content) for message in messages]
-            exchanged = self._exchange(sent, self._experiment.serve.deadline_seconds)
+            exchanged = self._exchange(self._packed_all(asks), self._experiment.serve.deadline_seconds)
         else:
-            exchanged = self._exchange_with_streams(self._split, messages, weights, content)
+            exchanged, released = self._exchange_with_streams(self._split, asks)
         replies = []
         for message, reply in exchanged:
+            node = message.metadata.dst_node_id
+            state = self._state(node)
+            update: Update | None = None
             if not reply.has_error():
-                reply = self._unpacked(reply, message, weights)
-            replies.append(reply)
-            state = self._state(message.metadata.dst_node_id)
-            state.bytes_down += len(content)
-            if reply.has_error():
+                try:
+                    update = self._read(reply, asks[node])
+                except RefusedError as error:
+                    reply = error_reply(CLIENT_RAISED, str(error), message)
+            if update is None:
                 state.failures += 1
-                self._failed(state.node, reply)
+                self._failed(node, reply)
+                replies.append(Reply(node, None, reply.error.reason or "no reason given"))
             else:
                 state.rounds += 1
-                state.seconds = round(state.seconds + self._waited.get(state.node, 0.0), 3)
-                self._stumbles.pop(state.node, None)
+                state.seconds = round(state.seconds + self._waited.get(node, 0.0), 3)
+                self._stumbles.pop(node, None)
+                replies.append(Reply(node, update))
+        answered = [reply.update for reply in replies if reply.update is not None]
+        up = sum(update.nbytes for update in answered)
         if self._split is not None:
+            own = sum(array.nbytes for array in self._split.device_like.values())
+            up, down = self._split.take_traffic()
+            up, down = up + own * len(answered), down + own * len(asks)
             self._split.forget()
         self.save()
-        return replies
-
-    def moved(self, size: int, sent: int, accepted: int) -> tuple[int, int]:
-        """Return the bytes of updates and weights; of split learning, of its streams too."""
-        if self._split is None:
-            return size * accepted, size * sent
-        own = sum(array.nbytes for array in self._split.device_like.values())
-        up, down = self._split.take_traffic()
-        return up + own * accepted, down + own * sent
-
-    def client_of(self, node: int) -> int:
-        """Return a node's number: its id."""
-        return node
+        return Exchanged(replies, up, down, again=not answered, released=released)
 
     def name_of(self, client: int) -> str:
         """Return what people call a node."""
         return self._state(client).name
 
-    def is_everyone(self, cohort: list[int]) -> bool:
+    def is_everyone(self, cohort: Sequence[int]) -> bool:
         """Nobody knows who will join later."""
         return False
 
@@ -344,10 +337,14 @@ class FleetCrew:
             if isinstance(found.get(name), str):
                 setattr(state, name, wire.one_line(found[name])[:64])
         if "kind" in found and found["kind"] not in self._kinds:
-            found, problem = {}, f"this run has nothing for nodes of kind {str(found['kind'])[:20]!r}"
+            kind = str(found["kind"])[:20]
+            found, problem = {}, f"this run has nothing for nodes of kind {kind!r}"
+            if kind in KINDS and not self.algorithm.plain:
+                name = self._experiment.federation.method
+                problem = f"phones train plainly, but clients of {name} do more than that: it needs edgekit join"
         state.kind = found.get("kind", state.kind)
         count = found.get("examples")
-        if isinstance(count, int) and not isinstance(count, bool) and -1 <= count < MOST_EXAMPLES:
+        if isinstance(count, int) and not isinstance(count, bool) and -1 <= count < wire.MOST_EXAMPLES:
             state.examples = count
         counted = self._facts.counts and state.kind != "gateway"
         if counted and found.get("holds") and state.examples < 1 and not problem:
@@ -388,32 +385,36 @@ class FleetCrew:
         return {**self.progress, "here": {kind: there.count(kind) for kind in KINDS[:-1]}}
 
     def _exchange_with_streams(
-        self, split: SplitHost, messages: list[Message], weights: Weights, content: bytes
-    ) -> list[tuple[Message, Message]]:
-        """Send a round's messages and serve the streams that they begin; return (message, reply) for each.
+        self, split: SplitHost, asks: Mapping[int, Ask]
+    ) -> tuple[list[tuple[Message, Message]], bool]:
+        """Send a round's asks and serve the streams that they begin.
 
         One node after the other, each has its share of the time that is left.
+
+        Returns:
+            (message, reply) for each, and whether anybody sent anything.
         """
-        instructions = next(iter(messages[0].content.config_records.values()))
-        settings = LocalSettings.from_json(str(instructions["local-settings"]))
-        settings = replace(settings, proximal_mu=float(instructions.get("proximal-mu", 0.0)))
+        nodes = sorted(asks)
+        first = asks[nodes[0]]
+        weights = first.bundles[WEIGHTS]
+        own = {node: replace(ask, bundles={WEIGHTS: split.own(weights)}) for node, ask in asks.items()}
         end = time.monotonic() + self._experiment.serve.deadline_seconds
-        examples = [self._state(message.metadata.dst_node_id).examples for message in messages]
-        tokens = split.begin(examples, weights, settings)
+        tokens = split.begin([self._state(node).examples for node in nodes], weights, with_mu(first))
         exchanged: list[tuple[Message, Message]] = []
         ended: dict[int, Ended] = {}
-        groups = [[place] for place in range(len(messages))] if split.sequential else [list(range(len(messages)))]
+        groups = [[place] for place in range(len(nodes))] if split.sequential else [list(range(len(nodes)))]
         try:
             for number, group in enumerate(groups):
                 seconds = max(MINIMUM_SECONDS, (end - time.monotonic()) / (len(groups) - number))
-                more = {place: {"port": split.port, "token": tokens[place], "seconds": seconds} for place in group}
-                sent = [self._packed(messages[place], content, {"split": more[place]}) for place in group]
-                exchanged += self._exchange(sent, seconds)
+                more = {
+                    nodes[place]: {"split": {"port": split.port, "token": tokens[place], "seconds": seconds}}
+                    for place in group
+                }
+                exchanged += self._exchange(self._packed_all({node: own[node] for node in more}, more), seconds)
                 ended |= split.end(group)
         finally:
             split.end_round()
-        self.released = any(one.asks for one in ended.values())
-        places = {message.metadata.dst_node_id: place for place, message in enumerate(messages)}
+        places = {node: place for place, node in enumerate(nodes)}
         found = []
         for message, reply in exchanged:
             node = message.metadata.dst_node_id
@@ -424,43 +425,48 @@ class FleetCrew:
                 reply = error_reply(CLIENT_RAISED, "it sent an update before its stream had ended", message)
             found.append((message, reply))
         self._places = places
-        return found
+        return found, any(one.asks for one in ended.values())
 
-    def _packed(self, message: Message, content: bytes, more: Mapping[str, Any] = MappingProxyType({})) -> Message:
-        """Return a strategy's message as it travels."""
-        node = message.metadata.dst_node_id
-        config = next(iter(message.content.config_records.values()))
-        facts = {
-            "task": self._task(self.nodes[node].kind)[0],
-            "round": config["server-round"],
-            "local-settings": config["local-settings"],
-            "proximal-mu": config.get("proximal-mu", 0.0),
-            **more,
-        }
-        return Message(
-            wire.Letter(facts, content).record(),
-            node,
-            "train",
-            ttl=self._experiment.serve.deadline_seconds,
-            group_id=message.metadata.group_id,
-        )
+    def _packed_all(
+        self, asks: Mapping[int, Ask], more: Mapping[int, Mapping[str, Any]] = MappingProxyType({})
+    ) -> list[Message]:
+        """Return asks as they travel; what several are asked alike is written once."""
+        written: dict[int, bytes] = {}
+        sent = []
+        for node, ask in asks.items():
+            facts, content = wire.asking(ask, written.get(id(ask.bundles)))
+            written[id(ask.bundles)] = content
+            self._state(node).bytes_down += len(content)
+            facts |= {"task": self._task(self.nodes[node].kind)[0], **more.get(node, {})}
+            ttl = self._experiment.serve.deadline_seconds
+            sent.append(Message(wire.Letter(facts, content).record(), node, "train", ttl=ttl))
+        return sent
 
-    def _unpacked(self, reply: Message, message: Message, weights: Weights) -> Message:
-        """Return a node's reply as strategies know them, or an error that says why there is none."""
+    def _read(self, reply: Message, ask: Ask) -> Update:
+        """Return a node's update.
+
+        Raises:
+            RefusedError: it cannot be read, or does not fit what was asked.
+        """
+        node = reply.metadata.src_node_id
         try:
             letter = wire.read(reply)
-            arrays, metrics = letter.weights(), metrics_of(letter.facts)
+            update = wire.update_of(letter)
         except RefusedError as error:
-            return error_reply(CLIENT_RAISED, f"its reply cannot be read: {wire.one_line(error)}", message)
-        if problem := problem_with(arrays, weights if self._split is None else self._split.device_like):
-            return error_reply(CLIENT_RAISED, problem, message)
+            raise RefusedError(f"its reply cannot be read: {wire.one_line(error)}") from None
+        expected: Bundles = self.algorithm.expects(ask)
         if self._split is not None:
-            arrays = self._split.whole(self._places[message.metadata.dst_node_id], arrays, weights)
-        state = self._state(message.metadata.dst_node_id)
+            expected = {WEIGHTS: self._split.device_like}
+        if problem := problem_with_update(update, expected):
+            raise RefusedError(problem)
+        if self._split is not None:
+            whole = self._split.whole(self._places[node], dict(update.bundles[WEIGHTS]), ask.bundles[WEIGHTS])
+            update = replace(update, bundles={WEIGHTS: whole})
+        state = self._state(node)
         state.facts = _numbers(letter.facts.get("device")) or state.facts
         state.last_seen = time.time()
         state.bytes_up += len(letter.content)
-        return Message(RecordDict({"arrays": to_record(arrays), "metrics": metrics}), reply_to=message)
+        return update
 
     def _ask(self, nodes: list[int], question: wire.Letter) -> list[tuple[int, dict[str, Any] | EdgekitError]]:
         """Ask nodes; return each one's answer, or why there is none."""
@@ -558,33 +564,14 @@ class FleetCrew:
         return self._resting.get(node, 0.0) > time.monotonic()
 
 
-class _Chosen(Grid):
-    """A grid on which a strategy sees a round's cohort, and nobody else."""
-
-    def __init__(self, grid: Grid, cohort: list[int]) -> None:
-        self._grid, self._cohort = grid, cohort
-
-    def get_node_ids(self) -> Iterable[int]:
-        return list(self._cohort)
-
-    def set_run(self, run: Any) -> None:
-        self._grid.set_run(run)
-
-    @property
-    def run(self) -> Any:
-        return self._grid.run
-
-    def create_message(self, *arguments: Any, **more: Any) -> Message:
-        return self._grid.create_message(*arguments, **more)
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        return list(self._grid.push_messages(messages))
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        return list(self._grid.pull_messages(message_ids))
-
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        return list(self._grid.send_and_receive(messages, timeout=timeout))
+def _method(experiment: Experiment) -> MethodFacts:
+    """Return what nodes need to know of a method whose clients do more than train plainly."""
+    federation = experiment.federation
+    return MethodFacts(
+        algorithm="" if federation.strategy else federation.method,
+        strategy=federation.strategy,
+        arguments=federation.arguments,
+    )
 
 
 def _questions(nodes: list[int], question: wire.Letter) -> list[Message]:
@@ -600,17 +587,6 @@ def _checked(reply: Message, message: Message) -> Message:
     if reply.metadata.src_node_id != message.metadata.dst_node_id:
         return error_reply(CLIENT_RAISED, "another node answered in its name: not taken", message)
     return reply
-
-
-def metrics_of(facts: Mapping[str, Any]) -> MetricRecord:
-    """Return a reply's metrics, of which only known names and fitting numbers are taken."""
-    count, loss = facts.get("num-examples"), facts.get("train_loss")
-    if not isinstance(count, int) or isinstance(count, bool) or not 0 < count < MOST_EXAMPLES:
-        raise RefusedError("it does not say how many examples it trained on")
-    taken: dict[str, int | float] = {"num-examples": count}
-    if isinstance(loss, float) and abs(loss) < 1e9:
-        taken["train_loss"] = loss
-    return MetricRecord(taken)
 
 
 def _model_of(found: Mapping[str, Any]) -> dict[str, Any]:

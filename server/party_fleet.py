@@ -2,16 +2,18 @@
 
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from flwr.app import Message, MetricRecord, RecordDict
+from flwr.app import Message
 
 from edgekit import wire
-from edgekit.arrays import Weights, problem_with, to_bytes
-from edgekit.clients import LocalSettings, batches
-from edgekit.clients.app import read_instructions, to_record
+from edgekit.algorithms.base import with_mu
+from edgekit.arrays import Weights, to_bytes
+from edgekit.asks import WEIGHTS, Ask, LocalSettings, Reply, Update, problem_with_update
+from edgekit.clients import batches
 from edgekit.clients.node.delivery import Delivery
 from edgekit.clients.node.party import NO_ALIGNMENT
 from edgekit.clients.node.task import PartyFacts, VerticalFacts
@@ -24,8 +26,8 @@ from edgekit.flower import CLIENT_RAISED
 from edgekit.flower.fleet import error_reply
 from edgekit.models.vertical import VerticalNetwork
 from edgekit.privacy.intersection import Side, in_common, known_to_all
-from edgekit.server.crew import Draw
-from edgekit.server.fleet import QUESTION_SECONDS, WAITING_NOTICE_SECONDS, FleetCrew, metrics_of
+from edgekit.server.engines.base import Draw, Exchanged
+from edgekit.server.fleet import QUESTION_SECONDS, WAITING_NOTICE_SECONDS, FleetEngine
 from edgekit.server.split_stream import Ended, Keys, SplitService, listen
 from edgekit.server.vertical import VerticalServer
 
@@ -115,14 +117,14 @@ class PartyHost:
         self._grpc.stop(0)
 
 
-class PartyCrew(FleetCrew):
+class PartyEngine(FleetEngine):
     """The parties, each a node that knows by its owner which party it is. All take part in each round.
 
     Args:
         host: the coordinator's side.
         dataset: its labels.
         members: gives the ids of the nodes that have joined and not left.
-        arguments: further ones of `FleetCrew`, by name.
+        arguments: further ones of `FleetEngine`, by name.
     """
 
     def __init__(
@@ -166,15 +168,22 @@ class PartyCrew(FleetCrew):
                 self._on_notice(f"round {number} waits for {', '.join(missing)}")
             time.sleep(self._pause())
 
-    def train(self, messages: Iterable[Message]) -> list[Message]:
+    def exchange(self, asks: Mapping[int, Ask]) -> Exchanged:
         """Train a round with all parties; each reply is the whole network, or says why there is none."""
-        by_node = {message.metadata.dst_node_id: message for message in messages}
-        ordered = [by_node[node] for node in self._order if node in by_node]
+        ordered = [node for node in self._order if node in asks]
         if not ordered:
-            return []
+            return Exchanged([], 0, 0)
         if len(ordered) < len(self._order):
             raise TrainingError("all parties take part in each round: leave federation.cohort at 0")
-        weights, settings, number = read_instructions(ordered[0])
+        replies = self._trained({node: asks[node] for node in ordered})
+        up, down = self._host.take_traffic()
+        own = sum(array.nbytes for like in self._host.like for array in like.values())
+        answered = any(reply.update is not None for reply in replies)
+        return Exchanged(replies, up + own * answered, down + own, again=not answered)
+
+    def _trained(self, asks: Mapping[int, Ask]) -> list[Reply]:
+        ask = asks[self._order[0]]
+        weights, settings, number = ask.bundles[WEIGHTS], with_mu(ask), ask.round
         rows, places = known_to_all([self._alignments[node][1] for node in self._order])
         # In an order that is new each round: that of the coordinator's table may tell of its labels.
         order = np.random.default_rng(secrets.randbits(128)).permutation(len(rows))
@@ -182,16 +191,15 @@ class PartyCrew(FleetCrew):
         own = self._labels[rows[order]]
         tokens = self._host.begin(weights, settings, self._experiment.seed + number, [own[step] for step in steps])
         seconds = self._experiment.serve.deadline_seconds
-        sent = []
-        for place, message in enumerate(ordered):
-            more = {
+        own_asks, more = {}, {}
+        for place, node in enumerate(self._order):
+            more[node] = {
                 "split": {"port": self._host.port, "token": tokens[place], "seconds": seconds},
-                "alignment": self._alignments[self._order[place]][0],
+                "alignment": self._alignments[node][0],
                 "places": places[place][order].astype("<i8").tobytes(),
             }
-            content = to_bytes({name: weights[name] for name in self._host.like[place]})
-            sent.append(self._packed(message, content, more))
-            self._state(self._order[place]).bytes_down += len(content)
+            own_asks[node] = replace(ask, bundles={WEIGHTS: {name: weights[name] for name in self._host.like[place]}})
+        sent = self._packed_all(own_asks, more)
         first: list[int] = []
 
         def heard(message: Message, reply: Message) -> None:
@@ -206,7 +214,7 @@ class PartyCrew(FleetCrew):
         finally:
             ended, whole = self._host.end()
         problems: dict[int, str] = {}
-        metrics = MetricRecord()
+        told = Update({})
         for message, reply in exchanged:
             node = message.metadata.dst_node_id
             state, place = self._state(node), self._order.index(node)
@@ -214,13 +222,12 @@ class PartyCrew(FleetCrew):
             state.bytes_down += ended[place].bytes_down
             try:
                 letter = wire.read(reply)
-                arrays = letter.weights()
-                metrics = metrics_of(letter.facts)
+                told = wire.update_of(letter)
                 if node in first or not ended[place].finished:
                     raise RefusedError("it sent an update before its stream had ended")
-                if problem := problem_with(arrays, self._host.like[place]):
+                if problem := problem_with_update(told, {WEIGHTS: self._host.like[place]}):
                     raise RefusedError(problem)
-                whole |= arrays
+                whole |= told.bundles[WEIGHTS]
                 state.last_seen = time.time()
                 state.bytes_up += len(letter.content)
             except RefusedError as error:
@@ -236,12 +243,12 @@ class PartyCrew(FleetCrew):
             self._stumbles.pop(node, None)
         self._misaligned.clear()
         self.save()
-        record = to_record({name: whole[name] for name in weights})
-        return [Message(RecordDict({"arrays": record, "metrics": metrics}), reply_to=message) for message in ordered]
+        update = replace(told, bundles={WEIGHTS: {name: whole[name] for name in weights}})
+        return [Reply(node, update) for node in asks]
 
     def _failures(
         self, exchanged: list[tuple[Message, Message]], problems: dict[int, str], at_fault: set[int]
-    ) -> list[Message]:
+    ) -> list[Reply]:
         """Let those rest who are at fault; return why there is no update of anybody."""
         blamed = ", ".join(f"{self._state(node).name}: {problems[node]}" for node in sorted(at_fault))
         for message, reply in exchanged:
@@ -259,19 +266,14 @@ class PartyCrew(FleetCrew):
             if not self._state(node).party:
                 self._dismiss(node)
         self.save()
-        return [error_reply(CLIENT_RAISED, f"it needs all parties; {blamed}", message) for message, _ in exchanged]
+        nodes = [message.metadata.dst_node_id for message, _ in exchanged]
+        return [Reply(node, None, f"it needs all parties; {blamed}") for node in nodes]
 
     def _dismiss(self, node: int) -> None:
         """Let another come in a node's place that has not been a party in any round."""
         self._ready.discard(node)
         self._party_of.pop(node, None)
         self._alignments.pop(node, None)
-
-    def moved(self, size: int, sent: int, accepted: int) -> tuple[int, int]:
-        """Return the bytes of the streams, and of the parties' networks."""
-        up, down = self._host.take_traffic()
-        own = sum(array.nbytes for like in self._host.like for array in like.values())
-        return up + own * (accepted > 0), down + own
 
     def deliver(self, delivery: Delivery) -> tuple[int, int]:
         """Deliver nothing: without the other parties' features the model is of no use to one."""

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from edgekit.arrays import Weights
+from edgekit.asks import LocalSettings
 from edgekit.clients.split.by_torch import TorchDevice
 from edgekit.clients.split.cohort import Plan, SplitTrainer
 from edgekit.clients.split.device import Terms
 from edgekit.clients.split.noise import noise_of_parts
-from edgekit.clients.trainer import LocalSettings
 from edgekit.data import FederatedDataset
 from edgekit.data.federated import Floats
 from edgekit.devices import profile as profiles

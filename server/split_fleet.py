@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from torch import nn
 
 from edgekit.arrays import Weights
+from edgekit.asks import LocalSettings, Trained
 from edgekit.clients.node.task import SplitFacts
 from edgekit.clients.split.cohort import whole
-from edgekit.clients.trainer import LocalSettings, Update
 from edgekit.data import FederatedDataset
 from edgekit.experiment import Split
 from edgekit.server.split import in_parts
@@ -89,7 +89,7 @@ class SplitHost:
 
     def whole(self, place: int, arrays: Weights, weights: Weights) -> Weights:
         """Return a device's arrays together with the server's part, after the round, as weights of the network."""
-        return whole(Update(arrays, 1, None), self._between[0 if self._shared else place], weights).arrays
+        return whole(Trained(arrays, 1, None), self._between[0 if self._shared else place], weights).arrays
 
     def take_traffic(self) -> tuple[int, int]:
         """Return the bytes of the streams, up and down, since the last time."""

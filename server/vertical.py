@@ -10,16 +10,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from flwr.app import Context, Message
-from flwr.clientapp import ClientApp
 
 from edgekit.arrays import Weights
+from edgekit.asks import LocalSettings, Trained
 from edgekit.clients import batches
-from edgekit.clients.app import read_instructions, reply
 from edgekit.clients.split.by_torch import TorchDevice
 from edgekit.clients.split.device import Device
 from edgekit.clients.split.party import rng_of, task_of, terms_of
-from edgekit.clients.trainer import LocalSettings, Update
 from edgekit.data.federated import Floats, Integers
 from edgekit.data.vertical import VerticalDataset
 from edgekit.errors import RefusedError, TrainingError
@@ -214,7 +211,6 @@ class VerticalTrainer:
         on_notice: called with a line for people.
 
     Attributes:
-        app: for a grid; parties train together or not at all.
         device_bytes: mean size of the parties' networks.
         labels: of the people who are trained on.
         features: of the same people, of each party.
@@ -243,28 +239,25 @@ class VerticalTrainer:
         on_notice(f"{len(own)} of {len(dataset.ids)} ids are known to all parties: these are trained on")
         self.labels = dataset.labels[own]
         self.features = [table.x[chosen] for table, chosen in zip(dataset.parties, rows, strict=True)]
-        self.app = ClientApp()
         self.device_bytes = sum(array.nbytes for one in networks for array in one.state_dict().values()) // len(
             networks
         )
         self._up = self._down = 0
 
-    def train_cohort(self, messages: Sequence[Message], contexts: Sequence[Context]) -> list[Message]:
-        """Answer the training messages of one round: each reply is the whole network, the same for all."""
-        weights, settings, number = read_instructions(messages[0])
-        if len(messages) < len(self._devices):
-            raise TrainingError(f"all {len(self._devices)} parties must take part, {len(messages)} were asked")
-        update = self.train(weights, settings, number)
-        return [reply(update, settings, message) for message in messages]
-
-    def train(self, weights: Weights, settings: LocalSettings, number: int) -> Update:
+    def train(self, weights: Weights, settings: LocalSettings, number: int, parties: int | None = None) -> Trained:
         """Return the whole network after a round.
 
         Args:
             weights: before.
             settings: the round's instructions.
             number: of the round.
+            parties: how many take part; None is all.
+
+        Raises:
+            TrainingError: one is missing.
         """
+        if parties is not None and parties < len(self._devices):
+            raise TrainingError(f"all {len(self._devices)} parties must take part, {parties} were asked")
         steps = batches.draw(len(self.labels), settings, self._rng(number))
         self._server.begin(weights, settings, self._seed + number, [self.labels[step] for step in steps])
         devices = []
@@ -281,7 +274,7 @@ class VerticalTrainer:
         for device in devices:
             arrays |= device.update().arrays
         loss = float(np.mean(self._server.losses))
-        return Update({name: arrays[name] for name in weights}, len(self.labels), loss)
+        return Trained({name: arrays[name] for name in weights}, len(self.labels), loss, len(steps))
 
     def take_traffic(self) -> tuple[int, int]:
         """Return the bytes of embeddings and gradients, up and down, since the last time."""

@@ -18,12 +18,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgekit import arrays, wire
+from edgekit.clients import LocalSettings
 from edgekit.clients.node.delivery import Delivery
 from edgekit.clients.node.folder import NodeFolder
 from edgekit.clients.node.task import Planned, Task, TaskFacts
 from edgekit.clients.phone.frames import Frame, pack, unpack
 from edgekit.clients.phone.handler import update_of
-from edgekit.clients.trainer import LocalSettings
 from edgekit.enrolment import PROTOCOL, JoinCode, parse_url
 from edgekit.errors import EdgekitError
 from edgekit.experiment import Data, Model

@@ -9,15 +9,17 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from edgekit.arrays import Weights
+from edgekit.asks import LocalSettings, Train, Trained
 from edgekit.clients import batches
 from edgekit.clients.cohort.rules import ClientsInChannels
 from edgekit.clients.torch_trainer import TorchTrainer
-from edgekit.clients.trainer import LocalSettings, LocalTask, Update, bounded, refuse_parts
+from edgekit.clients.trainer import LocalTask, check_train, pulled
 from edgekit.data import Examples
 from edgekit.data.federated import Integers
 from edgekit.errors import EdgekitError
 from edgekit.privacy.tensors import add_noise, clipped
 
+Tensors = tuple[Tensor, ...] | list[Tensor]
 LARGEST_CHUNK = 128
 """More clients at once gain nothing: measured best near 100."""
 
@@ -48,8 +50,9 @@ def obstacle(model: nn.Module, shape: tuple[int, ...], classes: int) -> str | No
         return [LocalTask(block, np.random.default_rng(1), np.random.default_rng(2)) for block in examples]
 
     try:
-        together = VectorisedTrainer(model).train_cohort(weights, tasks(), settings)
-        alone = [TorchTrainer(model).train(weights, task, settings) for task in tasks()]
+        asked = Train(weights, settings)
+        together = VectorisedTrainer(model).train_cohort([asked] * len(examples), tasks())
+        alone = [TorchTrainer(model).train(asked, task) for task in tasks()]
     except EdgekitError:
         raise
     except Exception as error:  # torch.func and user modules raise many kinds
@@ -72,46 +75,49 @@ class VectorisedTrainer:
         self.model = model
         self.memory_bytes = memory_bytes
         self.names = [name for name, _ in model.named_parameters()]
+        self.learnt = frozenset(self.names)
         self._counted: dict[tuple[int, ...], int] = {}
 
-    def train_cohort(self, weights: Weights, tasks: Sequence[LocalTask], settings: LocalSettings) -> list[Update]:
-        """Train all clients from the same weights.
+    def train_cohort(self, asked: Sequence[Train], tasks: Sequence[LocalTask]) -> list[Trained]:
+        """Train all clients, each from its own weights.
 
         Clients with more batches go first: the clients that still have work are then always the first rows of the
         stacked weights, and a step touches just those.
 
         Args:
-            weights: global weights by name.
+            asked: one a client, all with the same settings. Weights that all share are best the same object: they are
+                then copied once a client and nothing else.
             tasks: one a client.
-            settings: the round's instructions.
 
         Returns:
-            One update a client, in the order of the tasks.
+            What each client made of its weights, in the order of the tasks.
         """
-        refuse_parts(settings)
+        settings = asked[0].settings
+        for request in {id(one): one for one in asked}.values():
+            check_train(request, request.weights, self.learnt)
         plans = [batches.draw(len(task.examples), settings, task.batches_rng) for task in tasks]
         order = sorted(range(len(tasks)), key=lambda i: -len(plans[i]))
-        start = [torch.from_numpy(np.asarray(weights[name], order="C")) for name in self.names]
-        updates: list[Update | None] = [None] * len(tasks)
+        made: list[Trained | None] = [None] * len(tasks)
         size = self._clients_at_once(tasks, settings)
         for first in range(0, len(order), size):
             chunk = order[first : first + size]
             train = self._sgd if settings.work == "sgd" else self._private
-            stacked, losses = train(start, [tasks[i] for i in chunk], [plans[i] for i in chunk], settings)
+            beginning = _Beginning(self.names, [asked[i] for i in chunk])
+            stacked, losses = train(beginning, [tasks[i] for i in chunk], [plans[i] for i in chunk], settings)
             rows = [tensor.numpy() for tensor in stacked]
             for row, i in enumerate(chunk):
                 arrays = {name: np.asarray(array[row], order="C") for name, array in zip(self.names, rows, strict=True)}
-                arrays = bounded(arrays, weights, settings, tasks[i].noise_rng)
-                updates[i] = Update(arrays, len(tasks[i].examples), None if losses is None else float(losses[row]))
-        return [update for update in updates if update is not None]
+                loss = None if losses is None else float(losses[row])
+                made[i] = Trained(arrays, len(tasks[i].examples), loss, len(plans[i]))
+        return [one for one in made if one is not None]
 
     def _sgd(
-        self, start: list[Tensor], tasks: list[LocalTask], plans: list[list[Integers]], settings: LocalSettings
+        self, start: "_Beginning", tasks: list[LocalTask], plans: list[list[Integers]], settings: LocalSettings
     ) -> tuple[list[Tensor], Tensor]:
-        stacked = [_stack(tensor, len(tasks)) for tensor in start]
+        stacked = [_as_convolution(tensor) for tensor in start.weights]
         momentum = [torch.zeros_like(tensor) for tensor in stacked] if settings.momentum else []
         x, y = _padded([task.examples for task in tasks])
-        x = x.to(start[0].dtype)
+        x = x.to(stacked[0].dtype)
         losses = torch.zeros(len(tasks))
         for step in range(len(plans[0])):
             plan = [indices[step] for indices in plans if len(indices) > step]
@@ -122,12 +128,10 @@ class VectorisedTrainer:
             scores = self._scores(weights, x[rows, indices].transpose(0, 1))
             loss = F.cross_entropy(scores.flatten(0, 1), y[rows, indices].flatten(), reduction="none")
             loss = (loss.view(active, -1) * mask.to(loss.dtype)).sum(1)
-            gradients = torch.autograd.grad(loss.sum(), weights)
+            gradients: Tensors = torch.autograd.grad(loss.sum(), weights)
             with torch.no_grad():
                 losses[:active] += loss
-                if settings.proximal_mu:
-                    offsets = [w - s for w, s in zip(weights, start, strict=True)]
-                    gradients = torch._foreach_add(gradients, offsets, alpha=settings.proximal_mu)
+                gradients = start.pull(gradients, weights, settings.proximal_mu)
                 if momentum:
                     running = [tensor[:active] for tensor in momentum]
                     torch._foreach_mul_(running, settings.momentum)
@@ -137,15 +141,15 @@ class VectorisedTrainer:
         return stacked, losses / torch.tensor([len(plan) for plan in plans])
 
     def _private(
-        self, start: list[Tensor], tasks: list[LocalTask], plans: list[list[Integers]], settings: LocalSettings
+        self, start: "_Beginning", tasks: list[LocalTask], plans: list[list[Integers]], settings: LocalSettings
     ) -> tuple[list[Tensor], None]:
         """Poisson batches, each example clipped; `dp-sgd` steps with noise, `clipped-sum` gives the first sum."""
-        stacked = [tensor.expand(len(tasks), *tensor.shape).clone() for tensor in start]
+        stacked = [tensor.clone() for tensor in start.weights]
         momentum = [torch.zeros_like(tensor) for tensor in stacked]
         for step in range(len(plans[0])):
             owners = np.concatenate([np.full(len(plan[step]), row) for row, plan in enumerate(plans)])
             blocks = [(task.examples, plan[step]) for task, plan in zip(tasks, plans, strict=True)]
-            x = torch.from_numpy(np.concatenate([block.x[indices] for block, indices in blocks])).to(start[0].dtype)
+            x = torch.from_numpy(np.concatenate([block.x[indices] for block, indices in blocks])).to(stacked[0].dtype)
             y = torch.from_numpy(np.concatenate([block.y[indices] for block, indices in blocks]))
             sums = self._clipped_sums(stacked, torch.from_numpy(owners.astype(np.int64)), x, y, settings.clip)
             if settings.work == "clipped-sum":
@@ -155,8 +159,7 @@ class VectorisedTrainer:
                 add_noise([total[row] for total in sums], settings.noise_multiplier * settings.clip, task.noise_rng)
                 for total in sums:
                     total[row] /= expected
-            if settings.proximal_mu:
-                torch._foreach_add_(sums, torch._foreach_sub(stacked, start), alpha=settings.proximal_mu)
+            sums = list(start.pull(sums, stacked, settings.proximal_mu))
             torch._foreach_mul_(momentum, settings.momentum)
             torch._foreach_add_(momentum, sums)
             torch._foreach_add_(stacked, momentum, alpha=-settings.learning_rate)
@@ -224,9 +227,49 @@ class VectorisedTrainer:
         return self._counted[shape]
 
 
-def _stack(parameter: Tensor, clients: int) -> Tensor:
-    """Return a client-first stack of copies."""
-    return _as_convolution(parameter.expand(clients, *parameter.shape))
+class _Beginning:
+    """What a chunk of clients starts from, and what pulls them; client-first.
+
+    Args:
+        names: of the parameters.
+        asked: one a client.
+
+    Attributes:
+        weights: (clients, ...) each; where all clients share them, views of one.
+    """
+
+    def __init__(self, names: Sequence[str], asked: Sequence[Train]) -> None:
+        self._names = names
+        self.weights = self._stacked([one.weights for one in asked])
+        pulls = [pulled(one) for one in asked]
+        anchors = [anchor for anchor, _ in pulls]
+        same = all(anchor is one.weights for anchor, one in zip(anchors, asked, strict=True))
+        self._anchors = self.weights if same else self._stacked(anchors)
+        drifts = [drift for _, drift in pulls]
+        self._drifts: list[Tensor] = []
+        if any(drifts):
+            self._drifts = self._stacked(
+                [
+                    {name: drift.get(name, np.zeros_like(one.weights[name])) for name in names}
+                    for drift, one in zip(drifts, asked, strict=True)
+                ]
+            )
+
+    def pull(self, gradients: Tensors, weights: Sequence[Tensor], mu: float) -> Tensors:
+        """Return gradients of the first so many clients with mu (w - anchor) + drift added."""
+        rows = len(weights[0])
+        if mu:
+            offsets = [w.detach() - anchor[:rows] for w, anchor in zip(weights, self._anchors, strict=True)]
+            gradients = torch._foreach_add(gradients, offsets, alpha=mu)
+        if self._drifts:
+            gradients = torch._foreach_add(gradients, [drift[:rows] for drift in self._drifts])
+        return gradients
+
+    def _stacked(self, each: Sequence[Weights]) -> list[Tensor]:
+        if all(one is each[0] for one in each):
+            shared = [torch.from_numpy(np.asarray(each[0][name], order="C")) for name in self._names]
+            return [tensor.expand(len(each), *tensor.shape) for tensor in shared]
+        return [torch.from_numpy(np.stack([one[name] for one in each])) for name in self._names]
 
 
 def _as_convolution(stacked: Tensor) -> Tensor:

@@ -85,6 +85,7 @@ class NodeFolder:
         self.inbox = path / "inbox"
         self.tasks = path / "tasks"
         self.models = path / "models"
+        self.states = path / "states"
 
     @property
     def joined(self) -> bool:

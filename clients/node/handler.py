@@ -2,27 +2,32 @@
 
 import hashlib
 import hmac
+import json
 import logging
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from flwr.app import Message
 
 from edgekit import __version__, wire
+from edgekit.algorithms.base import Algorithm, facts_of, with_mu
 from edgekit.arrays import Weights, problem_with, to_bytes
-from edgekit.clients.app import told_of
+from edgekit.asks import WEIGHTS, Ask, LocalSettings, Score, Trained, Update, packed
 from edgekit.clients.budget import ACCOUNTANT, Budget, train_within
+from edgekit.clients.halves import Answered, client_of, protected, run_halves
 from edgekit.clients.node import conditions, delivery, statistics, task
 from edgekit.clients.node.folder import NodeFolder, Wishes
 from edgekit.clients.node.party import Party
 from edgekit.clients.node.task import Task
 from edgekit.clients.split.device import RELEASES, Device, HalvesMaker
 from edgekit.clients.split.stream import StreamLine
-from edgekit.clients.trainer import LocalSettings, LocalTask, Trainer, Update
+from edgekit.clients.states import OwnState
+from edgekit.clients.trainer import LocalTask, Trainer
 from edgekit.data import Examples
 from edgekit.enrolment import parse_url
 from edgekit.errors import EdgekitError, PrivacyError, RefusedError
@@ -64,6 +69,7 @@ class Handler:
         self._name = ""
         self._task: Task | None = None
         self._trainer: Trainer | None = None
+        self._algorithm: Algorithm | None = None
         self._parts: HalvesMaker | None = None
         self._party: Party | None = None
         self._examples: Examples | None = None
@@ -145,10 +151,12 @@ class Handler:
             parts = found.halves(self.kind, self.wishes.modules)
         else:
             trainer = found.trainer(self.kind, self.wishes.modules)
+        algorithm = found.algorithm(self.wishes.modules)
         if party is None:
             examples = found.examples(self.wishes)
             self._owned = _fingerprint(examples)
         self._trainer, self._parts, self._party, self._examples = trainer, parts, party, examples
+        self._algorithm = algorithm
         self._task, self._name = found, name
         return True
 
@@ -164,29 +172,62 @@ class Handler:
         if reason := conditions.obstacle(self.wishes.only_when):
             raise DeclinedError(f"not now: {reason}")
         asked = wire.read(message)
-        settings, number = instructions(asked)
-        weights = asked.weights()
-        self._ready(str(asked.facts.get("task", "")), weights)
+        ask = wire.ask_of(asked)
+        self._ready(str(asked.facts.get("task", "")), ask.bundles.get(WEIGHTS, {}))
         if self._party is not None:
-            device = self._party.begin(asked, weights, settings, number)
-            update = self._over_stream(device, asked, self._party.codec)
-            log.info("round %d: trained on features of %d people", number, update.examples)
-            return wire.answer(told_of(update, private=False), message, to_bytes(update.arrays))
-        digest = self._digest("train", weights, settings.to_json())
-        local = LocalTask(self._fit(settings), _rng(digest, "batches"), _rng(digest, "noise"))
+            device = self._party.begin(asked, ask.bundles[WEIGHTS], with_mu(ask), ask.round)
+            trained = self._over_stream(device, asked, self._party.codec)
+            log.info("round %d: trained on features of %d people", ask.round, trained.examples)
+            return self._reply(_plain(trained), message)
+        digest = self._digest("train", packed(ask.bundles), _told_as_text(ask))
         budget = self._budget()
+        settings = ask.settings
         own_noise = settings.work == "local-dp" or settings.update_noise > 0
         if budget is None and (own_noise or (settings.work == "dp-sgd" and self._parts is None)):
             raise PrivacyError("the round adds noise on the device, but the task plans none")
         if self._parts is not None:
-            update = self._train_parts(self._parts, asked, budget, weights, local, settings)
+            local = LocalTask(self._fit(settings), _rng(digest, "batches"), _rng(digest, "noise"))
+            trained = self._train_parts(self._parts, asked, budget, ask.bundles[WEIGHTS], local, with_mu(ask))
+            update = protected(_plain(trained), ask, local.noise_rng)
         else:
-            assert self._trainer is not None
-            update = train_within(self._trainer, budget, weights, local, settings, digest.hex()[:32])
-        log.info("round %d: trained on this device's examples (%s)", number, settings.work)
-        private = settings.work != "sgd" or settings.update_clip > 0
-        told: dict[str, Any] = {"device": conditions.facts(self.wishes.share), **told_of(update, private=private)}
-        return wire.answer(told, message, to_bytes(update.arrays))
+            update = self._run_half(ask, budget, digest)
+        log.info("round %d: trained on this device's examples (%s)", ask.round, settings.work)
+        return self._reply(update, message, {"device": conditions.facts(self.wishes.share)})
+
+    def _run_half(self, ask: Ask, budget: Budget | None, digest: bytes) -> Update:
+        """Run the client's half of the method, with what this device keeps between rounds."""
+        assert self._trainer is not None
+        assert self._algorithm is not None
+        assert self._task is not None
+        trainer, examples = self._trainer, self._fit(ask.settings)
+        kept, asked = OwnState(self.folder.states / f"{self._task.state_name()}.safetensors"), digest.hex()
+        before = kept.before(asked) if self._algorithm.keeps else {}
+        if before:  # what is released depends on it, too
+            digest = self._digest(digest.hex(), packed(before), "")
+        made = 0
+
+        def answer(waiting: Mapping[int, Any]) -> dict[int, Answered]:
+            nonlocal made
+            request, made = waiting[0], made + 1
+            if isinstance(request, Score):
+                return {0: trainer.score(request, examples)}
+            own = digest if made == 1 else self._digest(digest.hex(), request.weights, str(made))
+            task = LocalTask(examples, _rng(own, "batches"), _rng(own, "noise"))
+            return {0: train_within(trainer, budget, request, task, own.hex()[:32])}
+
+        state = {name: dict(arrays) for name, arrays in before.items()}
+        client = client_of(ask, len(examples), trainer.learnt, state)
+        found = run_halves({0: self._algorithm.local(ask, client)}, {0: ask}, answer)[0]
+        if isinstance(found, Exception):
+            raise found
+        update = protected(found, ask, _rng(digest, "noise"))
+        if self._algorithm.keeps:
+            kept.keep(asked, before, state)
+        return update
+
+    def _reply(self, update: Update, message: Message, more: Mapping[str, Any] = MappingProxyType({})) -> Message:
+        facts, content = wire.telling(update)
+        return wire.answer({**more, **facts}, message, content)
 
     def _train_parts(
         self,
@@ -196,7 +237,7 @@ class Handler:
         weights: Weights,
         local: LocalTask,
         settings: LocalSettings,
-    ) -> Update:
+    ) -> Trained:
         """Train this device's parts of a network, over a stream to the coordinator's split server."""
         parts.check(weights, local.examples, settings)
         if budget is not None and settings.work != "local-dp":
@@ -219,7 +260,7 @@ class Handler:
 
     def _over_stream(
         self, device: Device, asked: wire.Letter, codec: Codec, connected: Callable[[], None] = lambda: None
-    ) -> Update:
+    ) -> Trained:
         """Train over a stream to the coordinator's split server; `connected` is called once there is one to send to."""
         address, token, seconds = _where(asked, self.wishes.url)
         with StreamLine(address, token, codec, seconds, self.folder.authority(), self.stop) as line:
@@ -325,13 +366,14 @@ def replying(answer: Callable[[Message], Message], message: Message) -> Message:
         return error_reply(CLIENT_RAISED, f"{type(error).__name__}: {error}", message)
 
 
-def instructions(asked: wire.Letter) -> tuple[LocalSettings, int]:
-    """Return a round's settings and number."""
-    try:
-        settings = LocalSettings.from_json(str(asked.facts["local-settings"]))
-        return replace(settings, proximal_mu=float(asked.facts.get("proximal-mu", 0.0))), int(asked.facts["round"])
-    except (KeyError, ValueError, TypeError, OverflowError) as error:
-        raise RefusedError(f"a round's instructions cannot be read: {type(error).__name__}: {error}") from None
+def _plain(trained: Trained) -> Update:
+    """Return what a plain training made, as an update."""
+    return Update({WEIGHTS: trained.arrays}, trained.examples, facts_of(trained))
+
+
+def _told_as_text(ask: Ask) -> str:
+    """Return what a round tells beside arrays."""
+    return with_mu(ask).to_json() + json.dumps(dict(ask.config), sort_keys=True, default=str)
 
 
 def _where(asked: wire.Letter, url: str) -> tuple[str, bytes, float]:

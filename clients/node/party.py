@@ -10,11 +10,11 @@ import numpy as np
 
 from edgekit import plugins, wire
 from edgekit.arrays import Weights
+from edgekit.asks import LocalSettings
 from edgekit.clients.node.folder import Wishes
 from edgekit.clients.node.task import OWN_SOURCES, PartyFacts, Task, check_allowed
 from edgekit.clients.split.device import Device, HalvesMaker
 from edgekit.clients.split.party import task_of, terms_of
-from edgekit.clients.trainer import LocalSettings
 from edgekit.data.federated import Integers
 from edgekit.data.vertical import Scale, Table, read_table, scaled
 from edgekit.errors import DataError, PrivacyError, RefusedError

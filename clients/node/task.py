@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import ConfigDict, Field, ValidationError
 
-from edgekit import arrays, plugins
+from edgekit import algorithms, arrays, plugins
+from edgekit.algorithms.base import Algorithm
 from edgekit.arrays import Array, Weights
 from edgekit.clients.node.folder import Wishes
 from edgekit.clients.split.device import HalvesMaker, Terms
@@ -19,7 +21,7 @@ from edgekit.clients.trainer import Trainer
 from edgekit.data import Examples, FederatedDataset
 from edgekit.data.sources import load_own
 from edgekit.errors import DataError, EdgekitError, MissingExtraError, RefusedError
-from edgekit.experiment import Data, Model, Section, first_problem
+from edgekit.experiment import Arguments, Data, Federation, Model, Section, first_problem
 from edgekit.runfolder import write_whole
 from edgekit.split.codec import Codec
 
@@ -105,6 +107,22 @@ class VerticalFacts(Section):
     coverage: Annotated[float, Field(gt=0, le=1)]
 
 
+class MethodFacts(Section):
+    """A federated method whose clients do more than train plainly.
+
+    Attributes:
+        algorithm: its name or import path.
+        strategy: likewise, of Flower's interface; one of the two is "".
+        arguments: its own.
+    """
+
+    model_config = ConfigDict(strict=False, frozen=True, extra="forbid")
+
+    algorithm: str
+    strategy: str
+    arguments: Arguments
+
+
 class TaskFacts(Section):
     """A task in words and numbers.
 
@@ -121,6 +139,7 @@ class TaskFacts(Section):
         counts: whether the coordinator needs to know how many examples there are.
         split: how the network is cut; None where it is not.
         vertical: parties with features of the same people; None for clients with examples of their own.
+        method: what clients do in a round; None where they train plainly.
     """
 
     # Lists become tuples on their way through JSON and back; the rest is as strict as elsewhere.
@@ -138,6 +157,7 @@ class TaskFacts(Section):
     counts: bool
     split: SplitFacts | None = None
     vertical: VerticalFacts | None = None
+    method: MethodFacts | None = None
 
 
 @dataclass(frozen=True)
@@ -205,6 +225,26 @@ class Task:
         facts = self.facts
         check_allowed(facts.model.name, modules)
         return TorchTrainer(build(facts.model, facts.shape, len(facts.classes), facts.seed))
+
+    def algorithm(self, modules: list[str]) -> Algorithm:
+        """Return the method whose client half this device runs.
+
+        Args:
+            modules: that the owner lets a task import.
+
+        Raises:
+            EdgekitError: this device does not have it, or must not import it.
+        """
+        method = self.facts.method
+        if method is None:
+            return Algorithm()
+        check_allowed(method.algorithm or method.strategy, modules)
+        return algorithms.make(Federation(**method.model_dump()))
+
+    def state_name(self) -> str:
+        """Return what names that which this device keeps between the rounds of a run with this method and network."""
+        facts = self.facts.model_dump(mode="json", include={"run", "seed", "model", "parameters", "method"})
+        return name_of(json.dumps(facts, sort_keys=True).encode())
 
     def halves(self, kind: str, modules: list[str]) -> HalvesMaker:
         """Return what computes this device's parts of a network that is cut; arguments and errors as of `trainer`."""

@@ -12,10 +12,12 @@ import numpy as np
 from flwr.app import Message
 
 from edgekit import __version__, wire
+from edgekit.algorithms.base import with_mu
 from edgekit.arrays import Weights, problem_with, to_bytes
+from edgekit.asks import WEIGHTS
 from edgekit.clients.node import task
 from edgekit.clients.node.delivery import Delivery
-from edgekit.clients.node.handler import DeclinedError, instructions, replying
+from edgekit.clients.node.handler import DeclinedError, replying
 from edgekit.clients.node.task import Task
 from edgekit.clients.phone.activity import told
 from edgekit.clients.phone.frames import Frame
@@ -174,8 +176,8 @@ class PhoneHandler:
 
     def _train(self, message: Message) -> Message:
         asked = wire.read(message)
-        settings, number = instructions(asked)
-        weights = asked.weights()
+        ask = wire.ask_of(asked)
+        settings, weights = with_mu(ask), ask.bundles[WEIGHTS]
         if not self._board.holds(str(asked.facts.get("task", ""))):
             raise RefusedError(task.NO_TASK)
         made = self._board.task
@@ -186,13 +188,12 @@ class PhoneHandler:
         facts = {
             "id": message.metadata.message_id,
             "task": self._board.name,
-            "round": number,
+            "round": ask.round,
             "settings": dataclasses.asdict(settings),
         }
         reply = self._ask(Frame("train", facts, {"w": flat}), message, "update")
         arrays = update_of(reply, weights)
-        private = settings.work != "sgd" or settings.update_clip > 0
-        return wire.answer(_figures(reply, private=private), message, to_bytes(arrays))
+        return wire.answer(_figures(reply, private=settings.protects), message, to_bytes(arrays))
 
     def _deliver(self, asked: wire.Letter, message: Message) -> dict[str, Any]:
         task.verify(self._board.signing_key, asked.content, asked.facts.get("signature"))

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from edgekit.arrays import Array, Weights, problem_with
+from edgekit.asks import LocalSettings
 from edgekit.clients.litert import check_examples, check_signatures, for_device, interpreter_of
 from edgekit.clients.split.noise import check_work, noise_of_device
-from edgekit.clients.trainer import LocalSettings, LocalTask
+from edgekit.clients.trainer import LocalTask
 from edgekit.data import Examples
 from edgekit.data.federated import Floats, Integers
 from edgekit.errors import ModelError, TrainingError

@@ -5,8 +5,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from edgekit.arrays import Weights
+from edgekit.asks import LocalSettings
 from edgekit.clients.split.noise import check_work, noise_of_device
-from edgekit.clients.trainer import LocalSettings, LocalTask
+from edgekit.clients.trainer import LocalTask
 from edgekit.data import Examples
 from edgekit.data.federated import Floats, Integers
 from edgekit.errors import DataError

@@ -2,13 +2,15 @@
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from edgekit.arrays import Weights
+from edgekit.asks import LocalSettings, Score, Scored, Train, Trained
 from edgekit.clients.split.by_torch import TorchDevice
 from edgekit.clients.split.device import Device, Terms
-from edgekit.clients.trainer import LocalSettings, LocalTask, Update
+from edgekit.clients.trainer import LocalTask
+from edgekit.data import Examples
 from edgekit.errors import TrainingError
 from edgekit.split.codec import Codec, bytes_an_example
 from edgekit.split.line import DirectLine
@@ -80,18 +82,38 @@ class SplitTrainer:
         self.bytes_an_example = sum(2 * bytes_an_example(shape, plan.codec, examples) for shape in plan.terms.crossing)
         self._up = self._down = 0
 
-    def train(self, weights: Weights, task: LocalTask, settings: LocalSettings) -> Update:
-        """Return one client's update.
+    @property
+    def learnt(self) -> frozenset[str]:
+        """Nothing: devices have parts alone."""
+        return frozenset()
+
+    def train(self, asked: Train, task: LocalTask) -> Trained:
+        """Return one client's network.
 
         Raises:
             TrainingError: the server's part learns from all clients together.
         """
         if self.server.shared:
             raise TrainingError("clients of a shared part of the server train together or not at all")
-        return self.train_cohort(weights, [task], settings)[0]
+        return self.train_cohort([asked], [task])[0]
 
-    def train_cohort(self, weights: Weights, tasks: Sequence[LocalTask], settings: LocalSettings) -> list[Update]:
-        """Return the clients' updates, of the whole network, in the order of the tasks."""
+    def score(self, asked: Score, examples: Examples) -> Scored:
+        """Refuse: devices have parts alone.
+
+        Raises:
+            TrainingError: always.
+        """
+        raise TrainingError("of a network that is cut, devices have parts alone and cannot measure it")
+
+    def train_cohort(self, asked: Sequence[Train], tasks: Sequence[LocalTask]) -> list[Trained]:
+        """Return the clients' networks, in the order of the tasks.
+
+        Raises:
+            TrainingError: clients start from different weights, which a shared part cannot.
+        """
+        weights, settings = asked[0].weights, asked[0].settings
+        if any(one.weights is not weights or one.drift or one.anchor for one in asked):
+            raise TrainingError("in split learning all clients start from the same weights, and train plainly")
         devices = [self.plan.begin(weights, task, settings) for task in tasks]
         for task in tasks:
             self.plan.device.check(weights, task.examples, settings)
@@ -115,10 +137,10 @@ class SplitTrainer:
         return found
 
 
-def whole(update: Update, between: Weights, before: Weights) -> Update:
+def whole(update: Trained, between: Weights, before: Weights) -> Trained:
     """Return a device's update together with the server's part, as one of the whole network."""
     arrays = update.arrays | between
-    return Update({name: arrays.get(name, before[name]) for name in before}, update.examples, update.loss)
+    return replace(update, arrays={name: arrays.get(name, before[name]) for name in before})
 
 
 def _answers(server: Server, client: int) -> Callable[[Asked], Answer]:

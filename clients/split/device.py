@@ -12,8 +12,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from edgekit.arrays import Weights
+from edgekit.asks import LocalSettings, Trained
 from edgekit.clients import batches
-from edgekit.clients.trainer import LocalSettings, LocalTask, Update
+from edgekit.clients.trainer import LocalTask
 from edgekit.data import Examples
 from edgekit.data.federated import Floats, Integers
 from edgekit.errors import TrainingError
@@ -176,10 +177,10 @@ class Device:
             self._halves.backward(batch.passed, gradient)
             return
 
-    def update(self) -> Update:
+    def update(self) -> Trained:
         """Return the parts' weights, how many examples there are, and the mean loss, which protected data keep."""
         loss = float(np.mean(self._losses)) if self._losses and not self._private else None
-        return Update(self._halves.weights(), len(self._examples), loss)
+        return Trained(self._halves.weights(), len(self._examples), loss)
 
 
 @dataclass

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from edgekit.clients.trainer import LocalSettings, LocalTask
+from edgekit.asks import LocalSettings
+from edgekit.clients.trainer import LocalTask
 from edgekit.errors import TrainingError
 from edgekit.split.hiding import Noise
 

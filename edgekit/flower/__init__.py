@@ -5,7 +5,7 @@ Importing this module first also settles Flower's environment: no telemetry, no 
 
 import logging
 import os
-import uuid
+import secrets
 from typing import Any
 
 import numpy as np
@@ -14,14 +14,15 @@ from numpy.typing import NDArray
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
-from flwr.app import Array, Message
+from flwr.app import Array, ArrayRecord
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode, SType
-from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
+
+from edgekit.arrays import Weights
 
 logging.getLogger("flwr").setLevel(logging.ERROR)
 
-__all__ = ["CLIENT_DECLINED", "CLIENT_RAISED", "InProcessArray", "Run", "begin_run", "give_id"]
+__all__ = ["CLIENT_DECLINED", "CLIENT_RAISED", "InProcessArray", "begin_any_run", "begin_run", "to_record"]
 
 CLIENT_RAISED = int(ErrorCode.CLIENT_APP_RAISED_EXCEPTION)
 """Error code of a reply from a client whose training raised."""
@@ -29,17 +30,15 @@ CLIENT_DECLINED = int(ErrorCode.MOD_FAILED_PRECONDITION)
 """Error code of a reply from a client whose owner does not want it to train now."""
 
 
-def begin_run(run_id: int) -> Run:
+def begin_run(run_id: int) -> None:
     """Make this process the server of a run: Flower's messages read their sender from the process."""
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run_id, SUPERLINK_NODE_ID, 1
-    return Run.create_empty(run_id)
 
 
-def give_id(message: Message) -> str:
-    """Give a message the id that the SuperLink would give it, and return it."""
-    message_id = str(uuid.uuid4())
-    message.metadata.__dict__["_message_id"] = message_id
-    return message_id
+def begin_any_run() -> None:
+    """Make this process the server of a run of its own, unless Flower has made it that of another."""
+    if TaskIdentity._run_id is None:
+        begin_run(secrets.randbits(62))
 
 
 class InProcessArray(Array):
@@ -66,3 +65,11 @@ class InProcessArray(Array):
             self.__dict__["_bytes"] = Array(self.__dict__["_held"]).data
         content: bytes = self.__dict__["_bytes"]
         return content
+
+
+def to_record(arrays: Weights) -> ArrayRecord:
+    """Return arrays as a record of a message within this process."""
+    record = ArrayRecord()  # filled one by one: its constructor would serialise each array
+    for name, array in arrays.items():
+        record[name] = InProcessArray(array)
+    return record

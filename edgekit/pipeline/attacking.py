@@ -19,8 +19,8 @@ from edgekit.randomness import generator
 from edgekit.report import rebuilt_picture, standalone
 from edgekit.runfolder import RunFolder, write_whole
 from edgekit.server import attack
-from edgekit.server.coordinator import Coordinator
-from edgekit.server.evaluation import evaluate
+from edgekit.server.loop.evaluation import evaluate
+from edgekit.server.loop.sync import Coordinator
 from edgekit.server.split import choose_cut, in_parts
 
 VICTIMS = 64
@@ -118,7 +118,7 @@ def _attacked(
     with tempfile.TemporaryDirectory() as place:
         coordinator = Coordinator(experiment, dataset, model, RunFolder.create(Path(place) / "run"))
         weights = coordinator.run().weights
-        settings = coordinator.local_settings()
+        settings = coordinator.charging.local_settings()
     _, accuracy = evaluate(model, weights, dataset.test)
     task = LocalTask(victims, *(generator(experiment.seed, "attack", number) for number in range(2)))
     plan, server = in_parts(experiment.split, model, dataset)

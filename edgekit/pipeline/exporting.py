@@ -11,6 +11,7 @@ from torch import nn
 
 from edgekit import __version__
 from edgekit import experiment as experiments
+from edgekit.algorithms import make
 from edgekit.data import FederatedDataset
 from edgekit.errors import EdgekitError
 from edgekit.experiment import Experiment, Preset
@@ -79,7 +80,9 @@ def write_files(
         notice(str(failure))
     if training:
         notice("making the training graph")
-        options = replace(Options.of(experiment), private=private)
+        method = make(experiment.federation)
+        options = Options.of(experiment, proximal=method.proximal, drift=method.drifts)
+        options = replace(options, private=private)
         card["accuracy"] = result["accuracy"]
         facts = _write_training(subject, options, card, settings.runtimes, folder.export, folder.path, notice)
         result["training_graph"] = {**facts, "batch": options.batch, "clip": options.clip}

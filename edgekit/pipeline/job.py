@@ -11,8 +11,9 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from edgekit import __version__, arrays
+from edgekit import __version__, algorithms, arrays
 from edgekit import experiment as experiments
+from edgekit.algorithms.base import Algorithm
 from edgekit.clients.cohort.memory import keep_freed_memory
 from edgekit.clients.torch_trainer import load_weights
 from edgekit.data import FederatedDataset
@@ -28,9 +29,11 @@ from edgekit.pipeline.subjects import build_network, load_dataset
 from edgekit.privacy import Plan, summary
 from edgekit.report import write_report
 from edgekit.runfolder import RunFolder
-from edgekit.server.coordinator import Coordinator, Outcome, RoundMetrics, plan_of
-from edgekit.server.crew import Crew
-from edgekit.server.evaluation import evaluate
+from edgekit.server.engines.base import Engine
+from edgekit.server.loop.charging import plan_of
+from edgekit.server.loop.evaluation import evaluate
+from edgekit.server.loop.metrics import RoundMetrics
+from edgekit.server.loop.sync import Coordinator, Outcome
 from edgekit.server.nodes import by_kind
 
 STATED_PACKAGES = ("torch", "flwr", "opacus", "dp-accounting", "litert-torch", "ai-edge-litert", "snntorch", "numpy")
@@ -116,7 +119,7 @@ class Fleet(Protocol):
 
     private_seed: int
 
-    def crew(self, dataset: FederatedDataset, model: nn.Module, plan: Plan | None) -> Crew:
+    def engine(self, dataset: FederatedDataset, model: nn.Module, algorithm: Algorithm, plan: Plan | None) -> Engine:
         """Return the devices, once it is known what they shall train."""
 
     def after_round(self, metrics: RoundMetrics) -> None:
@@ -134,7 +137,8 @@ def serve(folder: RunFolder, listener: Listener, fleet: Fleet) -> dict[str, Any]
         result = folder.read_result()
         if not result["interrupted"] and "failed" not in result:
             dataset, model = _load(job)
-            fleet.crew(dataset, model, plan_of(job.experiment, dataset))
+            algorithm = algorithms.make(job.experiment.federation)
+            fleet.engine(dataset, model, algorithm, plan_of(job.experiment, dataset, algorithm))
             return result
     return _work(job, fleet)
 
@@ -168,7 +172,7 @@ def _work(job: Job, fleet: Fleet | None = None) -> dict[str, Any]:
         job.folder,
         on_round=ended,
         on_notice=job.listener.notice,
-        crew=None if fleet is None else partial(fleet.crew, dataset, model),
+        engine=None if fleet is None else partial(fleet.engine, dataset, model),
         private_seed=None if fleet is None else fleet.private_seed,
     )
     if coordinator.plan is not None:
@@ -235,7 +239,7 @@ def _keep_model(
     arrays.save(job.folder.model, outcome.weights, {"model": job.experiment.model.model_dump()})
     _, accuracy = evaluate(model, outcome.weights, dataset.test)
     load_weights(model, outcome.weights)
-    plan, ledger = coordinator.plan, coordinator.ledger
+    plan, ledger = coordinator.plan, coordinator.charging.ledger
     job.result.update(
         {
             "name": job.experiment.name,

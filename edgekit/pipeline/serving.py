@@ -15,6 +15,7 @@ from torch import nn
 
 from edgekit import __version__
 from edgekit import experiment as experiments
+from edgekit.algorithms.base import Algorithm
 from edgekit.clients.node.delivery import Delivery
 from edgekit.clients.torch_trainer import load_weights
 from edgekit.data import FederatedDataset
@@ -28,13 +29,13 @@ from edgekit.pipeline import job
 from edgekit.privacy import Plan
 from edgekit.processes import when_parent_ends
 from edgekit.runfolder import RunFolder, append_line, read_lines, secret_number
-from edgekit.server import checkpoint
 from edgekit.server.authority import Authority
-from edgekit.server.coordinator import RoundMetrics
-from edgekit.server.crew import kept_split_graph, kept_training_graph
+from edgekit.server.engines.graphs import kept_split_graph, kept_training_graph
 from edgekit.server.enrolment import members_in
-from edgekit.server.fleet import FleetCrew
-from edgekit.server.party_fleet import PartyCrew, PartyHost
+from edgekit.server.fleet import FleetEngine
+from edgekit.server.loop import checkpoint
+from edgekit.server.loop.metrics import RoundMetrics
+from edgekit.server.party_fleet import PartyEngine, PartyHost
 from edgekit.server.split import choose_cut
 from edgekit.server.split_fleet import SplitHost
 from edgekit.server.split_stream import Keys
@@ -142,17 +143,19 @@ class NodesOfAGrid:
         self._split: SplitHost | PartyHost | None = None
         self._grid, self._folder, self._authority, self._events = grid, folder, authority, events
         self._experiment = experiments.load(folder.experiment)
-        self._parts: tuple[FleetCrew, FederatedDataset, nn.Module] | None = None
+        self._parts: tuple[FleetEngine, FederatedDataset, nn.Module] | None = None
         path = folder.path / "secret"
         lost = RunFolderError(f"{path} cannot be read, and spent privacy not be counted without it: restore it")
         self.private_seed = secret_number(path, 128, lost)
 
-    def crew(self, dataset: FederatedDataset, model: nn.Module, plan: Plan | None) -> FleetCrew:
+    def engine(
+        self, dataset: FederatedDataset, model: nn.Module, algorithm: Algorithm, plan: Plan | None
+    ) -> FleetEngine:
         """Return the nodes."""
         experiment = self._experiment
         keys = self._authority.server_keys if self._split_tls else None
         if isinstance(dataset, VerticalDataset):
-            return self._parties(dataset, model, keys)
+            return self._parties(dataset, model, algorithm, keys)
         if experiment.split.cut:
             section = experiment.split
             if section.cut == "auto":
@@ -162,14 +165,15 @@ class NodesOfAGrid:
 
         def training_graph() -> bytes:
             if split is None:
-                kept = kept_training_graph(experiment, dataset, model, self._folder, self._making)
+                kept = kept_training_graph(experiment, algorithm, dataset, model, self._folder, self._making)
             else:
                 kept = kept_split_graph(experiment, split.plan, dataset, self._folder, self._making)
             return kept.read_bytes()
 
-        made = FleetCrew(
+        made = FleetEngine(
             self._grid,
             experiment,
+            algorithm,
             dataset,
             {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()},
             plan,
@@ -184,15 +188,18 @@ class NodesOfAGrid:
         made.progress = self._progress(in_plain_words(plan, split is not None))
         return made
 
-    def _parties(self, dataset: VerticalDataset, model: nn.Module, keys: Keys | None) -> PartyCrew:
+    def _parties(
+        self, dataset: VerticalDataset, model: nn.Module, algorithm: Algorithm, keys: Keys | None
+    ) -> PartyEngine:
         assert isinstance(model, VerticalNetwork)
         self._split = host = PartyHost(self._experiment.split, model, dataset, self._split_address, keys)
-        made = PartyCrew(
+        made = PartyEngine(
             host,
             dataset,
             partial(members_in, self._authority.folder.parent),
             grid=self._grid,
             experiment=self._experiment,
+            algorithm=algorithm,
             privacy=BETWEEN_PARTIES,
             training_graph=_no_graph,
             sign=self._authority.sign,
@@ -211,8 +218,9 @@ class NodesOfAGrid:
     def after_round(self, metrics: RoundMetrics) -> None:
         """Watch for drift, and deliver the model as it is, as often as the experiment says."""
         settings, number = self._experiment.serve, metrics.round
-        crew, dataset, model = self._all
-        crew.progress = self._progress(crew.progress["privacy"])
+        engine, dataset, model = self._all
+        algorithm = engine.algorithm
+        engine.progress = self._progress(engine.progress["privacy"])
         last = number == self._experiment.federation.rounds
         watched = bool(settings.statistics_every) and number % settings.statistics_every == 0
         delivered = bool(settings.deliver_every) and number % settings.deliver_every == 0 and not last
@@ -221,9 +229,9 @@ class NodesOfAGrid:
         found = checkpoint.latest(self._folder.checkpoint)
         assert found is not None
         if watched:
-            crew.watch(number, found.weights)
+            engine.watch(number, algorithm.model(found.state))
         if delivered:
-            load_weights(model, found.average or found.weights)
+            load_weights(model, found.average or algorithm.model(found.state))
             model.eval()
             try:
                 card = {"edgekit": __version__, "name": self._experiment.name, "round": number}
@@ -239,8 +247,8 @@ class NodesOfAGrid:
 
         Nothing to deliver ends it at once.
         """
-        crew, _, _ = self._all
-        crew.progress |= {"finished": {"accuracy": result["accuracy"], "rounds": result["rounds"]}}
+        engine, _, _ = self._all
+        engine.progress |= {"finished": {"accuracy": result["accuracy"], "rounds": result["rounds"]}}
         if self._experiment.split.parties:
             self._events.notice("no model is delivered: it needs the features of all parties")
             return
@@ -264,13 +272,13 @@ class NodesOfAGrid:
         return {"run": self._experiment.name, "rounds": rounds, "done": done, "privacy": privacy}
 
     def _deliver(self, content: bytes, version: int, accuracy: float) -> None:
-        crew, dataset, _ = self._all
+        engine, dataset, _ = self._all
         if self._delivery is None or self._delivery.version != version:
             probe = as_device(dataset.calibration.x[:PROBES])
             scores = run_examples(content, probe).scores
             self._delivery = Delivery(content, version, self._experiment.name, accuracy, probe, scores, PROBE_TOLERANCE)
-        crew.greet()
-        took, asked = crew.deliver(self._delivery)
+        engine.greet()
+        took, asked = engine.deliver(self._delivery)
         if asked:
             self._events.notice(f"model version {version}: {took} of {asked} nodes took it into use")
 
@@ -280,7 +288,7 @@ class NodesOfAGrid:
     _delivery: Delivery | None = None
 
     @property
-    def _all(self) -> tuple[FleetCrew, FederatedDataset, nn.Module]:
+    def _all(self) -> tuple[FleetEngine, FederatedDataset, nn.Module]:
         assert self._parts is not None
         return self._parts
 

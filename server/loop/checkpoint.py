@@ -7,7 +7,7 @@ from pathlib import Path
 from edgekit import arrays
 from edgekit.algorithms.base import State
 from edgekit.arrays import Weights
-from edgekit.clients.states import packed, unpacked
+from edgekit.asks import packed, unpacked
 from edgekit.errors import EdgekitError, RunFolderError
 
 KEPT = 2

@@ -4,14 +4,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import isfinite
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
 
 from edgekit import algorithms
 from edgekit.algorithms.base import Algorithm, State
 from edgekit.arrays import Weights, problem_with
-from edgekit.asks import WEIGHTS, Aggregate, Ask, Reply, Update, mean_of
+from edgekit.asks import WEIGHTS, Aggregate, Ask, Bundles, Reply, Update, mean_of, problem_with_update
 from edgekit.clients.torch_trainer import state
 from edgekit.data import FederatedDataset
 from edgekit.errors import DataError, EdgekitError, TrainingError
@@ -187,8 +187,13 @@ class Coordinator:
         number = before.round + 1
         self.charging.charge(number, self._whom(cohort), again=not self.engine.repeatable)
         settings = self.charging.local_settings()
-        asks = self._tried(number, "ask", lambda: self.algorithm.ask(before.state, cohort, number))
-        asks = {client: replace(ask, settings=settings, round=number) for client, ask in asks.items()}
+        # Of nobody there is nothing to ask: an empty Poisson cohort is shown as one client, which is then left alone.
+        made = self._tried(number, "ask", lambda: self.algorithm.ask(before.state, cohort or [0], number))
+        if strangers := sorted(set(made) - set(cohort or [0])):
+            method = self.experiment.federation.method
+            raise TrainingError(f"round {number}: {method} asks client {strangers[0]}, which is not in the cohort")
+        like = self.algorithm.expects(next(iter(made.values()))) if made else {}
+        asks = {client: replace(ask, settings=settings, round=number) for client, ask in made.items() if cohort}
         exchanged = self.engine.exchange(asks)
         if self._never_the_same and exchanged.released:
             self.charging.forget_draw()
@@ -196,9 +201,10 @@ class Coordinator:
         if exchanged.again and asks and not accepted:
             self.on_notice(f"round {number} is run again: {reasons[-1][1] if reasons else 'nobody answered'}")
             return None
-        after = self._after(before, number, self._merged(before.state, number, accepted, settings.learning_rate))
+        state, metrics = self._merged(before.state, number, accepted, like)
+        after = self._after(before, number, state)
         loss, accuracy = self._evaluate(number, after.state)
-        metrics = RoundMetrics(
+        line = RoundMetrics(
             round=number,
             loss=loss,
             accuracy=accuracy,
@@ -209,21 +215,21 @@ class Coordinator:
             bytes_down=exchanged.bytes_down,
             seconds=round(time.perf_counter() - started, 4),
             epsilon=self.charging.epsilon,
-            metrics=after.state.facts.get("metrics", {}),
+            metrics=metrics,
         )
-        append_line(self.run_folder.metrics, asdict(metrics))
+        append_line(self.run_folder.metrics, asdict(line))
         checkpoint.save(self.run_folder.checkpoint, after)
         for client, reason in reasons:
             self.on_notice(f"round {number}: {self.engine.name_of(client)} left out: {reason}")
-        self.on_round(metrics)
-        return after, metrics, reasons[-1][1] if reasons else ""
+        self.on_round(line)
+        return after, line, reasons[-1][1] if reasons else ""
 
     def _checked(
         self, replies: Sequence[Reply], asks: Mapping[int, Ask]
     ) -> tuple[dict[int, Update], list[tuple[int, str]]]:
         """Sort replies into accepted updates, and (client, reason) of those that cost their update."""
         accepted, reasons = {}, []
-        expected: dict[int, Mapping[str, Weights]] = {}
+        expected: dict[int, Bundles] = {}
         for reply in replies:
             ask = asks[reply.client]
             problem = reply.problem
@@ -231,36 +237,37 @@ class Coordinator:
                 key = id(ask.bundles)
                 if key not in expected:
                     expected[key] = self.algorithm.expects(ask)
-                problem = _problem_with(reply.update, expected[key])
+                problem = problem_with_update(reply.update, expected[key])
             if reply.update is None or problem:
                 reasons.append((reply.client, problem))
             else:
                 accepted[reply.client] = reply.update
         return accepted, reasons
 
-    def _merged(self, before: State, number: int, updates: Mapping[int, Update], learning_rate: float) -> State:
-        """Let the method make the next state of what it may see."""
+    def _merged(
+        self, before: State, number: int, updates: Mapping[int, Update], like: Bundles
+    ) -> tuple[State, Mapping[str, Any]]:
+        """Let the method make the next state of what it may see; return it with the round's metrics."""
         plan, clients = self.plan, self.dataset.clients
         if plan is not None and releases_aggregate(self.experiment):
-            like = self.algorithm.expects(next(iter(self.algorithm.ask(before, [0], number).values())))
             got = Aggregate(self._released(plan, before, like, number, updates), {}, self.cohort, clients)
         elif not updates:
-            return before
+            return before, {}
         elif self.algorithm.reads == "each":
             got = Aggregate({}, {}, len(updates), clients, updates)
         else:
             bundles, facts = mean_of(list(updates.values()))
             got = Aggregate(bundles, facts, len(updates), clients)
         after: State = self._tried(number, "merge", lambda: self.algorithm.merge(before, got, number))
-        method, like = self.experiment.federation.method, before.bundles[WEIGHTS]
-        if problem := problem_with(self.algorithm.model(after), like):
+        if problem := problem_with(self.algorithm.model(after), self.algorithm.model(before)):
+            method = self.experiment.federation.method
             raise TrainingError(f"round {number}: {method} gave unusable weights ({problem}): lower the learning rate")
-        facts = {"metrics": {name: round(value, 6) for name, value in got.facts.items()}, **after.facts}
-        return State(after.bundles, facts)
+        found = after.facts.get("metrics", got.facts)
+        return after, {name: round(x, 6) if isinstance(x, float) else x for name, x in found.items()}
 
     def _released(
-        self, plan: Plan, before: State, like: Mapping[str, Weights], number: int, updates: Mapping[int, Update]
-    ) -> Mapping[str, Weights]:
+        self, plan: Plan, before: State, like: Bundles, number: int, updates: Mapping[int, Update]
+    ) -> Bundles:
         if plan.unit == "client":
             expected = float(self.cohort)
         else:
@@ -308,15 +315,3 @@ class Coordinator:
             return None, None
         loss, accuracy = evaluate(self.model, self.algorithm.model(after), self.dataset.test)
         return round(loss, 6) if isfinite(loss) else None, round(accuracy, 6)
-
-
-def _problem_with(update: Update, expected: Mapping[str, Weights]) -> str:
-    """Say what makes an update unfit, "" if nothing."""
-    if set(update.bundles) != set(expected):
-        return f"its update has the bundles {', '.join(update.bundles)}, expected {', '.join(expected)}"
-    if not (isfinite(update.weight) and update.weight > 0):
-        return f"its update weighs {update.weight!r}"
-    for bundle, like in expected.items():
-        if problem := problem_with(update.bundles[bundle], like):
-            return problem if bundle == WEIGHTS else f"{bundle}: {problem}"
-    return ""

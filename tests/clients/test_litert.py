@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from edgekit.clients import LocalSettings, LocalTask
+from edgekit.clients import LocalSettings, LocalTask, Train
 from edgekit.clients.budget import Budget, train_within
 from edgekit.clients.litert import LiteRTTrainer
 from edgekit.clients.torch_trainer import TorchTrainer, state
@@ -41,8 +41,8 @@ def task(block: Examples) -> LocalTask:
 def test_an_update_is_the_torch_trainers(settings, made, trainer, blocks):
     model, _ = made
     (block,) = blocks(21)
-    ours = trainer.train(state(model), task(block), settings)
-    theirs = TorchTrainer(model).train(state(model), task(block), settings)
+    ours = trainer.train(Train(state(model), settings), task(block))
+    theirs = TorchTrainer(model).train(Train(state(model), settings), task(block))
     assert list(ours.arrays) == list(theirs.arrays)
     for name, array in theirs.arrays.items():
         assert ours.arrays[name].shape == array.shape
@@ -54,8 +54,8 @@ def test_an_update_is_the_torch_trainers(settings, made, trainer, blocks):
 def test_an_empty_poisson_batch_moves_the_weights_by_the_noise_alone(made, trainer, blocks):
     (block,) = blocks(3)
     nobody = LocalSettings("dp-sgd", steps=2, sample_rate=1e-9, clip=0.5, noise_multiplier=1e-9, momentum=0.5)
-    ours = trainer.train(state(made[0]), task(block), nobody)
-    theirs = TorchTrainer(made[0]).train(state(made[0]), task(block), nobody)
+    ours = trainer.train(Train(state(made[0]), nobody), task(block))
+    theirs = TorchTrainer(made[0]).train(Train(state(made[0]), nobody), task(block))
     for name, array in theirs.arrays.items():
         assert np.allclose(ours.arrays[name], array, atol=1e-6)
         assert not np.array_equal(array, state(made[0])[name])
@@ -67,15 +67,15 @@ def test_an_example_whose_gradient_is_not_finite_counts_as_zero(settings, made, 
     block.x[5] = 3e38  # finite, so that no check of the data finds it
     block.x[20] = np.inf
     settings = dataclasses.replace(settings, sample_rate=1.0)
-    ours = trainer.train(state(made[0]), task(block), settings)
-    theirs = TorchTrainer(made[0]).train(state(made[0]), task(block), settings)
+    ours = trainer.train(Train(state(made[0]), settings), task(block))
+    theirs = TorchTrainer(made[0]).train(Train(state(made[0]), settings), task(block))
     for name, array in theirs.arrays.items():
         assert np.isfinite(ours.arrays[name]).all()
         assert np.allclose(ours.arrays[name], array, atol=2e-6)
 
 
 def test_evaluation_and_first_weights_are_the_networks(made, trainer, blocks):
-    from edgekit.server.evaluation import evaluate
+    from edgekit.server.loop.evaluation import evaluate
 
     model, _ = made
     (block,) = blocks(21)
@@ -92,7 +92,7 @@ def test_evaluation_and_first_weights_are_the_networks(made, trainer, blocks):
 )
 def test_a_file_made_for_other_settings_is_an_error(settings, complaint, made, trainer, blocks):
     with pytest.raises(TrainingError, match=complaint):
-        trainer.train(state(made[0]), task(blocks(4)[0]), settings)
+        trainer.train(Train(state(made[0]), settings), task(blocks(4)[0]))
 
 
 def test_a_file_without_momentum_does_not_forget_it_silently(blocks):
@@ -100,7 +100,7 @@ def test_a_file_without_momentum_does_not_forget_it_silently(blocks):
     plain = LiteRTTrainer(training_file(model, (1, 8, 8), 10, Options(8, private=False), {})[0])
     for settings in (LocalSettings(momentum=0.5), LocalSettings(proximal_mu=0.5)):
         with pytest.raises(TrainingError, match="was made without"):
-            plain.train(state(model), task(blocks(4)[0]), settings)
+            plain.train(Train(state(model), settings), task(blocks(4)[0]))
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,11 @@ def test_examples_that_do_not_fit_are_refused_before_the_budget_is_touched(spoil
     settings = LocalSettings("dp-sgd", clip=0.5, noise_multiplier=3)
     with pytest.raises(DataError, match=complaint):
         train_within(
-            LiteRTTrainer(made[1]), Budget(ledger, 10, 1e-5), state(made[0]), task(spoil(blocks(6)[0])), settings, "a"
+            LiteRTTrainer(made[1]),
+            Budget(ledger, 10, 1e-5),
+            Train(state(made[0]), settings),
+            task(spoil(blocks(6)[0])),
+            "a",
         )
     assert ledger.rounds == 0
 
@@ -145,7 +149,7 @@ def test_examples_that_do_not_fit_are_refused_before_the_budget_is_touched(spoil
 def test_other_weights_and_other_files_are_refused(made, trainer, blocks, tmp_path):
     weights = {**state(made[0]), "layers.1.weight": np.zeros((3, 3), np.float32)}
     with pytest.raises(ModelError, match=r"'layers.1.weight' has shape \(3, 3\)"):
-        trainer.train(weights, task(blocks(4)[0]), LocalSettings())
+        trainer.train(Train(weights, LocalSettings()), task(blocks(4)[0]))
     with pytest.raises((ModelError, ExportError), match="refuses the training file|truncated"):
         LiteRTTrainer(made[1][:-2000])
     (tmp_path / "x.tflite").write_bytes(b"\0\0\0\0not one")
@@ -160,7 +164,7 @@ def test_a_device_spends_its_budget_and_no_more(made, blocks, tmp_path):
     trainer, budget = LiteRTTrainer(made[1]), Budget(ledger, 1.01 * twice, 1e-5)
 
     def train(settings, draw):
-        train_within(trainer, budget, state(made[0]), task(blocks(9)[0]), settings, draw)
+        train_within(trainer, budget, Train(state(made[0]), settings), task(blocks(9)[0]), draw)
 
     for draw in ("first", "second", "second", "first"):  # the same random numbers again release nothing new
         train(private, draw)
@@ -183,7 +187,7 @@ def test_a_clients_own_noise_counts_as_the_plan_counts_it(made, blocks, tmp_path
     noise = plan.noise_multiplier * plan.sensitivity
     settings = LocalSettings(update_clip=plan.clip, update_noise=noise)
     budget = Budget(ledger, 100, 1e-5)
-    train_within(LiteRTTrainer(made[1]), budget, state(made[0]), task(blocks(6)[0]), settings, "a")
+    train_within(LiteRTTrainer(made[1]), budget, Train(state(made[0]), settings), task(blocks(6)[0]), "a")
     assert ledger.epsilon(plan.delta, "pld") == pytest.approx(plan.epsilon)
 
 
@@ -224,7 +228,7 @@ for name in ("torch", "opacus", "sklearn", "litert_torch"): sys.modules[name] = 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
-from edgekit.clients import LocalSettings, LocalTask
+from edgekit.clients import LocalSettings, LocalTask, Train
 from edgekit.clients.litert import LiteRTTrainer
 from edgekit.data import Examples
 from edgekit.flower import begin_run
@@ -239,7 +243,7 @@ for number in range(4):
     replies = []
     for i, client in enumerate(clients):
         draws = [np.random.default_rng([number, i, kind]) for kind in range(2)]
-        update = trainer.train(weights, LocalTask(client, *draws), LocalSettings(batch_size=8))
+        update = trainer.train(Train(weights, LocalSettings(batch_size=8)), LocalTask(client, *draws))
         arrays = ArrayRecord({name: Array(array) for name, array in update.arrays.items()})
         content = RecordDict({"arrays": arrays, "metrics": MetricRecord({"num-examples": update.examples})})
         replies.append(Message(content, dst_node_id=i + 1, message_type="train"))
@@ -261,14 +265,16 @@ def test_a_whole_federation_where_torch_cannot_be_imported_ends_where_torch_clie
     assert done.returncode == 0, done.stderr
     result = np.load(tmp_path / "result.npz")
 
-    from edgekit.server.evaluation import evaluate
+    from edgekit.server.loop.evaluation import evaluate
 
     weights = state(model)
     for number in range(4):
         updates = []
         for i, client in enumerate(clients):
             draws = [np.random.default_rng([number, i, kind]) for kind in range(2)]
-            updates.append(TorchTrainer(model).train(weights, LocalTask(client, *draws), LocalSettings(batch_size=8)))
+            updates.append(
+                TorchTrainer(model).train(Train(weights, LocalSettings(batch_size=8)), LocalTask(client, *draws))
+            )
         total = sum(update.examples for update in updates)
         weights = {
             name: sum(update.arrays[name] * (update.examples / total) for update in updates).astype(np.float32)

@@ -9,14 +9,19 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from flwr.app import Message
 
 from edgekit import wire
+from edgekit.algorithms.base import Client
+from edgekit.algorithms.scaffold import Scaffold
 from edgekit.arrays import to_bytes
+from edgekit.asks import Aggregate
+from edgekit.clients import LocalSettings, LocalTask
+from edgekit.clients.halves import run_halves
 from edgekit.clients.node import conditions, delivery, resident
 from edgekit.clients.node.delivery import Delivery
 from edgekit.clients.node.folder import Membership, NodeFolder, Wishes
 from edgekit.clients.node.handler import Handler
-from edgekit.clients.node.task import Planned, Task, TaskFacts, name_of
-from edgekit.clients.torch_trainer import state
-from edgekit.clients.trainer import LocalSettings
+from edgekit.clients.node.task import MethodFacts, Planned, Task, TaskFacts, name_of
+from edgekit.clients.torch_trainer import TorchTrainer, state
+from edgekit.data import load
 from edgekit.devices import sensors
 from edgekit.errors import JoinError, RefusedError
 from edgekit.experiment import Data, Model
@@ -307,11 +312,9 @@ def test_a_message_that_kills_the_node_is_answered_with_an_error_at_last(folder,
     """Killed over and over, as by a device's memory running out: the third start gives up on the message."""
     from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
-    from edgekit.flower import give_id
     from edgekit.flower.fleet import Parcel
 
     message = Message(wire.Letter({"action": "prepare"}).record(), 7, "query", ttl=100)
-    give_id(message)
     message.metadata.__dict__["_message_id"] = message.object_id
     objects = {name: thing.deflate() for name, thing in get_all_nested_objects(message).items()}
     parcel = Parcel(message.object_id, objects)
@@ -341,3 +344,51 @@ def test_a_message_that_kills_the_node_is_answered_with_an_error_at_last(folder,
     (folder.inbox / "half.message").write_bytes(b"half")
     assert resident.Resident(folder, Handler(folder))._kept() is None
     assert list(folder.inbox.iterdir()) == []
+
+
+def _scaffold_task(make_task, **changed):
+    method = MethodFacts(algorithm="scaffold", strategy="", arguments={})
+    return make_task(planned=None, method=method, **changed)
+
+
+def test_a_node_runs_a_methods_half_and_keeps_its_state(folder, make_task, signer, model, digits):
+    """SCAFFOLD over the wire gives what it gives in simulation, round by round, over restarts of the node."""
+    algorithm, trainer = Scaffold(), TorchTrainer(model)
+    _, name = install(Handler(folder), _scaffold_task(make_task), signer)
+    state_of = algorithm.begin(state(model), trainer.learnt)
+    kept = {}
+    for number in (1, 2, 3):
+        asked = replace(algorithm.ask(state_of, [0], number)[0], settings=LocalSettings(batch_size=500), round=number)
+        facts, content = wire.asking(asked)
+        told = [wire.read(ask(Handler(folder), {**facts, "task": name}, content, "train")) for _ in range(2)]
+        assert told[0].content == told[1].content  # asked again, since the answer was lost: the same bits
+        update = wire.update_of(told[0])
+        examples = load(Data(clients=6), 0).client(0)
+        own = Client(len(examples), trainer.learnt, kept)
+        task = LocalTask(examples, np.random.default_rng(0), np.random.default_rng(0))
+        (wanted,) = run_halves(
+            {0: algorithm.local(asked, own)}, {0: asked}, lambda w, task=task: {0: trainer.train(w[0], task)}
+        ).values()
+        for bundle in ("weights", "control"):  # whole batches: which random numbers shuffle them is the same
+            assert all(np.allclose(update.bundles[bundle][k], v, atol=1e-6) for k, v in wanted.bundles[bundle].items())
+        mean = Aggregate(update.bundles, {}, 1, 1)
+        state_of = algorithm.merge(state_of, mean, number)
+    assert len(list(folder.states.iterdir())) == 1
+
+
+def test_a_method_that_is_the_owners_to_allow_is_not_imported(folder, make_task, signer):
+    method = MethodFacts(algorithm="json:loads", strategy="", arguments={})
+    told, _ = install(Handler(folder), make_task(planned=None, method=method), signer)
+    assert "if you trust the coordinator with it, add modules = ['json'] to node.toml" in told["problem"]
+
+
+def test_bundles_that_do_not_fit_are_refused(folder, make_task, signer, model):
+    _, name = install(Handler(folder), _scaffold_task(make_task), signer)
+    asked = Scaffold().ask(Scaffold().begin(state(model), frozenset(state(model))), [0], 1)[0]
+    facts, content = wire.asking(replace(asked, round=1))
+    for changed, message in (
+        ({"bundles": ["weights"]}, "the bundle 'control' is not announced"),
+        ({"bundles": "all"}, "the names of its bundles cannot be read"),
+        ({"bundles": ["weights", "control"], "proximal-mu": -1.0}, "proximal_mu is -1.0"),
+    ):
+        assert message in ask(Handler(folder), {**facts, "task": name, **changed}, content, "train").error.reason

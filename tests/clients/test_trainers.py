@@ -10,7 +10,7 @@ from opacus import PrivacyEngine
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from edgekit.clients import LocalSettings, LocalTask, batches
+from edgekit.clients import LocalSettings, LocalTask, Train, batches
 from edgekit.clients.cohort import VectorisedTrainer, obstacle
 from edgekit.clients.cohort.depthwise import shifted_depthwise
 from edgekit.clients.torch_trainer import TorchTrainer, state
@@ -82,7 +82,6 @@ SETTINGS = {
         work="dp-sgd", steps=3, sample_rate=0.4, clip=0.5, noise_multiplier=0.8, learning_rate=0.05, momentum=0.5
     ),
     "clipped sum": LocalSettings(work="clipped-sum", sample_rate=0.7, clip=0.3),
-    "bounded update": LocalSettings(batch_size=4, update_clip=0.01, update_noise=0.02),
 }
 
 
@@ -91,12 +90,66 @@ SETTINGS = {
 def test_a_cohort_of_unequal_clients_equals_each_client_alone(name, norm, kind, blocks):
     model, data = _net(name, norm), blocks(5, 17, 9, 1)
     weights = state(model)
-    together = VectorisedTrainer(model).train_cohort(weights, _tasks(data), SETTINGS[kind])
+    together = VectorisedTrainer(model).train_cohort([Train(weights, SETTINGS[kind])] * len(data), _tasks(data))
     for update, task in zip(together, _tasks(data), strict=True):
-        alone = TorchTrainer(model).train(weights, task, SETTINGS[kind])
+        alone = TorchTrainer(model).train(Train(weights, SETTINGS[kind]), task)
         # Noise is drawn alike but rounded to float32 on its way.
         assert _same(update, alone, 1e-9)
         assert update.examples == len(task.examples)
+
+
+@pytest.mark.parametrize("kind", ["plain", "momentum and proximal term", "dp-sgd"])
+def test_clients_of_a_cohort_start_and_are_pulled_each_its_own_way(kind, blocks):
+    model, data = _net("dscnn", "none"), blocks(5, 17, 9, 1)
+    rng = np.random.default_rng(0)
+
+    def moved(scale):
+        return {name: w + scale * rng.standard_normal(w.shape) for name, w in state(model).items()}
+
+    drifts = [{name: 0.1 * rng.standard_normal(w.shape) for name, w in state(model).items()} for _ in data]
+    del drifts[1]["layers.0.weight"]
+    asked = [Train(moved(0.1), SETTINGS[kind], moved(0.1), drift) for drift in drifts]
+    asked[3] = Train(moved(0.1), SETTINGS[kind])
+    together = VectorisedTrainer(model).train_cohort(asked, _tasks(data))
+    for update, request, task in zip(together, asked, _tasks(data), strict=True):
+        assert _same(update, TorchTrainer(model).train(request, task), 1e-9)
+
+
+def test_a_step_goes_along_gradient_plus_pull_to_the_anchor_plus_drift(blocks):
+    """Torch's optimiser over the loss with mu / 2 |w - anchor|^2 + drift w added, differentiated by autograd."""
+    model, (data,) = _net("mlp", "none"), blocks(12)
+    rng = np.random.default_rng(1)
+    anchor, drift = ({name: rng.standard_normal(w.shape) for name, w in state(model).items()} for _ in range(2))
+    settings = LocalSettings(batch_size=12, epochs=3, learning_rate=0.05, momentum=0.9, proximal_mu=0.3)
+    found = TorchTrainer(model).train(Train(state(model), settings, anchor, drift), _tasks([data])[0])
+    theirs = copy.deepcopy(model)
+    optimiser = torch.optim.SGD(theirs.parameters(), 0.05, 0.9)
+    x, y = torch.from_numpy(data.x).double(), torch.from_numpy(data.y)
+    for _ in range(3):
+        optimiser.zero_grad()
+        loss = F.cross_entropy(theirs(x), y)
+        for name, p in theirs.named_parameters():
+            pull = 0.15 * ((p - torch.from_numpy(anchor[name])) ** 2).sum()
+            loss = loss + pull + (torch.from_numpy(drift[name]) * p).sum()
+        loss.backward()
+        optimiser.step()
+    assert all(np.allclose(found.arrays[name], p.detach().numpy(), atol=1e-9) for name, p in theirs.named_parameters())
+    assert found.steps == 3
+
+
+def test_a_pull_that_is_not_of_the_network_is_refused(blocks):
+    model, data = _net("mlp", "none"), blocks(5)
+    weights = state(model)
+    first = next(iter(weights))
+    for asked, message in (
+        (Train(weights, LocalSettings(), anchor={}), "anchor is not of this network"),
+        (Train(weights, LocalSettings(), drift={"other": weights[first]}), "drift is not of this network"),
+        (Train(weights, LocalSettings(), drift={first: weights[first].ravel()}), "drift is not of this network"),
+        (Train(weights, LocalSettings("clipped-sum"), drift={first: weights[first]}), "without drift"),
+    ):
+        for train in (TorchTrainer(model).train, lambda a, t: VectorisedTrainer(model).train_cohort([a], [t])):
+            with pytest.raises(TrainingError, match=message):
+                train(asked, _tasks(data)[0])
 
 
 SPIKING = {
@@ -106,15 +159,15 @@ SPIKING = {
 }
 
 
-@pytest.mark.parametrize("kind", ["plain", "momentum and proximal term", "bounded update"])
+@pytest.mark.parametrize("kind", ["plain", "momentum and proximal term"])
 @pytest.mark.parametrize("name", SPIKING)
 def test_spiking_networks_and_qcfs_are_vectorised_too(name, kind, blocks):
     model = build(SPIKING[name], (1, 8, 8), 10, 0).double()
     assert obstacle(build(SPIKING[name], (1, 8, 8), 10, 0), (1, 8, 8), 10) is None
     data, weights = blocks(5, 17, 9), state(model)
-    together = VectorisedTrainer(model).train_cohort(weights, _tasks(data), SETTINGS[kind])
+    together = VectorisedTrainer(model).train_cohort([Train(weights, SETTINGS[kind])] * len(data), _tasks(data))
     for update, task in zip(together, _tasks(data), strict=True):
-        assert _same(update, TorchTrainer(model).train(weights, task, SETTINGS[kind]), 1e-9)
+        assert _same(update, TorchTrainer(model).train(Train(weights, SETTINGS[kind]), task), 1e-9)
         assert any(not np.allclose(update.arrays[name], weights[name]) for name in weights)
 
 
@@ -122,7 +175,7 @@ def test_spiking_networks_and_qcfs_are_vectorised_too(name, kind, blocks):
 def test_a_spiking_networks_clipped_sum_is_that_of_autograd(name, blocks):
     model, (examples,) = build(SPIKING[name], (1, 8, 8), 10, 0).double(), blocks(7)
     settings = LocalSettings(work="clipped-sum", sample_rate=1.0, clip=0.05)
-    (update,) = VectorisedTrainer(model).train_cohort(state(model), _tasks([examples]), settings)
+    (update,) = VectorisedTrainer(model).train_cohort([Train(state(model), settings)], _tasks([examples]))
     wanted = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     for x, y in zip(examples.x, examples.y, strict=True):
         model.zero_grad()
@@ -138,7 +191,7 @@ def test_examples_in_several_rows_are_never_clipped_row_by_row(blocks):
     model, (examples,) = build(SPIKING["spiking-mlp"], (1, 8, 8), 10, 0), blocks(7)
     settings = LocalSettings(work="clipped-sum", sample_rate=1.0, clip=0.05)
     with pytest.raises(TrainingError, match=r"56 rows for 7 examples.*training.trainer = .cohort"):
-        TorchTrainer(model).train(state(model), _tasks([examples])[0], settings)
+        TorchTrainer(model).train(Train(state(model), settings), _tasks([examples])[0])
 
 
 def test_layers_without_a_rule_of_ours_are_vectorised_too(blocks):
@@ -146,9 +199,11 @@ def test_layers_without_a_rule_of_ours_are_vectorised_too(blocks):
     weights = state(model)
     for settings in (SETTINGS["plain"], SETTINGS["clipped sum"]):
         for update, task in zip(
-            VectorisedTrainer(model).train_cohort(weights, _tasks(data), settings), _tasks(data), strict=True
+            VectorisedTrainer(model).train_cohort([Train(weights, settings)] * len(data), _tasks(data)),
+            _tasks(data),
+            strict=True,
         ):
-            assert _same(update, TorchTrainer(model).train(weights, task, settings), 1e-10)
+            assert _same(update, TorchTrainer(model).train(Train(weights, settings), task), 1e-10)
 
 
 def test_a_small_memory_bound_changes_nothing_but_the_chunks(blocks):
@@ -156,7 +211,8 @@ def test_a_small_memory_bound_changes_nothing_but_the_chunks(blocks):
     weights = state(model)
     for kind in ("plain", "dp-sgd"):
         whole, chunked = (
-            VectorisedTrainer(model, size).train_cohort(weights, _tasks(data), SETTINGS[kind]) for size in (1 << 30, 1)
+            VectorisedTrainer(model, size).train_cohort([Train(weights, SETTINGS[kind])] * len(data), _tasks(data))
+            for size in (1 << 30, 1)
         )
         assert all(_same(a, b, 1e-10) for a, b in zip(whole, chunked, strict=True))
 
@@ -164,7 +220,7 @@ def test_a_small_memory_bound_changes_nothing_but_the_chunks(blocks):
 def test_training_alone_is_torchs_own_sgd(blocks):
     model, (data,) = _net("mlp", "none"), blocks(10)
     settings = LocalSettings(epochs=3, batch_size=4, learning_rate=0.1, momentum=0.8)
-    update = TorchTrainer(model).train(state(model), _tasks([data])[0], settings)
+    update = TorchTrainer(model).train(Train(state(model), settings), _tasks([data])[0])
     own = copy.deepcopy(model)
     optimiser = torch.optim.SGD(own.parameters(), 0.1, 0.8)
     for indices in batches.shuffled(10, 4, 3, np.random.default_rng(0)):
@@ -178,7 +234,7 @@ def test_training_alone_is_torchs_own_sgd(blocks):
 def test_a_clipped_sum_is_the_sum_of_autograds_clipped_gradients(name, norm, blocks):
     model, (data,) = _net(name, norm), blocks(6)
     settings = LocalSettings(work="clipped-sum", sample_rate=1.0, clip=0.7)
-    (update,) = VectorisedTrainer(model).train_cohort(state(model), _tasks([data]), settings)
+    (update,) = VectorisedTrainer(model).train_cohort([Train(state(model), settings)], _tasks([data]))
     expected = {name: np.zeros_like(array) for name, array in state(model).items()}
     for x, y in zip(data.x, data.y, strict=True):
         loss = F.cross_entropy(model(torch.from_numpy(x[None]).double()), torch.tensor([y]))
@@ -193,7 +249,7 @@ def test_a_dp_sgd_step_without_noise_is_opacus_step(blocks):
     (data,) = blocks(12)
     model = build(Model(norm="group"), (1, 8, 8), 10, seed=1)
     settings = LocalSettings(work="dp-sgd", steps=1, sample_rate=1.0, clip=0.4, learning_rate=0.3)
-    (update,) = VectorisedTrainer(model).train_cohort(state(model), _tasks([data]), settings)
+    (update,) = VectorisedTrainer(model).train_cohort([Train(state(model), settings)], _tasks([data]))
     loader = DataLoader(TensorDataset(torch.from_numpy(data.x), torch.from_numpy(data.y)), batch_size=12)
     theirs = copy.deepcopy(model).train()
     wrapped, optimiser, loader = PrivacyEngine().make_private(
@@ -217,7 +273,8 @@ def test_local_noise_has_the_deviation_of_the_plan(blocks):
         LocalSettings(work="dp-sgd", sample_rate=0.5, clip=2.0, noise_multiplier=n, learning_rate=1.0) for n in (0, 3)
     )
     (a,), (b,) = (
-        VectorisedTrainer(model).train_cohort(state(model), _tasks([data]), settings) for settings in (quiet, noisy)
+        VectorisedTrainer(model).train_cohort([Train(state(model), settings)], _tasks([data]))
+        for settings in (quiet, noisy)
     )
     noise = np.concatenate([(b.arrays[k] - a.arrays[k]).ravel() for k in a.arrays])
     # One step: learning rate * multiplier * clip / expected batch.
@@ -229,10 +286,10 @@ def test_a_client_whose_numbers_explode_harms_no_other(blocks):
     data[1].x[:] = 1e30
     model = build(Model(), (1, 8, 8), 10, 0)
     settings = LocalSettings(batch_size=2, learning_rate=0.1)
-    updates = VectorisedTrainer(model).train_cohort(state(model), _tasks(data), settings)
+    updates = VectorisedTrainer(model).train_cohort([Train(state(model), settings)] * len(data), _tasks(data))
     finite = [all(np.isfinite(array).all() for array in update.arrays.values()) for update in updates]
     assert finite == [True, False, True]
-    alone = TorchTrainer(model).train(state(model), _tasks(data)[2], settings)
+    alone = TorchTrainer(model).train(Train(state(model), settings), _tasks(data)[2])
     assert _same(updates[2], alone, 1e-5)
 
 
@@ -240,14 +297,14 @@ def test_a_module_with_dropout_trains_alike_each_time(blocks):
     (data,) = blocks(12)
     model = Dropping()
     settings = LocalSettings(batch_size=4)
-    one, same = (TorchTrainer(model).train(state(model), _tasks([data])[0], settings) for _ in range(2))
+    one, same = (TorchTrainer(model).train(Train(state(model), settings), _tasks([data])[0]) for _ in range(2))
     assert all(np.array_equal(one.arrays[name], same.arrays[name]) for name in one.arrays)
 
 
 def test_a_module_with_batch_norm_keeps_its_counter(blocks):
     (data,) = blocks(12)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10))
-    update = TorchTrainer(model).train(state(model), _tasks([data])[0], LocalSettings(batch_size=4))
+    update = TorchTrainer(model).train(Train(state(model), LocalSettings(batch_size=4)), _tasks([data])[0])
     assert update.arrays["2.num_batches_tracked"].shape == ()
     assert update.arrays["2.num_batches_tracked"] == 3
 

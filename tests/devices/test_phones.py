@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit.clients import LocalSettings, LocalTask, batches
+from edgekit.asks import Ask, Update
+from edgekit.clients import LocalSettings, LocalTask, Train, batches
+from edgekit.clients.halves import protected
 from edgekit.clients.litert import LiteRTTrainer
 from edgekit.clients.torch_trainer import state
 from edgekit.data import Examples
@@ -139,10 +141,13 @@ def test_the_page_trains_step_by_step_as_litert_does_in_python(settings, made, b
                 "normals": noise.standard_normal(drawn).tolist(),
             },
         )
-        after = np.concatenate([a.ravel() for a in ours.arrays.values()])
+        sent = protected(
+            Update({"weights": ours.arrays}), Ask({"weights": weights}, settings=one), np.random.default_rng(3)
+        )
+        after = np.concatenate([a.ravel() for a in sent.bundles["weights"].values()])
         assert np.abs(_floats(found["w"]) - after).max() < 1e-5
         assert found["loss"] is None if ours.loss is None else abs(found["loss"] - ours.loss) < 1e-5
-        weights = ours.arrays if settings.work != "clipped-sum" else weights
+        weights = sent.bundles["weights"] if settings.work != "clipped-sum" else weights
 
 
 class Fixed:
@@ -154,7 +159,7 @@ class Fixed:
     def train(self, trainer, weights, task, settings):
         drawn, batches.draw = batches.draw, lambda *_: self.plan
         try:
-            return trainer.train(weights, task, settings)
+            return trainer.train(Train(weights, settings), task)
         finally:
             batches.draw = drawn
 

@@ -212,5 +212,5 @@ def test_an_experiments_settings_decide_what_the_file_can_do():
             "privacy": {"clip": 0.3},
         }
     )
-    assert Options.of(experiment) == Options(32, 0.3, True, True)
-    assert Options.of(Experiment()) == Options(16, 1.0, False, False)
+    assert Options.of(experiment, proximal=True, drift=False) == Options(32, 0.3, True, True)
+    assert Options.of(Experiment(), proximal=False, drift=True) == Options(16, 1.0, drift=True)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from edgekit import arrays
+from edgekit.algorithms import flower
 from edgekit.clients.torch_trainer import state
 from edgekit.data import Examples, FederatedDataset
 from edgekit.devices import profile as profiles
@@ -16,10 +17,11 @@ from edgekit.errors import DataError, ExperimentError, ModelError, RunFolderErro
 from edgekit.models import build
 from edgekit.privacy import epsilon
 from edgekit.runfolder import RunFolder, read_lines
-from edgekit.server import checkpoint, strategies
-from edgekit.server.coordinator import Coordinator
-from edgekit.server.crew import SimulatedCrew
-from edgekit.server.evaluation import evaluate
+from edgekit.server.engines.base import Exchanged
+from edgekit.server.engines.local import LocalEngine
+from edgekit.server.loop import checkpoint
+from edgekit.server.loop.evaluation import evaluate
+from edgekit.server.loop.sync import Coordinator
 from edgekit.split.plan import with_figures
 
 ARGUMENTS = {
@@ -63,7 +65,7 @@ def _same(one, other):
     return all(np.array_equal(one[name], other[name]) for name in other)
 
 
-@pytest.mark.parametrize("name", strategies.NAMES)
+@pytest.mark.parametrize("name", flower.NAMES)
 def test_every_strategy_of_flower_resumes_with_the_bits_of_an_undisturbed_run(
     name, coordinate, make_experiment, tmp_path
 ):
@@ -168,7 +170,7 @@ def test_the_servers_noise_has_the_deviation_of_the_plan(coordinate, make_experi
 def test_an_empty_cohort_still_releases_noise(coordinate, make_experiment, monkeypatch, tmp_path):
     experiment = make_experiment("privacy.unit=client", "federation.cohort=2", "federation.rounds=1")
     made = coordinate(experiment)
-    monkeypatch.setattr("edgekit.server.coordinator.draw_cohort", lambda *_, **__: [])
+    monkeypatch.setattr("edgekit.server.loop.sync.draw_cohort", lambda *_, **__: [])
     before = state(made.model)
     after = made.run().weights
     (line,) = read_lines(tmp_path / "run" / "metrics.jsonl")
@@ -225,30 +227,30 @@ def test_a_run_with_the_systems_randomness_is_charged_for_what_it_repeats_and_st
     assert "stopped before round 4: it would spend more than epsilon 8" in heard.notices[-1]
 
 
-class Absent(SimulatedCrew):
+class Absent(LocalEngine):
     """A fleet of which nobody answers the first few times."""
 
-    patient = True
+    repeatable = False
 
     def choose(self, number, draw):
         self.asked = [*getattr(self, "asked", []), draw(self._dataset.clients)]
         return self.asked[-1]
 
-    def train(self, messages):
+    def exchange(self, asks):
         if len(self.asked) > 3:
-            return super().train(messages)
-        return []
+            return super().exchange(asks)
+        return Exchanged([], 0, 0, again=True)
 
 
 @pytest.mark.parametrize("unit", ["none", "client"])
 def test_a_round_that_is_run_again_asks_others_unless_privacy_counts_on_the_same(coordinate, make_experiment, unit):
     chosen = ["federation.cohort=2", "federation.rounds=1", f"privacy.unit={unit}", "data.clients=40"]
     made = coordinate(make_experiment(*chosen))
-    parts = (made.experiment, made.dataset, made.model, made.run_folder, made.private_seed, made.on_notice)
-    made.crew = Absent(*parts)
+    parts = (made.experiment, made.dataset, made.model, made.run_folder, made.charging.seed, made.on_notice)
+    made.engine = Absent(*parts, made.algorithm)
     assert made.run().rounds == 1
-    drawn = {tuple(cohort) for cohort in made.crew.asked}
-    assert len(made.crew.asked) == 4
+    drawn = {tuple(cohort) for cohort in made.engine.asked}
+    assert len(made.engine.asked) == 4
     assert len(drawn) == (4 if unit == "none" else 1)
 
 
@@ -352,7 +354,8 @@ def test_the_last_rounds_are_averaged(coordinate, make_experiment, tmp_path):
     kept = []
     experiment = make_experiment("federation.rounds=4", "federation.average_last=0.5")
     made = coordinate(
-        experiment, on_round=lambda _: kept.append(checkpoint.latest(tmp_path / "run/checkpoint").weights)
+        experiment,
+        on_round=lambda _: kept.append(checkpoint.latest(tmp_path / "run/checkpoint").state.bundles["weights"]),
     )
     outcome = made.run()
     for name in outcome.weights:
@@ -381,11 +384,18 @@ def test_a_cohort_beyond_the_natural_clients_is_an_error(coordinate, make_experi
     ("overrides", "message"),
     [
         (["federation.strategy=FedAvgg"], "did you mean 'FedAvg'"),
-        (["federation.arguments.momentum=0.9"], "do not fit FedAvg: got an unexpected keyword argument 'momentum'"),
-        (["federation.arguments.fraction_train=0.5"], "federation.cohort says how many clients take part"),
+        (["federation.arguments.momentum=0.9"], "do not fit fedavg: momentum: Extra inputs"),
+        (["federation.strategy=FedAvg", "federation.arguments.momentum=0.9"], "do not fit FedAvg: got an unexpected"),
+        (
+            ["federation.strategy=FedAvg", "federation.arguments.fraction_train=0.5"],
+            "federation.cohort says how many clients take part",
+        ),
         (["federation.strategy=DifferentialPrivacyServerSideFixedClipping"], "privacy has a section of its own"),
         (["federation.strategy=FedMedian", "privacy.unit=client"], "looks at single clients' updates"),
-        (["federation.strategy=QFedAvg", "privacy.unit=client", "privacy.noise=client"], "needs the clients' losses"),
+        (
+            ["federation.strategy=QFedAvg", *ARGUMENTS["QFedAvg"], "privacy.unit=client", "privacy.noise=client"],
+            "needs the clients' losses",
+        ),
         (["federation.strategy=FedProx", "privacy.unit=example"], "FedProx has no effect here"),
         (["federation.strategy=torch.nn:Linear"], "do not fit"),
     ],
@@ -411,6 +421,7 @@ def test_the_metrics_have_the_contracts_keys(coordinate, make_experiment, tmp_pa
         "bytes_down",
         "seconds",
         "epsilon",
+        "metrics",
     ]
     assert all(list(line) == keys for line in lines)
     size = sum(a.nbytes for a in arrays.load(tmp_path / "run/checkpoint/round-000002.safetensors")[0].values())

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edgekit.clients import LocalSettings, LocalTask
+from edgekit.clients import LocalSettings, LocalTask, Train
 from edgekit.clients.split.by_litert import LiteRTDevice
 from edgekit.clients.split.device import Device
 from edgekit.clients.torch_trainer import TorchTrainer, state
@@ -58,7 +58,7 @@ def test_the_parts_train_as_torch_does_in_one_piece(made, blocks, digits):
     for _ in ours.train(line):
         pass
     update = ours.update()
-    theirs = TorchTrainer(model).train(state(model), _task(block), WORK)
+    theirs = TorchTrainer(model).train(Train(state(model), WORK), _task(block))
     arrays = update.arrays | trainer.server.weights(0)
     assert arrays.keys() == theirs.arrays.keys()
     for name in arrays:

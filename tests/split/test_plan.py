@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgekit.clients import LocalSettings, LocalTask
+from edgekit.clients import LocalSettings, LocalTask, Train
 from edgekit.clients.torch_trainer import state
 from edgekit.data import Examples
 from edgekit.devices import profile as profiles
@@ -42,7 +42,7 @@ def test_a_cut_moves_what_training_moves(model, pi, digits, labels, codec):
     trainer = split_trainer(Split(cut=cut, labels=labels, codec=codec), model, digits)
     block = Examples(digits.test.x[:examples], digits.test.y[:examples])
     task = LocalTask(block, np.random.default_rng(0), np.random.default_rng(0))
-    trainer.train_cohort(state(model), [task], LocalSettings(epochs=2, batch_size=8))
+    trainer.train_cohort([Train(state(model), LocalSettings(epochs=2, batch_size=8))], [task])
     up, down = trainer.take_traffic()
     way = _by_name(compare(model, (1, 8, 8), examples, TRAINING, Split(labels=labels, codec=codec), pi))[cut]
     assert way.bytes_up == pytest.approx(up + trainer.device_bytes, rel=1e-6)

@@ -9,7 +9,7 @@ from dp_accounting import dp_event
 from dp_accounting.pld import PLDAccountant
 from opacus.grad_sample import GradSampleModule
 
-from edgekit.clients import LocalSettings, LocalTask
+from edgekit.clients import LocalSettings, LocalTask, Train
 from edgekit.clients.budget import Budget
 from edgekit.clients.cohort import VectorisedTrainer
 from edgekit.clients.split.device import RELEASES
@@ -42,7 +42,7 @@ def tasks(blocks):
 
 def train(model, data, digits, settings, **split):
     trainer = split_trainer(Split(**{"cut": CUT, **split}), model, digits)
-    return trainer, trainer.train_cohort(state(model), tasks(data), settings)
+    return trainer, trainer.train_cohort([Train(state(model), settings)] * len(data), tasks(data))
 
 
 def close(one, other, tolerance=1e-5):
@@ -82,7 +82,7 @@ def test_without_noise_and_with_wide_bounds_private_steps_are_plain_ones(model, 
     if window == 1:  # one Poisson batch of everybody is a batch of everybody
         _, (ours,) = train(model, data, digits, LocalSettings(work="dp-sgd", steps=3, **quiet), labels=labels)
         plain = LocalSettings(batch_size=20, epochs=3, learning_rate=0.1, momentum=0.9)
-        theirs = TorchTrainer(model).train(state(model), tasks(data)[0], plain)
+        theirs = TorchTrainer(model).train(Train(state(model), plain), tasks(data)[0])
         assert ours.loss is None
         assert close(ours.arrays, theirs.arrays)
     if labels == "device":
@@ -113,7 +113,7 @@ def test_everything_that_leaves_the_device_is_clipped_and_noised(model, digits):
 
         trainer.server.answer = listening
         work = LocalSettings(**{**vars(settings), "noise_multiplier": multiplier})
-        seen[f"{name} weights"] = trainer.train_cohort(state(model), tasks([block]), work)[0].arrays
+        seen[f"{name} weights"] = trainer.train_cohort([Train(state(model), work)], tasks([block]))[0].arrays
         seen[f"{name} device"] = list(trainer.plan.device_like)
     (forward, backward), (quiet_forward, quiet_backward) = seen["noised"], seen["quiet"]
     assert isinstance(forward, Forward)
@@ -259,7 +259,7 @@ def test_no_peek_lowers_the_distance_correlation(digits):
     found = {}
     for weight in (0.0, 1.0):
         trainer = split_trainer(Split(cut="layers.2", no_peek=weight), model, digits)
-        (update,) = trainer.train_cohort(state(model), tasks([block]), work)
+        (update,) = trainer.train_cohort([Train(state(model), work)], tasks([block]))
         bottom = Part(trainer.plan.device.bottom, update.arrays, 0.1)
         z = bottom.forward(torch.from_numpy(block.x), wants_gradient=False).y.detach().numpy()
         found[weight] = distance_correlation(block.x, z)[0]
@@ -301,9 +301,9 @@ def test_a_device_does_not_take_the_coordinators_word_for_it(model, digits, bloc
     with pytest.raises(ModelError, match="BatchNorm1d"):
         device.check(state(mixing), block, work)
     with pytest.raises(TrainingError, match="the network is not cut"):
-        TorchTrainer(model).train(state(model), task, work)
+        TorchTrainer(model).train(Train(state(model), work), task)
     with pytest.raises(TrainingError, match="the network is not cut"):
-        VectorisedTrainer(model, 64 << 20).train_cohort(state(model), [task], work)
+        VectorisedTrainer(model, 64 << 20).train_cohort([Train(state(model), work)], [task])
 
 
 @pytest.mark.parametrize("labels", ["device", "server"])

@@ -11,7 +11,7 @@ import grpc
 import numpy as np
 import pytest
 
-from edgekit.clients import LocalSettings, LocalTask
+from edgekit.clients import LocalSettings, LocalTask, Train
 from edgekit.clients.split.stream import StreamLine
 from edgekit.clients.torch_trainer import state
 from edgekit.errors import LinkDownError, RefusedError, ServeError
@@ -69,7 +69,7 @@ def _same(one, other):
 def test_a_client_over_grpc_ends_with_the_bits_of_one_in_process(made, blocks, labels, codec, window):
     (block,) = blocks(50)
     model, trainer, service, port = made(labels=labels, codec=codec, window=window)
-    (direct,) = trainer.train_cohort(state(model), [_task(block)], WORK)
+    (direct,) = trainer.train_cohort([Train(state(model), WORK)], [_task(block)])
     trainer.server.begin(state(model), WORK, 0)
     with StreamLine(f"127.0.0.1:{port}", service.admit(0), codec, 60) as line:
         ours = _round(model, trainer, line, block) | trainer.server.weights(0)
@@ -84,7 +84,7 @@ def test_a_client_over_grpc_ends_with_the_bits_of_one_in_process(made, blocks, l
 def test_a_link_that_breaks_again_and_again_costs_no_step(made, blocks, proxy):
     (block,) = blocks(60)
     model, trainer, service, port = made()
-    (direct,) = trainer.train_cohort(state(model), [_task(block)], WORK)
+    (direct,) = trainer.train_cohort([Train(state(model), WORK)], [_task(block)])
     trainer.server.begin(state(model), WORK, 0)
     link = proxy(port)
     with StreamLine(link.address, service.admit(0), "float32", 60) as line:
@@ -284,7 +284,9 @@ def split_trainer_of(trainer, model, parts):
 
     there = trainer.server
     own = SplitServer(there._part, there._shape, there._classes, labels=False, shared=False, window=1)
-    return SplitTrainer(trainer.plan, own).train_cohort(state(model), [_task(part) for part in parts], WORK)
+    return SplitTrainer(trainer.plan, own).train_cohort(
+        [Train(state(model), WORK)] * len(parts), [_task(part) for part in parts]
+    )
 
 
 def test_the_generated_code_is_of_the_protocol(tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgekit.clients import LocalSettings, LocalTask
+from edgekit.clients import LocalSettings, LocalTask, Train
 from edgekit.clients.torch_trainer import TorchTrainer, state
 from edgekit.data import Examples
 from edgekit.errors import ModelError, RefusedError
@@ -37,7 +37,7 @@ def network(request):
 
 def _train(model, data, digits, settings, **split):
     trainer = split_trainer(Split(**split), model, digits)
-    return trainer, trainer.train_cohort(state(model), tasks(data), settings)
+    return trainer, trainer.train_cohort([Train(state(model), settings)] * len(data), tasks(data))
 
 
 def same(one, other):
@@ -50,7 +50,7 @@ def test_one_client_trains_as_in_one_piece_to_the_bit(network, labels, work, blo
     model, cut, _ = network
     data = blocks(21)
     _, (ours,) = _train(model, data, digits, work, cut=cut, labels=labels)
-    theirs = TorchTrainer(model).train(state(model), tasks(data)[0], work)
+    theirs = TorchTrainer(model).train(Train(state(model), work), tasks(data)[0])
     assert list(ours.arrays) == list(theirs.arrays)
     assert same(ours.arrays, theirs.arrays)
     assert ours.loss == pytest.approx(theirs.loss, rel=1e-6)
@@ -63,7 +63,7 @@ def test_a_half_for_each_is_federated_averaging(network, order, blocks, digits):
     data = blocks(21, 9, 30)
     _, ours = _train(model, data, digits, WORK[0], cut=cut, halves="each", order=order)
     for update, task in zip(ours, tasks(data), strict=True):
-        assert same(update.arrays, TorchTrainer(model).train(state(model), task, WORK[0]).arrays)
+        assert same(update.arrays, TorchTrainer(model).train(Train(state(model), WORK[0]), task).arrays)
 
 
 def test_a_shared_half_learns_from_all(network, blocks, digits):
@@ -77,7 +77,9 @@ def test_a_shared_half_learns_from_all(network, blocks, digits):
             assert np.array_equal(updates[0].arrays[name], updates[2].arrays[name])
     assert not same(parallel[0].arrays, sequential[0].arrays)
     # One after the other is one client whose server's part was already trained by those before.
-    first = split_trainer(Split(cut=cut), model, digits).train_cohort(state(model), tasks(data)[:1], WORK[0])[0]
+    first = split_trainer(Split(cut=cut), model, digits).train_cohort([Train(state(model), WORK[0])], tasks(data)[:1])[
+        0
+    ]
     device = set(first.arrays) - set(names)
     assert same(sequential[0].arrays, {name: first.arrays[name] for name in device})
 
@@ -121,7 +123,7 @@ def test_a_window_makes_gradients_older_by_as_much_and_no_more(labels, blocks, d
             return found
 
         trainer.server.answer = counted
-        losses[window] = trainer.train_cohort(state(model), tasks(data), work)[0].loss
+        losses[window] = trainer.train_cohort([Train(state(model), work)] * len(data), tasks(data))[0].loss
         assert most == (window if labels == "device" else 1)
     assert losses[4] != losses[1]
     assert losses[4] == pytest.approx(losses[1], rel=0.1)
@@ -187,7 +189,7 @@ def test_networks_of_users_train_as_in_one_piece(cut, blocks, digits):
     data = blocks(24)
     for labels in ("device", "server") if cut != "norm" else ("server",):  # behind which only the last layer learns
         _, (ours,) = _train(model, data, digits, WORK[0], cut=cut, labels=labels)
-        assert same(ours.arrays, TorchTrainer(model).train(state(model), tasks(data)[0], WORK[0]).arrays)
+        assert same(ours.arrays, TorchTrainer(model).train(Train(state(model), WORK[0]), tasks(data)[0]).arrays)
     assert list(vars(model)) == before
     assert not model.training
 

@@ -153,13 +153,15 @@ def _samples(steps: Steps, shape: tuple[int, ...], classes: int, seed: int = 0) 
     y = F.one_hot(torch.randint(classes, (options.batch,), generator=random), classes).float()
     mask = torch.ones(options.batch)
     mask[-1] = 1.0 if options.batch == 1 else 0.0
-    noise, velocity, drift = (torch.randn(len(w), generator=random) * scale for scale in (0.01, 0.01, 0.1))
+    noise, velocity, away, drift = (torch.randn(len(w), generator=random) * scale for scale in (0.01, 0.01, 0.1, 0.01))
     batch = {"x": x, "y": y, "mask": mask}
     more: dict[str, Tensor] = {}
     if options.momentum:
         more |= {"momentum": torch.tensor([0.9]), "velocity": velocity}
     if options.proximal:
-        more |= {"mu": torch.tensor([0.01]), "anchor": w + drift}
+        more |= {"mu": torch.tensor([0.01]), "anchor": w + away}
+    if options.drift:
+        more["drift"] = drift
     # A step of about 0.1 whatever the bound, so that the check sees the clipped gradients.
     private = {
         **batch,
@@ -285,6 +287,8 @@ def reference(model: nn.Module, options: Options, samples: dict[str, dict[str, T
     def stepped(sample: dict[str, Tensor], direction: Tensor) -> dict[str, Array]:
         if options.proximal:
             direction = direction + sample["mu"] * (sample["w"] - sample["anchor"])
+        if options.drift:
+            direction = direction + sample["drift"]
         if options.momentum:
             direction = sample["momentum"] * sample["velocity"] + direction
         result = {"w": sample["w"] - sample["lr"] * direction}
@@ -328,6 +332,7 @@ def _facts(steps: Steps, shape: tuple[int, ...], classes: int) -> dict[str, Any]
         "clip": options.clip,
         "momentum": options.momentum,
         "proximal": options.proximal,
+        "drift": options.drift,
         "private": options.private,
         "shape": list(shape),
         "classes": classes,

@@ -28,6 +28,7 @@ class Options:
         clip: largest l2 norm of an example's gradient in `train_dp`.
         momentum: whether they take `velocity` and `momentum`, and return the new velocity.
         proximal: whether they take FedProx's `anchor`, the round's global weights, and `mu` (Li et al. 2020).
+        drift: whether they take a `drift` (parameters,), which is added to each gradient (SCAFFOLD and its kin).
         private: whether there is a `train_dp`; some networks can have none.
     """
 
@@ -35,16 +36,18 @@ class Options:
     clip: float = 1.0
     momentum: bool = False
     proximal: bool = False
+    drift: bool = False
     private: bool = True
 
     @classmethod
-    def of(cls, experiment: Experiment) -> "Options":
-        """Return what an experiment's clients need."""
+    def of(cls, experiment: Experiment, *, proximal: bool, drift: bool) -> "Options":
+        """Return what an experiment's clients need, whose method may tell them a mu and a drift."""
         return cls(
             max(experiment.export.training_batch, experiment.training.batch_size),
             experiment.privacy.clip,
             experiment.training.momentum > 0,
-            experiment.federation.strategy == "FedProx",
+            proximal,
+            drift,
         )
 
 
@@ -168,7 +171,7 @@ class Steps(Held):
             mask: (batch,), 1 for an example, 0 for filling.
             lr: step size, (1,), as momentum and mu: LiteRT for arm64 crashes on inputs without dimensions.
             w: weights (parameters,).
-            more: `momentum`, `velocity` and `mu`, `anchor`, where the options say so.
+            more: `momentum`, `velocity`, `mu`, `anchor` and `drift`, where the options say so.
 
         Returns:
             `loss`, a scalar, the new `w`, and the new `velocity`.
@@ -185,8 +188,8 @@ class Steps(Held):
 
             w - lr * (sum_i mask_i * g_i * min(1, clip / |g_i|) + noise)
 
-        The sum is not divided: `lr` is the step size over the expected size of a Poisson batch, and likewise `mu` is
-        FedProx's times that size. So a batch of more examples than fit is a chain of calls with the same w, no noise
+        The sum is not divided: `lr` is the step size over the expected size of a Poisson batch, and likewise `mu` and
+        `drift` are times that size. So a batch of more examples than fit is a chain of calls with the same w, no noise
         but in the first: what they add to w adds up.
 
         Args:
@@ -224,9 +227,11 @@ class Steps(Held):
         return -(y * F.log_softmax(self._scores(parts, x, rules), -1)).sum(-1)
 
     def _stepped(self, w: Tensor, gradient: Tensor, lr: Tensor, more: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Add FedProx's term and momentum, and take the step."""
+        """Add the pull, mu (w - anchor) + drift, and momentum, and take the step."""
         if self.options.proximal:
             gradient = gradient + more["mu"] * (w - more["anchor"])
+        if self.options.drift:
+            gradient = gradient + more["drift"]
         if not self.options.momentum:
             return {"w": w - lr * gradient}
         velocity = more["momentum"] * more["velocity"] + gradient

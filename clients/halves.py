@@ -1,0 +1,126 @@
+"""Runs clients' halves of a federated method: a node its own, a simulation a round's in lock step. Numpy only."""
+
+import dataclasses
+from collections.abc import Callable, Generator, Mapping
+from typing import Any
+
+import numpy as np
+
+from edgekit.algorithms.base import Client
+from edgekit.arrays import Weights
+from edgekit.asks import WEIGHTS, Ask, LocalSettings, Score, Scored, Train, Trained, Update
+from edgekit.errors import TrainingError
+from edgekit.privacy import mechanism
+
+MOST_REQUESTS = 1000
+"""Requests of one client in a round: a half that asks for more would never end."""
+Half = Generator[Any, Any, Any]
+Answered = Trained | Scored | Exception
+Answer = Callable[[Mapping[int, Any]], Mapping[int, Answered]]
+"""Answers the requests of clients that wait, by client; an exception is that client's failure."""
+
+
+def client_of(ask: Ask, examples: int, learnt: frozenset[str], state: dict[str, Weights]) -> Client:
+    """Return a client as its half of a method sees it: where updates are protected, not how many examples it has."""
+    return Client(1 if ask.settings.protects else examples, learnt, state)
+
+
+def run_halves(halves: Mapping[int, Half], asks: Mapping[int, Ask], answer: Answer) -> dict[int, Any]:
+    """Run clients' halves to their ends, all in lock step; return what each gave, an exception where it failed.
+
+    Args:
+        halves: by client.
+        asks: what each was asked; of protected rounds the halves can get one training, as privacy was planned for.
+        answer: called with what all clients that wait ask for, so that equal work can be done together.
+    """
+    ended: dict[int, Any] = {}
+    found: Mapping[int, Any] = dict.fromkeys(halves)
+    for made in range(MOST_REQUESTS):
+        waiting = {}
+        for client, given in found.items():
+            if isinstance(given, Exception):
+                ended[client] = given
+                halves[client].close()
+                continue
+            if isinstance(given, Trained) and asks[client].settings.protects:
+                given = dataclasses.replace(given, examples=1, loss=None)
+            try:
+                request = halves[client].send(given)
+                _check_request(request, asks[client].settings, made)
+                waiting[client] = request
+            except StopIteration as end:
+                ended[client] = end.value
+            except Exception as error:  # a method may be the user's own
+                halves[client].close()
+                ended[client] = error
+        if not waiting:
+            return {client: ended[client] for client in halves}
+        found = answer(waiting)
+    for client in waiting:
+        halves[client].close()
+        ended[client] = TrainingError(f"the method's client half made {MOST_REQUESTS} requests without an end")
+    return {client: ended[client] for client in halves}
+
+
+def _check_request(request: object, settings: LocalSettings, made: int) -> None:
+    if not isinstance(request, Train | Score):
+        raise TrainingError(f"the method's client half asks for {request!r:.80}: it may yield Train or Score")
+    if not settings.protects:
+        return
+    if made or isinstance(request, Score):
+        raise TrainingError("privacy is planned for one training a round, but the method's client half asks for more")
+    own = dataclasses.replace(settings, proximal_mu=request.settings.proximal_mu)
+    if request.settings != own:
+        raise TrainingError("the method's client half changes settings that privacy was planned with")
+
+
+def protected(update: object, ask: Ask, rng: np.random.Generator) -> Update:
+    """Return an update as it leaves a client: bounded and noised, if the round asks for it.
+
+    This is the client's half of user-level privacy (McMahan et al. 2018, section 2): what is clipped is the difference
+    to the global weights, and every other bundle as it is. Protected updates weigh alike, and tell nothing else.
+
+    Args:
+        update: what the client's half gave.
+        ask: of the round.
+        rng: draws the noise.
+
+    Raises:
+        TrainingError: it is no update.
+    """
+    if not isinstance(update, Update):
+        raise TrainingError(f"the method's client half gave {type(update).__name__}, not an Update")
+    settings = ask.settings
+    if not settings.protects:
+        return update
+    bundles = dict(update.bundles)
+    if settings.update_clip:
+        bundles = {
+            name: _bounded(arrays, ask.bundles[WEIGHTS] if name == WEIGHTS else None, *_scale(name, settings), rng)
+            for name, arrays in bundles.items()
+        }
+    return Update(bundles)
+
+
+def _scale(bundle: str, settings: LocalSettings) -> tuple[float, float]:
+    """Return a bundle's bound and the deviation of its noise.
+
+    With several bundles each is clipped by itself, so their joint norm in units of the bounds is at most the root of
+    their number, and so much larger is the noise.
+    """
+    bounds = settings.update_bounds
+    if not bounds:
+        return settings.update_clip, settings.update_noise
+    if bundle not in bounds:
+        raise TrainingError(f"the method sends the bundle {bundle!r}, for which the round has no bound")
+    return bounds[bundle], settings.update_noise * bounds[bundle] / settings.update_clip * len(bounds) ** 0.5
+
+
+def _bounded(
+    arrays: Weights, start: Weights | None, clip: float, deviation: float, rng: np.random.Generator
+) -> Weights:
+    change = arrays if start is None else {name: array - start[name] for name, array in arrays.items()}
+    change = mechanism.clip(change, clip)
+    if deviation:
+        change = mechanism.add_noise(change, deviation, rng)
+    return change if start is None else {name: start[name] + delta for name, delta in change.items()}

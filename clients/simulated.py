@@ -1,0 +1,161 @@
+"""Simulated clients: they answer a round's asks with the data of one dataset, in this process."""
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+
+from edgekit.algorithms.base import Algorithm, Client, with_mu
+from edgekit.asks import Ask, LocalSettings, Reply, Score, Train
+from edgekit.clients.halves import Answered, client_of, protected, run_halves
+from edgekit.clients.states import ClientStates
+from edgekit.clients.trainer import CohortTrainer, LocalTask, OneTrainer
+from edgekit.data import Examples, FederatedDataset
+from edgekit.randomness import generator
+
+
+class SimulatedClients:
+    """Clients of one federated dataset.
+
+    Args:
+        dataset: whose data.
+        algorithm: whose client half they run.
+        trainer: trains one client at a time.
+        cohort: trains clients with equal settings together, if the model allows.
+        seed: of the batches (and of the noise that clients add).
+        states: what clients keep between rounds; None where the method keeps nothing.
+        on_notice: called with a line for people when the common step fails and clients train one by one.
+        apart: whether a cohort's clients can train one by one, too.
+    """
+
+    def __init__(
+        self,
+        dataset: FederatedDataset,
+        algorithm: Algorithm,
+        trainer: OneTrainer,
+        cohort: CohortTrainer | None,
+        seed: int,
+        states: ClientStates | None = None,
+        on_notice: Callable[[str], None] = lambda line: None,
+        *,
+        apart: bool = True,
+    ) -> None:
+        self.dataset, self.algorithm, self.trainer, self.cohort = dataset, algorithm, trainer, cohort
+        self.seed, self.states, self.on_notice, self.apart = seed, states, on_notice, apart
+
+    def train(self, asks: Mapping[int, Ask]) -> list[Reply]:
+        """Return the clients' updates, in the order of the asks; one that fails says why."""
+        round_ = _Round(self, asks)
+        halves = {client: self.algorithm.local(asks[client], known) for client, known in round_.clients.items()}
+        ended = {**round_.failed, **run_halves(halves, asks, round_.answer)}
+        replies = []
+        for client, ask in asks.items():
+            found = ended[client]
+            try:
+                if isinstance(found, Exception):
+                    raise found
+                update = protected(found, ask, round_.noise(client, with_mu(ask), 0))
+                if self.states is not None:
+                    self.states.save(client, ask.round, round_.clients[client].state)
+                replies.append(Reply(client, update))
+            except Exception as error:  # of its data, its training or the method: it costs this client's update
+                replies.append(failed(client, error))
+        return replies
+
+
+class _Round:
+    """A round under way.
+
+    Args:
+        whole: whose clients.
+        asks: of the round.
+
+    Attributes:
+        clients: those that have data.
+        failed: why others have none.
+    """
+
+    def __init__(self, whole: SimulatedClients, asks: Mapping[int, Ask]) -> None:
+        self._whole, self._asks = whole, asks
+        self._examples: dict[int, Examples] = {}
+        self._made: dict[int, int] = dict.fromkeys(asks, 0)
+        self._noises: dict[tuple[int, int], np.random.Generator] = {}
+        self.clients: dict[int, Client] = {}
+        self.failed: dict[int, Exception] = {}
+        for client, ask in asks.items():
+            try:
+                examples = whole.dataset.client(client, drop_unfit=ask.settings.work != "sgd")
+                state = {} if whole.states is None else whole.states.load(client, ask.round)
+                self.clients[client] = client_of(ask, len(examples), whole.trainer.learnt, state)
+                self._examples[client] = examples
+            except Exception as error:  # a dataset may be the user's own
+                self.failed[client] = error
+
+    def answer(self, waiting: Mapping[int, Any]) -> dict[int, Answered]:
+        """Answer what clients ask for: those that train with equal settings together, where that is possible."""
+        found: dict[int, Answered] = {}
+        groups: dict[str, list[int]] = {}
+        for client, request in waiting.items():
+            if isinstance(request, Score):
+                found[client] = _tried(partial(self._whole.trainer.score, request, self._examples[client]))
+            else:
+                groups.setdefault(_as_text(request.settings), []).append(client)
+        for group in groups.values():
+            found |= self._train({client: waiting[client] for client in group})
+        for client in waiting:
+            self._made[client] += 1
+        return found
+
+    def _train(self, asked: Mapping[int, Train]) -> dict[int, Answered]:
+        if self._whole.cohort is not None:
+            try:
+                tasks = [self._task(client, request.settings) for client, request in asked.items()]
+                return dict(zip(asked, self._whole.cohort.train_cohort(list(asked.values()), tasks), strict=True))
+            except Exception as error:
+                if not self._whole.apart:
+                    return dict.fromkeys(asked, error)
+                reason = " ".join(str(error).split()) or type(error).__name__
+                self._whole.on_notice(
+                    f"the cohort's common step failed ({reason}): its clients train one at a time this round"
+                )
+        return {
+            client: _tried(partial(self._whole.trainer.train, request, self._task(client, request.settings)))
+            for client, request in asked.items()
+        }
+
+    def _task(self, client: int, settings: LocalSettings) -> LocalTask:
+        made = self._made[client]
+        more = (made,) if made else ()
+        return LocalTask(
+            self._examples[client],
+            generator(self._whole.seed, "batches", self._asks[client].round, client, *more),
+            self.noise(client, settings, made),
+        )
+
+    def noise(self, client: int, settings: LocalSettings, made: int) -> np.random.Generator:
+        """Return the generator of a client's noise.
+
+        Noise of other settings is other noise: the same at two scales could be taken off by subtraction.
+        """
+        more = (made,) if made else ()
+        return generator(self._whole.seed, "client noise", _as_text(settings), self._asks[client].round, client, *more)
+
+
+def failed(client: int, error: Exception) -> Reply:
+    """Return a failure as a reply."""
+    return Reply(client, None, f"{type(error).__name__}: {error}")
+
+
+def _tried(answer: Callable[[], Any]) -> Answered:
+    try:
+        found: Answered = answer()
+    except Exception as error:  # torch and user modules raise many kinds
+        return error
+    return found
+
+
+@lru_cache(maxsize=4)
+def _as_text(settings: LocalSettings) -> str:
+    """Return the settings as JSON: the same for all clients of a round, so made once."""
+    return settings.to_json()

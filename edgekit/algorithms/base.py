@@ -1,0 +1,186 @@
+"""What a federated method is: both its halves, the server's and the clients', in one file."""
+
+import dataclasses
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from pydantic import ValidationError
+
+from edgekit.algorithms import ALGORITHMS
+from edgekit.arrays import Weights
+from edgekit.asks import (
+    WEIGHTS,
+    Aggregate,
+    Ask,
+    Bundles,
+    LocalSettings,
+    Request,
+    Score,
+    Scored,
+    Train,
+    Trained,
+    Update,
+)
+from edgekit.errors import ExperimentError, TrainingError
+from edgekit.experiment import Section, first_problem
+
+Half = Generator[Request, Any, Update]
+"""A client's half of a round: it yields what it wants done, is sent the answers, and returns the update."""
+PROXIMAL = "proximal-mu"
+"""Key of FedProx's mu in what a client is told; Flower's own FedProx names it so."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What a method remembers between rounds; kept in checkpoints.
+
+    Attributes:
+        bundles: `weights` and whatever else.
+        facts: JSON.
+    """
+
+    bundles: Bundles
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Client:
+    """A client, as its half of a method sees it.
+
+    Attributes:
+        examples: how many it trains on.
+        learnt: names of the arrays that training moves by gradients.
+        state: what the client keeps between rounds, to be changed in place: on the disk in simulations, part of
+            checkpoints; on the device itself with real ones.
+    """
+
+    examples: int
+    learnt: frozenset[str]
+    state: dict[str, Weights] = field(default_factory=dict)
+
+
+class Algorithm:
+    """A federated method; this one's clients train plainly, and what is made of their updates is left to others.
+
+    Args:
+        settings: of the experiment, of the class's own `Settings`.
+
+    Attributes:
+        Settings: the method's keys in the experiment's `federation.arguments`.
+        reads: whether it looks at single updates (`each`) or at their mean alone (`sum`). Privacy goes by this, not
+            by a name: with noise by the server a method that reads sums is given the released mean and nothing else.
+        bundles: names of those that clients send.
+        proximal: whether clients are told a mu.
+        drifts: whether clients train with a drift.
+        keeps: whether clients keep something between rounds.
+        losses: whether it needs the clients' training losses, which private ones keep to themselves.
+        unkept: names of what it remembers but checkpoints cannot hold.
+    """
+
+    Settings: ClassVar[type[Section]] = Section
+    reads: Literal["sum", "each"] = "sum"
+    bundles: tuple[str, ...] = (WEIGHTS,)
+    proximal: bool = False
+    drifts: bool = False
+    keeps: bool = False
+    losses: bool = False
+    unkept: Sequence[str] = ()
+
+    def __init__(self, settings: Section | None = None) -> None:
+        self.settings = settings or self.Settings()
+
+    @property
+    def plain(self) -> bool:
+        """Whether the clients' half is plain training, which any device can do."""
+        return type(self).local is Algorithm.local
+
+    def begin(self, weights: Weights, learnt: frozenset[str]) -> State:
+        """Return the state before the first round.
+
+        Args:
+            weights: the network's first.
+            learnt: names of those that training moves by gradients.
+        """
+        return State({WEIGHTS: weights})
+
+    def ask(self, state: State, clients: Sequence[int], number: int) -> Mapping[int, Ask]:
+        """Return what each client of a round is asked; it may differ from client to client."""
+        ask = Ask({WEIGHTS: state.bundles[WEIGHTS]})
+        return dict.fromkeys(clients, ask)
+
+    def local(self, ask: Ask, client: Client) -> Half:
+        """Do a client's half of a round."""
+        trained = yield Train(ask.bundles[WEIGHTS], with_mu(ask))
+        return Update({WEIGHTS: trained.arrays}, trained.examples, facts_of(trained))
+
+    def evaluate(self, ask: Ask, client: Client) -> Generator[Request, Any, Scored]:
+        """Measure the model on what a client holds back."""
+        scored: Scored = yield Score(ask.bundles[WEIGHTS])
+        return scored
+
+    def expects(self, ask: Ask) -> Bundles:
+        """Return arrays of the names, shapes and types that an answer to `ask` must have."""
+        return {WEIGHTS: ask.bundles[WEIGHTS]}
+
+    def merge(self, state: State, got: Aggregate, number: int) -> State:
+        """Return the state after a round.
+
+        Raises:
+            Exception: whatever its author's code raises; it ends the run with what was trained.
+        """
+        raise NotImplementedError
+
+    def model(self, state: State) -> Weights:
+        """Return the global model."""
+        return state.bundles[WEIGHTS]
+
+
+def made(name: str, arguments: Mapping[str, Any], *, released: bool) -> Algorithm:
+    """Make one of our methods, or of the user's own.
+
+    Args:
+        name: in the registry, or an import path.
+        arguments: the method's own.
+        released: whether it gets nothing but what noise by the server released.
+
+    Raises:
+        ExperimentError: there is none, the arguments do not fit, or it looks at single updates.
+    """
+    loaded = ALGORITHMS.load(name)
+    if not (isinstance(loaded, type) and issubclass(loaded, Algorithm)):
+        raise ExperimentError(f"federation.algorithm {name!r} is not an edgekit.algorithms.base.Algorithm")
+    try:
+        algorithm = loaded(loaded.Settings.model_validate(dict(arguments)))
+    except ValidationError as error:
+        raise ExperimentError(f"federation.arguments do not fit {name}: {first_problem(error)}") from None
+    if released and algorithm.reads != "sum":
+        raise ExperimentError(
+            f"federation.algorithm {name} looks at single clients' updates, which noise by the server leaves bare: use "
+            "another, or privacy.noise = 'client'"
+        )
+    return algorithm
+
+
+def with_mu(ask: Ask) -> LocalSettings:
+    """Return an ask's settings, with the mu of FedProx that it tells."""
+    mu = ask.config.get(PROXIMAL, 0.0)
+    if not isinstance(mu, int | float):
+        raise TrainingError(f"{PROXIMAL} is {mu!r}; it must be a number")
+    return dataclasses.replace(ask.settings, proximal_mu=float(mu))
+
+
+def facts_of(trained: Trained) -> dict[str, float]:
+    """Return the figures that go with an update."""
+    return {} if trained.loss is None else {"train_loss": trained.loss}
+
+
+def step_weight(steps: int, momentum: float) -> float:
+    """Return the l1 norm of the weights with which a client's gradients make up its change, over the learning rate.
+
+    The number of steps for plain SGD; with momentum, gradient k of K weighs (1 - m^(K-k+1)) / (1 - m) (Wang et al.
+    2020, section 4.2).
+    """
+    if not momentum:
+        return float(steps)
+    return sum((1 - momentum ** (steps - k)) / (1 - momentum) for k in range(steps))

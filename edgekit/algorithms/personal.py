@@ -1,0 +1,85 @@
+"""Personal layers stay with their client, the others are averaged (Arivazhagan et al. 2019, algorithms 1 and 2)."""
+
+import difflib
+from collections.abc import Generator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from edgekit.algorithms.base import Client, Half, State, facts_of, with_mu
+from edgekit.algorithms.fedavg import FedAvg
+from edgekit.arrays import Weights
+from edgekit.asks import WEIGHTS, Aggregate, Ask, Bundles, Request, Score, Scored, Train, Update
+from edgekit.errors import ExperimentError
+from edgekit.experiment import Section
+
+OWN = "own"
+
+
+class PersonalSettings(Section):
+    """The method's own."""
+
+    layers: Annotated[list[str], Field(min_length=1)]
+    """Names of layers or arrays that stay with their client; `*` stands for anything."""
+
+
+class Personal(FedAvg):
+    """Federated averaging of all but the personal layers, which a client begins with as they were drawn."""
+
+    Settings: ClassVar[type[Section]] = PersonalSettings
+    settings: PersonalSettings
+    keeps = True
+
+    def begin(self, weights: Weights, learnt: frozenset[str]) -> State:
+        """See that there are such layers.
+
+        Raises:
+            ExperimentError: there are none, or nothing is left to share.
+        """
+        for pattern in self.settings.layers:
+            if not any(_is_of(name, [pattern]) for name in weights):
+                layers = sorted({name.rpartition(".")[0] or name for name in weights})
+                near = difflib.get_close_matches(pattern, layers, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(layers)}"
+                raise ExperimentError(f"federation.arguments.layers: no layer is called {pattern!r}; {hint}")
+        if all(self._stays(name) for name in weights):
+            raise ExperimentError("federation.arguments.layers: every layer would stay with its client: leave some out")
+        return State({WEIGHTS: weights})
+
+    def ask(self, state: State, clients: Sequence[int], number: int) -> Mapping[int, Ask]:
+        """Send all weights: a client that comes for the first time needs its personal layers too."""
+        return dict.fromkeys(clients, Ask({WEIGHTS: state.bundles[WEIGHTS]}))
+
+    def local(self, ask: Ask, client: Client) -> Half:
+        """Train all layers, and send what is shared."""
+        trained = yield Train(self._joined(ask, client), with_mu(ask))
+        client.state[OWN] = {name: array for name, array in trained.arrays.items() if self._stays(name)}
+        shared = {name: array for name, array in trained.arrays.items() if not self._stays(name)}
+        return Update({WEIGHTS: shared}, trained.examples, facts_of(trained))
+
+    def evaluate(self, ask: Ask, client: Client) -> Generator[Request, Any, Scored]:
+        """Measure the shared layers together with the client's own."""
+        scored: Scored = yield Score(self._joined(ask, client))
+        return scored
+
+    def expects(self, ask: Ask) -> Bundles:
+        """Expect what is shared."""
+        return {WEIGHTS: {name: w for name, w in ask.bundles[WEIGHTS].items() if not self._stays(name)}}
+
+    def merge(self, state: State, got: Aggregate, number: int) -> State:
+        """Average what is shared."""
+        return State({WEIGHTS: {**state.bundles[WEIGHTS], **got.bundles[WEIGHTS]}}, state.facts)
+
+    def _joined(self, ask: Ask, client: Client) -> Weights:
+        return {**ask.bundles[WEIGHTS], **client.state.get(OWN, {})}
+
+    def _stays(self, name: str) -> bool:
+        return _is_of(name, self.settings.layers)
+
+
+def _is_of(name: str, layers: Sequence[str]) -> bool:
+    """Whether an array is one of these, or of a layer of these names."""
+    parts = name.split(".")
+    places = [".".join(parts[: end + 1]) for end in range(len(parts))]
+    return any(fnmatchcase(place, layer) for place in places for layer in layers)

@@ -1,0 +1,78 @@
+"""Training graphs for clients without torch: made once, kept by the run over restarts."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
+
+from edgekit import __version__
+from edgekit.algorithms.base import Algorithm
+from edgekit.clients.split.cohort import Plan as SplitPlan
+from edgekit.data import FederatedDataset
+from edgekit.experiment import Experiment
+from edgekit.export.training.file import training_file
+from edgekit.export.training.split_file import split_file
+from edgekit.export.training.steps import Options
+from edgekit.runfolder import RunFolder, write_whole
+
+
+def kept_training_graph(
+    experiment: Experiment,
+    algorithm: Algorithm,
+    dataset: FederatedDataset,
+    model: nn.Module,
+    run: RunFolder,
+    making: Callable[[], None],
+) -> Path:
+    """Return the graph with which clients without torch train: the one that the run keeps, or a new one.
+
+    Args:
+        experiment: the experiment.
+        algorithm: its method, which may train with a mu and a drift.
+        dataset: its data.
+        model: its network.
+        run: the run folder, which keeps it over restarts.
+        making: called before it is made, which takes a while.
+    """
+
+    def made() -> bytes:
+        options = Options.of(experiment, proximal=algorithm.proximal, drift=algorithm.drifts)
+        options = replace(options, private=experiment.privacy.unit == "example")
+        return training_file(model, dataset.shape, len(dataset.classes), options, {})[0]
+
+    return _kept(run.checkpoint / "training.tflite", made, making)
+
+
+def kept_split_graph(
+    experiment: Experiment, plan: SplitPlan, dataset: FederatedDataset, run: RunFolder, making: Callable[[], None]
+) -> Path:
+    """Return the graph with which clients without torch train their parts of a network that is cut.
+
+    Args:
+        experiment: the experiment.
+        plan: how it is cut.
+        dataset, run, making: as of `kept_training_graph`.
+    """
+
+    def made() -> bytes:
+        device = plan.device
+        options = Options.of(experiment, proximal=False, drift=False)  # such a file's calls give gradients
+        options = replace(options, private=experiment.privacy.on)
+        crossing, classes = plan.terms.crossing, len(dataset.classes)
+        return split_file(device.bottom, device.tail, dataset.shape, crossing, classes, options, {})[0]
+
+    batch = max(experiment.export.training_batch, experiment.training.batch_size)
+    what = [plan.names, batch, experiment.privacy.on, __version__]
+    name = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]  # a profile may have changed what `auto` chooses
+    return _kept(run.checkpoint / f"split-{name}.tflite", made, making)
+
+
+def _kept(path: Path, made: Callable[[], bytes], making: Callable[[], None]) -> Path:
+    """Return a run's training file; a new one is told by `making`, whether it is converted or taken from the cache."""
+    if not path.exists():
+        making()
+        write_whole(path, made())
+    return path

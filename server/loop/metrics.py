@@ -1,0 +1,47 @@
+"""What a round was like: a line of metrics.jsonl."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgekit.runfolder import read_lines, write_whole
+
+
+@dataclass(frozen=True)
+class RoundMetrics:
+    """One line of metrics.jsonl.
+
+    Attributes:
+        round: from 1.
+        loss: of the global model on the test set, None in rounds without evaluation.
+        accuracy: likewise.
+        cohort: clients asked.
+        replies: updates accepted.
+        failures: clients that raised, or whose update was refused.
+        bytes_up: size of the arrays that came, of split learning's stream too.
+        bytes_down: size of the arrays that were sent.
+        seconds: the round took.
+        epsilon: spent so far, None without privacy.
+        metrics: the method's own, such as the clients' mean training loss.
+    """
+
+    round: int
+    loss: float | None
+    accuracy: float | None
+    cohort: int
+    replies: int
+    failures: int
+    bytes_up: int
+    bytes_down: int
+    seconds: float
+    epsilon: float | None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+
+def keep_rounds(path: Path, last: int) -> None:
+    """Drop the metrics of rounds after a checkpoint: they will be run again."""
+    lines = [line for line in read_lines(path) if line["round"] <= last]
+    if path.exists():
+        write_whole(path, "".join(json.dumps(line) + "\n" for line in lines))

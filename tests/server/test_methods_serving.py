@@ -1,0 +1,79 @@
+"""Federated methods on real nodes: one with torch and one with LiteRT alone, over TLS."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+OPEN = (
+    "model.name=mlp",
+    "model.arguments={}",
+    "spiking.enabled=false",
+    "export.presets=[]",
+    "privacy.unit=none",
+    "training.epochs=1",
+    "training.batch_size=1000",
+    "federation.average_last=0.0",
+    "serve.deadline_seconds=60",
+)
+MOMENTUM = '''
+"""Somebody's own method, in a file of its own: the server's step goes on, and clients tell how far they went."""
+
+import numpy as np
+
+from edgekit.algorithms.base import Algorithm, State
+from edgekit.asks import Train, Update
+
+
+class Rolling(Algorithm):
+    bundles = ("delta", "distance")
+    keeps = True
+
+    def begin(self, weights, learnt):
+        return State({"weights": weights, "velocity": {name: np.zeros_like(w) for name, w in weights.items()}})
+
+    def local(self, ask, client):
+        before = ask.bundles["weights"]
+        trained = yield Train(before, ask.settings)
+        delta = {name: trained.arrays[name] - before[name] for name in before}
+        rounds = client.state.get("rounds", {"count": np.zeros(1, np.float32)})["count"] + 1
+        client.state["rounds"] = {"count": rounds}
+        far = np.array([sum(float((d**2).sum()) for d in delta.values()) ** 0.5], np.float32)
+        return Update({"delta": delta, "distance": {"far": far}}, facts={"rounds": float(rounds[0])})
+
+    def expects(self, ask):
+        return {"delta": ask.bundles["weights"], "distance": {"far": np.zeros(1, np.float32)}}
+
+    def merge(self, state, got, number):
+        velocity = {k: 0.5 * v + got.bundles["delta"][k] for k, v in state.bundles["velocity"].items()}
+        weights = {k: w + velocity[k] for k, w in state.bundles["weights"].items()}
+        facts = {"metrics": {"far": float(got.bundles["distance"]["far"][0]), **got.facts}}
+        return State({"weights": weights, "velocity": velocity}, facts)
+'''
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("method", ["scaffold", "rolling:Rolling"])
+def test_two_nodes_end_where_the_simulation_of_two_clients_ends(federation, edgekit, tmp_path, method, monkeypatch):
+    """Whole batches, so that nodes' own random numbers change nothing but the order of sums."""
+    (tmp_path / "rolling.py").write_text(MOMENTUM)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # the coordinator's processes, and the nodes'
+    chosen = [f"federation.algorithm={method}", "federation.rounds=3", "data.clients=2"]
+    one = federation(*chosen, "serve.nodes=2", base=OPEN)
+    one.serve("--once", codes=2)
+    one.join("torch", "--client", "0", "--trainer", "torch", "--module", "rolling")
+    one.join("litert", "--client", "1", "--trainer", "litert", "--module", "rolling")
+    one.wait_for_end(300)
+    assert [r["replies"] for r in one.rounds()] == [2, 2, 2], one.notices()
+    done = edgekit("run", "--out", "run", *OPEN, *chosen, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    served, simulated = (load_file(place / "model.safetensors") for place in (one.run, tmp_path / "run"))
+    assert all(np.allclose(served[name], simulated[name], atol=1e-4) for name in simulated)
+    if method != "scaffold":
+        lines = [json.loads(line)["metrics"] for line in (one.run / "metrics.jsonl").read_text().splitlines()]
+        assert [line["rounds"] for line in lines] == [1, 2, 3]
+        assert lines[0]["far"] > 0
+    one.stop()
