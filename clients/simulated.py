@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from edgekit.algorithms.base import Algorithm, Client, with_mu
-from edgekit.asks import Ask, LocalSettings, Reply, Score, Train
+from edgekit.asks import Ask, LocalSettings, Reply, Score, Scored, Train
 from edgekit.clients.halves import Answered, client_of, protected, run_halves
 from edgekit.clients.states import ClientStates
 from edgekit.clients.trainer import CohortTrainer, LocalTask, OneTrainer
 from edgekit.data import Examples, FederatedDataset
+from edgekit.errors import TrainingError
 from edgekit.randomness import generator
 
 
@@ -62,6 +63,33 @@ class SimulatedClients:
             except Exception as error:  # of its data, its training or the method: it costs this client's update
                 replies.append(failed(client, error))
         return replies
+
+    def measure(self, asks: Mapping[int, Ask]) -> dict[int, Scored]:
+        """Return how good models are on what clients hold back; a client that cannot tell is left out."""
+        halves, held = {}, {}
+        for client, ask in asks.items():
+            try:
+                examples = self.dataset.client_test(client)
+                # As the client is after this round, whose model this is.
+                state = {} if self.states is None else self.states.load(client, ask.round + 1)
+            except Exception as error:
+                self.on_notice(f"client {client} measures nothing: {error}")
+                continue
+            if len(examples):
+                held[client] = examples
+                known = client_of(ask, len(examples), self.trainer.learnt, state)
+                halves[client] = self.algorithm.evaluate(ask, known)
+
+        def answer(waiting: Mapping[int, Any]) -> dict[int, Answered]:
+            return {
+                client: _tried(partial(self.trainer.score, request, held[client]))
+                if isinstance(request, Score)
+                else TrainingError("a method's way to measure may yield Score alone")
+                for client, request in waiting.items()
+            }
+
+        ended = run_halves(halves, asks, answer)
+        return {client: found for client, found in ended.items() if isinstance(found, Scored)}
 
 
 class _Round:

@@ -90,6 +90,10 @@ class OwnState:
         which = BEFORE if description["asked"] == asked else AFTER
         return unpacked(groups.get(which, {}))
 
+    def after(self) -> dict[str, Weights]:
+        """Return what is kept now."""
+        return self.before("")
+
     def keep(self, asked: str, before: Mapping[str, Weights], after: Mapping[str, Weights]) -> None:
         """Keep what was there before a round, and what is there after it."""
         flat = packed({BEFORE: packed(before), AFTER: packed(after)})

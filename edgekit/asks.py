@@ -294,7 +294,7 @@ def mean_of(updates: Sequence[Update]) -> tuple[Bundles, dict[str, float]]:
         for update, share in zip(updates[1:], shares[1:], strict=True):
             for name, array in update.bundles[bundle].items():
                 means[name] += array * share
-        bundles[bundle] = means
+        bundles[bundle] = {name: mean.astype(arrays[name].dtype) for name, mean in means.items()}
     numbers = [
         {name: float(value) for name, value in update.facts.items() if isinstance(value, int | float)}
         for update in updates

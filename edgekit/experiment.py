@@ -92,6 +92,8 @@ class Data(Section):
     alpha: Positive = 1.0
     labels_per_client: Count = 2
     test_fraction: Fraction = 0.2
+    client_test_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of its examples that each client holds back: it measures the model with them, and tells how good it is."""
     calibration_examples: Count = 128
     audio: Audio = Audio()
     images: Images = Images()
@@ -283,6 +285,9 @@ class Experiment(Section):
                 "training.momentum has no effect when the server adds the noise: "
                 'use federation.strategy = "FedAvgM" with server_momentum'
             )
+        if self.data.client_test_fraction and (self.privacy.on or self.split.cut or self.split.parties):
+            what = "under privacy" if self.privacy.on else "in split learning"
+            raise ValueError(f"{what} clients are not asked how good the model is: set data.client_test_fraction = 0")
         if self.split.cut and self.privacy.on:
             self._check_private_split()
         if self.split.parties or self.data.source.startswith(("parties:", "labels:")):

@@ -18,7 +18,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from edgekit import arrays
 from edgekit.arrays import Weights
-from edgekit.asks import WEIGHTS, Ask, Bundles, LocalSettings, Update, packed, unpacked
+from edgekit.asks import WEIGHTS, Ask, Bundles, LocalSettings, Scored, Update, packed, unpacked
 from edgekit.errors import EdgekitError, RefusedError
 
 MOST_BYTES = 256 << 20
@@ -147,6 +147,20 @@ def update_of(told: Letter) -> Update:
     if isinstance(loss, float) and abs(loss) < 1e9:
         facts["train_loss"] = loss
     return Update(_bundles(told), count, facts)
+
+
+def score_of(told: Letter) -> Scored:
+    """Return how good a model is on what a node holds back.
+
+    Raises:
+        RefusedError: it cannot be read, or nobody could measure such numbers.
+    """
+    loss, accuracy, examples = (told.facts.get(name) for name in ("loss", "accuracy", "examples"))
+    if isinstance(loss, float) and isinstance(accuracy, float) and isinstance(examples, int):
+        fits = 0 <= accuracy <= 1 and 0 <= loss < 1e9 and 0 < examples < MOST_EXAMPLES
+        if fits:
+            return Scored(loss, accuracy, examples)
+    raise RefusedError("how good the model is cannot be read")
 
 
 def _as_content(bundles: Bundles, written: bytes | None = None) -> tuple[dict[str, Any], bytes]:

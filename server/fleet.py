@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 from edgekit import wire
 from edgekit.algorithms.base import Algorithm, with_mu
 from edgekit.arrays import Weights, to_bytes
-from edgekit.asks import WEIGHTS, Ask, Bundles, Reply, Update, problem_with_update
+from edgekit.asks import WEIGHTS, Ask, Bundles, Reply, Scored, Update, problem_with_update
 from edgekit.clients.node.delivery import Delivery
 from edgekit.clients.node.task import NO_TASK, MethodFacts, Planned, Task, TaskFacts, name_of
 from edgekit.data import FederatedDataset
@@ -186,6 +186,19 @@ class FleetEngine:
             self._split.forget()
         self.save()
         return Exchanged(replies, up, down, again=not answered, released=released)
+
+    def measure(self, asks: Mapping[int, Ask]) -> Mapping[int, Scored]:
+        """Return how good models are on what nodes hold back; pages of phones are not asked."""
+        own = {node: ask for node, ask in asks.items() if self._state(node).kind in ("torch", "litert")}
+        seconds = self._experiment.serve.deadline_seconds
+        scores = {}
+        for message, reply in self._exchange(self._packed_all(own, kind="evaluate"), seconds):
+            node = message.metadata.dst_node_id
+            try:
+                scores[node] = wire.score_of(wire.read(reply))
+            except RefusedError as error:
+                self._on_notice(f"{self._state(node).name} measures nothing: {wire.one_line(error)}")
+        return scores
 
     def name_of(self, client: int) -> str:
         """Return what people call a node."""
@@ -428,7 +441,10 @@ class FleetEngine:
         return found, any(one.asks for one in ended.values())
 
     def _packed_all(
-        self, asks: Mapping[int, Ask], more: Mapping[int, Mapping[str, Any]] = MappingProxyType({})
+        self,
+        asks: Mapping[int, Ask],
+        more: Mapping[int, Mapping[str, Any]] = MappingProxyType({}),
+        kind: str = "train",
     ) -> list[Message]:
         """Return asks as they travel; what several are asked alike is written once."""
         written: dict[int, bytes] = {}
@@ -439,7 +455,7 @@ class FleetEngine:
             self._state(node).bytes_down += len(content)
             facts |= {"task": self._task(self.nodes[node].kind)[0], **more.get(node, {})}
             ttl = self._experiment.serve.deadline_seconds
-            sent.append(Message(wire.Letter(facts, content).record(), node, "train", ttl=ttl))
+            sent.append(Message(wire.Letter(facts, content).record(), node, kind, ttl=ttl))
         return sent
 
     def _read(self, reply: Message, ask: Ask) -> Update:

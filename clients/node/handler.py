@@ -17,7 +17,7 @@ from flwr.app import Message
 from edgekit import __version__, wire
 from edgekit.algorithms.base import Algorithm, facts_of, with_mu
 from edgekit.arrays import Weights, problem_with, to_bytes
-from edgekit.asks import WEIGHTS, Ask, LocalSettings, Score, Trained, Update, packed
+from edgekit.asks import WEIGHTS, Ask, LocalSettings, Score, Scored, Trained, Update, packed
 from edgekit.clients.budget import ACCOUNTANT, Budget, train_within
 from edgekit.clients.halves import Answered, client_of, protected, run_halves
 from edgekit.clients.node import conditions, delivery, statistics, task
@@ -28,7 +28,7 @@ from edgekit.clients.split.device import RELEASES, Device, HalvesMaker
 from edgekit.clients.split.stream import StreamLine
 from edgekit.clients.states import OwnState
 from edgekit.clients.trainer import LocalTask, Trainer
-from edgekit.data import Examples
+from edgekit.data import Examples, FederatedDataset
 from edgekit.enrolment import parse_url
 from edgekit.errors import EdgekitError, PrivacyError, RefusedError
 from edgekit.flower import CLIENT_DECLINED, CLIENT_RAISED
@@ -82,6 +82,8 @@ class Handler:
     def _answer(self, message: Message) -> Message:
         if message.metadata.message_type == "train":
             return self._train(message)
+        if message.metadata.message_type == "evaluate":
+            return self._measure(message)
         asked = wire.read(message)
         actions = {
             "prepare": self._prepare,
@@ -200,7 +202,7 @@ class Handler:
         assert self._algorithm is not None
         assert self._task is not None
         trainer, examples = self._trainer, self._fit(ask.settings)
-        kept, asked = OwnState(self.folder.states / f"{self._task.state_name()}.safetensors"), digest.hex()
+        kept, asked = self._own_state(), digest.hex()
         before = kept.before(asked) if self._algorithm.keeps else {}
         if before:  # what is released depends on it, too
             digest = self._digest(digest.hex(), packed(before), "")
@@ -224,6 +226,40 @@ class Handler:
         if self._algorithm.keeps:
             kept.keep(asked, before, state)
         return update
+
+    def _measure(self, message: Message) -> Message:
+        """Tell how good a model is on what this device holds back: nothing of it, where its data is protected."""
+        if self._budget_limits:
+            raise DeclinedError("this device protects its data itself: it does not tell how good a model is on it")
+        asked = wire.read(message)
+        ask = wire.ask_of(asked)
+        self._ready(str(asked.facts.get("task", "")), ask.bundles.get(WEIGHTS, {}))
+        if self._trainer is None or self._algorithm is None or ask.settings.protects:
+            raise DeclinedError("nothing is measured in this run")
+        trainer, held = self._trainer, self._whole().client_test(0)
+        if not len(held):
+            raise DeclinedError("this device holds no examples back to measure with")
+        kept = self._own_state().after() if self._algorithm.keeps else {}
+        client = client_of(ask, len(held), trainer.learnt, kept)
+
+        def answer(waiting: Mapping[int, Any]) -> dict[int, Answered]:
+            if not isinstance(waiting[0], Score):
+                raise RefusedError("a method's way to measure may ask for scores alone")
+            return {0: trainer.score(waiting[0], held)}
+
+        found = run_halves({0: self._algorithm.evaluate(ask, client)}, {0: ask}, answer)[0]
+        if not isinstance(found, Scored):
+            raise found if isinstance(found, Exception) else RefusedError("the method gives no score")
+        facts = {"loss": found.loss, "accuracy": found.accuracy, "examples": found.examples}
+        return wire.answer(facts, message)
+
+    def _own_state(self) -> OwnState:
+        assert self._task is not None
+        return OwnState(self.folder.states / f"{self._task.state_name()}.safetensors")
+
+    @property
+    def _budget_limits(self) -> bool:
+        return bool(self.wishes.epsilon) or (self._task is not None and self._task.facts.planned is not None)
 
     def _reply(self, update: Update, message: Message, more: Mapping[str, Any] = MappingProxyType({})) -> Message:
         facts, content = wire.telling(update)
@@ -282,10 +318,12 @@ class Handler:
 
     def _fit(self, settings: LocalSettings) -> Examples:
         """Return the examples; where they are protected, single unfit ones are left out, as in simulation."""
+        return self._whole().client(0, drop_unfit=settings.work != "sgd")
+
+    def _whole(self) -> FederatedDataset:
         assert self._task is not None
         assert self._examples is not None
-        whole = task.fitting(self._task.facts, self._examples)
-        return whole.client(0, drop_unfit=settings.work != "sgd")
+        return task.fitting(self._task.facts, self._examples)
 
     def _budget(self) -> Budget | None:
         """Return what limits this device; None where another protects the data, and the owner set no limit."""

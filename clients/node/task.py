@@ -3,7 +3,7 @@
 import hashlib
 import importlib.util
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -284,7 +284,7 @@ class Task:
                     f"the task's data is {facts.data.source!r}: a task may not choose what is read on this device; "
                     "give --data yourself"
                 )
-            whole = load(facts.data, facts.seed)
+            whole = load(facts.data.model_copy(update={"client_test_fraction": 0.0}), facts.seed)
             if wishes.client >= whole.clients:
                 raise DataError(f"client = {wishes.client}, but the experiment's data has {whole.clients} clients")
             found = whole.client(wishes.client)
@@ -296,9 +296,10 @@ class Task:
 
 
 def fitting(facts: TaskFacts, found: Examples) -> FederatedDataset:
-    """Return an empty dataset of a task's shape and classes, to check examples by."""
+    """Return a dataset of a task's shape and classes whose one client has these examples."""
     nothing = Examples(np.empty((0, *facts.shape), np.float32), np.empty(0, np.int64))
-    return FederatedDataset(1, lambda index: found, nothing, nothing, list(facts.classes), "")
+    dataset = FederatedDataset(1, lambda index: found, nothing, nothing, list(facts.classes), "")
+    return replace(dataset, held_back=facts.data.client_test_fraction, seed=facts.seed)
 
 
 def check_allowed(path: str, modules: list[str]) -> None:

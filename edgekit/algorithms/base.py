@@ -119,6 +119,14 @@ class Algorithm:
         scored: Scored = yield Score(ask.bundles[WEIGHTS])
         return scored
 
+    def ask_scores(self, state: State, clients: Sequence[int], number: int) -> Mapping[int, Ask]:
+        """Return what clients are sent that measure the model after a round on what they hold back."""
+        return self.ask(state, clients, number)
+
+    def tell_scores(self, scores: Mapping[int, Scored], number: int) -> Mapping[str, Any]:
+        """Return metrics of the method's own, made of the clients' scores."""
+        return {}
+
     def expects(self, ask: Ask) -> Bundles:
         """Return arrays of the names, shapes and types that an answer to `ask` must have."""
         return {WEIGHTS: ask.bundles[WEIGHTS]}

@@ -11,7 +11,7 @@ from flwr.serverapp.strategy import Strategy
 
 from edgekit.algorithms.base import Algorithm, Client, Half, State
 from edgekit.arrays import Array, Weights
-from edgekit.asks import WEIGHTS, Aggregate, Ask, Bundles, Fact, Update
+from edgekit.asks import WEIGHTS, Aggregate, Ask, Bundles, Fact, Scored, Update
 from edgekit.errors import ExperimentError, TrainingError
 from edgekit.experiment import Federation
 from edgekit.flower import begin_any_run, to_record
@@ -42,14 +42,16 @@ ARRAYS, CONFIG, METRICS, EXAMPLES = "arrays", "config", "metrics", "num-examples
 """Names that Flower's strategies give to records, and the key that updates weigh by."""
 _OURS = {
     "fraction_train": "federation.cohort says how many clients take part",
-    "fraction_evaluate": "accuracy is measured on the server's test set",
+    "fraction_evaluate": "the server measures accuracy; with data.client_test_fraction clients do, too",
     "min_train_nodes": "federation.cohort says how many clients take part",
-    "min_evaluate_nodes": "accuracy is measured on the server's test set",
+    "min_evaluate_nodes": "the server measures accuracy; with data.client_test_fraction clients do, too",
     "min_available_nodes": "data.clients says how many clients there are",
     "weighted_by_key": "updates weigh by their clients' examples, or alike under privacy",
     "arrayrecord_key": "edgekit's clients know the name",
     "configrecord_key": "edgekit's clients know the name",
 }
+
+_OF_MEASURING = ("fraction_evaluate", "min_evaluate_nodes")
 
 
 class FlowerStrategy(Algorithm):
@@ -62,15 +64,16 @@ class FlowerStrategy(Algorithm):
     Args:
         federation: the [federation] section; `arguments` go to the strategy's constructor.
         released: whether it gets nothing but what noise by the server released.
+        measures: whether clients hold examples back to measure models with, as the strategy's own settings say.
 
     Raises:
         ExperimentError: no such strategy, arguments it does not take, or one that does not go with this.
     """
 
-    def __init__(self, federation: Federation, *, released: bool = False) -> None:
+    def __init__(self, federation: Federation, *, released: bool = False, measures: bool = False) -> None:
         super().__init__()
         self.name = federation.strategy
-        self.strategy = build(federation)
+        self.strategy = build(federation, measures=measures)
         begin_any_run()  # without which there are no messages
         if released and reads(self.strategy) == "each":
             raise ExperimentError(
@@ -97,10 +100,28 @@ class FlowerStrategy(Algorithm):
         Raises:
             TrainingError: it fails, or asks a node twice.
         """
+        return self._asked(self.strategy.configure_train, state, clients, number)
+
+    def ask_scores(self, state: State, clients: Sequence[int], number: int) -> Mapping[int, Ask]:
+        """Let the strategy ask whom it wants how good the model is."""
+        return self._asked(self.strategy.configure_evaluate, state, clients, number)
+
+    def tell_scores(self, scores: Mapping[int, Scored], number: int) -> Mapping[str, Any]:
+        """Let the strategy aggregate the clients' scores."""
+        replies = []
+        for client, scored in scores.items():
+            numbers = {EXAMPLES: scored.examples, "eval_loss": scored.loss, "eval_acc": scored.accuracy}
+            content = RecordDict({METRICS: MetricRecord(numbers)})
+            replies.append(Message(content, reply_to=self._sent[client]))
+        return dict(self.strategy.aggregate_evaluate(number, replies) or {})
+
+    def _asked(
+        self, configure: Callable[..., Iterable[Message]], state: State, clients: Sequence[int], number: int
+    ) -> Mapping[int, Ask]:
         self._restored(state)
         grid, config = _Cohort(clients), ConfigRecord()
         try:
-            messages = list(self.strategy.configure_train(number, to_record(state.bundles[WEIGHTS]), config, grid))
+            messages = list(configure(number, to_record(state.bundles[WEIGHTS]), config, grid))
         except Exception as error:  # it may be the user's own
             raise TrainingError(f"round {number}: {self.name} could not configure the round: {error}") from error
         self._sent = {message.metadata.dst_node_id: message for message in messages}
@@ -215,8 +236,8 @@ def reads(strategy: Strategy) -> str:
     return "sum" if of_flower in OF_THE_MEAN else "each"
 
 
-def build(federation: Federation) -> Strategy:
-    """Make the strategy that the experiment names.
+def build(federation: Federation, *, measures: bool = False) -> Strategy:
+    """Make the strategy that the experiment names; `measures` lets it ask clients how good the model is.
 
     Raises:
         ExperimentError: no such strategy, or arguments it does not take.
@@ -228,11 +249,11 @@ def build(federation: Federation) -> Strategy:
             "privacy.noise, which count the sampling too"
         )
     for argument in federation.arguments:
-        if argument in _OURS:
+        if argument in _OURS and not (measures and argument in _OF_MEASURING):
             raise ExperimentError(f"federation.arguments.{argument} is set by edgekit: {_OURS[argument]}")
     arguments = {
         "fraction_train": 1.0,
-        "fraction_evaluate": 0.0,
+        "fraction_evaluate": 1.0 if measures else 0.0,
         "min_train_nodes": 1,
         "min_evaluate_nodes": 0,
         "min_available_nodes": 1,

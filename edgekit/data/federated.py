@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import DataError
+from edgekit.randomness import generator
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
@@ -87,6 +88,8 @@ class FederatedDataset:
         client_labels: labels of a client without loading its examples; None where that is not known.
         total_examples: over all clients; None where that is not known.
         normalisation: how raw values became examples: x = (raw - mean) / std.
+        held_back: share of each client's examples that it does not train on, but measures models with.
+        seed: of which these are.
     """
 
     clients: int
@@ -98,6 +101,8 @@ class FederatedDataset:
     client_labels: Callable[[int], Integers] | None = None
     total_examples: int | None = None
     normalisation: dict[str, Any] = field(default_factory=lambda: {"mean": 0.0, "std": 1.0})
+    held_back: float = 0.0
+    seed: int = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -110,7 +115,7 @@ class FederatedDataset:
         return max(1, (self.total_examples or self.clients) // self.clients)
 
     def client(self, index: int, *, drop_unfit: bool = False) -> Examples:
-        """Return a client's examples, checked.
+        """Return what a client trains on, checked.
 
         Args:
             index: the client.
@@ -126,7 +131,26 @@ class FederatedDataset:
             fit &= (examples.y >= 0) & (examples.y < len(self.classes))
             examples = Examples(examples.x[fit], examples.y[fit])
         self.check(examples, f"client {index}")
-        return examples
+        return self._divided(index, examples)[0]
+
+    def client_test(self, index: int) -> Examples:
+        """Return what a client holds back to measure models with, checked; of very few examples that is none.
+
+        Raises:
+            DataError: as of `client`.
+        """
+        examples = self.load_client(index)
+        self.check(examples, f"client {index}")
+        return self._divided(index, examples)[1]
+
+    def _divided(self, index: int, examples: Examples) -> tuple[Examples, Examples]:
+        held = int(len(examples) * self.held_back)
+        if not held:
+            return examples, Examples(examples.x[:0], examples.y[:0])
+        order = generator(self.seed, "client test", index).permutation(len(examples))
+        parts = np.sort(order[held:]), np.sort(order[:held])
+        kept, back = (Examples(examples.x[part], examples.y[part]) for part in parts)
+        return kept, back
 
     def check(self, examples: Examples, whose: str) -> None:
         """See that examples are of this dataset's shape, types and classes.

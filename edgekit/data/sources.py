@@ -1,6 +1,7 @@
 """From the experiment's `data.source` to a federated dataset."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,7 @@ def load(settings: Data, seed: int, *, whole_groups: bool = False) -> FederatedD
     else:
         source, test_source = loaded
         dataset = _share(source, test_source, settings, seed, whole_groups)
+    dataset = replace(dataset, held_back=settings.client_test_fraction, seed=seed)
     dataset.check(dataset.test, "the test set")
     dataset.check(dataset.calibration, "the calibration set")
     return dataset

@@ -32,7 +32,7 @@ from edgekit.runfolder import RunFolder
 from edgekit.server.engines.base import Engine
 from edgekit.server.loop.charging import plan_of
 from edgekit.server.loop.evaluation import evaluate
-from edgekit.server.loop.metrics import RoundMetrics
+from edgekit.server.loop.metrics import RoundMetrics, by_client
 from edgekit.server.loop.sync import Coordinator, Outcome
 from edgekit.server.nodes import by_kind
 
@@ -253,6 +253,11 @@ def _keep_model(
             "versions": {"edgekit": __version__, "python": platform.python_version(), **_versions()},
         }
     )
+    if coordinator.scores:
+        job.result["clients"] = {
+            **by_client(coordinator.scores),
+            "accuracy": {str(client): round(found.accuracy, 6) for client, found in coordinator.scores.items()},
+        }
     spent = 0.0 if plan is None else ledger.epsilon(plan.delta, plan.accountant)
     seeded = simulated and job.experiment.privacy.randomness == "seed"
     job.result["privacy_statement"] = summary(plan, spent, ledger.rounds, seeded=seeded)

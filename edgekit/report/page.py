@@ -71,6 +71,8 @@ def write_report(
         drawn = {"clients": pictures.clients(histogram, dataset.classes)}
     if rounds:
         drawn["accuracy"] = pictures.accuracy(rounds)
+        if "clients" in result:
+            drawn["by_client"] = pictures.by_client(list(result["clients"]["accuracy"].values()))
         if plan is not None:
             drawn["epsilon"] = pictures.epsilon(rounds, plan.target_epsilon)
     page = _template("page.html").render(

@@ -40,6 +40,24 @@ def epsilon(rounds: Sequence[dict[str, Any]], target: float) -> str:
     return _svg(figure, "Epsilon by round")
 
 
+def by_client(accuracies: Sequence[float]) -> str:
+    """Draw the model's accuracy on what each client holds back, worst first; the worst tenth stands out."""
+    figure, axis = _figure(9.0, 2.9)
+    held = np.sort(np.asarray(accuracies))
+    worst = max(1, len(held) // 10)
+    colours = [SECOND if place < worst else FIRST for place in range(len(held))]
+    axis.bar(np.arange(len(held)), held, 0.85 if len(held) <= 150 else 1.0, color=colours, linewidth=0)
+    axis.axhline(held.mean(), color=INK, lw=1, ls=(0, (2, 3)))
+    label = f"mean {held.mean():.3f}, worst tenth {held[:worst].mean():.3f}"
+    axis.annotate(label, (0, held.mean()), xytext=(4, 4), textcoords="offset points", va="bottom")
+    axis.set_xlim(-0.6, len(held) - 0.4)
+    axis.set_ylim(0, 1.12)
+    axis.set_xticks([])
+    axis.set_xlabel(f"{len(held)} clients, worst first")
+    _title(axis, "Accuracy on each client's own data, held back")
+    return _svg(figure, "Accuracy on what each client holds back")
+
+
 def clients(histogram: NDArray[np.int64], classes: Sequence[str]) -> str:
     """Draw each client's size and mix of labels: one column a client, stacked by class, largest first.
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from edgekit.asks import Ask, Reply
+from edgekit.asks import Ask, Reply, Scored
 
 Draw = Callable[[int], list[int]]
 """Draws places out of so many."""
@@ -45,6 +45,9 @@ class Engine(Protocol):
 
     def exchange(self, asks: Mapping[int, Ask]) -> Exchanged:
         """Return the clients' replies."""
+
+    def measure(self, asks: Mapping[int, Ask]) -> Mapping[int, Scored]:
+        """Return how good models are on what clients hold back, of those that hold back anything and could tell."""
 
     def name_of(self, client: int) -> str:
         """Return what people call a client."""

@@ -6,7 +6,7 @@ from functools import partial
 from torch import nn
 
 from edgekit.algorithms.base import Algorithm, facts_of, with_mu
-from edgekit.asks import WEIGHTS, Ask, Reply, Update
+from edgekit.asks import WEIGHTS, Ask, Reply, Scored, Update
 from edgekit.clients.cohort import VectorisedTrainer, obstacle
 from edgekit.clients.litert import LiteRTTrainer
 from edgekit.clients.simulated import SimulatedClients, failed
@@ -103,6 +103,10 @@ class LocalEngine:
         up, down = self._split.take_traffic()  # beside their own parts: of the stream
         size = self._split.device_bytes
         return Exchanged(replies, up + size * len(answered), down + size * len(asks))
+
+    def measure(self, asks: Mapping[int, Ask]) -> Mapping[int, Scored]:
+        """Return how good models are on what clients hold back."""
+        return {} if isinstance(self._clients, _Parties) else self._clients.measure(asks)
 
     def name_of(self, client: int) -> str:
         """Return `client` and its number."""

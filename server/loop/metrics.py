@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgekit.asks import Scored
 from edgekit.runfolder import read_lines, write_whole
 
 
@@ -25,6 +26,8 @@ class RoundMetrics:
         seconds: the round took.
         epsilon: spent so far, None without privacy.
         metrics: the method's own, such as the clients' mean training loss.
+        clients: accuracy on what clients hold back: `mean`, `worst_tenth` (the mean of the worst tenth of the clients)
+            and how many `clients` told; {} where none are asked.
     """
 
     round: int
@@ -38,6 +41,20 @@ class RoundMetrics:
     seconds: float
     epsilon: float | None
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    clients: Mapping[str, Any] = field(default_factory=dict)
+
+
+def by_client(scores: Mapping[int, Scored]) -> dict[str, Any]:
+    """Return what metrics tell of clients' accuracies; {} of none."""
+    if not scores:
+        return {}
+    accuracies = sorted(scored.accuracy for scored in scores.values())
+    worst = accuracies[: max(1, len(accuracies) // 10)]
+    return {
+        "mean": round(sum(accuracies) / len(accuracies), 6),
+        "worst_tenth": round(sum(worst) / len(worst), 6),
+        "clients": len(accuracies),
+    }
 
 
 def keep_rounds(path: Path, last: int) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from edgekit import algorithms
 from edgekit.algorithms.base import Algorithm, State
 from edgekit.arrays import Weights, problem_with
-from edgekit.asks import WEIGHTS, Aggregate, Ask, Bundles, Reply, Update, mean_of, problem_with_update
+from edgekit.asks import WEIGHTS, Aggregate, Ask, Bundles, Reply, Scored, Update, mean_of, problem_with_update
 from edgekit.clients.torch_trainer import state
 from edgekit.data import FederatedDataset
 from edgekit.errors import DataError, EdgekitError, TrainingError
@@ -26,7 +26,7 @@ from edgekit.server.loop import checkpoint
 from edgekit.server.loop.charging import Charging, check_method, plan_of, releases_aggregate
 from edgekit.server.loop.checkpoint import Checkpoint
 from edgekit.server.loop.evaluation import evaluate
-from edgekit.server.loop.metrics import RoundMetrics, keep_rounds
+from edgekit.server.loop.metrics import RoundMetrics, by_client, keep_rounds
 from edgekit.server.loop.private import released
 from edgekit.server.loop.selection import draw_cohort
 
@@ -93,7 +93,13 @@ class Coordinator:
         if cohort > dataset.clients:
             raise DataError(f"federation.cohort is {cohort}, but there are only {dataset.clients} clients")
         self.cohort = cohort
-        self.algorithm = algorithms.make(experiment.federation, released=releases_aggregate(experiment))
+        self.scores: Mapping[int, Scored] = {}
+        """How good the model is for single clients, as they told last."""
+        self.algorithm = algorithms.make(
+            experiment.federation,
+            released=releases_aggregate(experiment),
+            measures=experiment.data.client_test_fraction > 0,
+        )
         check_method(experiment, self.algorithm)
         if experiment.privacy.on:
             check_private(model)
@@ -204,6 +210,7 @@ class Coordinator:
         state, metrics = self._merged(before.state, number, accepted, like)
         after = self._after(before, number, state)
         loss, accuracy = self._evaluate(number, after.state)
+        scores, own = self._measured(number, after.state, cohort)
         line = RoundMetrics(
             round=number,
             loss=loss,
@@ -215,10 +222,12 @@ class Coordinator:
             bytes_down=exchanged.bytes_down,
             seconds=round(time.perf_counter() - started, 4),
             epsilon=self.charging.epsilon,
-            metrics=metrics,
+            metrics={**metrics, **own},
+            clients=by_client(scores),
         )
         append_line(self.run_folder.metrics, asdict(line))
         checkpoint.save(self.run_folder.checkpoint, after)
+        self.scores = scores or self.scores
         for client, reason in reasons:
             self.on_notice(f"round {number}: {self.engine.name_of(client)} left out: {reason}")
         self.on_round(line)
@@ -309,9 +318,24 @@ class Coordinator:
             self.on_notice(f"the strategy's {names} cannot be kept in checkpoints: a resumed run starts them anew")
         return Checkpoint(number, after, average, averaged)
 
-    def _evaluate(self, number: int, after: State) -> tuple[float | None, float | None]:
+    def _measured(
+        self, number: int, after: State, cohort: Sequence[int]
+    ) -> tuple[Mapping[int, Scored], Mapping[str, Any]]:
+        """Ask a round's clients how good the model is on what they hold back; return that, and the method's metrics."""
+        if not self.experiment.data.client_test_fraction or not cohort or self._skips(number):
+            return {}, {}
+        made = self._tried(number, "ask", lambda: self.algorithm.ask_scores(after, cohort, number))
+        settings = self.charging.local_settings()
+        scores = self.engine.measure({c: replace(ask, settings=settings, round=number) for c, ask in made.items()})
+        own = self._tried(number, "merge", lambda: self.algorithm.tell_scores(scores, number)) if scores else {}
+        return scores, {name: round(x, 6) if isinstance(x, float) else x for name, x in own.items()}
+
+    def _skips(self, number: int) -> bool:
         federation = self.experiment.federation
-        if number % federation.evaluate_every and number != federation.rounds:
+        return bool(number % federation.evaluate_every) and number != federation.rounds
+
+    def _evaluate(self, number: int, after: State) -> tuple[float | None, float | None]:
+        if self._skips(number):
             return None, None
         loss, accuracy = evaluate(self.model, self.algorithm.model(after), self.dataset.test)
         return round(loss, 6) if isfinite(loss) else None, round(accuracy, 6)

@@ -11,7 +11,7 @@ from edgekit.clients.torch_trainer import state
 from edgekit.data import load
 from edgekit.errors import ExperimentError
 from edgekit.randomness import generator
-from edgekit.runfolder import RunFolder
+from edgekit.runfolder import RunFolder, read_lines
 from edgekit.server.loop.sync import Coordinator
 
 QUICK = ["federation.rounds=3", "training.epochs=2", "training.batch_size=16", "training.learning_rate=0.2"]
@@ -193,3 +193,58 @@ def test_two_methods_at_once_are_an_error(make_experiment):
 def test_every_method_has_a_summary_and_a_source():
     assert {"fedavg", "fedprox", "scaffold", "fednova", "personal"} <= set(algorithms.ALGORITHMS)
     assert all(entry.summary and entry.source for entry in algorithms.ALGORITHMS.values())
+
+
+@pytest.fixture
+def measured(run):
+    """Train with clients that hold a quarter back; return the coordinator, its last weights, and metrics' lines."""
+
+    def train(*overrides):
+        made, _, found, folder = run("data.client_test_fraction=0.25", *overrides)
+        return made, found, list(read_lines(folder.metrics))
+
+    return train
+
+
+def _accuracy(examples, w):
+    scores = examples.x.reshape(len(examples), -1) @ w["1.weight"].T + w["1.bias"]
+    return float((scores.argmax(1) == examples.y).mean())
+
+
+def test_clients_measure_on_what_they_hold_back_and_never_train_on_it(measured):
+    made, w, lines = measured()
+    wanted = {}
+    for client in range(6):
+        kept, held = made.dataset.client(client), made.dataset.client_test(client)
+        whole = made.dataset.load_client(client)
+        assert len(held) == len(whole) // 4 == len(whole) - len(kept)
+        rows = sorted(map(bytes, np.concatenate([kept.x, held.x])))
+        assert rows == sorted(map(bytes, whole.x))
+        wanted[client] = _accuracy(held, w)
+        assert made.scores[client].accuracy == pytest.approx(wanted[client])
+        assert made.scores[client].examples == len(held)
+    told = lines[-1]["clients"]
+    assert told["mean"] == pytest.approx(np.mean(list(wanted.values())), abs=1e-6)
+    assert told["worst_tenth"] == pytest.approx(min(wanted.values()), abs=1e-6)
+    assert told["clients"] == 6
+
+
+def test_personal_layers_are_measured_as_their_client_has_them(measured):
+    made, w, _ = measured("federation.algorithm=personal", 'federation.arguments.layers=["1.bias"]')
+    for client in range(6):
+        own = {**w, "1.bias": made.engine._clients.states.load(client, 4)["own"]["1.bias"]}
+        assert made.scores[client].accuracy == pytest.approx(_accuracy(made.dataset.client_test(client), own))
+
+
+def test_a_strategy_of_flowers_asks_whom_it_wants_and_its_metrics_are_kept(measured):
+    made, _, lines = measured("federation.strategy=FedAvg", "federation.arguments.fraction_evaluate=0.5")
+    assert len(made.scores) == 3
+    weights = [scored.examples for scored in made.scores.values()]
+    mean = np.average([scored.accuracy for scored in made.scores.values()], weights=weights)
+    assert lines[-1]["metrics"]["eval_acc"] == pytest.approx(mean, abs=1e-5)
+    assert "train_loss" in lines[-1]["metrics"]
+
+
+def test_under_privacy_nobody_is_asked(make_experiment):
+    with pytest.raises(ExperimentError, match="under privacy clients are not asked"):
+        make_experiment("data.client_test_fraction=0.2", "privacy.unit=client")

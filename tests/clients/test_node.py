@@ -12,7 +12,7 @@ from edgekit import wire
 from edgekit.algorithms.base import Client
 from edgekit.algorithms.scaffold import Scaffold
 from edgekit.arrays import to_bytes
-from edgekit.asks import Aggregate
+from edgekit.asks import Aggregate, Ask
 from edgekit.clients import LocalSettings, LocalTask
 from edgekit.clients.halves import run_halves
 from edgekit.clients.node import conditions, delivery, resident
@@ -392,3 +392,21 @@ def test_bundles_that_do_not_fit_are_refused(folder, make_task, signer, model):
         ({"bundles": ["weights", "control"], "proximal-mu": -1.0}, "proximal_mu is -1.0"),
     ):
         assert message in ask(Handler(folder), {**facts, "task": name, **changed}, content, "train").error.reason
+
+
+def test_a_node_tells_how_good_a_model_is_on_what_it_holds_back(folder, make_task, signer, model):
+    held = Data(clients=6, client_test_fraction=0.25)
+    _, name = install(Handler(folder), make_task(planned=None, data=held), signer)
+    asked = Ask({"weights": state(model)}, settings=LocalSettings(), round=3)
+    facts, content = wire.asking(asked)
+    scored = wire.score_of(wire.read(ask(Handler(folder), {**facts, "task": name}, content, "evaluate")))
+    whole = load(Data(clients=6), 0).client(0)
+    assert scored.examples == len(whole) // 4
+    reply = wire.read(ask(Handler(folder), {**facts, "task": name}, content, "train"))
+    assert reply.facts["num-examples"] == len(whole) - scored.examples
+    _, without = install(Handler(folder), make_task(planned=None), signer)
+    declined = ask(Handler(folder), {**facts, "task": without}, content, "evaluate")
+    assert "holds no examples back" in declined.error.reason
+    folder.keep_wishes(folder.wishes().model_copy(update={"epsilon": 3.0}))
+    protected = ask(Handler(folder), {**facts, "task": name}, content, "evaluate")
+    assert "it does not tell how good a model is on it" in protected.error.reason
