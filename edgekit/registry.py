@@ -33,7 +33,7 @@ class Registry(Mapping[str, Entry]):
 
     Args:
         key: of the experiment that names one, such as `model.name`.
-        built_in: edgekit's own.
+        built_in: edgekit's own. A name such as `npz:FILE` stands for all that begin with `npz:`.
         group: of entry points; their names become names here, their values import paths.
     """
 
@@ -50,27 +50,37 @@ class Registry(Mapping[str, Entry]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def check(self, name: str) -> None:
-        """See that a name means something, without importing it.
+    def entry(self, name: str) -> Entry:
+        """Return what a name means, without importing it.
 
         Raises:
-            ExperimentError: it does not; the message tells the nearest that does.
+            ExperimentError: nothing; the message tells the nearest name that means something.
         """
-        if name in self._built_in or plugins.is_import_path(name) or name in self._entries:
-            return
-        near = difflib.get_close_matches(name, self._entries, n=1)
+        if name in self._built_in:
+            return self._built_in[name]
+        kind, separator, place = name.partition(":")
+        if separator and place and f"{kind}:" in self._kinds:
+            return self._entries[self._kinds[f"{kind}:"]]
+        if plugins.is_import_path(name):
+            return Entry(name)
+        if name in self._entries:
+            return self._entries[name]
+        near = difflib.get_close_matches(name, [*self._entries, *self._kinds], n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(self._entries)}"
-        raise ExperimentError(f"{self.key} {name!r} is unknown; {hint}; or give package.module:Name")
+        raise ExperimentError(f"{self.key} {name!r} is unknown; {hint} Or give package.module:name")
 
     def load(self, name: str) -> Any:
-        """Return what a name means.
+        """Import and return what a name means.
 
         Raises:
             ExperimentError: nothing, or it cannot be imported.
         """
-        self.check(name)
-        entry = self._built_in.get(name) or (None if plugins.is_import_path(name) else self._entries[name])
-        return plugins.load(name if entry is None else entry.path, self.key)
+        return plugins.load(self.entry(name).path, self.key)
+
+    @property
+    def _kinds(self) -> dict[str, str]:
+        """Names such as `npz:FILE`, by what they begin with."""
+        return {name[: name.index(":") + 1]: name for name in self._entries if ":" in name}
 
     @property
     def _entries(self) -> dict[str, Entry]:
@@ -86,3 +96,99 @@ class Registry(Mapping[str, Entry]):
                 found[point.name] = Entry(point.value, f"of the package {package}")
             self._all = found
         return self._all
+
+
+MODELS = Registry(
+    "model.name",
+    {
+        "mlp": Entry("edgekit.models.mlp:MLP", "fully connected layers with ReLU", "Rumelhart et al. 1986"),
+        "dscnn": Entry(
+            "edgekit.models.dscnn:DSCNN", "depthwise separable convolutions", "Howard et al. 2017, MobileNets"
+        ),
+        "mobilenetv2": Entry(
+            "edgekit.models.mobilenetv2:MobileNetV2",
+            "inverted residuals with linear bottlenecks, ReLU6, width multiplier",
+            "Sandler et al. 2018",
+        ),
+        "spiking-mlp": Entry(
+            "edgekit.models.spiking:SpikingMLP",
+            "fully connected leaky integrate-and-fire neurons",
+            "Neftci et al. 2019",
+        ),
+        "spiking-cnn": Entry(
+            "edgekit.models.spiking:SpikingCNN",
+            "convolutions of leaky integrate-and-fire neurons",
+            "Neftci et al. 2019",
+        ),
+    },
+    "edgekit.models",
+)
+SOURCES = Registry(
+    "data.source",
+    {
+        "digits": Entry("edgekit.data.sources:digits", "handwritten digits, 8 x 8", "Alpaydin & Kaynak 1998"),
+        "moving-digits": Entry("edgekit.data.sources:moving_digits", "events of digits that move", "made here"),
+        "gestures": Entry("edgekit.data.sources:hand_gestures", "accelerations of hand movements", "made here"),
+        "npz:FILE": Entry("edgekit.data.sources:npz", "arrays x, y and perhaps groups", "numpy"),
+        "idx:FOLDER": Entry("edgekit.data.sources:idx", "MNIST's files", "LeCun et al. 1998"),
+        "images:FOLDER": Entry("edgekit.data.sources:pictures", "a folder of pictures a class"),
+        "audio:FOLDER": Entry("edgekit.data.sources:recordings", "recordings, as log-mel features"),
+        "events:FOLDER": Entry("edgekit.data.sources:event_files", "files of event cameras"),
+        "hf:NAME": Entry("edgekit.data.sources:hub_dataset", "a data set of the `datasets` library"),
+        "parties:FOLDER": Entry("edgekit.data.vertical:read_folder", "tables of parties, and the labels"),
+        "labels:FOLDER": Entry("edgekit.data.vertical:read_folder", "the labels alone, for `edgekit serve`"),
+    },
+    "edgekit.data",
+)
+ALGORITHMS = Registry(
+    "federation.algorithm",
+    {
+        name: Entry(f"edgekit.algorithms.{name}:{made}", summary, source)
+        for name, made, summary, source in (
+            ("fedavg", "FedAvg", "the mean of the clients' weights", "McMahan et al. 2017"),
+            ("fedprox", "FedProx", "clients are pulled towards the global model", "Li et al. 2020"),
+            ("scaffold", "Scaffold", "control variates take the clients' drift out", "Karimireddy et al. 2020"),
+            ("fednova", "FedNova", "clients with unequal numbers of steps count by direction", "Wang et al. 2020"),
+            ("personal", "Personal", "some layers stay with their client", "Arivazhagan et al. 2019"),
+        )
+    },
+    "edgekit.algorithms",
+)
+STRATEGIES = Registry(
+    "federation.strategy",
+    {
+        name: Entry(f"flwr.serverapp.strategy:{name}", summary, source)
+        for name, summary, source in (
+            ("Bulyan", "Krum's choice, then a trimmed mean", "El Mhamdi et al. 2018"),
+            ("FedAdagrad", "Adagrad at the server", "Reddi et al. 2021"),
+            ("FedAdam", "Adam at the server", "Reddi et al. 2021"),
+            ("FedAvg", "the mean of the clients' weights", "McMahan et al. 2017"),
+            ("FedAvgM", "momentum at the server", "Hsu et al. 2019"),
+            ("FedMedian", "the median of each weight", "Yin et al. 2018"),
+            ("FedProx", "clients are pulled towards the global model", "Li et al. 2020"),
+            ("FedTrimmedAvg", "the mean without the extremes of each weight", "Yin et al. 2018"),
+            ("FedYogi", "Yogi at the server", "Reddi et al. 2021"),
+            ("Krum", "the update that is nearest to its neighbours", "Blanchard et al. 2017"),
+            ("MultiKrum", "the mean of several that Krum chooses", "Blanchard et al. 2017"),
+            ("QFedAvg", "clients with larger losses count more", "Li et al. 2020, q-FedAvg"),
+        )
+    },
+    "edgekit.strategies",
+)
+
+OF_PRIVACY = "DifferentialPrivacy"
+"""Beginning of Flower's strategies that stand for a mechanism: privacy has a section of its own."""
+
+
+def check_names(names: Mapping[str, str]) -> None:
+    """See that what an experiment names is known, without importing it.
+
+    Args:
+        names: by key, such as `model.name`; "" is nothing.
+
+    Raises:
+        ExperimentError: one is not.
+    """
+    for registry in (MODELS, SOURCES, ALGORITHMS, STRATEGIES):
+        if name := names.get(registry.key):
+            registry.entry(name)

@@ -7,7 +7,6 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import ValidationError
 
-from edgekit.algorithms import ALGORITHMS
 from edgekit.arrays import Weights
 from edgekit.asks import (
     WEIGHTS,
@@ -24,6 +23,7 @@ from edgekit.asks import (
 )
 from edgekit.errors import ExperimentError, TrainingError
 from edgekit.experiment import Section, first_problem
+from edgekit.registry import ALGORITHMS
 
 Half = Generator[Request, Any, Update]
 """A client's half of a round: it yields what it wants done, is sent the answers, and returns the update."""

@@ -15,27 +15,8 @@ from edgekit.asks import WEIGHTS, Aggregate, Ask, Bundles, Fact, Scored, Update
 from edgekit.errors import ExperimentError, TrainingError
 from edgekit.experiment import Federation
 from edgekit.flower import begin_any_run, to_record
-from edgekit.registry import Entry, Registry
+from edgekit.registry import OF_PRIVACY, STRATEGIES
 
-NAMES = (
-    "Bulyan",
-    "FedAdagrad",
-    "FedAdam",
-    "FedAvg",
-    "FedAvgM",
-    "FedMedian",
-    "FedProx",
-    "FedTrimmedAvg",
-    "FedYogi",
-    "Krum",
-    "MultiKrum",
-    "QFedAvg",
-)
-STRATEGIES = Registry(
-    "federation.strategy",
-    {name: Entry(f"flwr.serverapp.strategy:{name}", "of Flower") for name in NAMES},
-    "edgekit.strategies",
-)
 OF_THE_MEAN = ("FedAdagrad", "FedAdam", "FedAvg", "FedAvgM", "FedProx", "FedYogi")
 """Strategies of Flower that use nothing but the mean update; the others look at single ones."""
 ARRAYS, CONFIG, METRICS, EXAMPLES = "arrays", "config", "metrics", "num-examples"
@@ -243,7 +224,7 @@ def build(federation: Federation, *, measures: bool = False) -> Strategy:
         ExperimentError: no such strategy, or arguments it does not take.
     """
     name = federation.strategy
-    if name.startswith("DifferentialPrivacy"):
+    if name.startswith(OF_PRIVACY):
         raise ExperimentError(
             f"federation.strategy {name}: privacy has a section of its own; set privacy.unit = 'client' and "
             "privacy.noise, which count the sampling too"

@@ -19,11 +19,11 @@ def models(
     from rich.console import Console
     from rich.table import Table
 
-    from edgekit.models import ZOO
+    from edgekit.registry import MODELS
 
     rows: list[dict[str, Any]] = []
-    for name, entry in ZOO.items():
-        model = entry.build((1, 28, 28), 10)
+    for name, entry in MODELS.items():
+        model = MODELS.load(name)((1, 28, 28), 10)
         parameters = sum(p.numel() for p in model.parameters())
         rows.append({"name": name, "parameters": parameters, "summary": entry.summary, "source": entry.source})
     if as_json:

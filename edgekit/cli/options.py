@@ -40,11 +40,12 @@ def read_experiment(arguments: list[str] | None) -> "Experiment":
     """Read the experiment that a command was given: a file, or the built-in example, and single keys.
 
     Raises:
-        UsageError: there are two files, or the experiment breaks the schema.
+        UsageError: there are two files, the experiment breaks the schema, or it names what nobody knows.
     """
     from edgekit import experiment as experiments
     from edgekit.cli.new import TEMPLATE
     from edgekit.errors import UsageError
+    from edgekit.registry import OF_PRIVACY, check_names
 
     given = arguments or []
     paths = [argument for argument in given if "=" not in argument]
@@ -53,4 +54,14 @@ def read_experiment(arguments: list[str] | None) -> "Experiment":
             f"one experiment file at a time: {paths[1]!r} is neither an override (key=value) nor the first"
         )
     overrides = [argument for argument in given if "=" in argument]
-    return experiments.load(Path(paths[0]) if paths else TEMPLATE, overrides)
+    experiment = experiments.load(Path(paths[0]) if paths else TEMPLATE, overrides)
+    federation = experiment.federation
+    check_names(
+        {
+            "model.name": experiment.model.name,
+            "data.source": experiment.data.source,
+            "federation.algorithm": federation.algorithm,
+            "federation.strategy": "" if federation.strategy.startswith(OF_PRIVACY) else federation.strategy,
+        }
+    )
+    return experiment

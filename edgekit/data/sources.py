@@ -10,9 +10,10 @@ from edgekit import plugins
 from edgekit.data import gestures, partition, vertical
 from edgekit.data.federated import Examples, FederatedDataset, Integers, Source, from_source
 from edgekit.data.vertical import VerticalDataset
-from edgekit.errors import DataError, ExperimentError
+from edgekit.errors import DataError
 from edgekit.experiment import Data
 from edgekit.randomness import generator
+from edgekit.registry import SOURCES
 
 Loaded = tuple[Source, Source | None]
 """Training source, and a test source of its own where the data set has one."""
@@ -95,25 +96,11 @@ def _load(settings: Data) -> FederatedDataset | Loaded:
     Raises:
         ExperimentError: there is none of this name.
     """
-    kind, separator, place = settings.source.partition(":")
-    loaded: FederatedDataset | Loaded
-    if settings.source == "digits":
-        loaded = _digits()
-    elif settings.source == "moving-digits":
-        loaded = _moving_digits(settings)
-    elif settings.source == "gestures":
-        loaded = gestures.read(), None
-    elif separator and place and kind in _READERS:
-        loaded = _READERS[kind](place, settings)
-    elif plugins.is_import_path(settings.source):
-        loaded = _from_function(settings.source)
-    else:
-        raise ExperimentError(
-            f"data.source {settings.source!r} is none of: digits, moving-digits, gestures, "
-            + ", ".join(f"{name}:PLACE" for name in _READERS)
-            + ", package.module:function"
-        )
-    return loaded
+    entry = SOURCES.entry(settings.source)
+    if entry.path == settings.source:
+        return _from_function(settings.source)
+    read: Callable[[str, Data], Loaded] = SOURCES.load(settings.source)
+    return read(settings.source.partition(":")[2], settings)
 
 
 def _share(
@@ -164,7 +151,7 @@ def _owners(source: Source, rest: Integers, settings: Data, rng: np.random.Gener
     return partition.natural(source.groups[rest])
 
 
-def _digits() -> Loaded:
+def digits(place: str, settings: Data) -> Loaded:
     """Scikit-learn's handwritten digits: 1797 images of 8 x 8 pixels (Alpaydin & Kaynak 1998), scaled to 0..1."""
     from sklearn.datasets import load_digits
 
@@ -178,56 +165,58 @@ def _digits() -> Loaded:
     return ArraySource(x, labels.astype(np.int64), names, text, normalisation=scale), None
 
 
-def _moving_digits(settings: Data) -> Loaded:
+def moving_digits(place: str, settings: Data) -> Loaded:
+    """Events of handwritten digits that move."""
     from edgekit.data import moving_digits
 
     return moving_digits.read(settings.events), None
 
 
-def _npz(place: str, _: Data) -> Loaded:
+def npz(place: str, settings: Data) -> Loaded:
+    """Read arrays of a file."""
     from edgekit.data import files
 
     return files.read_npz(Path(place))
 
 
-def _idx(place: str, _: Data) -> Loaded:
+def idx(place: str, settings: Data) -> Loaded:
+    """Read MNIST's files."""
     from edgekit.data import files
 
     return files.read_idx(Path(place))
 
 
-def _images(place: str, settings: Data) -> Loaded:
+def pictures(place: str, settings: Data) -> Loaded:
+    """Read a folder of pictures a class."""
     from edgekit.data import images
 
     return images.read_folder(Path(place), settings.images), None
 
 
-def _audio(place: str, settings: Data) -> Loaded:
+def recordings(place: str, settings: Data) -> Loaded:
+    """Read recordings as log-mel features."""
     from edgekit.data import audio
 
     return audio.read_folder(Path(place), settings.audio), None
 
 
-def _events(place: str, settings: Data) -> Loaded:
+def event_files(place: str, settings: Data) -> Loaded:
+    """Read files of event cameras."""
     from edgekit.data import events
 
     return events.read_folder(Path(place), settings.events), None
 
 
-def _hub(place: str, settings: Data) -> Loaded:
+def hub_dataset(place: str, settings: Data) -> Loaded:
+    """Read a data set of the `datasets` library."""
     from edgekit.data import hub
 
     return hub.read(place, settings.hub)
 
 
-_READERS: dict[str, Callable[[str, Data], Loaded]] = {
-    "npz": _npz,
-    "idx": _idx,
-    "images": _images,
-    "audio": _audio,
-    "events": _events,
-    "hf": _hub,
-}
+def hand_gestures(place: str, settings: Data) -> Loaded:
+    """Accelerations of hand movements."""
+    return gestures.read(), None
 
 
 def _from_function(path: str) -> FederatedDataset | Loaded:

@@ -1,42 +1,14 @@
 """From the experiment's [model] section to a torch module."""
 
-import difflib
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import torch
 from torch import nn
 
-from edgekit import plugins
 from edgekit.data.federated import Floats
 from edgekit.errors import EdgekitError, ExperimentError, ModelError
 from edgekit.experiment import Model
-from edgekit.models.dscnn import DSCNN
 from edgekit.models.lsuv import unit_variance
-from edgekit.models.mlp import MLP
-from edgekit.models.mobilenetv2 import MobileNetV2
 from edgekit.models.qcfs import fit_thresholds, use_qcfs
-from edgekit.models.spiking import SpikingCNN, SpikingMLP
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A network of the zoo."""
-
-    build: Callable[..., nn.Module]
-    summary: str
-    source: str
-
-
-ZOO = {
-    "mlp": Entry(MLP, "fully connected layers with ReLU", "Rumelhart et al. 1986"),
-    "dscnn": Entry(DSCNN, "depthwise separable convolutions", "Howard et al. 2017, MobileNets"),
-    "mobilenetv2": Entry(
-        MobileNetV2, "inverted residuals with linear bottlenecks, ReLU6, width multiplier", "Sandler et al. 2018"
-    ),
-    "spiking-mlp": Entry(SpikingMLP, "fully connected leaky integrate-and-fire neurons", "Neftci et al. 2019"),
-    "spiking-cnn": Entry(SpikingCNN, "convolutions of leaky integrate-and-fire neurons", "Neftci et al. 2019"),
-}
+from edgekit.registry import MODELS
 
 
 def build(
@@ -84,7 +56,7 @@ def begin(model: nn.Module, settings: Model, calibration: Floats | None) -> None
         settings: the experiment's [model] section.
         calibration: examples that cost no privacy, (examples, ...).
     """
-    if settings.name in ZOO and settings.norm != "group" and calibration is not None:
+    if settings.name in MODELS and settings.norm != "group" and calibration is not None:
         unit_variance(model, torch.from_numpy(calibration))
     if settings.activation == "qcfs":
         use_qcfs(model, settings.levels)
@@ -93,16 +65,13 @@ def begin(model: nn.Module, settings: Model, calibration: Floats | None) -> None
 
 
 def _construct(settings: Model, shape: tuple[int, ...], classes: int) -> nn.Module:
-    entry = ZOO.get(settings.name)
-    if entry is None and not plugins.is_import_path(settings.name):
-        near = difflib.get_close_matches(settings.name, ZOO, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"the zoo has {', '.join(ZOO)}"
-        raise ExperimentError(f"model.name {settings.name!r} is unknown; {hint} Or give package.module:Class")
+    made = MODELS.load(settings.name)
     try:
-        if entry is None:
-            model: nn.Module = plugins.load(settings.name, "model.name")(**settings.arguments)
+        if settings.name not in MODELS:
+            model: nn.Module = made(**settings.arguments)
             return model
-        return entry.build(shape, classes, norm=settings.norm, width=settings.width, **settings.arguments)
+        network: nn.Module = made(shape, classes, norm=settings.norm, width=settings.width, **settings.arguments)
+        return network
     except EdgekitError:
         raise
     except TypeError as error:

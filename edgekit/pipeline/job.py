@@ -21,12 +21,12 @@ from edgekit.errors import EdgekitError, UsageError
 from edgekit.experiment import Experiment
 from edgekit.export.convert import to_float32
 from edgekit.export.training.file import check_trainable
-from edgekit.models import ZOO
 from edgekit.neuromorphic.trace import trace
 from edgekit.pipeline import exporting
 from edgekit.pipeline.spiking import SpikingResult, make_spiking
 from edgekit.pipeline.subjects import build_network, load_dataset
 from edgekit.privacy import Plan, summary
+from edgekit.registry import MODELS
 from edgekit.report import write_report
 from edgekit.runfolder import RunFolder
 from edgekit.server.engines.base import Engine
@@ -207,7 +207,7 @@ def _check_early(model: nn.Module, dataset: FederatedDataset, experiment: Experi
     Raises:
         ExportError, ConversionError: it cannot; the layer is named.
     """
-    if experiment.model.name in ZOO and not experiment.split.parties:
+    if experiment.model.name in MODELS and not experiment.split.parties:
         return
     if experiment.spiking.enabled:
         try:

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from torch import nn
 
-from edgekit import algorithms
 from edgekit.algorithms.base import step_weight
 from edgekit.clients import batches
 from edgekit.clients.torch_trainer import state
 from edgekit.data import load
 from edgekit.errors import ExperimentError
 from edgekit.randomness import generator
+from edgekit.registry import ALGORITHMS
 from edgekit.runfolder import RunFolder, read_lines
 from edgekit.server.loop.sync import Coordinator
 
@@ -191,8 +191,8 @@ def test_two_methods_at_once_are_an_error(make_experiment):
 
 
 def test_every_method_has_a_summary_and_a_source():
-    assert {"fedavg", "fedprox", "scaffold", "fednova", "personal"} <= set(algorithms.ALGORITHMS)
-    assert all(entry.summary and entry.source for entry in algorithms.ALGORITHMS.values())
+    assert {"fedavg", "fedprox", "scaffold", "fednova", "personal"} <= set(ALGORITHMS)
+    assert all(entry.summary and entry.source for entry in ALGORITHMS.values())
 
 
 @pytest.fixture

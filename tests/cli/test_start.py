@@ -10,6 +10,11 @@ HEAVY = ("torch", "flwr", "sklearn", "numba")
 WRONG = {
     "inspect none.tflite": "none.tflite does not exist",
     "run training.epoch=1": "did you mean 'epochs'",
+    "run model.name=mlpp": "model.name 'mlpp' is unknown; did you mean 'mlp'?",
+    "run data.source=nothing": "data.source 'nothing' is unknown; known are digits, moving-digits",
+    "run federation.strategy=FedAvgg": "federation.strategy 'FedAvgg' is unknown; did you mean 'FedAvg'?",
+    "run federation.algorithm=fedpro": "federation.algorithm 'fedpro' is unknown; did you mean 'fedprox'?",
+    "run federation.algorithm=scaffold federation.strategy=Krum": "are two methods: leave one out",
     "run nowhere.toml": "nowhere.toml does not exist",
     "resume nowhere": "nowhere is not a run folder",
     "export nowhere": "nowhere is not a run folder",

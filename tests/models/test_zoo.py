@@ -7,9 +7,10 @@ from torch import nn
 
 from edgekit.errors import ExperimentError, ModelError
 from edgekit.experiment import Model
-from edgekit.models import ZOO, batch_norms, build, check_private
+from edgekit.models import batch_norms, build, check_private
 from edgekit.models.mobilenetv2 import MobileNetV2
 from edgekit.models.norm import WeightStandardisedConv2d, fold_weight_standardisation
+from edgekit.registry import MODELS
 
 SMALL = {"mobilenetv2": {"stages": [[1, 16, 1, 1], [4, 24, 2, 2]], "head": 32}}
 
@@ -25,7 +26,7 @@ class MaybeNormed(nn.Module):
 
 
 @pytest.mark.parametrize("norm", ["group", "weight-standardised", "none"])
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 28, 28)])
 def test_every_network_takes_images_of_any_size_and_has_no_batch_norm(name, norm, shape):
     if (name.startswith("spiking") and norm == "group") or (name, norm) == ("spiking-mlp", "weight-standardised"):

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 
 from edgekit import arrays
-from edgekit.algorithms import flower
 from edgekit.clients.torch_trainer import state
 from edgekit.data import Examples, FederatedDataset
 from edgekit.devices import profile as profiles
 from edgekit.errors import DataError, ExperimentError, ModelError, RunFolderError, TrainingError, UsageError
 from edgekit.models import build
 from edgekit.privacy import epsilon
+from edgekit.registry import STRATEGIES
 from edgekit.runfolder import RunFolder, read_lines
 from edgekit.server.engines.base import Exchanged
 from edgekit.server.engines.local import LocalEngine
@@ -65,7 +65,7 @@ def _same(one, other):
     return all(np.array_equal(one[name], other[name]) for name in other)
 
 
-@pytest.mark.parametrize("name", flower.NAMES)
+@pytest.mark.parametrize("name", STRATEGIES)
 def test_every_strategy_of_flower_resumes_with_the_bits_of_an_undisturbed_run(
     name, coordinate, make_experiment, tmp_path
 ):
