@@ -43,6 +43,7 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/phones.py
 	$(BIN)/python benchmarks/split.py
 	$(BIN)/python benchmarks/parties.py
+	$(BIN)/python benchmarks/methods.py
 
 clean:
 	rm -rf .venv build *.egg-info

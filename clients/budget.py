@@ -1,7 +1,8 @@
 """What a device lets be spent of its own data's privacy. No torch: every device keeps one."""
 
-from edgekit.asks import LocalSettings, Train, Trained
-from edgekit.clients.trainer import LocalTask, Trainer
+from edgekit.asks import LocalSettings, Train
+from edgekit.clients.trainer import Trainer
+from edgekit.data import Examples
 from edgekit.errors import PrivacyError
 from edgekit.privacy import Charge, Ledger, sensitivity
 
@@ -71,20 +72,18 @@ def _charge(settings: LocalSettings, number: int, draw: str, releases: int) -> C
     return None
 
 
-def train_within(trainer: Trainer, budget: Budget | None, asked: Train, task: LocalTask, draw: str) -> Trained:
-    """Train as far as a budget allows: what cannot be done is found out first, then it is charged, then it is done.
+def charge_for(trainer: Trainer, budget: Budget, asked: Train, examples: Examples, draw: str) -> None:
+    """Charge a round before anything is done for it, whatever is then done: what cannot be done is found out first.
 
     Args:
         trainer: the device's.
-        budget: what may be spent; None leaves the counting to a coordinator whom the device trusts.
+        budget: what may be spent.
         asked: weights, and the round's instructions.
-        task: the device's data and random numbers.
-        draw: names those random numbers, as in `Budget.spend`.
+        examples: that it trains on.
+        draw: names the round's random numbers, as in `Budget.spend`.
 
     Raises:
-        EdgekitError: it cannot be done (nothing is charged), or would overspend.
+        EdgekitError: it cannot be done, does not protect the data, or would overspend; nothing is charged then.
     """
-    trainer.check(asked, task.examples)
-    if budget is not None:
-        budget.spend(asked.settings, draw)
-    return trainer.train(asked, task)
+    trainer.check(asked, examples)
+    budget.spend(asked.settings, draw)

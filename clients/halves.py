@@ -8,7 +8,18 @@ import numpy as np
 
 from edgekit.algorithms.base import Client
 from edgekit.arrays import Weights
-from edgekit.asks import WEIGHTS, Ask, LocalSettings, Score, Scored, Train, Trained, Update
+from edgekit.asks import (
+    WEIGHTS,
+    Ask,
+    Bundles,
+    LocalSettings,
+    Score,
+    Scored,
+    Train,
+    Trained,
+    Update,
+    problem_with_update,
+)
 from edgekit.errors import TrainingError
 from edgekit.privacy import mechanism
 
@@ -33,8 +44,12 @@ def run_halves(halves: Mapping[int, Half], asks: Mapping[int, Ask], answer: Answ
         asks: what each was asked; of protected rounds the halves can get one training, as privacy was planned for.
         answer: called with what all clients that wait ask for, so that equal work can be done together.
     """
-    ended: dict[int, Any] = {}
-    found: Mapping[int, Any] = dict.fromkeys(halves)
+    ended: dict[int, Any] = {
+        client: TrainingError(f"the method's client half is {type(half).__name__}, not a generator: it must yield")
+        for client, half in halves.items()
+        if not isinstance(half, Generator)
+    }
+    found: Mapping[int, Any] = {client: None for client in halves if client not in ended}
     for made in range(MOST_REQUESTS):
         waiting = {}
         for client, given in found.items():
@@ -86,20 +101,57 @@ def protected(update: object, ask: Ask, rng: np.random.Generator) -> Update:
         rng: draws the noise.
 
     Raises:
-        TrainingError: it is no update.
+        TrainingError: it is no update, or one that is not bounded as the round says.
     """
-    if not isinstance(update, Update):
-        raise TrainingError(f"the method's client half gave {type(update).__name__}, not an Update")
+    update = _well_formed(update)
     settings = ask.settings
     if not settings.protects:
         return update
     bundles = dict(update.bundles)
+    bounded = list(settings.update_bounds) or [*bundles][:1]
+    if settings.update_clip and set(bundles) != set(bounded):
+        raise TrainingError(
+            f"the method sends the bundles {', '.join(bundles)}, of which the round bounds {', '.join(bounded)}"
+        )
+    for name, arrays in bundles.items():
+        if any(not np.issubdtype(array.dtype, np.floating) for array in arrays.values()):
+            raise TrainingError(f"the bundle {name!r} holds whole numbers, which noise cannot protect")
     if settings.update_clip:
         bundles = {
             name: _bounded(arrays, ask.bundles[WEIGHTS] if name == WEIGHTS else None, *_scale(name, settings), rng)
             for name, arrays in bundles.items()
         }
     return Update(bundles)
+
+
+def check_kept(update: Update, state: Mapping[str, Weights], expected: Bundles) -> None:
+    """See that an update fits and that what a client keeps can be kept, before either goes anywhere.
+
+    Raises:
+        TrainingError: one does not; then the client's state stays as it was before the round.
+    """
+    if problem := problem_with_update(update, expected):
+        raise TrainingError(problem)
+    for group, arrays in state.items():
+        for name, array in arrays.items():
+            if not isinstance(array, np.ndarray) or not np.isfinite(array).all():
+                raise TrainingError(f"what it would keep between rounds is not finite: {group} {name}")
+
+
+def _well_formed(update: object) -> Update:
+    """Return what a client's half gave, with numpy's numbers as Python's."""
+    if not isinstance(update, Update):
+        raise TrainingError(f"the method's client half gave {type(update).__name__}, not an Update")
+    try:
+        bundles = {name: dict(arrays) for name, arrays in update.bundles.items()}
+        facts = {name: fact.item() if isinstance(fact, np.generic) else fact for name, fact in update.facts.items()}
+        weight = float(update.weight)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise TrainingError(f"the method's client half gave an Update that cannot be read: {error}") from None
+    for arrays in bundles.values():
+        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+            raise TrainingError("the method's client half gave an Update with values that are no arrays")
+    return Update(bundles, weight, facts)
 
 
 def _scale(bundle: str, settings: LocalSettings) -> tuple[float, float]:
@@ -111,8 +163,6 @@ def _scale(bundle: str, settings: LocalSettings) -> tuple[float, float]:
     bounds = settings.update_bounds
     if not bounds:
         return settings.update_clip, settings.update_noise
-    if bundle not in bounds:
-        raise TrainingError(f"the method sends the bundle {bundle!r}, for which the round has no bound")
     return bounds[bundle], settings.update_noise * bounds[bundle] / settings.update_clip * len(bounds) ** 0.5
 
 

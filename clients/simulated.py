@@ -8,7 +8,7 @@ import numpy as np
 
 from edgekit.algorithms.base import Algorithm, Client, with_mu
 from edgekit.asks import Ask, LocalSettings, Reply, Score, Scored, Train
-from edgekit.clients.halves import Answered, client_of, protected, run_halves
+from edgekit.clients.halves import Answered, check_kept, client_of, protected, run_halves
 from edgekit.clients.states import ClientStates
 from edgekit.clients.trainer import CohortTrainer, LocalTask, OneTrainer
 from edgekit.data import Examples, FederatedDataset
@@ -57,6 +57,7 @@ class SimulatedClients:
                 if isinstance(found, Exception):
                     raise found
                 update = protected(found, ask, round_.noise(client, with_mu(ask), 0))
+                check_kept(update, round_.clients[client].state, self.algorithm.expects(ask))
                 if self.states is not None:
                     self.states.save(client, ask.round, round_.clients[client].state)
                 replies.append(Reply(client, update))

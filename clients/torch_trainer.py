@@ -31,7 +31,7 @@ class TorchTrainer:
     @property
     def learnt(self) -> frozenset[str]:
         """Names of the parameters that are not frozen."""
-        return frozenset(name for name, p in self.model.named_parameters() if p.requires_grad)
+        return learnt(self.model)
 
     def check(self, asked: Train, examples: Examples) -> None:
         """See that `train` can do this, before anything is spent for it.
@@ -94,6 +94,11 @@ def scored(scores: Floats, examples: Examples) -> Scored:
     found, right = torch.from_numpy(scores), torch.from_numpy(examples.y)
     loss = float(F.cross_entropy(found, right))
     return Scored(loss, float((found.argmax(1) == right).float().mean()), len(examples))
+
+
+def learnt(model: nn.Module) -> frozenset[str]:
+    """Return the names of the parameters that are not frozen; one that is shared has all its names."""
+    return frozenset(name for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad)
 
 
 def state(model: nn.Module) -> Weights:

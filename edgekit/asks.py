@@ -16,6 +16,11 @@ sent; every other bundle counts as it is."""
 WEIGHTS = "weights"
 Fact = int | float | str | bool | bytes | list[Any]
 """What goes along with bundles: numbers and words."""
+LARGEST_FACT = 1e15
+MOST_LETTERS, MOST_NUMBERS, MOST_FACTS = 300, 1000, 100
+"""In a word, in a list of numbers, and in an update."""
+OWN_FACTS = ("num-examples", "task", "round", "bundles", "facts")
+"""Names that messages use themselves."""
 
 Work = Literal["sgd", "dp-sgd", "clipped-sum", "local-dp"]
 """What a client does in a round.
@@ -269,12 +274,26 @@ def problem_with_update(update: Update, expected: Bundles) -> str:
     """Say what makes an update unfit, "" if nothing."""
     if set(update.bundles) != set(expected):
         return f"its update has the bundles {', '.join(update.bundles)}, expected {', '.join(expected)}"
-    if not (math.isfinite(update.weight) and update.weight > 0):
+    if not (math.isfinite(update.weight) and 0 < update.weight < LARGEST_FACT):
         return f"its update weighs {update.weight!r}"
     for bundle, like in expected.items():
         if problem := problem_with(update.bundles[bundle], like):
             return problem if bundle == WEIGHTS else f"{bundle}: {problem}"
+    if len(update.facts) > MOST_FACTS:
+        return f"it tells more than {MOST_FACTS} facts"
+    for name, fact in update.facts.items():
+        if name in OWN_FACTS or ":" in name or len(name) > MOST_LETTERS or not _fits(fact):
+            return f"it tells {name[:40]!r}, which is no fact that can be taken"
     return ""
+
+
+def _fits(fact: object) -> bool:
+    """Whether a fact is a word or finite numbers, and of bearable size."""
+    if isinstance(fact, str | bytes):
+        return len(fact) <= MOST_LETTERS
+    if isinstance(fact, list):
+        return len(fact) <= MOST_NUMBERS and all(isinstance(one, int | float) and _fits(one) for one in fact)
+    return isinstance(fact, int | float) and abs(fact) < LARGEST_FACT  # false of what is not a number
 
 
 def mean_of(updates: Sequence[Update]) -> tuple[Bundles, dict[str, float]]:
@@ -305,7 +324,13 @@ def mean_of(updates: Sequence[Update]) -> tuple[Bundles, dict[str, float]]:
 
 
 def packed(bundles: Mapping[str, Weights]) -> Weights:
-    """Return groups of arrays as one, by `group:name`."""
+    """Return groups of arrays as one, by `group:name`.
+
+    Raises:
+        TrainingError: a group's name has a colon.
+    """
+    if strange := [group for group in bundles if ":" in group]:
+        raise TrainingError(f"the bundle {strange[0]!r} cannot be called so: leave the colon out")
     return {f"{group}:{name}": array for group, held in bundles.items() for name, array in held.items()}
 
 

@@ -66,7 +66,7 @@ class Registry(Mapping[str, Entry]):
         if name in self._entries:
             return self._entries[name]
         near = difflib.get_close_matches(name, [*self._entries, *self._kinds], n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(self._entries)}"
+        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(self._entries)}."
         raise ExperimentError(f"{self.key} {name!r} is unknown; {hint} Or give package.module:name")
 
     def load(self, name: str) -> Any:

@@ -62,6 +62,7 @@ class FleetEngine:
         path: `nodes.json` of the run.
         on_notice: called with a line for people.
         split: the split server, where the network is cut; None where it is not.
+        run_id: of this run, whoever has the same experiment.
     """
 
     repeatable = False
@@ -80,6 +81,7 @@ class FleetEngine:
         path: Path,
         on_notice: Callable[[str], None],
         split: SplitHost | None = None,
+        run_id: str = "",
     ) -> None:
         self.trainer = "nodes of a real fleet"
         self.algorithm = algorithm
@@ -120,6 +122,7 @@ class FleetEngine:
             )
         self._facts = TaskFacts(
             run=experiment.name,
+            run_id=run_id,
             seed=experiment.seed,
             model=experiment.model,
             data=experiment.data,

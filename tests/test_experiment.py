@@ -42,7 +42,7 @@ def test_the_template_spells_out_only_keys_that_exist():
         ("model.arguments.since=2020-01-01", "arguments must be numbers, texts, booleans"),
         ("privacy.epsilon=1e6", "privacy.epsilon: input should be less than or equal to 100"),
         ("training", "is not of the form key.path=value"),
-        ("seed.a=1", "seed: input should be a valid integer (got {'a': 1})"),
+        ("seed.a=1", "seed: input should be a valid integer"),
         ("name=../elsewhere", "name"),
     ],
 )

@@ -20,7 +20,7 @@ def test_every_example_is_an_experiment(path):
 
 def test_the_experiment_in_the_readme_is_one():
     (text,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
-    assert Experiment.model_validate(tomllib.loads(text)).federation.strategy == "FedAdam"
+    assert Experiment.model_validate(tomllib.loads(text)).federation.algorithm == "scaffold"
 
 
 def test_every_link_within_the_project_leads_somewhere():

@@ -12,7 +12,7 @@ from edgekit.arrays import Weights
 from edgekit.asks import LocalSettings, Train, Trained
 from edgekit.clients import batches
 from edgekit.clients.cohort.rules import ClientsInChannels
-from edgekit.clients.torch_trainer import TorchTrainer
+from edgekit.clients.torch_trainer import TorchTrainer, learnt
 from edgekit.clients.trainer import LocalTask, check_train, pulled
 from edgekit.data import Examples
 from edgekit.data.federated import Integers
@@ -75,7 +75,7 @@ class VectorisedTrainer:
         self.model = model
         self.memory_bytes = memory_bytes
         self.names = [name for name, _ in model.named_parameters()]
-        self.learnt = frozenset(self.names)
+        self.learnt = learnt(model)
         self._counted: dict[tuple[int, ...], int] = {}
 
     def train_cohort(self, asked: Sequence[Train], tasks: Sequence[LocalTask]) -> list[Trained]:

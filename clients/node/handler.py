@@ -17,9 +17,9 @@ from flwr.app import Message
 from edgekit import __version__, wire
 from edgekit.algorithms.base import Algorithm, facts_of, with_mu
 from edgekit.arrays import Weights, problem_with, to_bytes
-from edgekit.asks import WEIGHTS, Ask, LocalSettings, Score, Scored, Trained, Update, packed
-from edgekit.clients.budget import ACCOUNTANT, Budget, train_within
-from edgekit.clients.halves import Answered, client_of, protected, run_halves
+from edgekit.asks import WEIGHTS, Ask, LocalSettings, Score, Scored, Train, Trained, Update, packed
+from edgekit.clients.budget import ACCOUNTANT, Budget, charge_for
+from edgekit.clients.halves import Answered, check_kept, client_of, protected, run_halves
 from edgekit.clients.node import conditions, delivery, statistics, task
 from edgekit.clients.node.folder import NodeFolder, Wishes
 from edgekit.clients.node.party import Party
@@ -206,6 +206,8 @@ class Handler:
         before = kept.before(asked) if self._algorithm.keeps else {}
         if before:  # what is released depends on it, too
             digest = self._digest(digest.hex(), packed(before), "")
+        if budget is not None:
+            charge_for(trainer, budget, Train(ask.bundles[WEIGHTS], with_mu(ask)), examples, digest.hex()[:32])
         made = 0
 
         def answer(waiting: Mapping[int, Any]) -> dict[int, Answered]:
@@ -215,7 +217,8 @@ class Handler:
                 return {0: trainer.score(request, examples)}
             own = digest if made == 1 else self._digest(digest.hex(), request.weights, str(made))
             task = LocalTask(examples, _rng(own, "batches"), _rng(own, "noise"))
-            return {0: train_within(trainer, budget, request, task, own.hex()[:32])}
+            trainer.check(request, examples)
+            return {0: trainer.train(request, task)}
 
         state = {name: dict(arrays) for name, arrays in before.items()}
         client = client_of(ask, len(examples), trainer.learnt, state)
@@ -223,17 +226,18 @@ class Handler:
         if isinstance(found, Exception):
             raise found
         update = protected(found, ask, _rng(digest, "noise"))
+        check_kept(update, state, self._algorithm.expects(ask))
         if self._algorithm.keeps:
             kept.keep(asked, before, state)
         return update
 
     def _measure(self, message: Message) -> Message:
         """Tell how good a model is on what this device holds back: nothing of it, where its data is protected."""
-        if self._budget_limits:
-            raise DeclinedError("this device protects its data itself: it does not tell how good a model is on it")
         asked = wire.read(message)
         ask = wire.ask_of(asked)
         self._ready(str(asked.facts.get("task", "")), ask.bundles.get(WEIGHTS, {}))
+        if self._budget() is not None:
+            raise DeclinedError("this device protects its data itself: it does not tell how good a model is on it")
         if self._trainer is None or self._algorithm is None or ask.settings.protects:
             raise DeclinedError("nothing is measured in this run")
         trainer, held = self._trainer, self._whole().client_test(0)
@@ -256,10 +260,6 @@ class Handler:
     def _own_state(self) -> OwnState:
         assert self._task is not None
         return OwnState(self.folder.states / f"{self._task.state_name()}.safetensors")
-
-    @property
-    def _budget_limits(self) -> bool:
-        return bool(self.wishes.epsilon) or (self._task is not None and self._task.facts.planned is not None)
 
     def _reply(self, update: Update, message: Message, more: Mapping[str, Any] = MappingProxyType({})) -> Message:
         facts, content = wire.telling(update)
@@ -411,7 +411,7 @@ def _plain(trained: Trained) -> Update:
 
 def _told_as_text(ask: Ask) -> str:
     """Return what a round tells beside arrays."""
-    return with_mu(ask).to_json() + json.dumps(dict(ask.config), sort_keys=True, default=str)
+    return f"{ask.round} {with_mu(ask).to_json()} {json.dumps(dict(ask.config), sort_keys=True, default=str)}"
 
 
 def _where(asked: wire.Letter, url: str) -> tuple[str, bytes, float]:

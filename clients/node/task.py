@@ -128,6 +128,7 @@ class TaskFacts(Section):
 
     Attributes:
         run: name of the experiment.
+        run_id: of this run of it: what devices keep between rounds is of one run.
         seed: of the data's partition and the network's first weights.
         model: the [model] section.
         data: the [data] section, for how raw data becomes examples.
@@ -146,6 +147,7 @@ class TaskFacts(Section):
     model_config = ConfigDict(strict=False, frozen=True, extra="forbid")
 
     run: str
+    run_id: str = ""
     seed: int
     model: Model
     data: Data
@@ -239,11 +241,12 @@ class Task:
         if method is None:
             return Algorithm()
         check_allowed(method.algorithm or method.strategy, modules)
-        return algorithms.make(Federation(**method.model_dump()))
+        measures = self.facts.data.client_test_fraction > 0
+        return algorithms.make(Federation(**method.model_dump()), measures=measures)
 
     def state_name(self) -> str:
         """Return what names that which this device keeps between the rounds of a run with this method and network."""
-        facts = self.facts.model_dump(mode="json", include={"run", "seed", "model", "parameters", "method"})
+        facts = self.facts.model_dump(mode="json", include={"run", "run_id", "seed", "model", "parameters", "method"})
         return name_of(json.dumps(facts, sort_keys=True).encode())
 
     def halves(self, kind: str, modules: list[str]) -> HalvesMaker:

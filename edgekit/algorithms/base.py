@@ -1,10 +1,12 @@
 """What a federated method is: both its halves, the server's and the clients', in one file."""
 
 import dataclasses
+import json
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import ValidationError
 
 from edgekit.arrays import Weights
@@ -27,6 +29,10 @@ from edgekit.registry import ALGORITHMS
 
 Half = Generator[Request, Any, Update]
 """A client's half of a round: it yields what it wants done, is sent the answers, and returns the update."""
+AVERAGE = "average"
+"""What checkpoints hold beside the bundles of a method's state: no bundle may be called so."""
+LARGEST_LOSS = 1e9
+"""Beyond which a loss tells nothing."""
 PROXIMAL = "proximal-mu"
 """Key of FedProx's mu in what a client is told; Flower's own FedProx names it so."""
 
@@ -92,8 +98,9 @@ class Algorithm:
 
     @property
     def plain(self) -> bool:
-        """Whether the clients' half is plain training, which any device can do."""
-        return type(self).local is Algorithm.local
+        """Whether all that clients do is plain training, which any device can do."""
+        own = ("local", "evaluate", "expects")
+        return all(getattr(type(self), name) is getattr(Algorithm, name) and name not in vars(self) for name in own)
 
     def begin(self, weights: Weights, learnt: frozenset[str]) -> State:
         """Return the state before the first round.
@@ -162,12 +169,49 @@ def made(name: str, arguments: Mapping[str, Any], *, released: bool) -> Algorith
         algorithm = loaded(loaded.Settings.model_validate(dict(arguments)))
     except ValidationError as error:
         raise ExperimentError(f"federation.arguments do not fit {name}: {first_problem(error)}") from None
+    except Exception as error:  # it may be the user's own
+        raise ExperimentError(f"federation.algorithm {name} cannot be made: {type(error).__name__}: {error}") from error
     if released and algorithm.reads != "sum":
         raise ExperimentError(
             f"federation.algorithm {name} looks at single clients' updates, which noise by the server leaves bare: use "
             "another, or privacy.noise = 'client'"
         )
     return algorithm
+
+
+def checked(state: object) -> State:
+    """Return a method's state, if it is one that can be kept.
+
+    Raises:
+        TrainingError: it is not; the message tells why.
+    """
+    if not isinstance(state, State) or not isinstance(state.bundles, Mapping):
+        raise TrainingError(f"its state is {type(state).__name__}, not a State with bundles of arrays")
+    for bundle, arrays in state.bundles.items():
+        if ":" in bundle or bundle == AVERAGE:
+            raise TrainingError(f"the bundle {bundle!r} of its state needs another name")
+        if not isinstance(arrays, dict) or not all(isinstance(array, np.ndarray) for array in arrays.values()):
+            raise TrainingError(f"the bundle {bundle!r} of its state holds what is not an array")
+    try:
+        json.dumps(dict(state.facts), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise TrainingError(f"the facts of its state are not JSON: {error}") from None
+    return state
+
+
+def checked_asks(made: object, clients: Sequence[int]) -> Mapping[int, Ask]:
+    """Return what a method asks, if it asks clients of the cohort.
+
+    Raises:
+        TrainingError: it does not; the message tells why.
+    """
+    if not isinstance(made, Mapping) or not all(isinstance(ask, Ask) for ask in made.values()):
+        raise TrainingError("it does not give an Ask for each client")
+    if not made:
+        raise TrainingError("it asks nobody")
+    if strangers := sorted(set(made) - set(clients)):
+        raise TrainingError(f"it asks client {strangers[0]}, which is not in the cohort")
+    return made
 
 
 def with_mu(ask: Ask) -> LocalSettings:
@@ -180,7 +224,9 @@ def with_mu(ask: Ask) -> LocalSettings:
 
 def facts_of(trained: Trained) -> dict[str, float]:
     """Return the figures that go with an update."""
-    return {} if trained.loss is None else {"train_loss": trained.loss}
+    if trained.loss is None or not abs(trained.loss) < LARGEST_LOSS:
+        return {}
+    return {"train_loss": trained.loss}
 
 
 def step_weight(steps: int, momentum: float) -> float:

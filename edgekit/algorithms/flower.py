@@ -1,6 +1,6 @@
 """Flower's strategies, unchanged, as federated methods: messages become asks, updates become replies."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,8 +72,8 @@ class FlowerStrategy(Algorithm):
 
     @property
     def plain(self) -> bool:
-        """Whether the clients' half is plain training."""
-        return not hasattr(self.strategy, "local")
+        """Whether all that clients do is plain training."""
+        return not any(hasattr(self.strategy, name) for name in ("local", "expects"))
 
     def ask(self, state: State, clients: Sequence[int], number: int) -> Mapping[int, Ask]:
         """Let the strategy write its messages.
@@ -125,9 +125,13 @@ class FlowerStrategy(Algorithm):
         """Let the strategy aggregate the replies; those of its metrics that it returns become the round's."""
         self._restored(state)
         if got.updates is None:
-            replies = [Message(_content(Update(got.bundles)), 0, "train")]
+            replies = [Message(_content(Update(got.bundles), ()), 0, "train")]
         else:
-            replies = [Message(_content(update), reply_to=self._sent[client]) for client, update in got.updates.items()]
+            # What not all tell, strategies cannot average.
+            shared = set.intersection(*(set(update.facts) for update in got.updates.values()))
+            replies = [
+                Message(_content(update, shared), reply_to=self._sent[client]) for client, update in got.updates.items()
+            ]
         record, metrics = self.strategy.aggregate_train(number, replies)
         before: Weights = state.bundles[WEIGHTS]
         after = before
@@ -191,15 +195,16 @@ def _ask_of(message: Message, read: dict[int, Weights]) -> Ask:
     return Ask(bundles, config)
 
 
-def _content(update: Update) -> RecordDict:
-    """Return an update as the content of a reply."""
+def _content(update: Update, told: Collection[str]) -> RecordDict:
+    """Return an update, and these of its facts, as the content of a reply."""
     count = int(update.weight) if float(update.weight).is_integer() else update.weight
-    words = {name: value for name, value in update.facts.items() if isinstance(value, str | bool | bytes)}
-    numbers = {name: value for name, value in update.facts.items() if name not in words}
+    facts = {name: value for name, value in update.facts.items() if name in told}
+    words = {name: value for name, value in facts.items() if isinstance(value, str | bool | bytes)}
+    numbers = {name: value for name, value in facts.items() if name not in words}
     content = RecordDict()
     for name, arrays in update.bundles.items():
         content[ARRAYS if name == WEIGHTS else name] = to_record(arrays)
-    content[METRICS] = MetricRecord({EXAMPLES: count, **numbers})
+    content[METRICS] = MetricRecord({**numbers, EXAMPLES: count})
     if words:
         content[CONFIG] = ConfigRecord(words)
     return content
@@ -246,7 +251,7 @@ def build(federation: Federation, *, measures: bool = False) -> Strategy:
     except TypeError as error:
         reason = str(error).removeprefix(f"{name}.__init__() ")
         raise ExperimentError(f"federation.arguments do not fit {name}: {reason}") from None
-    except (ValueError, AttributeError) as error:
+    except Exception as error:  # it may be the user's own
         raise ExperimentError(f"federation.arguments do not fit {name}: {error}") from None
     if not isinstance(strategy, Strategy):
         raise ExperimentError(f"federation.strategy {name!r} is not a flwr.serverapp.strategy.Strategy")

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from edgekit.algorithms.base import Client, Half, State, facts_of, with_mu
 from edgekit.algorithms.fedavg import FedAvg
-from edgekit.arrays import Weights
+from edgekit.arrays import Weights, problem_with
 from edgekit.asks import WEIGHTS, Aggregate, Ask, Bundles, Request, Score, Scored, Train, Update
 from edgekit.errors import ExperimentError
 from edgekit.experiment import Section
@@ -72,7 +72,9 @@ class Personal(FedAvg):
         return State({WEIGHTS: {**state.bundles[WEIGHTS], **got.bundles[WEIGHTS]}}, state.facts)
 
     def _joined(self, ask: Ask, client: Client) -> Weights:
-        return {**ask.bundles[WEIGHTS], **client.state.get(OWN, {})}
+        weights, own = ask.bundles[WEIGHTS], client.state.get(OWN, {})
+        fits = not problem_with(own, {name: w for name, w in weights.items() if self._stays(name)})
+        return {**weights, **own} if fits else weights
 
     def _stays(self, name: str) -> bool:
         return _is_of(name, self.settings.layers)

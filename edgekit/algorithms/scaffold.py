@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from edgekit.algorithms.base import Algorithm, Client, Half, State, facts_of, step_weight
+from edgekit.arrays import problem_with
 from edgekit.asks import WEIGHTS, Aggregate, Ask, Bundles, Train, Update
+from edgekit.errors import TrainingError
 
 CONTROL = "control"
 
@@ -30,7 +32,11 @@ class Scaffold(Algorithm):
     def local(self, ask: Ask, client: Client) -> Half:
         """Train with the drift c - c_i; the new c_i is the mean gradient along the way (algorithm 1, line 12, ii)."""
         before, control = ask.bundles[WEIGHTS], ask.bundles[CONTROL]
-        own = client.state.get(CONTROL) or {name: np.zeros_like(c) for name, c in control.items()}
+        if problem := problem_with(control, {name: w for name, w in before.items() if name in client.learnt}):
+            raise TrainingError(f"the server's control is not of this network: {problem}")
+        own = client.state.get(CONTROL, {})
+        if problem_with(own, control):  # none yet, or of another network
+            own = {name: np.zeros_like(c) for name, c in control.items()}
         trained = yield Train(before, ask.settings, drift={name: c - own[name] for name, c in control.items()})
         scale = np.float32(1 / (step_weight(trained.steps, ask.settings.momentum) * ask.settings.learning_rate))
         # c_i+ - c_i = -c + (x - y_i) / (K lr)

@@ -32,8 +32,8 @@ from edgekit.runfolder import RunFolder
 from edgekit.server.engines.base import Engine
 from edgekit.server.loop.charging import plan_of
 from edgekit.server.loop.evaluation import evaluate
-from edgekit.server.loop.metrics import RoundMetrics, by_client
-from edgekit.server.loop.sync import Coordinator, Outcome
+from edgekit.server.loop.metrics import Outcome, RoundMetrics, by_client
+from edgekit.server.loop.sync import Coordinator
 from edgekit.server.nodes import by_kind
 
 STATED_PACKAGES = ("torch", "flwr", "opacus", "dp-accounting", "litert-torch", "ai-edge-litert", "snntorch", "numpy")
@@ -137,7 +137,8 @@ def serve(folder: RunFolder, listener: Listener, fleet: Fleet) -> dict[str, Any]
         result = folder.read_result()
         if not result["interrupted"] and "failed" not in result:
             dataset, model = _load(job)
-            algorithm = algorithms.make(job.experiment.federation)
+            measures = job.experiment.data.client_test_fraction > 0
+            algorithm = algorithms.make(job.experiment.federation, measures=measures)
             fleet.engine(dataset, model, algorithm, plan_of(job.experiment, dataset, algorithm))
             return result
     return _work(job, fleet)

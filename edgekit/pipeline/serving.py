@@ -1,5 +1,6 @@
 """The main job with a real fleet: Flower's server app, which the SuperExec starts for `edgekit serve`."""
 
+import hashlib
 import logging
 import os
 import sys
@@ -183,6 +184,7 @@ class NodesOfAGrid:
             self._folder.path / "nodes.json",
             self._events.notice,
             split,
+            run_id=hashlib.sha256(f"run {self.private_seed}".encode()).hexdigest()[:16],
         )
         self._parts = made, dataset, model
         made.progress = self._progress(in_plain_words(plan, split is not None))

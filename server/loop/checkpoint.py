@@ -5,15 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgekit import arrays
-from edgekit.algorithms.base import State
+from edgekit.algorithms.base import AVERAGE, State
 from edgekit.arrays import Weights
 from edgekit.asks import packed, unpacked
 from edgekit.errors import EdgekitError, RunFolderError
 
 KEPT = 2
 """The newest checkpoints that stay; an older one is there in case the newest is damaged."""
-AVERAGE = "average"
-"""Group of the running mean, beside the bundles of the method's state."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +23,14 @@ class Checkpoint:
         state: the method's.
         average: running mean of the global weights, {} before averaging starts.
         averaged: how many rounds are in the mean.
+        method: the name of the federated method; "" where that was not written down.
     """
 
     round: int
     state: State
     average: Weights = field(default_factory=dict)
     averaged: int = 0
+    method: str = ""
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:
@@ -39,6 +39,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     description = {
         "round": checkpoint.round,
         "averaged": checkpoint.averaged,
+        "method": checkpoint.method,
         "facts": dict(checkpoint.state.facts),
         "empty": [name for name, held in checkpoint.state.bundles.items() if not held],
     }
@@ -68,8 +69,9 @@ def latest(folder: Path) -> Checkpoint | None:
                 State(groups, dict(description["facts"])),
                 average,
                 int(description["averaged"]),
+                str(description.get("method", "")),
             )
-        except (EdgekitError, KeyError, TypeError, ValueError) as error:
+        except (EdgekitError, KeyError, TypeError, ValueError, AttributeError) as error:
             problem = error
     if problem is not None:
         raise RunFolderError(f"no checkpoint in {folder} can be read: {problem}")

@@ -1,12 +1,15 @@
-"""What a round was like: a line of metrics.jsonl."""
+"""What a round was like, a line of metrics.jsonl; and how training ended."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from edgekit.arrays import Weights
 from edgekit.asks import Scored
+from edgekit.experiment import Federation
 from edgekit.runfolder import read_lines, write_whole
 
 
@@ -44,6 +47,23 @@ class RoundMetrics:
     clients: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """How training ended.
+
+    Attributes:
+        weights: of the model to release.
+        rounds: finished rounds.
+        interrupted: whether Ctrl-C ended it early.
+        trainer: which trainer ran, and why.
+    """
+
+    weights: Weights
+    rounds: int
+    interrupted: bool
+    trainer: str
+
+
 def by_client(scores: Mapping[int, Scored]) -> dict[str, Any]:
     """Return what metrics tell of clients' accuracies; {} of none."""
     if not scores:
@@ -55,6 +75,21 @@ def by_client(scores: Mapping[int, Scored]) -> dict[str, Any]:
         "worst_tenth": round(sum(worst) / len(worst), 6),
         "clients": len(accuracies),
     }
+
+
+def rounded(x: Any) -> Any:
+    """Return a number as JSON can hold it: None for what is none."""
+    return (round(x, 6) if isfinite(x) else None) if isinstance(x, float) else x
+
+
+def rounded_all(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return metrics as JSON can hold them."""
+    return {name: rounded(value) for name, value in metrics.items()}
+
+
+def skips(federation: Federation, number: int) -> bool:
+    """Whether nothing is measured in a round."""
+    return bool(number % federation.evaluate_every) and number != federation.rounds
 
 
 def keep_rounds(path: Path, last: int) -> None:

@@ -2,19 +2,19 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from math import isfinite
+from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
+import numpy as np
 from torch import nn
 
 from edgekit import algorithms
-from edgekit.algorithms.base import Algorithm, State
-from edgekit.arrays import Weights, problem_with
+from edgekit.algorithms.base import Algorithm, State, checked, checked_asks
+from edgekit.arrays import problem_with
 from edgekit.asks import WEIGHTS, Aggregate, Ask, Bundles, Reply, Scored, Update, mean_of, problem_with_update
-from edgekit.clients.torch_trainer import state
+from edgekit.clients.torch_trainer import learnt, state
 from edgekit.data import FederatedDataset
-from edgekit.errors import DataError, EdgekitError, TrainingError
+from edgekit.errors import DataError, ExperimentError, ModelError, TrainingError
 from edgekit.experiment import Experiment
 from edgekit.models import check_private
 from edgekit.privacy import Plan
@@ -26,30 +26,13 @@ from edgekit.server.loop import checkpoint
 from edgekit.server.loop.charging import Charging, check_method, plan_of, releases_aggregate
 from edgekit.server.loop.checkpoint import Checkpoint
 from edgekit.server.loop.evaluation import evaluate
-from edgekit.server.loop.metrics import RoundMetrics, by_client, keep_rounds
+from edgekit.server.loop.metrics import Outcome, RoundMetrics, by_client, keep_rounds, rounded, rounded_all, skips
 from edgekit.server.loop.private import released
 from edgekit.server.loop.selection import draw_cohort
 
 T = TypeVar("T")
 FRUITLESS_ROUNDS = 3
 """A run in which every client fails this many times in a row ends: nothing would ever be learnt."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How training ended.
-
-    Attributes:
-        weights: of the model to release.
-        rounds: finished rounds.
-        interrupted: whether Ctrl-C ended it early.
-        trainer: which trainer ran, and why.
-    """
-
-    weights: Weights
-    rounds: int
-    interrupted: bool
-    trainer: str
 
 
 class Coordinator:
@@ -104,8 +87,8 @@ class Coordinator:
         if experiment.privacy.on:
             check_private(model)
         self.plan = plan_of(experiment, dataset, self.algorithm)
-        self._first = self.algorithm.begin(
-            state(model), frozenset(name for name, p in model.named_parameters() if p.requires_grad)
+        self._first = self._tried(
+            0, "could not begin", lambda: checked(self.algorithm.begin(state(model), learnt(model)))
         )
         self.charging = Charging(experiment, self.plan, run, private_seed)
         self.engine: Engine
@@ -127,12 +110,11 @@ class Coordinator:
             TrainingError: no client could train, or the method failed.
         """
         found = checkpoint.latest(self.run_folder.checkpoint)
-        current = found or Checkpoint(0, self._first)
+        current = found or Checkpoint(0, self._first, method=self._method)
         if problem := problem_with(self.algorithm.model(current.state), state(self.model)):
             raise TrainingError(f"the checkpoint is not one of this model: {problem}")
-        if lost := sorted(set(self._first.bundles) - set(current.state.bundles)):
-            method = self.experiment.federation.method
-            raise TrainingError(f"the checkpoint is of another method: it lacks the {lost[0]} of {method}")
+        if current.method not in ("", self._method):
+            raise TrainingError(f"the run was begun with the method {current.method}, not {self._method}: start anew")
         keep_rounds(self.run_folder.metrics, current.round)
         rounds = self.experiment.federation.rounds
         fruitless = attempt = 0
@@ -194,27 +176,31 @@ class Coordinator:
         self.charging.charge(number, self._whom(cohort), again=not self.engine.repeatable)
         settings = self.charging.local_settings()
         # Of nobody there is nothing to ask: an empty Poisson cohort is shown as one client, which is then left alone.
-        made = self._tried(number, "ask", lambda: self.algorithm.ask(before.state, cohort or [0], number))
-        if strangers := sorted(set(made) - set(cohort or [0])):
-            method = self.experiment.federation.method
-            raise TrainingError(f"round {number}: {method} asks client {strangers[0]}, which is not in the cohort")
-        like = self.algorithm.expects(next(iter(made.values()))) if made else {}
+        shown = cohort or [0]
+        made = self._tried(
+            number,
+            "could not configure the round",
+            lambda: checked_asks(self.algorithm.ask(before.state, shown, number), shown),
+        )
+        like = self._expected(number, next(iter(made.values())))
         asks = {client: replace(ask, settings=settings, round=number) for client, ask in made.items() if cohort}
         exchanged = self.engine.exchange(asks)
         if self._never_the_same and exchanged.released:
             self.charging.forget_draw()
-        accepted, reasons = self._checked(exchanged.replies, asks)
+        accepted, reasons = self._sorted(number, exchanged.replies, asks)
         if exchanged.again and asks and not accepted:
             self.on_notice(f"round {number} is run again: {reasons[-1][1] if reasons else 'nobody answered'}")
             return None
         state, metrics = self._merged(before.state, number, accepted, like)
         after = self._after(before, number, state)
-        loss, accuracy = self._evaluate(number, after.state)
+        loss = accuracy = None
+        if not skips(self.experiment.federation, number):
+            loss, accuracy = evaluate(self.model, self.algorithm.model(after.state), self.dataset.test)
         scores, own = self._measured(number, after.state, cohort)
         line = RoundMetrics(
             round=number,
-            loss=loss,
-            accuracy=accuracy,
+            loss=rounded(loss),
+            accuracy=rounded(accuracy),
             cohort=len(cohort),
             replies=len(accepted),
             failures=len(asks) - len(accepted),
@@ -233,20 +219,28 @@ class Coordinator:
         self.on_round(line)
         return after, line, reasons[-1][1] if reasons else ""
 
-    def _checked(
-        self, replies: Sequence[Reply], asks: Mapping[int, Ask]
+    def _expected(self, number: int, ask: Ask) -> Bundles:
+        """Return arrays such as an ask's answer must have."""
+        like: Bundles = self._tried(number, "could not say what it expects", lambda: dict(self.algorithm.expects(ask)))
+        if set(like) != set(self.algorithm.bundles):
+            raise TrainingError(
+                f"round {number}: {self._method} expects the bundles {', '.join(like)}, but declares "
+                f"{', '.join(self.algorithm.bundles)} (bundles = …)"
+            )
+        for bundle, arrays in like.items() if self.plan is not None else ():
+            if whole := [name for name, array in arrays.items() if not np.issubdtype(array.dtype, np.floating)]:
+                raise TrainingError(f"{bundle} {whole[0]!r} holds whole numbers, which noise cannot protect")
+        return like
+
+    def _sorted(
+        self, number: int, replies: Sequence[Reply], asks: Mapping[int, Ask]
     ) -> tuple[dict[int, Update], list[tuple[int, str]]]:
         """Sort replies into accepted updates, and (client, reason) of those that cost their update."""
         accepted, reasons = {}, []
-        expected: dict[int, Bundles] = {}
         for reply in replies:
-            ask = asks[reply.client]
             problem = reply.problem
             if reply.update is not None:
-                key = id(ask.bundles)
-                if key not in expected:
-                    expected[key] = self.algorithm.expects(ask)
-                problem = problem_with_update(reply.update, expected[key])
+                problem = problem_with_update(reply.update, self._expected(number, asks[reply.client]))
             if reply.update is None or problem:
                 reasons.append((reply.client, problem))
             else:
@@ -267,12 +261,17 @@ class Coordinator:
         else:
             bundles, facts = mean_of(list(updates.values()))
             got = Aggregate(bundles, facts, len(updates), clients)
-        after: State = self._tried(number, "merge", lambda: self.algorithm.merge(before, got, number))
-        if problem := problem_with(self.algorithm.model(after), self.algorithm.model(before)):
-            method = self.experiment.federation.method
-            raise TrainingError(f"round {number}: {method} gave unusable weights ({problem}): lower the learning rate")
-        found = after.facts.get("metrics", got.facts)
-        return after, {name: round(x, 6) if isinstance(x, float) else x for name, x in found.items()}
+        after = self._tried(
+            number, "could not aggregate the updates", lambda: checked(self.algorithm.merge(before, got, number))
+        )
+        model = self._tried(number, "could not aggregate the updates", lambda: dict(self.algorithm.model(after)))
+        if problem := problem_with(model, self.algorithm.model(before)):
+            raise TrainingError(
+                f"round {number}: {self._method} gave unusable weights ({problem}): lower the learning rate"
+            )
+        return after, self._tried(
+            number, "could not aggregate the updates", lambda: rounded_all(after.facts.get("metrics", got.facts))
+        )
 
     def _released(
         self, plan: Plan, before: State, like: Bundles, number: int, updates: Mapping[int, Update]
@@ -287,15 +286,21 @@ class Coordinator:
         rate = self.experiment.privacy.learning_rate
         return released(list(updates.values()), like, before.bundles[WEIGHTS], plan, expected, rate, rng)
 
-    def _tried(self, number: int, what: str, call: Callable[[], T]) -> T:
+    def _tried(self, number: int, problem: str, call: Callable[[], T]) -> T:
+        """Call what may be the user's own; what goes wrong there says whose fault it is."""
         try:
             return call()
-        except EdgekitError:
+        except (ExperimentError, ModelError):
             raise
-        except Exception as error:  # a method may be the user's own
-            name = self.experiment.federation.method
-            does = {"ask": "could not configure the round", "merge": "could not aggregate the updates"}[what]
-            raise TrainingError(f"round {number}: {name} {does}: {error}") from error
+        except Exception as error:
+            if isinstance(error, TrainingError) and str(error).startswith("round "):
+                raise
+            told = " ".join(str(error).split()) or type(error).__name__
+            raise TrainingError(f"round {number}: {self._method} {problem}: {told}") from error
+
+    @property
+    def _method(self) -> str:
+        return self.experiment.federation.method
 
     def _examples(self) -> int:
         examples = self.engine.examples()
@@ -316,26 +321,23 @@ class Coordinator:
         if number == 1 and self.algorithm.unkept:
             names = ", ".join(self.algorithm.unkept)
             self.on_notice(f"the strategy's {names} cannot be kept in checkpoints: a resumed run starts them anew")
-        return Checkpoint(number, after, average, averaged)
+        return Checkpoint(number, after, average, averaged, self._method)
 
     def _measured(
         self, number: int, after: State, cohort: Sequence[int]
     ) -> tuple[Mapping[int, Scored], Mapping[str, Any]]:
         """Ask a round's clients how good the model is on what they hold back; return that, and the method's metrics."""
-        if not self.experiment.data.client_test_fraction or not cohort or self._skips(number):
+        if not self.experiment.data.client_test_fraction or not cohort or skips(self.experiment.federation, number):
             return {}, {}
-        made = self._tried(number, "ask", lambda: self.algorithm.ask_scores(after, cohort, number))
+        made = self._tried(
+            number, "could not configure the round", lambda: self.algorithm.ask_scores(after, cohort, number)
+        )
         settings = self.charging.local_settings()
         scores = self.engine.measure({c: replace(ask, settings=settings, round=number) for c, ask in made.items()})
-        own = self._tried(number, "merge", lambda: self.algorithm.tell_scores(scores, number)) if scores else {}
-        return scores, {name: round(x, 6) if isinstance(x, float) else x for name, x in own.items()}
-
-    def _skips(self, number: int) -> bool:
-        federation = self.experiment.federation
-        return bool(number % federation.evaluate_every) and number != federation.rounds
-
-    def _evaluate(self, number: int, after: State) -> tuple[float | None, float | None]:
-        if self._skips(number):
-            return None, None
-        loss, accuracy = evaluate(self.model, self.algorithm.model(after), self.dataset.test)
-        return round(loss, 6) if isfinite(loss) else None, round(accuracy, 6)
+        if not scores:
+            return scores, {}
+        return scores, self._tried(
+            number,
+            "could not aggregate the clients' scores",
+            lambda: rounded_all(self.algorithm.tell_scores(scores, number)),
+        )

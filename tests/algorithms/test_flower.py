@@ -160,7 +160,7 @@ def test_the_further_record_holds_what_the_client_made_of_it(make_experiment):
 
 @pytest.mark.parametrize(
     ("strategy", "message"),
-    [("Strangers", "Strangers asks client 77, which is not in the cohort"), ("Twice", "Twice asks a node twice")],
+    [("Strangers", "Strangers could not configure the round: it asks client 77"), ("Twice", "Twice asks a node twice")],
 )
 def test_messages_to_nobody_or_twice_end_the_run_and_say_whose_fault_it_is(run, strategy, message):
     with pytest.raises(TrainingError, match=message):
@@ -190,3 +190,18 @@ def test_a_config_that_means_nothing_to_plain_training_changes_nothing(make_expe
     assert algorithm.plain
     assert algorithm.proximal
     assert ConfigRecord({"server-round": 1})["server-round"] == ask.config["server-round"]
+
+
+def test_what_not_all_clients_tell_is_left_out_and_the_weight_is_the_checked_one(make_experiment):
+    algorithm = make(make_experiment("federation.strategy=FedAvg").federation)
+    weights = {"w": np.zeros(2, np.float32)}
+    before = algorithm.begin(weights, frozenset(weights))
+    algorithm.ask(before, [0, 1], 1)
+    told = ({"train_loss": 1.0, "extra": 3, "num-examples": 10**6}, {"train_loss": 2.0})
+    updates = {
+        n: Update({"weights": {"w": np.full(2, 8.0 * n, np.float32)}}, 10 + 20 * n, facts)
+        for n, facts in enumerate(told)
+    }
+    after = algorithm.merge(before, Aggregate({}, {}, 2, 2, updates), 1)
+    assert after.bundles["weights"]["w"].tolist() == [6.0, 6.0]
+    assert after.facts["metrics"] == {"train_loss": 1.75}

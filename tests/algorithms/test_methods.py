@@ -8,7 +8,7 @@ from edgekit.algorithms.base import step_weight
 from edgekit.clients import batches
 from edgekit.clients.torch_trainer import state
 from edgekit.data import load
-from edgekit.errors import ExperimentError
+from edgekit.errors import ExperimentError, TrainingError
 from edgekit.randomness import generator
 from edgekit.registry import ALGORITHMS
 from edgekit.runfolder import RunFolder, read_lines
@@ -248,3 +248,139 @@ def test_a_strategy_of_flowers_asks_whom_it_wants_and_its_metrics_are_kept(measu
 def test_under_privacy_nobody_is_asked(make_experiment):
     with pytest.raises(ExperimentError, match="under privacy clients are not asked"):
         make_experiment("data.client_test_fraction=0.2", "privacy.unit=client")
+
+
+MINE = """
+import numpy as np
+from edgekit.algorithms.base import State
+from edgekit.algorithms.fedavg import FedAvg
+from edgekit.asks import Ask, Score, Train, Update
+W = "weights"
+class BeginsBadly(FedAvg):
+    def begin(self, weights, learnt): return {"weights": weights}
+class Colon(FedAvg):
+    def begin(self, weights, learnt): return State({W: weights, "a:b": {}})
+class Average(FedAvg):
+    def begin(self, weights, learnt): return State({W: weights, "average": {}})
+class NotJson(FedAvg):
+    def merge(self, state, got, number): return State({W: got.bundles[W]}, {"a": np.float32(1)})
+class AsksNobody(FedAvg):
+    def ask(self, state, clients, number): return {}
+class AsksNothing(FedAvg):
+    def ask(self, state, clients, number): return None
+class AsksStrangers(FedAvg):
+    def ask(self, state, clients, number): return {99: Ask(state.bundles)}
+class ExpectsMore(FedAvg):
+    def expects(self, ask): return {**ask.bundles, "more": {}}
+class ExpectsBadly(FedAvg):
+    def expects(self, ask): raise KeyError("no")
+class MergesNone(FedAvg):
+    def merge(self, state, got, number): return None
+class MergesBadly(FedAvg):
+    def merge(self, state, got, number): raise ValueError("of no use")
+class Shrinks(FedAvg):
+    def merge(self, state, got, number): return State({W: {k: v[:1] for k, v in got.bundles[W].items()}})
+class TellsBadly(FedAvg):
+    def merge(self, state, got, number): return State(got.bundles, {"metrics": 3})
+class Cannot(FedAvg):
+    def __init__(self, settings): raise RuntimeError("not today")
+class First(FedAvg):
+    def local(self, ask, client):
+        if ask.round == 1 and client.examples % 2: yield "sleep"
+        return (yield from super().local(ask, client))
+class Diverges(FedAvg):
+    keeps = True
+    def local(self, ask, client):
+        rounds = client.state.get("rounds", {"n": np.zeros(1)})["n"]
+        client.state["rounds"] = {"n": rounds + 1 if ask.round != 2 else rounds * np.inf}
+        self.seen = getattr(self, "seen", []) + [float(rounds[0])]
+        return (yield from super().local(ask, client))
+class Louder(FedAvg):
+    def __init__(self, settings):
+        super().__init__(settings)
+        self.local = self.louder
+    def louder(self, ask, client):
+        update = yield from super().local(ask, client)
+        return Update({W: {k: 1000 * v for k, v in update.bundles[W].items()}})
+"""
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch, run):
+    """Train with a class of somebody's own."""
+    (tmp_path / "somebodys.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    return lambda name, *overrides: run(f"federation.algorithm=somebodys:{name}", *overrides)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("BeginsBadly", "somebodys:BeginsBadly could not begin: its state is dict, not a State"),
+        ("Colon", "the bundle 'a:b' of its state needs another name"),
+        ("Average", "the bundle 'average' of its state needs another name"),
+        ("NotJson", "round 1: somebodys:NotJson could not aggregate the updates: the facts of its state are not JSON"),
+        ("AsksNobody", "round 1: somebodys:AsksNobody could not configure the round: it asks nobody"),
+        ("AsksNothing", "it does not give an Ask for each client"),
+        ("AsksStrangers", "it asks client 99, which is not in the cohort"),
+        ("ExpectsMore", "expects the bundles weights, more, but declares weights"),
+        ("ExpectsBadly", "round 1: somebodys:ExpectsBadly could not say what it expects: 'no'"),
+        ("MergesNone", "its state is NoneType, not a State"),
+        ("MergesBadly", "round 1: somebodys:MergesBadly could not aggregate the updates: of no use"),
+        ("Shrinks", "gave unusable weights ('1.weight' has shape (1, 64)"),
+        ("TellsBadly", "could not aggregate the updates"),
+    ],
+)
+def test_whose_fault_it_is_is_said_in_one_line(mine, name, message):
+    with pytest.raises(TrainingError) as caught:
+        mine(name)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_method_that_cannot_be_made_says_why(mine):
+    with pytest.raises(ExperimentError, match="somebodys:Cannot cannot be made: RuntimeError: not today"):
+        mine("Cannot")
+
+
+def test_a_client_half_that_fails_costs_its_update_alone(mine):
+    _, _, _, folder = mine("First")
+    lines = list(read_lines(folder.metrics))
+    assert 0 < lines[0]["failures"] < 6
+    assert [line["failures"] for line in lines[1:]] == [0, 0]
+
+
+def test_what_diverged_is_not_kept(mine):
+    made, _, _, folder = mine("Diverges", "federation.rounds=4")
+    assert [line["failures"] for line in read_lines(folder.metrics)] == [0, 6, 0, 0]
+    assert sorted(made.algorithm.seen) == sorted([0.0, 1.0, 1.0, 2.0] * 6)
+
+
+def test_a_half_on_the_instance_is_not_plain(mine):
+    """Under noise by the server a round's sums of clipped gradients must come as the trainer gave them."""
+    with pytest.raises(ExperimentError, match="has a client half of its own"):
+        mine("Louder", "privacy.unit=example")
+
+
+def test_tied_weights_stay_tied(tmp_path, make_experiment):
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.out = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 10)
+            self.b.weight = self.a.weight
+
+        def forward(self, x):
+            return self.out(self.b(self.a(x.flatten(1)).relu()).relu())
+
+    for method in ("fednova", "scaffold"):
+        overrides = [*QUICK, f"federation.algorithm={method}", "training.trainer=one-by-one", "data.alpha=0.3"]
+        experiment = make_experiment(*overrides)
+        made = Coordinator(experiment, load(experiment.data, 0), Tied(), RunFolder.create(tmp_path / method))
+        weights = made.run().weights
+        assert np.array_equal(weights["a.weight"], weights["b.weight"])
+
+
+def test_a_run_goes_on_with_the_method_it_was_begun_with(run):
+    _, _, _, folder = run("federation.algorithm=fedavg", "federation.rounds=2")
+    with pytest.raises(TrainingError, match="begun with the method fedavg, not fednova: start anew"):
+        Coordinator(*_parts(folder, run, ["federation.algorithm=fednova"])).run()

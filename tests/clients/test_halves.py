@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from edgekit.algorithms.base import Algorithm, Client
-from edgekit.asks import Ask, LocalSettings, Score, Scored, Train, Trained, Update
+from edgekit.asks import Ask, LocalSettings, Score, Scored, Train, Trained, Update, problem_with_update
 from edgekit.clients import halves
-from edgekit.clients.halves import client_of, protected, run_halves
+from edgekit.clients.halves import check_kept, client_of, protected, run_halves
 from edgekit.clients.states import ClientStates, OwnState
 from edgekit.errors import EdgekitError, RunFolderError, TrainingError
 
@@ -132,13 +132,72 @@ def test_several_bundles_have_a_bound_each_and_noise_of_their_joint_norm():
     # update_noise is that of one bundle: 2 z C. In units of the bounds the joint sensitivity is larger by sqrt(2).
     assert weights.std() == pytest.approx(10.0 * 2**0.5, rel=0.05)
     assert control.std() == pytest.approx(10.0 * 0.1 / 5.0 * 2**0.5, rel=0.05)
-    with pytest.raises(TrainingError, match="the bundle 'other', for which the round has no bound"):
-        protected(Update({"other": ONE}), _ask(settings), np.random.default_rng(0))
+    for bundles in ({"other": ONE}, {"weights": ONE}, {**update.bundles, "more": ONE}):
+        with pytest.raises(TrainingError, match="of which the round bounds weights, control"):
+            protected(Update(bundles), _ask(settings), np.random.default_rng(0))
+
+
+def test_without_bounds_of_their_own_one_bundle_alone_is_noised():
+    """Each further one would be another release of the same examples, which nobody has counted."""
+    settings = LocalSettings(update_clip=5.0, update_noise=10.0)
+    with pytest.raises(TrainingError, match="sends the bundles weights, copy, of which the round bounds weights"):
+        protected(Update({"weights": ONE, "copy": ONE}), _ask(settings), np.random.default_rng(0))
+
+
+def test_whole_numbers_cannot_be_noised():
+    settings = LocalSettings(update_clip=5.0, update_noise=10.0)
+    with pytest.raises(TrainingError, match="whole numbers, which noise cannot protect"):
+        protected(Update({"count": {"n": np.ones(3, np.int64)}}), _ask(settings), np.random.default_rng(0))
 
 
 def test_what_is_no_update_is_named():
     with pytest.raises(TrainingError, match="gave NoneType, not an Update"):
         protected(None, _ask(), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("update", "message"),
+    [
+        (Update({"weights": ONE}, None), "cannot be read"),
+        (Update(None), "cannot be read"),
+        (Update({"weights": {"w": [1.0]}}), "values that are no arrays"),
+        (Update({"weights": ONE}, facts=None), "cannot be read"),
+    ],
+)
+def test_an_update_of_the_wrong_kind_is_named(update, message):
+    with pytest.raises(TrainingError, match=message):
+        protected(update, _ask(), np.random.default_rng(0))
+
+
+def test_numpys_numbers_become_pythons():
+    sent = protected(Update({"weights": ONE}, np.float32(3), {"a": np.float32(0.5)}), _ask(), np.random.default_rng(0))
+    assert (type(sent.weight), sent.facts) == (float, {"a": 0.5})
+    assert type(sent.facts["a"]) is float
+
+
+def test_a_half_that_never_yields_is_named():
+    ended = run_halves({0: Update({"weights": ONE})}, {0: _ask()}, lambda waiting: {})
+    assert "client half is Update, not a generator" in str(ended[0])
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [{"a": 10**400}, {"a": float("nan")}, {"a": 1e300}, {"num-examples": 3}, {"a": ["x"]}, {"a": {}}, {"a": "b" * 999}],
+)
+def test_facts_that_nobody_could_count_cost_the_update(facts):
+    assert "which is no fact that can be taken" in problem_with_update(
+        Update({"weights": ONE}, 1.0, facts), {"weights": ONE}
+    )
+    assert problem_with_update(Update({"weights": ONE}, 1.0, {"a": 1, "b": "c", "d": [1.0]}), {"weights": ONE}) == ""
+
+
+def test_neither_update_nor_state_is_kept_where_one_does_not_fit():
+    fits = Update({"weights": ONE})
+    check_kept(fits, {"control": ONE}, {"weights": ONE})
+    broken = {"w": np.full(3, np.inf, np.float32)}
+    for update, state in ((Update({"weights": broken}), {}), (fits, {"control": broken}), (fits, {"rounds": {"n": 3}})):
+        with pytest.raises(TrainingError, match="not finite"):
+            check_kept(update, state, {"weights": ONE})
 
 
 def test_a_method_may_measure_on_what_a_client_holds_back():

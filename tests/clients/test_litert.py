@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgekit.clients import LocalSettings, LocalTask, Train
-from edgekit.clients.budget import Budget, train_within
+from edgekit.clients.budget import Budget, charge_for
 from edgekit.clients.litert import LiteRTTrainer
 from edgekit.clients.torch_trainer import TorchTrainer, state
 from edgekit.data import Examples
@@ -135,14 +135,9 @@ def test_settings_out_of_range_never_reach_a_trainer(changed):
 def test_examples_that_do_not_fit_are_refused_before_the_budget_is_touched(spoil, complaint, made, blocks, tmp_path):
     ledger = Ledger(tmp_path / "privacy.jsonl")
     settings = LocalSettings("dp-sgd", clip=0.5, noise_multiplier=3)
+    asked = Train(state(made[0]), settings)
     with pytest.raises(DataError, match=complaint):
-        train_within(
-            LiteRTTrainer(made[1]),
-            Budget(ledger, 10, 1e-5),
-            Train(state(made[0]), settings),
-            task(spoil(blocks(6)[0])),
-            "a",
-        )
+        charge_for(LiteRTTrainer(made[1]), Budget(ledger, 10, 1e-5), asked, spoil(blocks(6)[0]), "a")
     assert ledger.rounds == 0
 
 
@@ -164,7 +159,7 @@ def test_a_device_spends_its_budget_and_no_more(made, blocks, tmp_path):
     trainer, budget = LiteRTTrainer(made[1]), Budget(ledger, 1.01 * twice, 1e-5)
 
     def train(settings, draw):
-        train_within(trainer, budget, Train(state(made[0]), settings), task(blocks(9)[0]), draw)
+        charge_for(trainer, budget, Train(state(made[0]), settings), blocks(9)[0], draw)
 
     for draw in ("first", "second", "second", "first"):  # the same random numbers again release nothing new
         train(private, draw)
@@ -187,7 +182,7 @@ def test_a_clients_own_noise_counts_as_the_plan_counts_it(made, blocks, tmp_path
     noise = plan.noise_multiplier * plan.sensitivity
     settings = LocalSettings(update_clip=plan.clip, update_noise=noise)
     budget = Budget(ledger, 100, 1e-5)
-    train_within(LiteRTTrainer(made[1]), budget, Train(state(made[0]), settings), task(blocks(6)[0]), "a")
+    charge_for(LiteRTTrainer(made[1]), budget, Train(state(made[0]), settings), blocks(6)[0], "a")
     assert ledger.epsilon(plan.delta, "pld") == pytest.approx(plan.epsilon)
 
 

@@ -1,5 +1,6 @@
 """A node's side of the conversation: what it trains, what it refuses, what it takes into use, what survives."""
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -9,10 +10,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from flwr.app import Message
 
 from edgekit import wire
-from edgekit.algorithms.base import Client
+from edgekit.algorithms.base import Algorithm, Client
 from edgekit.algorithms.scaffold import Scaffold
 from edgekit.arrays import to_bytes
-from edgekit.asks import Aggregate, Ask
+from edgekit.asks import Aggregate, Ask, Train, Update
 from edgekit.clients import LocalSettings, LocalTask
 from edgekit.clients.halves import run_halves
 from edgekit.clients.node import conditions, delivery, resident
@@ -194,7 +195,7 @@ def test_data_that_does_not_fit_is_told(folder, make_task, signer, tmp_path):
     for source, complaint in (
         (f"npz:{tmp_path}/x.npz", "examples of shape (5,)"),
         ("npz:/nowhere.npz", "does not exist"),
-        ("dreams", "none of: digits"),
+        ("dreams", "known are digits"),
     ):
         folder.keep_wishes(folder.wishes().model_copy(update={"client": -1, "data": source}))
         told, _ = install(Handler(folder), make_task(), signer)
@@ -410,3 +411,58 @@ def test_a_node_tells_how_good_a_model_is_on_what_it_holds_back(folder, make_tas
     folder.keep_wishes(folder.wishes().model_copy(update={"epsilon": 3.0}))
     protected = ask(Handler(folder), {**facts, "task": name}, content, "evaluate")
     assert "it does not tell how good a model is on it" in protected.error.reason
+    folder.keep_wishes(folder.wishes().model_copy(update={"epsilon": 0.0}))
+    _, planned = install(Handler(folder), make_task(data=held), signer)
+    declined = ask(Handler(folder), {**facts, "task": planned}, content, "evaluate")
+    assert "it does not tell how good a model is on it" in declined.error.reason
+
+
+class Lazy(Algorithm):
+    """Trains once, and sends that for ever."""
+
+    keeps = True
+
+    def local(self, ask, client):
+        if "once" not in client.state:
+            client.state["once"] = (yield Train(ask.bundles["weights"], ask.settings)).arrays
+        return Update({"weights": client.state["once"]})
+
+    def expects(self, ask):
+        return {"weights": ask.bundles["weights"]}
+
+
+def test_each_release_of_a_node_is_charged_whatever_its_method_does(folder, make_task, signer, model, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lazy", sys.modules[__name__])
+    folder.keep_wishes(folder.wishes().model_copy(update={"modules": ["lazy"]}))
+    planned = PLANNED.model_copy(update={"sample_rate": 1.0, "steps": 3})
+    method = MethodFacts(algorithm="lazy:Lazy", strategy="", arguments={})
+    _, name = install(Handler(folder), make_task(planned=planned, method=method), signer)
+    noisy = LocalSettings(batch_size=500, update_clip=1.0, update_noise=4.0)
+    sent = []
+    for number in (1, 2, 3):
+        facts, content = wire.asking(Ask({"weights": state(model)}, settings=noisy, round=number))
+        sent.append(wire.read(ask(Handler(folder), {**facts, "task": name}, content, "train")).weights())
+        assert Ledger(folder.ledger).rounds == number
+    # Another round's noise is other noise: nothing can be taken off by subtraction.
+    assert np.std(np.concatenate([(sent[1][k] - sent[2][k]).ravel() for k in sent[1]])) > 4.0
+    facts, content = wire.asking(Ask({"weights": state(model)}, settings=noisy, round=4))
+    assert "will spend epsilon" in ask(Handler(folder), {**facts, "task": name}, content, "train").error.reason
+    bare, content = wire.asking(Ask({"weights": state(model)}, settings=LocalSettings(), round=5))
+    refused = ask(Handler(folder), {**bare, "task": name}, content, "train")
+    assert "asks for an update without noise of its own" in refused.error.reason
+
+
+def test_what_a_node_keeps_is_of_one_run(make_task):
+    one, other = (_scaffold_task(make_task, run_id=run_id) for run_id in ("a", "b"))
+    assert one.state_name() != other.state_name()
+    assert one.state_name() == _scaffold_task(make_task, run_id="a").state_name()
+
+
+def test_a_control_of_another_network_is_refused_and_not_kept(folder, make_task, signer, model):
+    _, name = install(Handler(folder), _scaffold_task(make_task), signer)
+    asked = Scaffold().ask(Scaffold().begin(state(model), TorchTrainer(model).learnt), [0], 1)[0]
+    short = {**asked.bundles, "control": dict(list(asked.bundles["control"].items())[:1])}
+    facts, content = wire.asking(replace(asked, bundles=short))
+    refused = ask(Handler(folder), {**facts, "task": name}, content, "train")
+    assert "control is not of this network" in refused.error.reason
+    assert not folder.states.exists()
