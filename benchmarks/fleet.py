@@ -171,7 +171,7 @@ class Federation:
 
     def superlink(self) -> int:
         """Return the SuperLink's process id."""
-        return self._pid_of("edgekit.server.superlink")
+        return self._pid_of("edgekit.server.deployment.superlink")
 
     def gateway(self) -> int:
         """Return the process id of the gateway for phones."""

@@ -131,6 +131,9 @@ class Federation(Section):
     rounds: Annotated[int, Field(ge=1, le=100_000)] = 60
     cohort: Annotated[int, Field(ge=0)] = 0
     """Clients a round; 0 is all of them."""
+    selector: str = ""
+    """Who takes part: `uniform`, `poisson`, or `package.module:Class`; "" is what privacy counts on: `poisson` where a
+    trusted server protects clients, else `uniform`."""
     algorithm: str = ""
     """The method: fedavg (which "" is, too), fedprox, scaffold, fednova, personal, or `package.module:Class`."""
     strategy: str = ""

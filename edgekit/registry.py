@@ -176,6 +176,18 @@ STRATEGIES = Registry(
     "edgekit.strategies",
 )
 
+SELECTORS = Registry(
+    "federation.selector",
+    {
+        "uniform": Entry("edgekit.server.loop.selection:Uniform", "so many clients a round, drawn at random"),
+        "poisson": Entry(
+            "edgekit.server.loop.selection:Poisson",
+            "each client joins with the same chance: what amplification by subsampling needs",
+            "Abadi et al. 2016",
+        ),
+    },
+    "edgekit.selectors",
+)
 OF_PRIVACY = "DifferentialPrivacy"
 """Beginning of Flower's strategies that stand for a mechanism: privacy has a section of its own."""
 
@@ -189,6 +201,6 @@ def check_names(names: Mapping[str, str]) -> None:
     Raises:
         ExperimentError: one is not.
     """
-    for registry in (MODELS, SOURCES, ALGORITHMS, STRATEGIES):
+    for registry in (MODELS, SOURCES, ALGORITHMS, STRATEGIES, SELECTORS):
         if name := names.get(registry.key):
             registry.entry(name)

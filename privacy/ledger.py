@@ -7,7 +7,7 @@ from math import isfinite
 from pathlib import Path
 
 from edgekit.errors import PrivacyError
-from edgekit.privacy.accounting import epsilon
+from edgekit.privacy.accounting import History, epsilon
 from edgekit.runfolder import append_line, read_lines
 
 
@@ -88,8 +88,12 @@ class Ledger:
 
     def epsilon(self, delta: float, accountant: str) -> float:
         """Return what the most-charged unit has spent."""
+        return self._spent(tuple(self.most_charged(delta, accountant)), delta, accountant)
+
+    def most_charged(self, delta: float, accountant: str) -> History:
+        """Return what was done with the most-charged unit's data: (noise multiplier, sample rate, steps) by kind."""
         histories = {self._history(own) for own in self._own.values()} or {self._history(Counter())}
-        return max(self._spent(history, delta, accountant) for history in histories)
+        return max(histories, key=lambda history: self._spent(history, delta, accountant))
 
     def epsilon_with(self, charge: Charge, delta: float, accountant: str) -> float:
         """Return what the most-charged unit would have spent after another charge."""

@@ -42,6 +42,13 @@ class Plan:
     bounds: Mapping[str, float] = field(default_factory=dict)
 
     @property
+    def adjacency(self) -> str:
+        """Which data sets the guarantee calls neighbours: `add-or-remove-one`, or `replace-one` where who takes part is
+        seen, so that a unit can only be another."""
+        seen = self.noise == "client" and (self.unit == "client" or self.split)
+        return "replace-one" if seen else "add-or-remove-one"
+
+    @property
     def sensitivity(self) -> float:
         """How far one unit can move what is released."""
         return sensitivity(self.unit, self.noise, self.clip)

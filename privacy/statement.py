@@ -1,7 +1,14 @@
-"""The guarantee in plain words: what it covers, and what it does not."""
+"""The guarantee in plain words, for reports, cards and owners of devices: what it covers, and what it does not."""
 
 from edgekit.experiment import Experiment
 from edgekit.privacy.plan import Plan
+
+BETWEEN_PARTIES = (
+    "Learning with other parties is not private: whoever runs the coordinator sees what this device's network makes of "
+    "its people and may rebuild their features from it, learns how many there are and whom of those that it asks about "
+    "this device knows, and may ask about anybody"
+)
+"""What the owner of a device is told that is one of several parties."""
 
 
 def summary(plan: Plan | None, spent: float, rounds: int, *, seeded: bool) -> str:
@@ -124,3 +131,32 @@ def not_covered(plan: Plan | None, experiment: Experiment) -> list[str]:
         "data shows it as it is. It is for simulations; keep it with the data."
     )
     return lines
+
+
+def for_owners(plan: Plan | None, cut: bool = False) -> str:
+    """Say to a device's owner what its updates tell, and to whom; `cut` is of split learning."""
+    if plan is None and cut:
+        return (
+            "Split learning is not private: whoever runs the coordinator sees what this device's part of the network "
+            "makes of every example, and may rebuild examples and labels from it"
+        )
+    if plan is not None and cut:
+        guarantee = f"({plan.epsilon:.2f}, {plan.delta:g})-differential privacy for one example "
+        if plan.noise == "client":
+            return f"This device adds noise to all that it sends: {guarantee}against everybody, the coordinator too"
+        return (
+            f"{guarantee}against who sees the model; but whoever runs the coordinator sees what this device's part of "
+            "the network makes of every example, and may rebuild examples and labels from it"
+        )
+    if plan is None:
+        return "Updates are not private: whoever runs the coordinator may learn of single examples from them"
+    whose = "one example" if plan.unit == "example" else "everything on this device"
+    if plan.noise == "client":
+        return (
+            f"This device adds the noise itself: ({plan.epsilon:.2f}, {plan.delta:g})-differential privacy for {whose} "
+            "against everybody, the coordinator too"
+        )
+    return (
+        f"The coordinator adds the noise: ({plan.epsilon:.2f}, {plan.delta:g})-differential privacy for {whose} "
+        "against who sees the model; who runs the coordinator sees this device's own updates"
+    )

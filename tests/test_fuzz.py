@@ -29,7 +29,7 @@ from edgekit.errors import EdgekitError
 from edgekit.experiment import Data, Model
 from edgekit.flower import begin_run
 from edgekit.flower.fleet import Parcel
-from edgekit.server.enrolment import Enrolment
+from edgekit.server.deployment.enrolment import Enrolment
 
 INPUTS = int(os.environ.get("EDGEKIT_FUZZ", "500"))
 many = settings(

@@ -101,8 +101,8 @@ def status(
     from rich.console import Console
 
     from edgekit.cli.watching import table
-    from edgekit.server.coordinating import rows_of
-    from edgekit.server.nodes import read_nodes
+    from edgekit.server.deployment.coordinating import rows_of
+    from edgekit.server.engines.fleet.nodes import read_nodes
 
     if as_json:
         print(json.dumps(read_nodes(folder), indent=2))
@@ -125,7 +125,7 @@ def remove(
     Example: `edgekit devices remove kitchen-pi`
     """
     from edgekit.environments import data_home
-    from edgekit.server.supervisor import remove_node
+    from edgekit.server.deployment.supervisor import remove_node
 
     print(remove_node(state or data_home() / "coordinator", node))
 

@@ -61,6 +61,7 @@ def read_experiment(arguments: list[str] | None) -> "Experiment":
             "model.name": experiment.model.name,
             "data.source": experiment.data.source,
             "federation.algorithm": federation.algorithm,
+            "federation.selector": federation.selector,
             "federation.strategy": "" if federation.strategy.startswith(OF_PRIVACY) else federation.strategy,
         }
     )

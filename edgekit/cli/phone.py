@@ -73,7 +73,7 @@ def phone(
     from edgekit.clients.phone import gateway
     from edgekit.clients.phone.serving import serve
     from edgekit.runfolder import locked
-    from edgekit.server.authority import Authority
+    from edgekit.server.deployment.authority import Authority
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     logging.getLogger("edgekit").setLevel(logging.INFO)

@@ -81,8 +81,8 @@ def serve(
     listening = Listening.on(host, port, name or [], insecure)
 
     from edgekit.cli.watching import Watcher
-    from edgekit.server.coordinating import coordinate
-    from edgekit.server.supervisor import install_line
+    from edgekit.server.deployment.coordinating import coordinate
+    from edgekit.server.deployment.supervisor import install_line
 
     folder = out or Path("runs") / f"{experiment.name}-served"
     place = state or data_home() / "coordinator"

@@ -1,7 +1,7 @@
 """Flower's SuperLink as a web application of ours, its Control API, and the app that it runs.
 
 The SuperLink's three APIs share one port, and its Control API, through which whole programs are started, asks nobody
-who he is. So `server/superlink.py` shows the network the Fleet API alone, and keeps the rest on loopback.
+who he is. So `server/deployment/superlink.py` shows the network the Fleet API alone, and keeps the rest on loopback.
 """
 
 import os

@@ -26,15 +26,16 @@ from edgekit.pipeline import exporting
 from edgekit.pipeline.spiking import SpikingResult, make_spiking
 from edgekit.pipeline.subjects import build_network, load_dataset
 from edgekit.privacy import Plan, summary
+from edgekit.privacy.events import tree
 from edgekit.registry import MODELS
 from edgekit.report import write_report
 from edgekit.runfolder import RunFolder
 from edgekit.server.engines.base import Engine
+from edgekit.server.engines.fleet.nodes import by_kind
 from edgekit.server.loop.charging import plan_of
 from edgekit.server.loop.evaluation import evaluate
 from edgekit.server.loop.metrics import Outcome, RoundMetrics, by_client
 from edgekit.server.loop.sync import Coordinator
-from edgekit.server.nodes import by_kind
 
 STATED_PACKAGES = ("torch", "flwr", "opacus", "dp-accounting", "litert-torch", "ai-edge-litert", "snntorch", "numpy")
 
@@ -270,6 +271,8 @@ def _keep_model(
             "delta": plan.delta,
             "accountant": plan.accountant,
             "noise_multiplier": round(plan.noise_multiplier, 4),
+            "adjacency": plan.adjacency,
+            "events": tree(ledger.most_charged(plan.delta, plan.accountant)),
         }
 
 

@@ -28,17 +28,18 @@ from edgekit.export.verify import run_examples
 from edgekit.models.vertical import VerticalNetwork
 from edgekit.pipeline import job
 from edgekit.privacy import Plan
+from edgekit.privacy.statement import BETWEEN_PARTIES, for_owners
 from edgekit.processes import when_parent_ends
 from edgekit.runfolder import RunFolder, append_line, read_lines, secret_number
-from edgekit.server.authority import Authority
+from edgekit.server.deployment.authority import Authority
+from edgekit.server.deployment.enrolment import members_in
+from edgekit.server.engines.fleet.engine import FleetEngine
+from edgekit.server.engines.fleet.parties import PartyEngine, PartyHost
+from edgekit.server.engines.fleet.streams import SplitHost
 from edgekit.server.engines.graphs import kept_split_graph, kept_training_graph
-from edgekit.server.enrolment import members_in
-from edgekit.server.fleet import FleetEngine
 from edgekit.server.loop import checkpoint
 from edgekit.server.loop.metrics import RoundMetrics
-from edgekit.server.party_fleet import PartyEngine, PartyHost
 from edgekit.server.split import choose_cut
-from edgekit.server.split_fleet import SplitHost
 from edgekit.server.split_stream import Keys
 
 log = logging.getLogger("edgekit.serving")
@@ -50,12 +51,6 @@ PROBE_TOLERANCE = 0.02
 LINGER_SECONDS = 2.0
 DELIVERED: Preset = "int8"
 MOST_ROUNDS_SHOWN = 200
-
-BETWEEN_PARTIES = (
-    "Learning with other parties is not private: whoever runs the coordinator sees what this device's network makes of "
-    "its people and may rebuild their features from it, learns how many there are and whom of those that it asks about "
-    "this device knows, and may ask about anybody"
-)
 
 app = ServerApp()
 
@@ -178,7 +173,7 @@ class NodesOfAGrid:
             dataset,
             {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()},
             plan,
-            in_plain_words(plan, split is not None),
+            for_owners(plan, split is not None),
             training_graph,
             self._authority.sign,
             self._folder.path / "nodes.json",
@@ -187,7 +182,7 @@ class NodesOfAGrid:
             run_id=hashlib.sha256(f"run {self.private_seed}".encode()).hexdigest()[:16],
         )
         self._parts = made, dataset, model
-        made.progress = self._progress(in_plain_words(plan, split is not None))
+        made.progress = self._progress(for_owners(plan, split is not None))
         return made
 
     def _parties(
@@ -297,32 +292,3 @@ class NodesOfAGrid:
 
 def _no_graph() -> bytes:
     raise RefusedError("parties with features of the same people need torch")
-
-
-def in_plain_words(plan: Plan | None, cut: bool = False) -> str:
-    """Say to a device's owner what its updates tell, and to whom; `cut` is of split learning."""
-    if plan is None and cut:
-        return (
-            "Split learning is not private: whoever runs the coordinator sees what this device's part of the network "
-            "makes of every example, and may rebuild examples and labels from it"
-        )
-    if plan is not None and cut:
-        guarantee = f"({plan.epsilon:.2f}, {plan.delta:g})-differential privacy for one example "
-        if plan.noise == "client":
-            return f"This device adds noise to all that it sends: {guarantee}against everybody, the coordinator too"
-        return (
-            f"{guarantee}against who sees the model; but whoever runs the coordinator sees what this device's part of "
-            "the network makes of every example, and may rebuild examples and labels from it"
-        )
-    if plan is None:
-        return "Updates are not private: whoever runs the coordinator may learn of single examples from them"
-    whose = "one example" if plan.unit == "example" else "everything on this device"
-    if plan.noise == "client":
-        return (
-            f"This device adds the noise itself: ({plan.epsilon:.2f}, {plan.delta:g})-differential privacy for {whose} "
-            "against everybody, the coordinator too"
-        )
-    return (
-        f"The coordinator adds the noise: ({plan.epsilon:.2f}, {plan.delta:g})-differential privacy for {whose} "
-        "against who sees the model; who runs the coordinator sees this device's own updates"
-    )

@@ -16,7 +16,7 @@ from edgekit.experiment import Experiment
 from edgekit.privacy import Plan, covered, not_covered
 from edgekit.report import pictures
 from edgekit.runfolder import RunFolder, read_lines, write_whole
-from edgekit.server.nodes import by_kind
+from edgekit.server.engines.fleet.nodes import by_kind
 
 SHOWN_CLIENTS = 1000
 PART_BEGIN, PART_END = "<!-- {} -->", "<!-- /{} -->"

@@ -1,1 +1,1 @@
-"""Engines: where clients run. `local` is this process; `server/fleet.py` real devices."""
+"""Engines: where clients run. `local` is this process; `fleet/` is real devices."""

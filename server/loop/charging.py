@@ -13,6 +13,8 @@ from edgekit.errors import ExperimentError, PrivacyError
 from edgekit.experiment import Experiment
 from edgekit.privacy import Charge, Ledger, Plan, make_plan
 from edgekit.runfolder import RunFolder
+from edgekit.server.loop import selection
+from edgekit.server.loop.selection import Selector
 from edgekit.split.codec import LARGEST
 
 
@@ -45,8 +47,10 @@ class Charging:
 
     @property
     def by_client(self) -> bool:
-        """Whether clients are the protected unit of a trusted server, which samples them as privacy counts on."""
-        return self.plan is not None and (self.plan.unit, self.plan.noise) == ("client", "server")
+        """Whether clients are the protected unit of a trusted server, which samples them as privacy counts on: then who
+        is drawn is secret, and a round is charged to everybody."""
+        plan = self.plan
+        return plan is not None and (plan.unit, plan.noise) == ("client", "server") and plan.sample_rate < 1
 
     @property
     def epsilon(self) -> float | None:
@@ -154,6 +158,16 @@ def check_method(experiment: Experiment, algorithm: Algorithm) -> None:
             )
 
 
+def selector_of(experiment: Experiment) -> Selector:
+    """Return who draws an experiment's cohorts.
+
+    Raises:
+        ExperimentError: there is no such selector.
+    """
+    trusted = (experiment.privacy.unit, experiment.privacy.noise) == ("client", "server")
+    return selection.make(experiment.federation.selector or ("poisson" if trusted else "uniform"))
+
+
 def bounds_of(experiment: Experiment, bundles: Sequence[str]) -> dict[str, float]:
     """Return how far one client may move each bundle that it sends; {} where clients are not the protected unit.
 
@@ -187,7 +201,7 @@ def plan_of(experiment: Experiment, dataset: FederatedDataset, algorithm: Algori
     if not experiment.privacy.on:
         return None
     federation = experiment.federation
-    rate = (federation.cohort or dataset.clients) / dataset.clients
+    rate = selector_of(experiment).sampling(federation.cohort or dataset.clients, dataset.clients).amplifies
     releases = RELEASES if experiment.split.cut else None
     plan = make_plan(experiment.privacy, federation.rounds, rate, experiment.training.epochs, releases)
     plan = replace(plan, bounds=bounds_of(experiment, algorithm.bundles))

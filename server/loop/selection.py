@@ -1,21 +1,103 @@
-"""Who takes part in a round."""
+"""Who takes part in a round. A selector says how it samples: that, and nothing else, is what privacy may count on."""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import numpy as np
 
+from edgekit.errors import ExperimentError, TrainingError
+from edgekit.registry import SELECTORS
 
-def draw_cohort(clients: int, cohort: float, *, poisson: bool, rng: np.random.Generator) -> list[int]:
-    """Draw a round's cohort, sorted.
 
-    Args:
-        clients: how many there are.
-        cohort: how many take part (a whole number, or an expected one with `poisson`); 0 is all.
-        poisson: let each client join independently with the chance cohort / clients, as amplification by subsampling
-            needs; the cohort's size then varies, and may be 0. Otherwise exactly `cohort` clients are drawn.
-        rng: random numbers of this round.
+@dataclass(frozen=True)
+class Sampling:
+    """How a selector samples clients.
+
+    Attributes:
+        kind: `poisson`, where each joins independently with the same chance, as amplification by subsampling needs
+            (Abadi et al. 2016, section 3.1); `fixed`, where so many join.
+        rate: chance of a client to be in a round.
     """
-    if cohort == 0 or cohort >= clients:
-        return list(range(clients))
-    if poisson:
-        # Draw the size, then who: the same distribution as one coin a client, without touching a million of them.
-        cohort = rng.binomial(clients, cohort / clients)
-    return sorted(int(client) for client in rng.choice(clients, int(cohort), replace=False))
+
+    kind: Literal["poisson", "fixed"]
+    rate: float
+
+    @property
+    def amplifies(self) -> float:
+        """The rate that privacy may count on: 1 where the sampling has no such proof here."""
+        return self.rate if self.kind == "poisson" else 1.0
+
+
+class Selector(Protocol):
+    """Draws cohorts."""
+
+    def sampling(self, cohort: int, clients: int) -> Sampling:
+        """Return how clients are sampled, of whom `cohort` shall take part on average."""
+
+    def choose(self, cohort: float, clients: int, number: int, rng: np.random.Generator) -> list[int]:
+        """Return a round's cohort: places out of `clients`.
+
+        Args:
+            cohort: how many shall take part, on average where that varies.
+            clients: that are there.
+            number: of the round, from 1.
+            rng: random numbers of this round, the same when it is run again.
+        """
+
+
+class Uniform:
+    """So many clients, each set of them as likely as any other."""
+
+    def sampling(self, cohort: int, clients: int) -> Sampling:
+        """Return a fixed size."""
+        return Sampling("fixed", cohort / clients)
+
+    def choose(self, cohort: float, clients: int, number: int, rng: np.random.Generator) -> list[int]:
+        """Draw without putting back."""
+        if cohort == 0 or cohort >= clients:
+            return list(range(clients))
+        return sorted(int(client) for client in rng.choice(clients, int(cohort), replace=False))
+
+
+class Poisson:
+    """Each client joins independently with the chance cohort / clients; a cohort's size varies, and may be 0."""
+
+    def sampling(self, cohort: int, clients: int) -> Sampling:
+        """Return the chance."""
+        return Sampling("poisson", cohort / clients)
+
+    def choose(self, cohort: float, clients: int, number: int, rng: np.random.Generator) -> list[int]:
+        """Draw the size, then who: the same distribution as one coin a client, without touching a million of them."""
+        if cohort == 0 or cohort >= clients:
+            return list(range(clients))
+        size = rng.binomial(clients, cohort / clients)
+        return sorted(int(client) for client in rng.choice(clients, int(size), replace=False))
+
+
+def make(name: str) -> Selector:
+    """Make the selector of a name or an import path.
+
+    Raises:
+        ExperimentError: there is none, or it is no selector.
+    """
+    loaded = SELECTORS.load(name)
+    try:
+        selector: Selector = loaded()
+    except Exception as error:  # it may be the user's own
+        raise ExperimentError(f"federation.selector {name} cannot be made: {type(error).__name__}: {error}") from None
+    if not all(callable(getattr(selector, method, None)) for method in ("sampling", "choose")):
+        raise ExperimentError(f"federation.selector {name!r} is no selector: it needs `sampling` and `choose`")
+    return selector
+
+
+def checked(chosen: object, clients: int) -> list[int]:
+    """Return a cohort, if it is one.
+
+    Raises:
+        TrainingError: it is not, by whose fault is said.
+    """
+    if not isinstance(chosen, list) or not all(isinstance(one, int) and 0 <= one < clients for one in chosen):
+        raise TrainingError(f"the selector gave no list of places below {clients}: {str(chosen)[:60]}")
+    if len(set(chosen)) < len(chosen):
+        raise TrainingError("the selector chose a client twice")
+    return sorted(chosen)

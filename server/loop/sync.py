@@ -22,13 +22,12 @@ from edgekit.randomness import generator
 from edgekit.runfolder import RunFolder, append_line
 from edgekit.server.engines.base import Engine
 from edgekit.server.engines.local import LocalEngine
-from edgekit.server.loop import checkpoint
-from edgekit.server.loop.charging import Charging, check_method, plan_of, releases_aggregate
+from edgekit.server.loop import checkpoint, selection
+from edgekit.server.loop.charging import Charging, check_method, plan_of, releases_aggregate, selector_of
 from edgekit.server.loop.checkpoint import Checkpoint
 from edgekit.server.loop.evaluation import evaluate
 from edgekit.server.loop.metrics import Outcome, RoundMetrics, by_client, keep_rounds, rounded, rounded_all, skips
 from edgekit.server.loop.private import released
-from edgekit.server.loop.selection import draw_cohort
 
 T = TypeVar("T")
 FRUITLESS_ROUNDS = 3
@@ -86,6 +85,7 @@ class Coordinator:
         check_method(experiment, self.algorithm)
         if experiment.privacy.on:
             check_private(model)
+        self.selector = selector_of(experiment)
         self.plan = plan_of(experiment, dataset, self.algorithm)
         self._first = self._tried(
             0, "could not begin", lambda: checked(self.algorithm.begin(state(model), learnt(model)))
@@ -154,7 +154,7 @@ class Coordinator:
         def draw(clients: int) -> list[int]:
             # Of a fleet not everyone is there: clients join with their chance, or as many as wanted do.
             wanted = self.cohort / self.dataset.clients * clients if by_client else min(self.cohort, clients)
-            return draw_cohort(clients, wanted, poisson=by_client, rng=rng)
+            return selection.checked(self.selector.choose(wanted, clients, number, rng), clients)
 
         return self.engine.choose(number, draw)
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from edgekit import arrays
+from edgekit.experiment import Experiment
 
 EDGEKIT = [str(Path(sys.executable).parent / "edgekit")]
 QUICK = ["data.clients=5", "federation.rounds=2", "export.presets=[]", "spiking.enabled=false", "privacy.unit=none"]
@@ -84,6 +85,10 @@ def test_json_is_all_that_a_machine_gets(edgekit, tmp_path):
 
 def test_a_new_experiment_runs_as_it_is_and_is_never_overwritten(edgekit, fails, tmp_path):
     assert edgekit("new", "mine.toml", cwd=tmp_path).returncode == 0
+    first = (tmp_path / "mine.toml").read_text().splitlines()[0]
+    schema = json.loads((tmp_path / first.removeprefix("#:schema ")).read_text())
+    assert schema == json.loads(edgekit("new", "--schema", cwd=tmp_path).stdout)
+    assert set(schema["properties"]) == set(Experiment.model_fields)
     fails(edgekit("new", "mine.toml", cwd=tmp_path), 2, "exists already")
     done = edgekit("run", "mine.toml", *QUICK, "--out", "b", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

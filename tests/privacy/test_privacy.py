@@ -10,7 +10,9 @@ from opacus.accountants import PRVAccountant, RDPAccountant
 
 from edgekit.errors import PrivacyError
 from edgekit.experiment import Experiment, Privacy
-from edgekit.privacy import Charge, Ledger, epsilon, make_plan, mechanism, not_covered, solve_noise_multiplier
+from edgekit.privacy import Charge, Ledger, covered, epsilon, make_plan, mechanism, not_covered, solve_noise_multiplier
+from edgekit.privacy.events import dp_event as as_dp_event
+from edgekit.privacy.events import tree
 
 CASES = [(1.0, 0.01, 2000), (2.4, 0.3, 150), (5.0, 1.0, 100), (0.8, 0.05, 20)]
 
@@ -152,3 +154,33 @@ def test_the_statement_says_that_seeded_noise_can_be_removed():
     assert any("seed" in line for line in not_covered(plan, settings))
     released = Experiment(privacy=Privacy(unit="example", randomness="system"))
     assert not any("seed can take" in line for line in not_covered(plan, released))
+
+
+@pytest.mark.parametrize(
+    "history", [[(1.3, 0.2, 50)], [(4.2, 1.0, 50)], [(1.3, 0.2, 50), (2.0, 1.0, 3), (0.9, 0.01, 400)]]
+)
+def test_from_a_runs_events_an_outsider_computes_epsilon_again(history):
+    """With dp-accounting's own accountant, which knows nothing of edgekit."""
+    from dp_accounting.pld import PLDAccountant
+
+    told = json.loads(json.dumps(tree(history)))
+    accountant = PLDAccountant()
+    accountant.compose(as_dp_event(told))
+    assert accountant.get_epsilon(1e-5) == pytest.approx(epsilon(history, 1e-5), rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("unit", "noise", "split", "adjacency"),
+    [
+        ("example", "server", False, "add-or-remove-one"),
+        ("example", "client", False, "add-or-remove-one"),
+        ("client", "server", False, "add-or-remove-one"),
+        ("client", "client", False, "replace-one"),
+        ("example", "client", True, "replace-one"),
+    ],
+)
+def test_a_guarantee_says_which_data_sets_are_neighbours_as_its_words_do(unit, noise, split, adjacency):
+    plan = make_plan(Privacy(unit=unit, noise=noise), 3, 0.5, 1, 2 if split else None)
+    assert plan.adjacency == adjacency
+    (first, *_) = covered(plan, 1.0)
+    assert first.startswith("Replacing" if adjacency == "replace-one" else "Adding or removing")

@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from edgekit.errors import ServeError
 from edgekit.flower.fleet import explain, trusting
-from edgekit.server import authority as authorities
-from edgekit.server.authority import Authority
+from edgekit.server.deployment import authority as authorities
+from edgekit.server.deployment.authority import Authority
 
 
 def handshake(authority, trusted, name="127.0.0.1"):

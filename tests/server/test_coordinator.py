@@ -170,7 +170,7 @@ def test_the_servers_noise_has_the_deviation_of_the_plan(coordinate, make_experi
 def test_an_empty_cohort_still_releases_noise(coordinate, make_experiment, monkeypatch, tmp_path):
     experiment = make_experiment("privacy.unit=client", "federation.cohort=2", "federation.rounds=1")
     made = coordinate(experiment)
-    monkeypatch.setattr("edgekit.server.loop.sync.draw_cohort", lambda *_, **__: [])
+    monkeypatch.setattr("edgekit.server.loop.selection.Poisson.choose", lambda *_: [])
     before = state(made.model)
     after = made.run().weights
     (line,) = read_lines(tmp_path / "run" / "metrics.jsonl")

@@ -5,7 +5,7 @@ import pytest
 
 from edgekit.clients.node import statistics
 from edgekit.data import Examples
-from edgekit.server.drift import DriftWatch
+from edgekit.server.engines.fleet.drift import DriftWatch
 
 NOISE = 2.0
 

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from edgekit.enrolment import PROTOCOL, JoinCode, enrolment_parts, is_proof, parse_url, phone_message
 from edgekit.errors import JoinError, ServeError
-from edgekit.server.enrolment import MOST_ATTEMPTS, Enrolment
+from edgekit.server.deployment.enrolment import MOST_ATTEMPTS, Enrolment
 
 
 class Coordinator:

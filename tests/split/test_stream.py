@@ -17,7 +17,7 @@ from edgekit.clients.torch_trainer import state
 from edgekit.errors import LinkDownError, RefusedError, ServeError
 from edgekit.experiment import Model, Split
 from edgekit.models import build
-from edgekit.server.authority import Authority
+from edgekit.server.deployment.authority import Authority
 from edgekit.server.split import split_trainer
 from edgekit.server.split_stream import SplitService, listen
 from edgekit.split import split_pb2 as pb

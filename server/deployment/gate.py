@@ -26,7 +26,7 @@ from edgekit.enrolment import PROTOCOL
 from edgekit.errors import EdgekitError, RefusedError
 from edgekit.flower.fleet import HAS_HEADER, NEXT_PATH, REPLY_PATH
 from edgekit.flower.superlink import ARRIVAL_PATHS, FLEET_PATHS, NOT_FOR_NODES, SECRET_HEADER, Exchange
-from edgekit.server.enrolment import Enrolment
+from edgekit.server.deployment.enrolment import Enrolment
 from edgekit.throttle import Throttle
 
 log = logging.getLogger("edgekit.gate")

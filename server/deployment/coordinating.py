@@ -15,8 +15,8 @@ from edgekit.errors import ServeError, TrainingError, UsageError
 from edgekit.experiment import Experiment
 from edgekit.listening import Listening
 from edgekit.runfolder import RunFolder, locked
-from edgekit.server.nodes import read_nodes
-from edgekit.server.supervisor import Supervisor
+from edgekit.server.deployment.supervisor import Supervisor
+from edgekit.server.engines.fleet.nodes import read_nodes
 
 TICK_SECONDS = 0.25
 WATCH_SECONDS = 1.0

@@ -27,7 +27,7 @@ from edgekit.flower.fleet import error_reply
 from edgekit.models.vertical import VerticalNetwork
 from edgekit.privacy.intersection import Side, in_common, known_to_all
 from edgekit.server.engines.base import Draw, Exchanged
-from edgekit.server.fleet import QUESTION_SECONDS, WAITING_NOTICE_SECONDS, FleetEngine
+from edgekit.server.engines.fleet.engine import QUESTION_SECONDS, WAITING_NOTICE_SECONDS, FleetEngine
 from edgekit.server.split_stream import Ended, Keys, SplitService, listen
 from edgekit.server.vertical import VerticalServer
 

@@ -1,6 +1,6 @@
-"""The process of the SuperLink: `python -m edgekit.server.superlink`, started and watched by `edgekit serve`.
+"""The SuperLink's process: `python -m edgekit.server.deployment.superlink`, started and watched by `edgekit serve`.
 
-One application, two doors: the public one (TLS) is `server/gate.py`, the one on loopback is everything.
+One application, two doors: the public one (TLS) is `gate.py`, the one on loopback is everything.
 """
 
 import argparse
@@ -13,9 +13,9 @@ import anyio.to_thread
 
 from edgekit.errors import EdgekitError
 from edgekit.flower.superlink import Control, superlink_app
-from edgekit.server.authority import Authority
-from edgekit.server.enrolment import Enrolment
-from edgekit.server.gate import Gate, admin
+from edgekit.server.deployment.authority import Authority
+from edgekit.server.deployment.enrolment import Enrolment
+from edgekit.server.deployment.gate import Gate, admin
 from edgekit.webserver import Server, serve
 
 log = logging.getLogger("edgekit.superlink")

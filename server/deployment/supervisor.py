@@ -21,7 +21,7 @@ from edgekit.errors import JoinError, ServeError
 from edgekit.flower.superlink import RUNNING, SECRET_HEADER, Control
 from edgekit.listening import Listening, check_port
 from edgekit.runfolder import write_whole
-from edgekit.server.authority import Authority
+from edgekit.server.deployment.authority import Authority
 
 START_SECONDS = 60.0
 START_ATTEMPTS = 3
@@ -194,7 +194,7 @@ class Supervisor:
     def _superlink_command(self) -> list[str]:
         listening = self.listening
         # -P: what lies in the folder that the user stands in is not imported.
-        command = [sys.executable, "-P", "-m", "edgekit.server.superlink", "--state", str(self.state)]
+        command = [sys.executable, "-P", "-m", "edgekit.server.deployment.superlink", "--state", str(self.state)]
         command += ["--host", listening.host, "--port", str(listening.port), "--internal-port", str(self._port)]
         command += [part for name in listening.reached_as for part in ("--reached-as", name)]
         command += ["--insecure"] if listening.insecure else []

@@ -22,10 +22,10 @@ from edgekit.experiment import Experiment
 from edgekit.flower import CLIENT_DECLINED, CLIENT_RAISED
 from edgekit.flower.fleet import error_reply
 from edgekit.privacy import Plan
-from edgekit.server.drift import DriftWatch
 from edgekit.server.engines.base import Draw, Exchanged
-from edgekit.server.nodes import NodeState, load_nodes, save_nodes
-from edgekit.server.split_fleet import SplitHost
+from edgekit.server.engines.fleet.drift import DriftWatch
+from edgekit.server.engines.fleet.nodes import NodeState, load_nodes, save_nodes
+from edgekit.server.engines.fleet.streams import SplitHost
 from edgekit.server.split_stream import Ended
 
 FASTEST_POLL, SLOWEST_POLL = 0.03, 0.25
