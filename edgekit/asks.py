@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from edgekit.arrays import Weights, problem_with
 from edgekit.errors import TrainingError
 
@@ -313,7 +315,7 @@ def mean_of(updates: Sequence[Update]) -> tuple[Bundles, dict[str, float]]:
         for update, share in zip(updates[1:], shares[1:], strict=True):
             for name, array in update.bundles[bundle].items():
                 means[name] += array * share
-        bundles[bundle] = {name: mean.astype(arrays[name].dtype) for name, mean in means.items()}
+        bundles[bundle] = {name: np.asarray(mean, arrays[name].dtype) for name, mean in means.items()}
     numbers = [
         {name: float(value) for name, value in update.facts.items() if isinstance(value, int | float)}
         for update in updates

@@ -21,7 +21,7 @@ from edgekit.clients.node.delivery import Delivery
 from edgekit.clients.torch_trainer import load_weights
 from edgekit.data import FederatedDataset
 from edgekit.data.vertical import VerticalDataset
-from edgekit.errors import EdgekitError, RefusedError, RunFolderError
+from edgekit.errors import EdgekitError, RunFolderError
 from edgekit.experiment import Preset
 from edgekit.export.tflite import Subject, as_device, export
 from edgekit.export.verify import run_examples
@@ -34,7 +34,8 @@ from edgekit.runfolder import RunFolder, append_line, read_lines, secret_number
 from edgekit.server.deployment.authority import Authority
 from edgekit.server.deployment.enrolment import members_in
 from edgekit.server.engines.fleet.engine import FleetEngine
-from edgekit.server.engines.fleet.parties import PartyEngine, PartyHost
+from edgekit.server.engines.fleet.parties import PartyEngine
+from edgekit.server.engines.fleet.party_host import PartyHost
 from edgekit.server.engines.fleet.streams import SplitHost
 from edgekit.server.engines.graphs import kept_split_graph, kept_training_graph
 from edgekit.server.loop import checkpoint
@@ -139,14 +140,14 @@ class NodesOfAGrid:
         self._split: SplitHost | PartyHost | None = None
         self._grid, self._folder, self._authority, self._events = grid, folder, authority, events
         self._experiment = experiments.load(folder.experiment)
-        self._parts: tuple[FleetEngine, FederatedDataset, nn.Module] | None = None
+        self._parts: tuple[FleetEngine | PartyEngine, FederatedDataset, nn.Module] | None = None
         path = folder.path / "secret"
         lost = RunFolderError(f"{path} cannot be read, and spent privacy not be counted without it: restore it")
         self.private_seed = secret_number(path, 128, lost)
 
     def engine(
         self, dataset: FederatedDataset, model: nn.Module, algorithm: Algorithm, plan: Plan | None
-    ) -> FleetEngine:
+    ) -> FleetEngine | PartyEngine:
         """Return the nodes."""
         experiment = self._experiment
         keys = self._authority.server_keys if self._split_tls else None
@@ -182,7 +183,7 @@ class NodesOfAGrid:
             run_id=hashlib.sha256(f"run {self.private_seed}".encode()).hexdigest()[:16],
         )
         self._parts = made, dataset, model
-        made.progress = self._progress(for_owners(plan, split is not None))
+        made.presence.progress = self._progress(for_owners(plan, split is not None))
         return made
 
     def _parties(
@@ -198,13 +199,12 @@ class NodesOfAGrid:
             experiment=self._experiment,
             algorithm=algorithm,
             privacy=BETWEEN_PARTIES,
-            training_graph=_no_graph,
             sign=self._authority.sign,
             path=self._folder.path / "nodes.json",
             on_notice=self._events.notice,
         )
         self._parts = made, dataset, model
-        made.progress = self._progress(BETWEEN_PARTIES)
+        made.presence.progress = self._progress(BETWEEN_PARTIES)
         return made
 
     def close(self) -> None:
@@ -217,7 +217,7 @@ class NodesOfAGrid:
         settings, number = self._experiment.serve, metrics.round
         engine, dataset, model = self._all
         algorithm = engine.algorithm
-        engine.progress = self._progress(engine.progress["privacy"])
+        engine.presence.progress = self._progress(engine.presence.progress["privacy"])
         last = number == self._experiment.federation.rounds
         watched = bool(settings.statistics_every) and number % settings.statistics_every == 0
         delivered = bool(settings.deliver_every) and number % settings.deliver_every == 0 and not last
@@ -245,7 +245,7 @@ class NodesOfAGrid:
         Nothing to deliver ends it at once.
         """
         engine, _, _ = self._all
-        engine.progress |= {"finished": {"accuracy": result["accuracy"], "rounds": result["rounds"]}}
+        engine.presence.progress |= {"finished": {"accuracy": result["accuracy"], "rounds": result["rounds"]}}
         if self._experiment.split.parties:
             self._events.notice("no model is delivered: it needs the features of all parties")
             return
@@ -274,7 +274,7 @@ class NodesOfAGrid:
             probe = as_device(dataset.calibration.x[:PROBES])
             scores = run_examples(content, probe).scores
             self._delivery = Delivery(content, version, self._experiment.name, accuracy, probe, scores, PROBE_TOLERANCE)
-        engine.greet()
+        engine.presence.there()
         took, asked = engine.deliver(self._delivery)
         if asked:
             self._events.notice(f"model version {version}: {took} of {asked} nodes took it into use")
@@ -285,10 +285,6 @@ class NodesOfAGrid:
     _delivery: Delivery | None = None
 
     @property
-    def _all(self) -> tuple[FleetEngine, FederatedDataset, nn.Module]:
+    def _all(self) -> tuple[FleetEngine | PartyEngine, FederatedDataset, nn.Module]:
         assert self._parts is not None
         return self._parts
-
-
-def _no_graph() -> bytes:
-    raise RefusedError("parties with features of the same people need torch")

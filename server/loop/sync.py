@@ -317,7 +317,7 @@ class Coordinator:
             averaged += 1
             old = average or weights
             average = {name: old[name] + (w - old[name]) / averaged for name, w in weights.items()}
-            average = {name: array.astype(weights[name].dtype) for name, array in average.items()}
+            average = {name: np.asarray(array, weights[name].dtype) for name, array in average.items()}
         if number == 1 and self.algorithm.unkept:
             names = ", ".join(self.algorithm.unkept)
             self.on_notice(f"the strategy's {names} cannot be kept in checkpoints: a resumed run starts them anew")

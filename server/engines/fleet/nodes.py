@@ -1,11 +1,12 @@
 """What a run knows of its nodes: `nodes.json`, which the server app writes."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgekit import wire
 from edgekit.runfolder import RunFolder, write_whole
 
 
@@ -90,3 +91,24 @@ def by_kind(folder: RunFolder) -> dict[str, dict[str, Any]]:
         total = kind.pop("seconds")
         kind["seconds_an_update"] = round(total / kind["updates"], 3) if kind["updates"] else None
     return dict(sorted(kinds.items()))
+
+
+def model_of(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return which model a node says that it has: what fits of it, since it is written down."""
+    run, version = found.get("run"), found.get("version")
+    taken: dict[str, Any] = {"run": wire.one_line(run)} if isinstance(run, str) else {}
+    return taken | ({"version": version} if isinstance(version, int) and not isinstance(version, bool) else {})
+
+
+def numbers_of(found: Any) -> dict[str, Any]:
+    """Return the facts of a device that fit."""
+    if not isinstance(found, dict):
+        return {}
+    taken: dict[str, Any] = {}
+    for name, most in (("battery", 100.0), ("load", 1e4), ("temperature", 1e3)):
+        value = found.get(name)
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= most:
+            taken[name] = value
+    if isinstance(found.get("charging"), bool):
+        taken["charging"] = found["charging"]
+    return taken

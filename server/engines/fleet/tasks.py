@@ -1,0 +1,114 @@
+"""What nodes are given to learn: the task, with the training graph for those without torch."""
+
+from collections.abc import Callable, Sequence
+
+from edgekit.algorithms.base import Algorithm
+from edgekit.clients.node.task import MethodFacts, Planned, SplitFacts, Task, TaskFacts, VerticalFacts, name_of
+from edgekit.data import FederatedDataset
+from edgekit.errors import EdgekitError
+from edgekit.experiment import Experiment
+from edgekit.privacy import Plan
+
+KINDS = ("torch", "litert", "phone", "gateway")
+WITHOUT_TORCH = ("litert", "phone", "gateway")
+"""Kinds that are given the training graph."""
+
+
+class Tasks:
+    """The task of a run, for each kind of node; made when the first of them comes.
+
+    Args:
+        facts: in words and numbers.
+        training_graph: makes the training graph.
+
+    Attributes:
+        facts: as given.
+    """
+
+    def __init__(self, facts: TaskFacts, training_graph: Callable[[], bytes]) -> None:
+        self.facts, self._training_graph = facts, training_graph
+        self._made: dict[bool, tuple[str, bytes]] = {}
+
+    def of(self, kind: str) -> tuple[str, bytes]:
+        """Return the task for a kind of node: (name, content)."""
+        with_graph = kind in WITHOUT_TORCH
+        if with_graph not in self._made:
+            content = Task(self.facts, self._training_graph() if with_graph else None).to_bytes()
+            self._made[with_graph] = (name_of(content), content)
+        return self._made[with_graph]
+
+    def problem(self, kind: str) -> str:
+        """Make a kind's task; return what is wrong with it, "" if nothing. It must not end the run for the others."""
+        try:
+            self.of(kind)
+        except EdgekitError as error:
+            return f"there is no task for nodes of its kind: {error}"
+        return ""
+
+    def names(self, kinds: Sequence[str]) -> dict[str, str]:
+        """Return the name of each kind's task, as far as somebody needed it already."""
+        made = {kind: self._made.get(kind in WITHOUT_TORCH) for kind in kinds}
+        return {kind: task[0] for kind, task in made.items() if task is not None}
+
+
+def facts_of(
+    experiment: Experiment,
+    algorithm: Algorithm,
+    dataset: FederatedDataset,
+    parameters: dict[str, tuple[int, ...]],
+    privacy: str,
+    plan: Plan | None,
+    *,
+    run_id: str = "",
+    split: SplitFacts | None = None,
+    vertical: VerticalFacts | None = None,
+) -> TaskFacts:
+    """Return a run's task in words and numbers.
+
+    Args:
+        experiment: the experiment.
+        algorithm: its method.
+        dataset: the coordinator's own: shape, classes and data settings.
+        parameters: shapes of the arrays that nodes get.
+        privacy: the statement for people.
+        plan: of privacy.
+        run_id: of this run, whoever has the same experiment.
+        split: how the network is cut.
+        vertical: parties with features of the same people.
+    """
+    serve, planned = experiment.serve, None
+    if plan is not None and plan.noise == "client":
+        planned = Planned(
+            noise_multiplier=plan.noise_multiplier,
+            sample_rate=plan.sample_rate,
+            steps=plan.steps * plan.rounds,
+            reports=experiment.federation.rounds // serve.statistics_every if serve.statistics_every else 0,
+            reports_noise=serve.statistics_noise,
+            delta=plan.delta,
+        )
+    return TaskFacts(
+        run=experiment.name,
+        run_id=run_id,
+        seed=experiment.seed,
+        model=experiment.model,
+        data=experiment.data,
+        shape=dataset.shape,
+        classes=dataset.classes,
+        parameters=parameters,
+        privacy=privacy,
+        planned=planned,
+        counts=planned is None and vertical is None,
+        split=split,
+        vertical=vertical,
+        method=None if algorithm.plain else _method(experiment),
+    )
+
+
+def _method(experiment: Experiment) -> MethodFacts:
+    """Return what nodes need to know of a method whose clients do more than train plainly."""
+    federation = experiment.federation
+    return MethodFacts(
+        algorithm="" if federation.strategy else federation.method,
+        strategy=federation.strategy,
+        arguments=federation.arguments,
+    )
