@@ -17,7 +17,8 @@ from edgekit.arrays import Weights, problem_with, to_bytes
 from edgekit.asks import WEIGHTS
 from edgekit.clients.node import task
 from edgekit.clients.node.delivery import Delivery
-from edgekit.clients.node.handler import DeclinedError, replying
+from edgekit.clients.node.handler import replying
+from edgekit.clients.node.held import DeclinedError
 from edgekit.clients.node.task import Task
 from edgekit.clients.phone.activity import told
 from edgekit.clients.phone.frames import Frame

@@ -143,7 +143,7 @@ def test_other_examples_get_other_noise_and_are_charged(folder, make_task, signe
         handler = Handler(folder)
         _, name = install(handler, make_task(), signer)
         assert not train(handler, name, state(model)).has_error()
-        drawn.append(handler._digest("train", state(model), ""))
+        drawn.append(handler.held.digest("train", state(model), ""))
     assert drawn[0] != drawn[1]
     assert Ledger(folder.ledger).rounds == 2
 
@@ -261,7 +261,7 @@ def test_a_delivered_model_is_tested_before_it_replaces_the_old_one(folder, mode
 def test_a_node_declines_when_its_owner_does_not_want_it_to_train(folder, make_task, signer, model, monkeypatch):
     handler = Handler(folder)
     _, name = install(handler, make_task(), signer)
-    handler.wishes = handler.wishes.model_copy(update={"only_when": ["charging"]})
+    handler.held.wishes = handler.held.wishes.model_copy(update={"only_when": ["charging"]})
     monkeypatch.setattr(sensors, "battery", lambda: sensors.Battery(40, charging=False))
     declined = train(handler, name, state(model))
     assert declined.error.reason.startswith("not now: on battery (40 %)")

@@ -1,0 +1,152 @@
+"""What a device holds of a coordinator's task: network, examples, and how much of their privacy may be spent."""
+
+import hashlib
+import hmac
+import logging
+
+import numpy as np
+
+from edgekit.algorithms.base import Algorithm
+from edgekit.arrays import Weights, problem_with
+from edgekit.asks import LocalSettings
+from edgekit.clients.budget import ACCOUNTANT, Budget
+from edgekit.clients.node import task
+from edgekit.clients.node.folder import NodeFolder, Wishes
+from edgekit.clients.node.party import Party
+from edgekit.clients.node.task import Task
+from edgekit.clients.split.device import HalvesMaker
+from edgekit.clients.states import OwnState
+from edgekit.clients.trainer import Trainer
+from edgekit.data import Examples, FederatedDataset
+from edgekit.errors import EdgekitError, RefusedError
+from edgekit.privacy import Ledger
+from edgekit.privacy.accounting import epsilon
+
+log = logging.getLogger("edgekit.node")
+
+
+class DeclinedError(EdgekitError):
+    """The device does not train now, as its owner wants."""
+
+
+class Held:
+    """A task made ready; network, interpreter and examples stay loaded between messages.
+
+    Args:
+        folder: of the node.
+        lasting: whether this process lasts over messages.
+
+    Attributes:
+        folder: as given.
+        wishes: its owner's.
+        kind: how this device trains.
+        ledger: what was spent of its data's privacy.
+        name, task, algorithm, examples: of the task that is ready; "" and None before.
+        trainer: of a whole network; None where it is cut.
+        parts: of a network that is cut.
+        party: this device as one of several parties.
+    """
+
+    def __init__(self, folder: NodeFolder, *, lasting: bool) -> None:
+        self._lasting = lasting
+        self.folder = folder
+        self.wishes: Wishes = folder.wishes()
+        self.kind = task.choose_kind(self.wishes.trainer)
+        self.ledger = Ledger(folder.ledger)
+        self._secret = folder.secret()
+        self.name = ""
+        self.task: Task | None = None
+        self.trainer: Trainer | None = None
+        self.algorithm: Algorithm | None = None
+        self.parts: HalvesMaker | None = None
+        self.party: Party | None = None
+        self.examples: Examples | None = None
+        self._owned = ""
+
+    def load(self, name: str) -> bool:
+        """Make a task that is kept here ready for training; return whether it is there."""
+        found = task.kept(self.folder.tasks, name)
+        if found is None or (self.kind == "litert" and found.training is None):
+            return False
+        trainer = parts = party = examples = None
+        if found.facts.vertical is not None:
+            party = Party(found, self.kind, self.wishes, lasting=self._lasting)
+        elif found.facts.split is not None:
+            parts = found.halves(self.kind, self.wishes.modules)
+        else:
+            trainer = found.trainer(self.kind, self.wishes.modules)
+        algorithm = found.algorithm(self.wishes.modules)
+        if party is None:
+            examples = found.examples(self.wishes)
+            self._owned = _fingerprint(examples)
+        self.trainer, self.parts, self.party, self.examples = trainer, parts, party, examples
+        self.algorithm = algorithm
+        self.task, self.name = found, name
+        return True
+
+    def ready(self, name: str, weights: Weights | None) -> None:
+        """See that this node holds a task, and that the weights are of its network."""
+        if name != self.name:
+            self.load(name)
+        if self.task is None or name != self.name:
+            raise RefusedError(task.NO_TASK)
+        like = self.task.weights_like if self.party is None else self.party.weights_like
+        if weights is not None and (problem := problem_with(weights, like)):
+            raise RefusedError(f"the weights are not of the task's network: {problem}")
+
+    def fit(self, settings: LocalSettings) -> Examples:
+        """Return the examples; where they are protected, single unfit ones are left out, as in simulation."""
+        return self.whole().client(0, drop_unfit=settings.work != "sgd")
+
+    def whole(self) -> FederatedDataset:
+        """Return the examples as a dataset of one client."""
+        assert self.task is not None
+        assert self.examples is not None
+        return task.fitting(self.task.facts, self.examples)
+
+    def budget(self) -> Budget | None:
+        """Return what limits this device; None where another protects the data, and the owner set no limit."""
+        assert self.task is not None
+        planned = self.task.facts.planned
+        if self.wishes.epsilon:
+            delta = min(self.wishes.delta, planned.delta) if planned else self.wishes.delta
+            return Budget(self.ledger, self.wishes.epsilon, delta)
+        if planned is None:
+            return None
+        # As much as the plan takes, reckoned as this device reckons.
+        history = [(planned.noise_multiplier, planned.sample_rate, planned.steps)]
+        if planned.reports:
+            history.append((planned.reports_noise, 1.0, planned.reports))
+        most = epsilon(history, planned.delta, ACCOUNTANT)
+        return Budget(self.ledger, most * (1 + 1e-9), planned.delta)
+
+    def own_state(self) -> OwnState:
+        """Return what this device keeps between the rounds of this run."""
+        assert self.task is not None
+        return OwnState(self.folder.states / f"{self.task.state_name()}.safetensors")
+
+    def digest(self, purpose: str, weights: Weights, settings: str) -> bytes:
+        """Return what this node's random numbers for a piece of work come from.
+
+        The same work on the same weights and examples gives the same numbers, so that a round repeated after a crash
+        releases nothing new; anything else, by one bit, gives others. Nobody without the node's secret can tell them.
+        """
+        mac = hmac.new(self._secret.to_bytes(32, "big"), digestmod=hashlib.sha256)
+        for part in (purpose, self.name, self.kind, self._owned, settings):
+            mac.update(len(part).to_bytes(4, "big") + part.encode())
+        for name, array in weights.items():
+            mac.update(name.encode() + b"\0" + np.ascontiguousarray(array).tobytes())
+        return mac.digest()
+
+
+def _fingerprint(examples: Examples) -> str:
+    """Return what changes when a single value of the examples does."""
+    content = hashlib.sha256(np.ascontiguousarray(examples.x).tobytes())
+    content.update(np.ascontiguousarray(examples.y).tobytes())
+    return content.hexdigest()
+
+
+def rng_of(digest: bytes, purpose: str) -> np.random.Generator:
+    """Return the random numbers that belong to a purpose of a piece of work."""
+    seed = hmac.new(digest, purpose.encode(), hashlib.sha256).digest()
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(int.from_bytes(seed, "big"))))

@@ -1,0 +1,206 @@
+"""A device's rounds: it trains or measures as a method's client half says, alone or over a stream to a split server."""
+
+import json
+import logging
+import secrets
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from flwr.app import Message
+
+from edgekit import wire
+from edgekit.algorithms.base import facts_of, with_mu
+from edgekit.arrays import Weights
+from edgekit.asks import WEIGHTS, Ask, LocalSettings, Score, Scored, Train, Trained, Update, packed
+from edgekit.clients.budget import Budget, charge_for
+from edgekit.clients.halves import Answered, check_kept, client_of, protected, run_halves
+from edgekit.clients.node import conditions
+from edgekit.clients.node.held import DeclinedError, Held, rng_of
+from edgekit.clients.split.device import RELEASES, Device, HalvesMaker
+from edgekit.clients.split.stream import StreamLine
+from edgekit.clients.trainer import LocalTask
+from edgekit.enrolment import parse_url
+from edgekit.errors import PrivacyError, RefusedError
+from edgekit.split.codec import Codec
+
+log = logging.getLogger("edgekit.node")
+
+LONGEST_ROUND = 86_400.0
+
+
+class Rounds:
+    """Answers a coordinator's rounds.
+
+    Args:
+        held: what this device trains with.
+        stop: ends what waits for a split server.
+    """
+
+    def __init__(self, held: Held, stop: threading.Event) -> None:
+        self._held, self._stop = held, stop
+
+    def train(self, message: Message) -> Message:
+        """Answer a round."""
+        if reason := conditions.obstacle(self._held.wishes.only_when):
+            raise DeclinedError(f"not now: {reason}")
+        asked = wire.read(message)
+        ask = wire.ask_of(asked)
+        self._held.ready(str(asked.facts.get("task", "")), ask.bundles.get(WEIGHTS, {}))
+        if self._held.party is not None:
+            device = self._held.party.begin(asked, ask.bundles[WEIGHTS], with_mu(ask), ask.round)
+            trained = self._over_stream(device, asked, self._held.party.codec)
+            log.info("round %d: trained on features of %d people", ask.round, trained.examples)
+            return self._reply(_plain(trained), message)
+        digest = self._held.digest("train", packed(ask.bundles), _told_as_text(ask))
+        budget = self._held.budget()
+        settings = ask.settings
+        own_noise = settings.work == "local-dp" or settings.update_noise > 0
+        if budget is None and (own_noise or (settings.work == "dp-sgd" and self._held.parts is None)):
+            raise PrivacyError("the round adds noise on the device, but the task plans none")
+        if self._held.parts is not None:
+            local = LocalTask(self._held.fit(settings), rng_of(digest, "batches"), rng_of(digest, "noise"))
+            trained = self._train_parts(self._held.parts, asked, budget, ask.bundles[WEIGHTS], local, with_mu(ask))
+            update = protected(_plain(trained), ask, local.noise_rng)
+        else:
+            update = self._run_half(ask, budget, digest)
+        log.info("round %d: trained on this device's examples (%s)", ask.round, settings.work)
+        return self._reply(update, message, {"device": conditions.facts(self._held.wishes.share)})
+
+    def _run_half(self, ask: Ask, budget: Budget | None, digest: bytes) -> Update:
+        """Run the client's half of the method, with what this device keeps between rounds."""
+        assert self._held.trainer is not None
+        assert self._held.algorithm is not None
+        assert self._held.task is not None
+        trainer, examples = self._held.trainer, self._held.fit(ask.settings)
+        kept, asked = self._held.own_state(), digest.hex()
+        before = kept.before(asked) if self._held.algorithm.keeps else {}
+        if before:  # what is released depends on it, too
+            digest = self._held.digest(digest.hex(), packed(before), "")
+        if budget is not None:
+            charge_for(trainer, budget, Train(ask.bundles[WEIGHTS], with_mu(ask)), examples, digest.hex()[:32])
+        made = 0
+
+        def answer(waiting: Mapping[int, Any]) -> dict[int, Answered]:
+            nonlocal made
+            request, made = waiting[0], made + 1
+            if isinstance(request, Score):
+                return {0: trainer.score(request, examples)}
+            own = digest if made == 1 else self._held.digest(digest.hex(), request.weights, str(made))
+            task = LocalTask(examples, rng_of(own, "batches"), rng_of(own, "noise"))
+            trainer.check(request, examples)
+            return {0: trainer.train(request, task)}
+
+        state = {name: dict(arrays) for name, arrays in before.items()}
+        client = client_of(ask, len(examples), trainer.learnt, state)
+        found = run_halves({0: self._held.algorithm.local(ask, client)}, {0: ask}, answer)[0]
+        if isinstance(found, Exception):
+            raise found
+        update = protected(found, ask, rng_of(digest, "noise"))
+        check_kept(update, state, self._held.algorithm.expects(ask))
+        if self._held.algorithm.keeps:
+            kept.keep(asked, before, state)
+        return update
+
+    def measure(self, message: Message) -> Message:
+        """Tell how good a model is on what this device holds back: nothing of it, where its data is protected."""
+        asked = wire.read(message)
+        ask = wire.ask_of(asked)
+        self._held.ready(str(asked.facts.get("task", "")), ask.bundles.get(WEIGHTS, {}))
+        if self._held.budget() is not None:
+            raise DeclinedError("this device protects its data itself: it does not tell how good a model is on it")
+        if self._held.trainer is None or self._held.algorithm is None or ask.settings.protects:
+            raise DeclinedError("nothing is measured in this run")
+        trainer, held = self._held.trainer, self._held.whole().client_test(0)
+        if not len(held):
+            raise DeclinedError("this device holds no examples back to measure with")
+        kept = self._held.own_state().after() if self._held.algorithm.keeps else {}
+        client = client_of(ask, len(held), trainer.learnt, kept)
+
+        def answer(waiting: Mapping[int, Any]) -> dict[int, Answered]:
+            if not isinstance(waiting[0], Score):
+                raise RefusedError("a method's way to measure may ask for scores alone")
+            return {0: trainer.score(waiting[0], held)}
+
+        found = run_halves({0: self._held.algorithm.evaluate(ask, client)}, {0: ask}, answer)[0]
+        if not isinstance(found, Scored):
+            raise found if isinstance(found, Exception) else RefusedError("the method gives no score")
+        facts = {"loss": found.loss, "accuracy": found.accuracy, "examples": found.examples}
+        return wire.answer(facts, message)
+
+    def _reply(self, update: Update, message: Message, more: Mapping[str, Any] = MappingProxyType({})) -> Message:
+        facts, content = wire.telling(update)
+        return wire.answer({**more, **facts}, message, content)
+
+    def _train_parts(
+        self,
+        parts: HalvesMaker,
+        asked: wire.Letter,
+        budget: Budget | None,
+        weights: Weights,
+        local: LocalTask,
+        settings: LocalSettings,
+    ) -> Trained:
+        """Train this device's parts of a network, over a stream to the coordinator's split server."""
+        parts.check(weights, local.examples, settings)
+        if budget is not None and settings.work != "local-dp":
+            raise PrivacyError(
+                "this device protects its data itself, but the round's noise leaves the server to be trusted: set "
+                "privacy.noise = 'client'"
+            )
+        # What the server answers is never the same again, so no noise may be either, and no drawn batch.
+        local = LocalTask(local.examples, _fresh(), _fresh())
+        assert self._held.task is not None
+        split = self._held.task.facts.split
+        assert split is not None
+        device = Device(parts, split.terms, weights, local, settings)
+
+        def spend() -> None:
+            if budget is not None:
+                budget.spend(settings, secrets.token_hex(16), RELEASES)
+
+        return self._over_stream(device, asked, split.codec, spend)
+
+    def _over_stream(
+        self, device: Device, asked: wire.Letter, codec: Codec, connected: Callable[[], None] = lambda: None
+    ) -> Trained:
+        """Train over a stream to the coordinator's split server; `connected` is called once there is one to send to."""
+        address, token, seconds = _where(asked, self._held.wishes.url)
+        with StreamLine(address, token, codec, seconds, self._held.folder.authority(), self._stop) as line:
+            connected()
+            for _ in device.train(line):
+                pass
+            line.finish()
+        return device.update()
+
+
+def _plain(trained: Trained) -> Update:
+    """Return what a plain training made, as an update."""
+    return Update({WEIGHTS: trained.arrays}, trained.examples, facts_of(trained))
+
+
+def _told_as_text(ask: Ask) -> str:
+    """Return what a round tells beside arrays."""
+    return f"{ask.round} {with_mu(ask).to_json()} {json.dumps(dict(ask.config), sort_keys=True, default=str)}"
+
+
+def _where(asked: wire.Letter, url: str) -> tuple[str, bytes, float]:
+    """Return a round's split server, the token to it, and the seconds until the round ends.
+
+    The server is on the machine that this device knows as its coordinator, by whatever name it reaches it.
+    """
+    found = asked.facts.get("split") or {}
+    try:
+        port, token, seconds = int(found["port"]), found["token"], float(found["seconds"])
+        if not (0 < port < 1 << 16 and isinstance(token, bytes) and 0 < seconds < LONGEST_ROUND):
+            raise ValueError("a port, a token and a time were expected")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise RefusedError(f"where the split server is cannot be read: {type(error).__name__}: {error}") from None
+    return replace(parse_url(url)[0], port=port).netloc, token, seconds
+
+
+def _fresh() -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(secrets.randbits(128)))
