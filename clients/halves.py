@@ -134,7 +134,7 @@ def check_kept(update: Update, state: Mapping[str, Weights], expected: Bundles) 
         raise TrainingError(problem)
     for group, arrays in state.items():
         for name, array in arrays.items():
-            if not isinstance(array, np.ndarray) or not np.isfinite(array).all():
+            if not isinstance(array, np.ndarray | np.generic) or not np.isfinite(array).all():
                 raise TrainingError(f"what it would keep between rounds is not finite: {group} {name}")
 
 
@@ -149,7 +149,7 @@ def _well_formed(update: object) -> Update:
     except (TypeError, ValueError, AttributeError) as error:
         raise TrainingError(f"the method's client half gave an Update that cannot be read: {error}") from None
     for arrays in bundles.values():
-        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+        if not all(isinstance(array, np.ndarray | np.generic) for array in arrays.values()):
             raise TrainingError("the method's client half gave an Update with values that are no arrays")
     return Update(bundles, weight, facts)
 

@@ -239,13 +239,11 @@ class Reply:
         client: its number.
         update: what it sent; None if it failed.
         problem: why, for people.
-        code: what kind of failure this is, "" if it is none of a kind.
     """
 
     client: int
     update: Update | None
     problem: str = ""
-    code: str = ""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import Message as FlowerMessage
 
 from edgekit import arrays
 from edgekit.arrays import Weights
@@ -30,7 +31,7 @@ MOST_EXAMPLES = 10**9
 
 
 @dataclass(frozen=True)
-class Letter:
+class Message:
     """What one message says.
 
     Attributes:
@@ -66,7 +67,7 @@ class Letter:
             raise RefusedError(str(error)) from None
 
 
-def read(message: Message) -> Letter:
+def read(message: FlowerMessage) -> Message:
     """Read a message, from whoever sent it.
 
     Raises:
@@ -84,12 +85,12 @@ def read(message: Message) -> Letter:
         raise RefusedError(f"a message cannot be read: {type(error).__name__}: {str(error)[:200]}") from None
     if not isinstance(facts, dict) or not isinstance(content, bytes):
         raise RefusedError("a message cannot be read: it lacks facts or content")
-    return Letter(facts, content)
+    return Message(facts, content)
 
 
-def answer(facts: Mapping[str, Any], message: Message, content: bytes = b"") -> Message:
+def answer(facts: Mapping[str, Any], message: FlowerMessage, content: bytes = b"") -> FlowerMessage:
     """Return the reply to a message."""
-    return Message(Letter(facts, content).record(), reply_to=message)
+    return FlowerMessage(Message(facts, content).record(), reply_to=message)
 
 
 def asking(ask: Ask, written: bytes | None = None) -> tuple[dict[str, Any], bytes]:
@@ -105,7 +106,7 @@ def asking(ask: Ask, written: bytes | None = None) -> tuple[dict[str, Any], byte
     return facts, content
 
 
-def ask_of(asked: Letter) -> Ask:
+def ask_of(asked: Message) -> Ask:
     """Return what a coordinator asks.
 
     Raises:
@@ -130,7 +131,7 @@ def telling(update: Update) -> tuple[dict[str, Any], bytes]:
     return {"num-examples": weight, **loss, **({"facts": facts} if facts else {}), **bundles}, content
 
 
-def update_of(told: Letter) -> Update:
+def update_of(told: Message) -> Update:
     """Return what a client sends, of which only known names and fitting numbers are taken.
 
     Raises:
@@ -147,7 +148,7 @@ def update_of(told: Letter) -> Update:
     return Update(_bundles(told), count, facts)
 
 
-def score_of(told: Letter) -> Scored:
+def score_of(told: Message) -> Scored:
     """Return how good a model is on what a node holds back.
 
     Raises:
@@ -168,13 +169,13 @@ def _as_content(bundles: Bundles, written: bytes | None = None) -> tuple[dict[st
     return {} if alone else {"bundles": list(bundles)}, content
 
 
-def _bundles(letter: Letter) -> Bundles:
-    names = letter.facts.get("bundles")
+def _bundles(message: Message) -> Bundles:
+    names = message.facts.get("bundles")
     if names is None:
-        return {WEIGHTS: letter.weights()}
+        return {WEIGHTS: message.weights()}
     if not isinstance(names, list) or not all(isinstance(name, str) and ":" not in name for name in names):
         raise RefusedError("the names of its bundles cannot be read")
-    found = unpacked(letter.weights())
+    found = unpacked(message.weights())
     if unknown := sorted(set(found) - set(names)):
         raise RefusedError(f"the bundle {unknown[0][:40]!r} is not announced")
     return {name: found.get(name, {}) for name in names}
@@ -182,7 +183,7 @@ def _bundles(letter: Letter) -> Bundles:
 
 def one_line(text: object) -> str:
     """Return what another machine says as one line that no terminal or log takes for more than text."""
-    return "".join(letter if letter.isprintable() else " " for letter in str(text)[:MOST_LETTERS])
+    return "".join(sign if sign.isprintable() else " " for sign in str(text)[:MOST_LETTERS])
 
 
 def _pieces(record: ArrayRecord) -> bytes:

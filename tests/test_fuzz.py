@@ -21,14 +21,15 @@ from edgekit import arrays, wire
 from edgekit.clients import LocalSettings
 from edgekit.clients.node.delivery import Delivery
 from edgekit.clients.node.folder import NodeFolder
-from edgekit.clients.node.task import Planned, Task, TaskFacts
+from edgekit.clients.node.task import Task
+from edgekit.clients.node.task_facts import Planned, TaskFacts
 from edgekit.clients.phone.frames import Frame, pack, unpack
 from edgekit.clients.phone.handler import update_of
 from edgekit.enrolment import PROTOCOL, JoinCode, parse_url
 from edgekit.errors import EdgekitError
 from edgekit.experiment import Data, Model
 from edgekit.flower import begin_run
-from edgekit.flower.fleet import Parcel
+from edgekit.flower.parcel import Parcel
 from edgekit.server.deployment.enrolment import Enrolment
 
 INPUTS = int(os.environ.get("EDGEKIT_FUZZ", "500"))
@@ -188,7 +189,7 @@ def _parcel():
     from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
     begin_run(1)
-    message = Message(wire.Letter({"action": "prepare"}, b"content").record(), 7, "query")
+    message = Message(wire.Message({"action": "prepare"}, b"content").record(), 7, "query")
     return message.object_id, {name: thing.deflate() for name, thing in get_all_nested_objects(message).items()}
 
 
@@ -222,10 +223,10 @@ def test_frames_of_phones(content):
 def test_a_nodes_settings(tmp_path_factory, content):
     folder = NodeFolder(PLACE)
     folder.path.mkdir(parents=True, exist_ok=True)
-    folder.wishes_file.write_bytes(content)
-    wishes = harmless(lambda found: found.wishes(), folder)
-    if wishes is not None:
-        assert tomllib.loads(content.decode())["url"] == wishes.url
+    folder.node_settings_file.write_bytes(content)
+    node_settings = harmless(lambda found: found.node_settings(), folder)
+    if node_settings is not None:
+        assert tomllib.loads(content.decode())["url"] == node_settings.url
 
 
 def test_every_decoder_is_in_the_list():

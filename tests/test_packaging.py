@@ -56,8 +56,14 @@ def test_what_a_device_needs_never_imports_torch_or_flower(tmp_path):
 def test_a_node_and_the_coordinators_own_processes_never_import_torch(tmp_path):
     names = (
         *("clients.node.resident", "clients.node.handler", "clients.node.flower_app", "clients.node.enrol"),
+        *("clients.halves", "clients.states", "algorithms.scaffold", "algorithms.personal", "registry"),
         *("devices.doctor", "devices.bundle", "wire", "flower.fleet"),
-        *("server.superlink", "server.supervisor", "server.coordinating", "server.gate"),
+        *(
+            "server.deployment.superlink",
+            "server.deployment.supervisor",
+            "server.deployment.coordinating",
+            "server.deployment.gate",
+        ),
     )
     blocked = ("torch", "sklearn", "matplotlib", "opacus", "litert_torch")
     imports_without(blocked, [f"edgekit.{name}" for name in names], tmp_path)

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from edgekit import __version__
-from edgekit.clients.node.folder import Membership, NodeFolder, Wishes
+from edgekit.clients.node.folder import Membership, NodeFolder, NodeSettings
 from edgekit.enrolment import PROTOCOL, JoinAddress, JoinCode, clock_problem, enrolment_parts, is_proof, phone_message
 from edgekit.errors import JoinError
 from edgekit.flower.fleet import explain, trusting
@@ -75,7 +75,7 @@ def join_phone(gateway: NodeFolder, folder: NodeFolder, address: JoinAddress, na
         "proof": _signed(folder, message),
     }
     answer = _post(address, gateway.authority(), "phone", request)
-    folder.keep_wishes(Wishes(url=str(address), name=name))
+    folder.keep_node_settings(NodeSettings(url=str(address), name=name))
     _keep(folder, answer, address, gateway.authority() or b"")
 
 

@@ -1,4 +1,4 @@
-"""A node's folder: its identity, its owner's wishes, its ledger, and the models it received. It survives everything."""
+"""A node's folder: identity, its owner's settings, ledger, and the models it received. It survives everything."""
 
 import tomllib
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ Fact = Literal["battery", "load", "temperature", "statistics"]
 Condition = Literal["idle", "charging", "unmetered"]
 
 
-class Wishes(Section):
+class NodeSettings(Section):
     """What the device's owner wants: `node.toml`, which people may edit.
 
     `edgekit join` writes it; each option of the command is a key here.
@@ -77,7 +77,7 @@ class NodeFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.wishes_file = path / "node.toml"
+        self.node_settings_file = path / "node.toml"
         self.membership_file = path / "membership.json"
         self.authority_file = path / "authority.crt"
         self.key_file = path / "node.key"
@@ -90,26 +90,26 @@ class NodeFolder:
     @property
     def joined(self) -> bool:
         """Whether this node has joined a coordinator."""
-        return self.membership_file.exists() and self.wishes_file.exists()
+        return self.membership_file.exists() and self.node_settings_file.exists()
 
-    def wishes(self) -> Wishes:
-        """Return the owner's wishes.
+    def node_settings(self) -> NodeSettings:
+        """Return the owner's settings.
 
         Raises:
             JoinError: the file is missing or breaks the schema; the key is named.
         """
         try:
-            return Wishes.model_validate(tomllib.loads(self.wishes_file.read_text()))
+            return NodeSettings.model_validate(tomllib.loads(self.node_settings_file.read_text()))
         except FileNotFoundError:
             raise JoinError(f"{self.path} holds no node: join first, with edgekit join URL#CODE") from None
         except ValidationError as error:
-            raise JoinError(f"{self.wishes_file}: {first_problem(error)}") from None
+            raise JoinError(f"{self.node_settings_file}: {first_problem(error)}") from None
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise JoinError(f"{self.wishes_file} cannot be read: {error}") from None
+            raise JoinError(f"{self.node_settings_file} cannot be read: {error}") from None
 
-    def keep_wishes(self, wishes: Wishes) -> None:
-        """Write the owner's wishes down."""
-        write_whole(self.wishes_file, tomli_w.dumps(wishes.model_dump()))
+    def keep_node_settings(self, node_settings: NodeSettings) -> None:
+        """Write the owner's settings down."""
+        write_whole(self.node_settings_file, tomli_w.dumps(node_settings.model_dump()))
 
     def membership(self) -> Membership:
         """Return what joining gave.

@@ -14,11 +14,12 @@ from edgekit.clients.budget import Budget
 from edgekit.clients.node import conditions, delivery, statistics, task
 from edgekit.clients.node.folder import NodeFolder
 from edgekit.clients.node.held import DeclinedError, Held, rng_of
+from edgekit.clients.node.party import NotAlignedError
 from edgekit.clients.node.rounds import Rounds
-from edgekit.clients.node.task import Task
+from edgekit.clients.node.task import LacksTaskError, Task
 from edgekit.errors import EdgekitError, PrivacyError, RefusedError
-from edgekit.flower import CLIENT_DECLINED, CLIENT_RAISED
-from edgekit.flower.fleet import error_reply
+from edgekit.flower import CLIENT_DECLINED, CLIENT_RAISED, NODE_LACKS_TASK, NODE_NOT_ALIGNED
+from edgekit.flower.parcel import error_reply
 from edgekit.privacy import Charge
 
 log = logging.getLogger("edgekit.node")
@@ -26,6 +27,10 @@ log = logging.getLogger("edgekit.node")
 
 STATISTICS_EPSILON = 10.0
 """What noised statistics may spend in all where neither the plan nor the owner limits the device."""
+
+
+CODES: dict[type[EdgekitError], int] = {LacksTaskError: NODE_LACKS_TASK, NotAlignedError: NODE_NOT_ALIGNED}
+"""Errors that a coordinator acts upon; by code, since words are for people."""
 
 
 class Handler:
@@ -67,7 +72,7 @@ class Handler:
             raise RefusedError(f"this node (edgekit {__version__}) does not know {action[:40]!r}: update it")
         return wire.answer(actions[action](asked), message)
 
-    def _prepare(self, asked: wire.Letter) -> dict[str, Any]:
+    def _prepare(self, asked: wire.Message) -> dict[str, Any]:
         """Say what this node is, and whether it holds the task."""
         tasks = asked.facts.get("tasks")
         name = str(tasks.get(self.kind, "")) if isinstance(tasks, dict) else ""
@@ -79,7 +84,7 @@ class Handler:
             log.warning("%s", problem)
         return self._told(holds, problem)
 
-    def _install(self, asked: wire.Letter) -> dict[str, Any]:
+    def _install(self, asked: wire.Message) -> dict[str, Any]:
         """Take a task, if the coordinator signed it."""
         content = asked.content
         task.verify(self.folder.membership().signing_key, content, asked.facts.get("signature"))
@@ -96,21 +101,21 @@ class Handler:
     def _told(self, holds: bool, problem: str) -> dict[str, Any]:
         facts = self.held.task.facts if self.held.task is not None else None
         # How many there are tells of them: only where another protects the data, and the owner set no limit.
-        counts = facts is not None and facts.counts and facts.planned is None and not self.held.wishes.epsilon
+        counts = facts is not None and facts.counts and facts.planned is None and not self.held.node_settings.epsilon
         return {
             "version": __version__,
             "kind": self.kind,
-            "name": self.held.wishes.name,
+            "name": self.held.node_settings.name,
             "holds": holds,
             "problem": problem,
             "examples": len(self.held.examples) if counts and self.held.examples is not None else -1,
-            "statistics": "statistics" in self.held.wishes.share,
+            "statistics": "statistics" in self.held.node_settings.share,
             "model": {key: value for key, value in delivery.current(self.folder).items() if key in ("run", "version")},
             **({"party": self.held.party.name} if self.held.party is not None else {}),
-            **conditions.facts(self.held.wishes.share),
+            **conditions.facts(self.held.node_settings.share),
         }
 
-    def _align(self, asked: wire.Letter, message: Message) -> Message:
+    def _align(self, asked: wire.Message, message: Message) -> Message:
         """Take part in finding whom all parties know."""
         self.held.ready(str(asked.facts.get("task", "")), None)
         if self.held.party is None:
@@ -118,7 +123,7 @@ class Handler:
         facts, points = self.held.party.align(asked)
         return wire.answer(facts, message, to_bytes(points))
 
-    def _deliver(self, asked: wire.Letter) -> dict[str, Any]:
+    def _deliver(self, asked: wire.Message) -> dict[str, Any]:
         record = delivery.accept(self.folder, asked.content, asked.facts.get("signature"))
         if "problem" in record:
             log.warning("%s", record["problem"])
@@ -126,8 +131,8 @@ class Handler:
             log.info("model version %d is in use", record["version"])
         return {key: record[key] for key in ("run", "version", "problem") if key in record}
 
-    def _statistics(self, asked: wire.Letter) -> dict[str, Any]:
-        if "statistics" not in self.held.wishes.share:
+    def _statistics(self, asked: wire.Message) -> dict[str, Any]:
+        if "statistics" not in self.held.node_settings.share:
             raise DeclinedError("this device's owner does not share statistics")
         weights = asked.weights()
         self.held.ready(str(asked.facts.get("task", "")), weights)
@@ -141,7 +146,7 @@ class Handler:
         draw = digest.hex()[:32]
         number = self.held.ledger.round_of(draw) or self.held.ledger.rounds + 1
         # Where nothing else is limited, so many reports are, that the noise cannot be averaged out.
-        budget = self.held.budget() or Budget(self.held.ledger, STATISTICS_EPSILON, self.held.wishes.delta)
+        budget = self.held.budget() or Budget(self.held.ledger, STATISTICS_EPSILON, self.held.node_settings.delta)
         budget.charge(Charge(number, "example", "client", noise, 1.0, 1, None, draw))
         each = statistics.contributions(self.held.examples, self.held.trainer.scores(weights, self.held.examples.x))
         return {"sum": statistics.noised_sum(each, noise, rng_of(digest, "noise")).tolist()}
@@ -156,7 +161,7 @@ def replying(answer: Callable[[Message], Message], message: Message) -> Message:
         return error_reply(CLIENT_DECLINED, str(error), message)
     except EdgekitError as error:
         log.warning("%s", error)
-        return error_reply(CLIENT_RAISED, str(error), message)
+        return error_reply(CODES.get(type(error), CLIENT_RAISED), str(error), message)
     except MemoryError:
         log.warning("out of memory")
         return error_reply(CLIENT_RAISED, "this device has too little memory for the task", message)

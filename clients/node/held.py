@@ -11,7 +11,7 @@ from edgekit.arrays import Weights, problem_with
 from edgekit.asks import LocalSettings
 from edgekit.clients.budget import ACCOUNTANT, Budget
 from edgekit.clients.node import task
-from edgekit.clients.node.folder import NodeFolder, Wishes
+from edgekit.clients.node.folder import NodeFolder, NodeSettings
 from edgekit.clients.node.party import Party
 from edgekit.clients.node.task import Task
 from edgekit.clients.split.device import HalvesMaker
@@ -38,7 +38,7 @@ class Held:
 
     Attributes:
         folder: as given.
-        wishes: its owner's.
+        node_settings: its owner's.
         kind: how this device trains.
         ledger: what was spent of its data's privacy.
         name, task, algorithm, examples: of the task that is ready; "" and None before.
@@ -50,8 +50,8 @@ class Held:
     def __init__(self, folder: NodeFolder, *, lasting: bool) -> None:
         self._lasting = lasting
         self.folder = folder
-        self.wishes: Wishes = folder.wishes()
-        self.kind = task.choose_kind(self.wishes.trainer)
+        self.node_settings: NodeSettings = folder.node_settings()
+        self.kind = task.choose_kind(self.node_settings.trainer)
         self.ledger = Ledger(folder.ledger)
         self._secret = folder.secret()
         self.name = ""
@@ -70,14 +70,14 @@ class Held:
             return False
         trainer = parts = party = examples = None
         if found.facts.vertical is not None:
-            party = Party(found, self.kind, self.wishes, lasting=self._lasting)
+            party = Party(found, self.kind, self.node_settings, lasting=self._lasting)
         elif found.facts.split is not None:
-            parts = found.halves(self.kind, self.wishes.modules)
+            parts = found.halves(self.kind, self.node_settings.modules)
         else:
-            trainer = found.trainer(self.kind, self.wishes.modules)
-        algorithm = found.algorithm(self.wishes.modules)
+            trainer = found.trainer(self.kind, self.node_settings.modules)
+        algorithm = found.algorithm(self.node_settings.modules)
         if party is None:
-            examples = found.examples(self.wishes)
+            examples = found.examples(self.node_settings)
             self._owned = _fingerprint(examples)
         self.trainer, self.parts, self.party, self.examples = trainer, parts, party, examples
         self.algorithm = algorithm
@@ -89,7 +89,7 @@ class Held:
         if name != self.name:
             self.load(name)
         if self.task is None or name != self.name:
-            raise RefusedError(task.NO_TASK)
+            raise task.LacksTaskError
         like = self.task.weights_like if self.party is None else self.party.weights_like
         if weights is not None and (problem := problem_with(weights, like)):
             raise RefusedError(f"the weights are not of the task's network: {problem}")
@@ -108,9 +108,9 @@ class Held:
         """Return what limits this device; None where another protects the data, and the owner set no limit."""
         assert self.task is not None
         planned = self.task.facts.planned
-        if self.wishes.epsilon:
-            delta = min(self.wishes.delta, planned.delta) if planned else self.wishes.delta
-            return Budget(self.ledger, self.wishes.epsilon, delta)
+        if self.node_settings.epsilon:
+            delta = min(self.node_settings.delta, planned.delta) if planned else self.node_settings.delta
+            return Budget(self.ledger, self.node_settings.epsilon, delta)
         if planned is None:
             return None
         # As much as the plan takes, reckoned as this device reckons.

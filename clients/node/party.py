@@ -11,8 +11,9 @@ import numpy as np
 from edgekit import plugins, wire
 from edgekit.arrays import Weights
 from edgekit.asks import LocalSettings
-from edgekit.clients.node.folder import Wishes
-from edgekit.clients.node.task import OWN_SOURCES, PartyFacts, Task, check_allowed
+from edgekit.clients.node.folder import NodeSettings
+from edgekit.clients.node.task import OWN_SOURCES, Task, check_allowed
+from edgekit.clients.node.task_facts import PartyFacts
 from edgekit.clients.split.device import Device, HalvesMaker
 from edgekit.clients.split.party import task_of, terms_of
 from edgekit.data.federated import Integers
@@ -24,8 +25,13 @@ log = logging.getLogger("edgekit.node")
 
 MOST_NAMED = 5
 """Columns that a message names."""
-NO_ALIGNMENT = "this party has not been aligned with the others yet"
-"""What a party answers that was started anew: the coordinator aligns it again."""
+
+
+class NotAlignedError(RefusedError):
+    """This party was started anew: the coordinator aligns it again."""
+
+    def __init__(self) -> None:
+        super().__init__("this party has not been aligned with the others yet")
 
 
 class Party:
@@ -34,7 +40,7 @@ class Party:
     Args:
         task: of the coordinator, which names the parties.
         kind: what this device trains with.
-        wishes: its owner's.
+        node_settings: its owner's.
         lasting: whether this process lasts over messages, as edgekit's own node does and Flower's does not.
 
     Attributes:
@@ -45,7 +51,7 @@ class Party:
         EdgekitError: this device cannot take part as a party.
     """
 
-    def __init__(self, task: Task, kind: str, wishes: Wishes, *, lasting: bool = True) -> None:
+    def __init__(self, task: Task, kind: str, node_settings: NodeSettings, *, lasting: bool = True) -> None:
         if not lasting:
             raise RefusedError("a party needs edgekit's own node: join without --supernode")
         if kind != "torch":
@@ -53,25 +59,25 @@ class Party:
         assert task.facts.vertical is not None
         self._task, self._facts = task, task.facts.vertical
         names = [party.name for party in self._facts.parties]
-        if wishes.epsilon:
+        if node_settings.epsilon:
             raise PrivacyError("what a party sends is not protected, but this device's owner limits epsilon")
-        if wishes.client >= len(names):
-            raise DataError(f"client = {wishes.client}, but there are {len(names)} parties")
-        name = wishes.party or (names[wishes.client] if wishes.client >= 0 else "")
+        if node_settings.client >= len(names):
+            raise DataError(f"client = {node_settings.client}, but there are {len(names)} parties")
+        name = node_settings.party or (names[node_settings.client] if node_settings.client >= 0 else "")
         if name not in names:
             raise RefusedError(f"say which party this device is, with --party: {', '.join(names)}")
         self.name, self._place = name, names.index(name)
         own = self._own
-        self._read = self._made(wishes) if wishes.client >= 0 else _table(wishes.data)
+        self._read = self._made(node_settings) if node_settings.client >= 0 else _table(node_settings.data)
         self._table = self._read
         if not self._read.columns and self._read.x.shape[1:] != own.shape:
             raise DataError(f"this party's features have shape {self._read.x.shape[1:]}, the task expects {own.shape}")
-        self._halves = self._network(wishes.modules)
+        self._halves = self._network(node_settings.modules)
         self.weights_like: Weights = {name: np.empty(shape, np.float32) for name, shape in own.parameters.items()}
         self._side: Side | None = None
         self._alignment = ""
 
-    def align(self, asked: wire.Letter) -> tuple[dict[str, Any], Weights]:
+    def align(self, asked: wire.Message) -> tuple[dict[str, Any], Weights]:
         """Take part in a private set intersection: return facts, and the hidden ids of both sides.
 
         Raises:
@@ -88,7 +94,7 @@ class Party:
         log.info("the coordinator asks about %d ids, hidden; this party has %d", len(points), len(self._table.ids))
         return {"alignment": self._alignment}, found
 
-    def begin(self, asked: wire.Letter, weights: Weights, settings: LocalSettings, number: int) -> Device:
+    def begin(self, asked: wire.Message, weights: Weights, settings: LocalSettings, number: int) -> Device:
         """Return a round's device, with the rows that are trained on in the order that all parties have.
 
         Raises:
@@ -97,7 +103,7 @@ class Party:
         if settings.work != "sgd" or settings.update_clip:
             raise RefusedError("a party makes plain rounds alone")
         if self._side is None or asked.facts.get("alignment") != self._alignment:
-            raise RefusedError(NO_ALIGNMENT)
+            raise NotAlignedError
         rows = self._side.rows(_places(asked.facts.get("places")))
         if not len(rows):
             raise RefusedError("none of this party's people is trained on")
@@ -141,12 +147,12 @@ class Party:
         network = party_network(self._task.facts.model, self._place, self._own.shape, self._facts.embedding)
         return TorchDevice(network, None)
 
-    def _made(self, wishes: Wishes) -> Table:
+    def _made(self, node_settings: NodeSettings) -> Table:
         """Return a table of the experiment's own data, for trying out."""
         from edgekit.data.sources import load_vertical
 
         facts = self._task.facts
-        check_allowed(facts.data.source, wishes.modules)
+        check_allowed(facts.data.source, node_settings.modules)
         if not plugins.is_import_path(facts.data.source) and facts.data.source not in OWN_SOURCES:
             raise RefusedError(
                 f"the task's data is {facts.data.source!r}: a task may not choose what is read on this device; "

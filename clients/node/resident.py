@@ -16,7 +16,8 @@ from edgekit.clients.node.folder import NodeFolder
 from edgekit.enrolment import clock_problem, parse_url
 from edgekit.errors import EdgekitError, JoinError, LinkDownError, RefusedError, StaleError
 from edgekit.flower import CLIENT_RAISED
-from edgekit.flower.fleet import FleetLink, Parcel, begin, error_reply
+from edgekit.flower.fleet import FleetLink
+from edgekit.flower.parcel import Parcel, begin, error_reply
 from edgekit.runfolder import write_whole
 
 log = logging.getLogger("edgekit.node")
@@ -68,7 +69,7 @@ class Resident:
         Raises:
             JoinError: the folder holds no node.
         """
-        address, _ = parse_url(self.folder.wishes().url)
+        address, _ = parse_url(self.folder.node_settings().url)
         authority, key, member = self.folder.authority(), self.folder.key(), self.folder.membership()
         wait = FIRST_RETRY
         while not self.stop.is_set():
@@ -176,7 +177,7 @@ class Resident:
     def _clock_problem(self) -> str | None:
         """Return what else than being a stranger may be why a signature is refused, None if nothing is."""
         try:
-            address, _ = parse_url(self.folder.wishes().url)
+            address, _ = parse_url(self.folder.node_settings().url)
             return clock_problem(enrol.clock_ahead(address, self.folder.authority()))
         except JoinError as unreachable:
             return str(unreachable)

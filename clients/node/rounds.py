@@ -45,7 +45,7 @@ class Rounds:
 
     def train(self, message: Message) -> Message:
         """Answer a round."""
-        if reason := conditions.obstacle(self._held.wishes.only_when):
+        if reason := conditions.obstacle(self._held.node_settings.only_when):
             raise DeclinedError(f"not now: {reason}")
         asked = wire.read(message)
         ask = wire.ask_of(asked)
@@ -68,7 +68,7 @@ class Rounds:
         else:
             update = self._run_half(ask, budget, digest)
         log.info("round %d: trained on this device's examples (%s)", ask.round, settings.work)
-        return self._reply(update, message, {"device": conditions.facts(self._held.wishes.share)})
+        return self._reply(update, message, {"device": conditions.facts(self._held.node_settings.share)})
 
     def _run_half(self, ask: Ask, budget: Budget | None, digest: bytes) -> Update:
         """Run the client's half of the method, with what this device keeps between rounds."""
@@ -138,7 +138,7 @@ class Rounds:
     def _train_parts(
         self,
         parts: HalvesMaker,
-        asked: wire.Letter,
+        asked: wire.Message,
         budget: Budget | None,
         weights: Weights,
         local: LocalTask,
@@ -165,10 +165,10 @@ class Rounds:
         return self._over_stream(device, asked, split.codec, spend)
 
     def _over_stream(
-        self, device: Device, asked: wire.Letter, codec: Codec, connected: Callable[[], None] = lambda: None
+        self, device: Device, asked: wire.Message, codec: Codec, connected: Callable[[], None] = lambda: None
     ) -> Trained:
         """Train over a stream to the coordinator's split server; `connected` is called once there is one to send to."""
-        address, token, seconds = _where(asked, self._held.wishes.url)
+        address, token, seconds = _where(asked, self._held.node_settings.url)
         with StreamLine(address, token, codec, seconds, self._held.folder.authority(), self._stop) as line:
             connected()
             for _ in device.train(line):
@@ -187,7 +187,7 @@ def _told_as_text(ask: Ask) -> str:
     return f"{ask.round} {with_mu(ask).to_json()} {json.dumps(dict(ask.config), sort_keys=True, default=str)}"
 
 
-def _where(asked: wire.Letter, url: str) -> tuple[str, bytes, float]:
+def _where(asked: wire.Message, url: str) -> tuple[str, bytes, float]:
     """Return a round's split server, the token to it, and the seconds until the round ends.
 
     The server is on the machine that this device knows as its coordinator, by whatever name it reaches it.

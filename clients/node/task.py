@@ -5,161 +5,34 @@ import importlib.util
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from edgekit import algorithms, arrays, plugins
 from edgekit.algorithms.base import Algorithm
 from edgekit.arrays import Array, Weights
-from edgekit.clients.node.folder import Wishes
-from edgekit.clients.split.device import HalvesMaker, Terms
+from edgekit.clients.node.folder import NodeSettings
+from edgekit.clients.node.task_facts import TaskFacts
+from edgekit.clients.split.device import HalvesMaker
 from edgekit.clients.trainer import Trainer
 from edgekit.data import Examples, FederatedDataset
 from edgekit.data.sources import load_own
 from edgekit.errors import DataError, EdgekitError, MissingExtraError, RefusedError
-from edgekit.experiment import Arguments, Data, Federation, Model, Section, first_problem
+from edgekit.experiment import Federation, first_problem
 from edgekit.runfolder import write_whole
-from edgekit.split.codec import Codec
 
 OWN_SOURCES = ("digits", "moving-digits", "gestures")
 """Data sets that come with edgekit's packages, which a task may choose; all else is the owner's to name."""
-NO_TASK = "this node does not have the round's task (any more)"
-"""What a node says that must be given the task again."""
 
 
-class Planned(Section):
-    """What the experiment plans to spend of a node's privacy by noise of the node's own."""
+class LacksTaskError(RefusedError):
+    """This node must be given the task again."""
 
-    noise_multiplier: Annotated[float, Field(ge=1e-3, le=1e6)]
-    sample_rate: Annotated[float, Field(gt=0, le=1)]
-    steps: Annotated[int, Field(ge=1, le=10**9)]
-    """Over all rounds."""
-    reports: Annotated[int, Field(ge=0, le=10**6)]
-    """Noised statistics, over all rounds."""
-    reports_noise: Annotated[float, Field(ge=0.5, le=1e6)]
-    delta: Annotated[float, Field(gt=0, le=1e-3)]
-
-
-class SplitFacts(Section):
-    """How a network is cut; the device has the part before the first cut, and that behind the second, if there is one.
-
-    Attributes:
-        cuts: the layers behind which it is cut.
-        codec: how activations and gradients travel.
-        window: batches under way at once.
-        crossing: shapes of one example's activation at each cut.
-        activation_clip: of `local-dp`: largest l2 norm of an example's activation.
-        no_peek: weight of NoPeek's penalty.
-    """
-
-    model_config = ConfigDict(strict=False, frozen=True, extra="forbid")
-
-    cuts: Annotated[tuple[str, ...], Field(min_length=1, max_length=2)]
-    codec: Codec
-    window: Annotated[int, Field(ge=1, le=64)]
-    crossing: Annotated[tuple[tuple[int, ...], ...], Field(min_length=1, max_length=2)]
-    activation_clip: Annotated[float, Field(gt=0, le=1e6)]
-    no_peek: Annotated[float, Field(ge=0, le=1e6)]
-
-    @property
-    def terms(self) -> Terms:
-        """What holds for all devices."""
-        return Terms(self.window, self.crossing, self.activation_clip, self.no_peek)
-
-
-class PartyFacts(Section):
-    """One party of several with features of the same people.
-
-    Attributes:
-        name: of the party.
-        shape: of its features.
-        parameters: shapes of its network's arrays, in their order.
-    """
-
-    model_config = ConfigDict(strict=False, frozen=True, extra="forbid")
-
-    name: str
-    shape: tuple[int, ...]
-    parameters: dict[str, tuple[int, ...]]
-
-
-class VerticalFacts(Section):
-    """Parties with features of the same people.
-
-    Attributes:
-        parties: in their order.
-        embedding: numbers that each makes of an example.
-        codec: how embeddings and gradients travel.
-        window: batches under way at once.
-        coverage: share of the people whom each party knows, for trying out.
-    """
-
-    model_config = ConfigDict(strict=False, frozen=True, extra="forbid")
-
-    parties: Annotated[tuple[PartyFacts, ...], Field(min_length=1, max_length=64)]
-    embedding: Annotated[int, Field(ge=1, le=4096)]
-    codec: Codec
-    window: Annotated[int, Field(ge=1, le=64)]
-    coverage: Annotated[float, Field(gt=0, le=1)]
-
-
-class MethodFacts(Section):
-    """A federated method whose clients do more than train plainly.
-
-    Attributes:
-        algorithm: its name or import path.
-        strategy: likewise, of Flower's interface; one of the two is "".
-        arguments: its own.
-    """
-
-    model_config = ConfigDict(strict=False, frozen=True, extra="forbid")
-
-    algorithm: str
-    strategy: str
-    arguments: Arguments
-
-
-class TaskFacts(Section):
-    """A task in words and numbers.
-
-    Attributes:
-        run: name of the experiment.
-        run_id: of this run of it: what devices keep between rounds is of one run.
-        seed: of the data's partition and the network's first weights.
-        model: the [model] section.
-        data: the [data] section, for how raw data becomes examples.
-        shape: of one example.
-        classes: names, in the order of the indices.
-        parameters: shapes of the network's arrays, in their order; of a network that is cut, of the device's own.
-        privacy: the statement for people: what an update tells, and to whom.
-        planned: where nodes add the noise; else None.
-        counts: whether the coordinator needs to know how many examples there are.
-        split: how the network is cut; None where it is not.
-        vertical: parties with features of the same people; None for clients with examples of their own.
-        method: what clients do in a round; None where they train plainly.
-    """
-
-    # Lists become tuples on their way through JSON and back; the rest is as strict as elsewhere.
-    model_config = ConfigDict(strict=False, frozen=True, extra="forbid")
-
-    run: str
-    run_id: str = ""
-    seed: int
-    model: Model
-    data: Data
-    shape: tuple[int, ...]
-    classes: list[str]
-    parameters: dict[str, tuple[int, ...]]
-    privacy: str
-    planned: Planned | None
-    counts: bool
-    split: SplitFacts | None = None
-    vertical: VerticalFacts | None = None
-    method: MethodFacts | None = None
+    def __init__(self) -> None:
+        super().__init__("this node does not have the round's task (any more)")
 
 
 @dataclass(frozen=True)
@@ -271,28 +144,30 @@ class Task:
         bottom, _, *rest = CutModel(model, facts.shape).parts(split.cuts)
         return TorchDevice(bottom, rest[0] if rest else None)
 
-    def examples(self, wishes: Wishes) -> Examples:
+    def examples(self, node_settings: NodeSettings) -> Examples:
         """Return this device's own examples, in the experiment's shape and classes.
 
         Raises:
             DataError: there are none, or they do not fit.
         """
         facts = self.facts
-        if wishes.client >= 0:
+        if node_settings.client >= 0:
             from edgekit.data import load
 
-            check_allowed(facts.data.source, wishes.modules)
+            check_allowed(facts.data.source, node_settings.modules)
             if not plugins.is_import_path(facts.data.source) and facts.data.source not in OWN_SOURCES:
                 raise RefusedError(
                     f"the task's data is {facts.data.source!r}: a task may not choose what is read on this device; "
                     "give --data yourself"
                 )
             whole = load(facts.data.model_copy(update={"client_test_fraction": 0.0}), facts.seed)
-            if wishes.client >= whole.clients:
-                raise DataError(f"client = {wishes.client}, but the experiment's data has {whole.clients} clients")
-            found = whole.client(wishes.client)
+            if node_settings.client >= whole.clients:
+                raise DataError(
+                    f"client = {node_settings.client}, but the experiment's data has {whole.clients} clients"
+                )
+            found = whole.client(node_settings.client)
         else:
-            settings = facts.data.model_copy(update={"source": wishes.data})
+            settings = facts.data.model_copy(update={"source": node_settings.data})
             found = load_own(settings, facts.classes)
         fitting(facts, found).check(found, "this device")
         return found

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from edgekit.clients.node.task import TaskFacts
+from edgekit.clients.node.task_facts import TaskFacts
 
 Activity = Literal["draw", "speak", "move"]
 SMALLEST, LARGEST = 8, 64

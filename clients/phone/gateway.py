@@ -25,7 +25,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from edgekit import __version__
 from edgekit.clients.node import enrol
-from edgekit.clients.node.folder import NodeFolder, Wishes
+from edgekit.clients.node.folder import NodeFolder, NodeSettings
 from edgekit.clients.node.resident import Resident
 from edgekit.clients.phone.frames import VERSION, Frame, pack, unpack
 from edgekit.clients.phone.handler import MOST_EXAMPLES, Board, GatewayHandler, PhoneHandler
@@ -85,7 +85,7 @@ class Gateway:
 
     def __init__(self, folder: Path, name: str) -> None:
         self._node = NodeFolder(folder / "node")
-        self._url = self._node.wishes().url
+        self._url = self._node.node_settings().url
         self._address, _ = parse_url(self._url)
         self._strangers = 0
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -299,9 +299,9 @@ class Gateway:
         if session.resident is not None and session.thread is not None and session.thread.is_alive():
             return
         before, folder = session.thread, session.phone.folder
-        wishes = folder.wishes()
-        if wishes.url != self._url:  # the coordinator has moved
-            folder.keep_wishes(wishes.model_copy(update={"url": self._url}))
+        node_settings = folder.node_settings()
+        if node_settings.url != self._url:  # the coordinator has moved
+            folder.keep_node_settings(node_settings.model_copy(update={"url": self._url}))
         stop, line = threading.Event(), session.line
         # A phone that comes back while its old node is still ending is asked all the same.
         handler = PhoneHandler(self.board, line, session.phone.name, lambda: stop.is_set() and not line.is_ready)
@@ -416,6 +416,6 @@ def join(folder: Path, url: str, name: str) -> None:
     if code is None and not node.joined:
         raise JoinError("give the whole address with its code, URL#CODE, as edgekit serve shows it")
     # First: a membership is there only with all else. Whoever answers there must have the authority's certificate.
-    node.keep_wishes(Wishes(url=str(address), name=name))
+    node.keep_node_settings(NodeSettings(url=str(address), name=name))
     if code is not None:
         enrol.join(node, address, code, name, "gateway")

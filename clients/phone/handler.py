@@ -180,7 +180,7 @@ class PhoneHandler:
         ask = wire.ask_of(asked)
         settings, weights = with_mu(ask), ask.bundles[WEIGHTS]
         if not self._board.holds(str(asked.facts.get("task", ""))):
-            raise RefusedError(task.NO_TASK)
+            raise task.LacksTaskError
         made = self._board.task
         assert made is not None
         if problem := problem_with(weights, made.weights_like):
@@ -196,7 +196,7 @@ class PhoneHandler:
         arrays = update_of(reply, weights)
         return wire.answer(_figures(reply, private=settings.protects), message, to_bytes(arrays))
 
-    def _deliver(self, asked: wire.Letter, message: Message) -> dict[str, Any]:
+    def _deliver(self, asked: wire.Message, message: Message) -> dict[str, Any]:
         task.verify(self._board.signing_key, asked.content, asked.facts.get("signature"))
         delivery = Delivery.from_bytes(asked.content)
         facts = {

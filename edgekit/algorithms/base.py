@@ -190,7 +190,9 @@ def checked(state: object) -> State:
     for bundle, arrays in state.bundles.items():
         if ":" in bundle or bundle == AVERAGE:
             raise TrainingError(f"the bundle {bundle!r} of its state needs another name")
-        if not isinstance(arrays, dict) or not all(isinstance(array, np.ndarray) for array in arrays.values()):
+        if not isinstance(arrays, dict) or not all(
+            isinstance(array, np.ndarray | np.generic) for array in arrays.values()
+        ):
             raise TrainingError(f"the bundle {bundle!r} of its state holds what is not an array")
     try:
         json.dumps(dict(state.facts), allow_nan=False)

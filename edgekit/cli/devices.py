@@ -69,7 +69,7 @@ def doctor(
     ahead, unreachable = None, None
     if node.joined:
         try:
-            ahead = enrol.clock_ahead(parse_url(node.wishes().url)[0], node.authority())
+            ahead = enrol.clock_ahead(parse_url(node.node_settings().url)[0], node.authority())
         except JoinError as error:
             unreachable = str(error)
     findings, profile = doctors.examine(node.path, ahead)
@@ -141,7 +141,7 @@ def leave(folder: Folder = None) -> None:
 
     node = NodeFolder(folder or default_folder())
     with node.only_one():
-        address, _ = parse_url(node.wishes().url)
+        address, _ = parse_url(node.node_settings().url)
 
         from edgekit.clients.node import enrol
 

@@ -75,14 +75,14 @@ def join(
 
     from pydantic import ValidationError
 
-    from edgekit.clients.node.folder import NodeFolder, Wishes, default_folder
+    from edgekit.clients.node.folder import NodeFolder, NodeSettings, default_folder
     from edgekit.enrolment import parse_url
     from edgekit.errors import JoinError, UsageError
 
     node = NodeFolder(folder or default_folder())
     address, code = parse_url(url) if url else (None, None)
     with node.only_one():
-        before = node.wishes() if node.wishes_file.exists() else None
+        before = node.node_settings() if node.node_settings_file.exists() else None
         if address is None and before is None:
             raise UsageError("give the address that edgekit serve shows: edgekit join 'https://HOST:PORT#CODE'")
         given = {
@@ -99,19 +99,19 @@ def join(
         }
         start = before.model_dump() if before else {"name": _host_name()}
         try:
-            wishes = Wishes.model_validate(
+            node_settings = NodeSettings.model_validate(
                 {**start, **{key: value for key, value in given.items() if value is not None}}
             )
         except ValidationError as error:
             first = error.errors()[0]
             option = str(first["loc"][0]).replace("_", "-")
             raise UsageError(f"--{option}: {first['msg']}, got {first['input']!r}") from None
-        kind_of_data, _, place = wishes.data.partition(":")
+        kind_of_data, _, place = node_settings.data.partition(":")
         if data and kind_of_data in ("npz", "csv", "idx", "images", "audio", "events"):
             if not Path(place).exists():
                 raise UsageError(f"--data {data}: {place} does not exist on this device")
-            wishes = wishes.model_copy(update={"data": f"{kind_of_data}:{Path(place).resolve()}"})
-        if not wishes.data and wishes.client < 0:
+            node_settings = node_settings.model_copy(update={"data": f"{kind_of_data}:{Path(place).resolve()}"})
+        if not node_settings.data and node_settings.client < 0:
             raise UsageError(
                 "say what this device's data is: --data npz:FILE (or images:, audio:, …), or --client N to try out"
             )
@@ -123,19 +123,19 @@ def join(
         from edgekit.clients.node.resident import Resident
         from edgekit.clients.node.task import choose_kind
 
-        kind = "supernode" if supernode else choose_kind(wishes.trainer)
+        kind = "supernode" if supernode else choose_kind(node_settings.trainer)
         if code is not None and address is not None:
-            if node.joined and (before is None or before.url != wishes.url):
+            if node.joined and (before is None or before.url != node_settings.url):
                 raise JoinError(
                     f"{node.path} belongs to a node of {before.url if before else '?'}: give another --folder, or "
                     "leave there first, with edgekit devices leave"
                 )
-            enrol.join(node, address, code, wishes.name, kind)
-            print(f"joined {address} as {wishes.name}, node {node.membership().node_id}; kept in {node.path}")
-        if wishes != before:  # else the owner's own words in the file stay
-            node.keep_wishes(wishes)
+            enrol.join(node, address, code, node_settings.name, kind)
+            print(f"joined {address} as {node_settings.name}, node {node.membership().node_id}; kept in {node.path}")
+        if node_settings != before:  # else the owner's own words in the file stay
+            node.keep_node_settings(node_settings)
         if supernode:
-            print(_supernode_command(node, parse_url(wishes.url)[0].netloc))
+            print(_supernode_command(node, parse_url(node_settings.url)[0].netloc))
             return
         if enrol_only:
             return

@@ -89,21 +89,23 @@ def run(
     experiments.load(folder.experiment if folder else None, [f"spiking.{key}={value}" for key, value in chosen.items()])
     with Terminal(silent=as_json) as terminal:
         terminal.stage("spiking")
-        from edgekit.pipeline import lava, spiking
+        from edgekit.pipeline import lava, spiking_again
 
         if model is not None:
             assert data is not None
             place = out or Path("spiking")
-            facts = spiking.spike_module(model, parsed, weights, data, chosen, place, terminal.notice)
+            facts = spiking_again.spike_module(model, parsed, weights, data, chosen, place, terminal.notice)
         elif alone:
             assert source is not None
             assert data is not None
-            facts = spiking.spike_file(source, data, chosen, out or Path("spiking"), step_seconds, terminal.notice)
+            facts = spiking_again.spike_file(
+                source, data, chosen, out or Path("spiking"), step_seconds, terminal.notice
+            )
         else:
             assert source is not None
             facts = {}
             if backend == "emulator" or chosen:
-                facts = spiking.spike_run(source, chosen, terminal.notice)
+                facts = spiking_again.spike_run(source, chosen, terminal.notice)
             if backend == "lava":
                 facts = lava.run_in_lava(source, examples, timeout, terminal.notice)
             elif backend == "snntorch":

@@ -22,12 +22,24 @@ from edgekit.arrays import Weights
 
 logging.getLogger("flwr").setLevel(logging.ERROR)
 
-__all__ = ["CLIENT_DECLINED", "CLIENT_RAISED", "InProcessArray", "begin_any_run", "begin_run", "to_record"]
+__all__ = [
+    "CLIENT_DECLINED",
+    "CLIENT_RAISED",
+    "NODE_LACKS_TASK",
+    "NODE_NOT_ALIGNED",
+    "InProcessArray",
+    "begin_any_run",
+    "begin_run",
+    "to_record",
+]
 
 CLIENT_RAISED = int(ErrorCode.CLIENT_APP_RAISED_EXCEPTION)
 """Error code of a reply from a client whose training raised."""
 CLIENT_DECLINED = int(ErrorCode.MOD_FAILED_PRECONDITION)
 """Error code of a reply from a client whose owner does not want it to train now."""
+NODE_LACKS_TASK, NODE_NOT_ALIGNED = 10_001, 10_002
+"""Error codes of edgekit's own, beyond Flower's: a node that must be given the task again, or aligned with the other
+parties again."""
 
 
 def begin_run(run_id: int) -> None:

@@ -8,12 +8,11 @@ import re
 import ssl
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
-from flwr.app import Error, Message
+from flwr.app import Message
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
@@ -33,17 +32,16 @@ from flwr.supercore.inflatable.inflatable_object import (
     iterate_object_tree,
     no_object_id_recompute,
 )
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.protobuf.client import ProtobufRequestContext
-from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from google.protobuf.message import DecodeError
 
 from edgekit.arrays import as_arrays, as_contents, from_bytes, to_bytes
 from edgekit.errors import EdgekitError, LinkDownError, RefusedError, StaleError
+from edgekit.flower.parcel import Parcel
 
 HAS_HEADER = "edgekit-has"
 """Header of a question for the next message: the one that the node got last, so that none is lost on the way."""
@@ -64,34 +62,6 @@ T = TypeVar("T")
 
 class NotThereError(LinkDownError):
     """The coordinator does not have what was asked for."""
-
-
-@dataclass(frozen=True)
-class Parcel:
-    """A message as it came over the link: content by hash, so that it can be kept on the disk.
-
-    Attributes:
-        message_id: its hash.
-        objects: content by hash.
-    """
-
-    message_id: str
-    objects: dict[str, bytes]
-
-    def open(self) -> Message:
-        """Return the message.
-
-        Raises:
-            RefusedError: the objects do not make a message.
-        """
-        try:
-            message = inflate_object_from_contents(self.message_id, dict(self.objects))
-        except Exception as error:  # Flower's decoders raise many kinds
-            raise RefusedError(f"a message cannot be read: {type(error).__name__}: {error}") from None
-        if not isinstance(message, Message):
-            raise RefusedError(f"a message was expected, this is a {type(message).__name__}")
-        message.metadata.__dict__["_message_id"] = self.message_id
-        return message
 
 
 class FleetLink:
@@ -325,13 +295,6 @@ class FleetLink:
             raise LinkDownError(f"the coordinator's answer cannot be read: {error}") from None
 
 
-def begin(parcel: Parcel, node_id: int) -> Message:
-    """Open a message to answer it: replies read their run and sender from the process."""
-    message = parcel.open()
-    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = message.metadata.run_id, node_id, 1
-    return message
-
-
 def trusting(authority: bytes) -> ssl.SSLContext:
     """Return a TLS context that trusts this certificate authority (PEM) and nobody else."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -361,8 +324,3 @@ def _without_content(message: Message) -> Message:
 def _reason(response: httpx.Response) -> str:
     found = FlowerError.from_json(response.text)
     return str(found.message) if found else " ".join(response.text.split())[:200]
-
-
-def error_reply(code: int, reason: str, message: Message) -> Message:
-    """Return a reply that says why there is none."""
-    return Message(Error(code, reason), reply_to=message)

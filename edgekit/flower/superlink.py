@@ -35,7 +35,8 @@ from starlette.requests import Request
 
 from edgekit.arrays import as_arrays, as_contents, from_bytes, to_bytes
 from edgekit.errors import EdgekitError, RefusedError, ServeError
-from edgekit.flower.fleet import EXCHANGED_BYTES, Parcel
+from edgekit.flower.fleet import EXCHANGED_BYTES
+from edgekit.flower.parcel import Parcel
 
 SECRET_HEADER = "edgekit-secret"
 """Header of requests to the Control API: proof that they come from the coordinator's own processes."""

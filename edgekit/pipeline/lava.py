@@ -19,7 +19,8 @@ from edgekit.neuromorphic.network import readouts
 from edgekit.neuromorphic.netx import write_netx
 from edgekit.neuromorphic.nir import read_nir
 from edgekit.neuromorphic.tune import SnnTorchNetwork
-from edgekit.pipeline.spiking import MOST_EXAMPLES, open_run, stored_network
+from edgekit.pipeline.spiking import MOST_EXAMPLES
+from edgekit.pipeline.spiking_again import open_run, stored_network
 from edgekit.runfolder import write_whole
 
 EXPORTED_SAMPLES = 20

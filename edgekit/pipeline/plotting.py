@@ -7,7 +7,8 @@ import numpy as np
 
 from edgekit.errors import RunFolderError, UsageError
 from edgekit.neuromorphic.emulator import Emulator
-from edgekit.pipeline.spiking import open_run, sample, stored_network
+from edgekit.pipeline.spiking import sample
+from edgekit.pipeline.spiking_again import open_run, stored_network
 from edgekit.report import spiking_pictures, standalone
 from edgekit.runfolder import write_whole
 

@@ -1,11 +1,10 @@
 """The spiking stage: convert, tune if it helps, round to Loihi's integers, run them, and count what they cost.
 
-In a run it follows training; `edgekit spike run` does it again, or for modules and .nir files that were never part of a
-run.
+In a run it follows training; `spiking_again.py` does it later, or for modules and .nir files without a run.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +12,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgekit import experiment as experiments
 from edgekit.data import Examples, FederatedDataset
-from edgekit.errors import ConversionError, RunFolderError, UsageError
+from edgekit.errors import ConversionError
 from edgekit.experiment import Experiment, Spiking
 from edgekit.models.cost import macs
 from edgekit.neuromorphic import LoihiNetwork, SpikingNetwork, convert, loihi, network, quantise
 from edgekit.neuromorphic.decision import affordable, curve, decide
 from edgekit.neuromorphic.emulator import Activity, Emulator
 from edgekit.neuromorphic.energy import cost
-from edgekit.neuromorphic.nir import read_nir, write_nir
+from edgekit.neuromorphic.nir_writing import write_nir
 from edgekit.neuromorphic.resources import CHIPS, Resources, require_fit, resources
 from edgekit.neuromorphic.tune import tune
-from edgekit.pipeline.subjects import load_module, load_run, read_examples
 from edgekit.randomness import generator
-from edgekit.report import SpikingSample, renew_spiking
+from edgekit.report import SpikingSample
 from edgekit.runfolder import RunFolder
 
 WORTH_TUNING = 0.01
@@ -38,8 +35,6 @@ CURVE = (1, 2, 4, 8, 16, 32)
 """Time steps at which accuracy is measured for the report."""
 SHOWN_NEURONS = 3
 """Neurons a layer whose voltages are drawn."""
-CALIBRATION_SHARE = 4
-"""Of a user's own examples, one in so many is for calibration."""
 
 Notice = Callable[[str], None]
 
@@ -95,7 +90,7 @@ def make_spiking(
     subject = of_model(
         model,
         dataset.calibration,
-        _drawn(dataset.test, experiment.seed),
+        drawn(dataset.test, experiment.seed),
         dataset.classes,
         experiment.spiking,
         experiment.seed,
@@ -233,7 +228,8 @@ def _steps(spiking: SpikingNetwork, examples: Examples, settings: Spiking) -> in
     return examples.x.shape[1] if spiking.coding == "frames" else settings.steps
 
 
-def _drawn(test: Examples, seed: int) -> Examples:
+def drawn(test: Examples, seed: int) -> Examples:
+    """Return so many test examples, drawn at random, as are run."""
     order = generator(seed, "spiking test").permutation(len(test))
     chosen = np.sort(order[:MOST_EXAMPLES])
     return Examples(test.x[chosen], test.y[chosen])
@@ -267,159 +263,3 @@ def _early(subject: Subject, ready: Emulator, activity: Activity, seed: int) -> 
         "margin": chosen.margin if np.isfinite(chosen.margin) else None,
         "curve": [{"steps": round(p.steps, 3), "accuracy": round(p.accuracy, 6)} for p in points],
     }
-
-
-def spike_run(path: Path, changes: dict[str, Any], notice: Notice) -> dict[str, Any]:
-    """Make the spiking form of a finished run again; its files, result.json and report are brought up to date.
-
-    Args:
-        path: the run folder.
-        changes: of the [spiking] section.
-        notice: told what was found.
-
-    Raises:
-        EdgekitError: this is no finished run, or its network has no spiking form.
-    """
-    folder, experiment, model, dataset = open_run(path, changes)
-    result = folder.read_result()
-    found = make_spiking(model, dataset, experiment, folder)
-    result["spiking"] = found.facts
-    result.get("failed", {}).pop("spiking", None)
-    if not result.get("failed"):
-        result.pop("failed", None)
-    folder.write_json(folder.result, result)
-    renew_spiking(folder, result, dataset.classes, found.sample)
-    for line in found.notices:
-        notice(line)
-    return found.facts
-
-
-def open_run(
-    path: Path, changes: dict[str, Any] | None = None
-) -> tuple[RunFolder, Experiment, nn.Module, FederatedDataset]:
-    """Return a finished run's folder, experiment (with changes of its [spiking] section), network and data."""
-    folder = RunFolder.open(path)
-    experiment = experiments.load(folder.experiment, _overrides(changes or {}))
-    model, dataset = load_run(folder, experiment)
-    return folder, experiment, model, dataset
-
-
-def stored_network(folder: RunFolder) -> LoihiNetwork:
-    """Return a run's integer network.
-
-    Raises:
-        RunFolderError: it has none, or one that cannot be read.
-    """
-    stored = folder.spiking / "loihi.npz"
-    remedy = f"edgekit spike run {folder.path}"
-    if not stored.exists():
-        raise RunFolderError(f"{folder.path} holds no spiking network yet: make it with {remedy}")
-    try:
-        return loihi.load(stored)
-    except ConversionError as error:
-        raise RunFolderError(f"{error}; make it anew with {remedy}") from None
-
-
-def spike_file(
-    path: Path, data: Path, changes: dict[str, Any], out: Path, step_seconds: float | None, notice: Notice
-) -> dict[str, Any]:
-    """Make the integers of a .nir file, with a user's examples; the files go into `out`.
-
-    Args:
-        path: the .nir file.
-        data: .npz of `x` and `y`.
-        changes: of the [spiking] section.
-        out: the folder.
-        step_seconds: length of a step in the file; None is NIR's usual.
-        notice: told what was found.
-    """
-    if step_seconds is not None and not 0 < step_seconds < np.inf:
-        raise UsageError(f"--step-seconds {step_seconds:g}: give a length above 0")
-    given = {} if step_seconds is None else {"step_seconds": step_seconds}
-    read = read_nir(path, **given)
-    x, y = _labelled(data)
-    calibration, test = _divided(x, y)
-    settings = _settings(changes)
-    if not read.input_bits:
-        read = _coded(read, x, settings)
-    leading = 2 if read.coding == "frames" else 1
-    if int(np.prod(x.shape[leading:])) != int(np.prod(read.input_shape)) or x.ndim <= leading:
-        raise UsageError(f"--data {data} holds examples of {x.shape[1:]}; {path.name} takes {read.input_shape} a step")
-    _require_classes(data, y, len(read.classes), path.name)
-    subject = Subject(read, list(read.classes), calibration, test)
-    return _write(measure(subject, settings, 0, out), notice)
-
-
-def _coded(read: SpikingNetwork, x: Any, settings: Spiking) -> SpikingNetwork:
-    """Choose codes for a file that states none: whole numbers as they are, others in `spiking.input_bits`."""
-    coding: Any = "frames" if x.ndim == len(read.input_shape) + 2 else settings.coding
-    low, high = float(x.min()), float(x.max())
-    if low >= 0 and high < 64 and np.array_equal(x, np.rint(x)):
-        return replace(read, coding=coding, input_low=0.0, input_step=1.0, input_bits=max(1, int(high).bit_length()))
-    step = (high - low) / (2**settings.input_bits - 1)
-    return replace(read, coding=coding, input_low=low, input_step=step or 1.0, input_bits=settings.input_bits)
-
-
-def spike_module(
-    model_path: str,
-    arguments: dict[str, Any],
-    weights: Path | None,
-    data: Path,
-    changes: dict[str, Any],
-    out: Path,
-    notice: Notice,
-) -> dict[str, Any]:
-    """Make the spiking form of a user's torch module, with their examples; the files go into `out`.
-
-    Args:
-        model_path: `package.module:Class`.
-        arguments: of the class.
-        weights: its state; None keeps what the class starts with.
-        data: .npz of `x` and `y`.
-        changes: of the [spiking] section.
-        out: the folder.
-        notice: told what was found.
-    """
-    x, y = _labelled(data)
-    model = load_module(model_path, arguments, weights, torch.from_numpy(x[:2]))
-    with torch.no_grad():
-        count = model(torch.from_numpy(x[:2])).shape[1]
-    calibration, test = _divided(x, y)
-    settings = _settings(changes)
-    _require_classes(data, y, count, model_path)
-    subject = of_model(model, calibration, test, [str(number) for number in range(count)], settings, 0)
-    return _write(measure(subject, settings, 0, out), notice)
-
-
-def _write(found: SpikingResult, notice: Notice) -> dict[str, Any]:
-    for line in found.notices:
-        notice(line)
-    return found.facts
-
-
-def _settings(changes: dict[str, Any]) -> Spiking:
-    return experiments.load(None, _overrides(changes)).spiking
-
-
-def _overrides(changes: dict[str, Any]) -> list[str]:
-    return [f"spiking.{key}={value}" for key, value in changes.items()]
-
-
-def _labelled(data: Path) -> tuple[Any, Any]:
-    x, y = read_examples("--data", data, None)
-    if y is None:
-        raise UsageError(f"--data {data}: give an .npz with x and y, the class numbers")
-    if len(x) < 2 * CALIBRATION_SHARE:
-        raise UsageError(f"--data {data} has {len(x)} examples; give at least {2 * CALIBRATION_SHARE}")
-    return x, y.astype(np.int64)
-
-
-def _require_classes(data: Path, y: Any, count: int, what: str) -> None:
-    if int(y.max()) >= count:
-        raise UsageError(f"--data {data} has the class {int(y.max())}; {what} gives {count} scores")
-
-
-def _divided(x: Any, y: Any) -> tuple[Examples, Examples]:
-    """Divide a user's examples into those for calibration and those for the test."""
-    held = np.arange(len(x)) % CALIBRATION_SHARE == 0
-    return Examples(x[held], y[held]), _drawn(Examples(x[~held], y[~held]), 0)

@@ -52,7 +52,7 @@ def released(
             contributions = [mechanism.clip(one, bound) for one in contributions]
         total = mechanism.add_noise(mechanism.total(contributions, shapes), deviation, rng)
         found[bundle] = {
-            name: ((0 if start is None else start[name]) + step * total[name]).astype(array.dtype)
+            name: np.asarray((0 if start is None else start[name]) + step * total[name], array.dtype)
             for name, array in shapes.items()
         }
     return found

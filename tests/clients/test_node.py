@@ -18,9 +18,10 @@ from edgekit.clients import LocalSettings, LocalTask
 from edgekit.clients.halves import run_halves
 from edgekit.clients.node import conditions, delivery, resident
 from edgekit.clients.node.delivery import Delivery
-from edgekit.clients.node.folder import Membership, NodeFolder, Wishes
+from edgekit.clients.node.folder import Membership, NodeFolder, NodeSettings
 from edgekit.clients.node.handler import Handler
-from edgekit.clients.node.task import MethodFacts, Planned, Task, TaskFacts, name_of
+from edgekit.clients.node.task import Task, name_of
+from edgekit.clients.node.task_facts import MethodFacts, Planned, TaskFacts
 from edgekit.clients.torch_trainer import TorchTrainer, state
 from edgekit.data import load
 from edgekit.devices import sensors
@@ -28,7 +29,7 @@ from edgekit.errors import JoinError, RefusedError
 from edgekit.experiment import Data, Model
 from edgekit.export.convert import to_float32
 from edgekit.export.verify import run_examples
-from edgekit.flower import begin_run
+from edgekit.flower import NODE_LACKS_TASK, begin_run
 from edgekit.models import build
 from edgekit.privacy import Ledger
 from edgekit.privacy.accounting import epsilon
@@ -52,7 +53,7 @@ def folder(tmp_path, signer):
     made = NodeFolder(tmp_path / "node")
     public = signer.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
     made.keep_membership(Membership(node_id=7, signing_key=public.hex(), secure=True), b"authority")
-    made.keep_wishes(Wishes(url="https://h:1", name="pi", client=0, trainer="torch"))
+    made.keep_node_settings(NodeSettings(url="https://h:1", name="pi", client=0, trainer="torch"))
     begin_run(1)
     return made
 
@@ -78,7 +79,7 @@ def make_task(digits, model):
 
 
 def ask(handler, facts, content=b"", kind="query"):
-    return handler.answer(Message(wire.Letter(facts, content).record(), 7, kind))
+    return handler.answer(Message(wire.Message(facts, content).record(), 7, kind))
 
 
 def install(handler, task, signer, **changed):
@@ -102,7 +103,7 @@ def test_a_task_comes_back_as_it_was_sent(make_task):
 
 def test_a_node_trains_what_the_coordinator_signed_and_nothing_else(folder, make_task, signer, model):
     handler = Handler(folder)
-    assert train(handler, "0" * 32, state(model)).error.reason == "this node does not have the round's task (any more)"
+    assert train(handler, "0" * 32, state(model)).error.code == NODE_LACKS_TASK
     told, name = install(handler, make_task(), signer)
     assert (told["kind"], told["holds"], told["problem"], told["examples"]) == ("torch", True, "", -1)
     reply = train(handler, name, state(model))
@@ -126,7 +127,7 @@ def test_work_repeated_after_a_crash_gives_the_same_bits_and_costs_nothing_more(
     nudged = {k: v.copy() for k, v in state(model).items()}
     next(iter(nudged.values())).flat[0] = np.nextafter(next(iter(nudged.values())).flat[0], np.float32(9))
     other = wire.read(train(Handler(folder), name, nudged))
-    pairs = zip(wire.Letter({}, first).weights().values(), other.weights().values(), strict=True)
+    pairs = zip(wire.Message({}, first).weights().values(), other.weights().values(), strict=True)
     difference = np.concatenate([(a - b).ravel() for a, b in pairs])
     assert difference.std() > 1e-3  # the noise's, where rounding alone would leave 1e-7
     assert Ledger(folder.ledger).epsilon(1e-5, "rdp-integer") > spent
@@ -136,7 +137,7 @@ def test_other_examples_get_other_noise_and_are_charged(folder, make_task, signe
     """An owner who adds a picture: the same round again must not give its contribution away by subtraction."""
     own = digits.client(0)
     names = np.array(digits.classes)
-    folder.keep_wishes(folder.wishes().model_copy(update={"client": -1, "data": f"npz:{tmp_path}/x.npz"}))
+    folder.keep_node_settings(folder.node_settings().model_copy(update={"client": -1, "data": f"npz:{tmp_path}/x.npz"}))
     drawn = []
     for count in (len(own) - 1, len(own)):
         np.savez(tmp_path / "x.npz", x=own.x[:count], y=names[own.y[:count]])
@@ -157,7 +158,7 @@ def test_a_node_keeps_to_the_plan_or_to_its_owners_limit(folder, make_task, sign
     assert "will spend epsilon" in third.error.reason
     planned = epsilon([(2.0, 0.5, 4)], 1e-5, "rdp-integer")
     assert Ledger(folder.ledger).epsilon(1e-5, "rdp-integer") == pytest.approx(planned)
-    folder.keep_wishes(folder.wishes().model_copy(update={"epsilon": 2 * planned}))
+    folder.keep_node_settings(folder.node_settings().model_copy(update={"epsilon": 2 * planned}))
     assert not train(Handler(folder), name, state(model), number=3).has_error()
     bare = train(Handler(folder), name, state(model), LocalSettings(), number=4)
     assert "asks for an update without noise of its own" in bare.error.reason
@@ -185,7 +186,7 @@ def test_a_task_may_not_choose_what_code_runs_on_the_device(folder, make_task, s
     assert "code of this device" in told["problem"]
     told, _ = install(Handler(folder), make_task(data=Data(clients=6, source="images:/home")), signer)
     assert "may not choose what is read" in told["problem"]
-    folder.keep_wishes(folder.wishes().model_copy(update={"modules": ["os"]}))
+    folder.keep_node_settings(folder.node_settings().model_copy(update={"modules": ["os"]}))
     told, _ = install(Handler(folder), make_task(model=Model(name="os:getcwd")), signer)
     assert "code of this device" not in told["problem"]
 
@@ -197,7 +198,7 @@ def test_data_that_does_not_fit_is_told(folder, make_task, signer, tmp_path):
         ("npz:/nowhere.npz", "does not exist"),
         ("dreams", "known are digits"),
     ):
-        folder.keep_wishes(folder.wishes().model_copy(update={"client": -1, "data": source}))
+        folder.keep_node_settings(folder.node_settings().model_copy(update={"client": -1, "data": source}))
         told, _ = install(Handler(folder), make_task(), signer)
         assert complaint in told["problem"], source
 
@@ -205,8 +206,8 @@ def test_data_that_does_not_fit_is_told(folder, make_task, signer, tmp_path):
 def test_labels_go_by_name_whatever_their_order_on_the_device(folder, make_task, digits, tmp_path):
     own = digits.client(0)
     np.savez(tmp_path / "x.npz", x=own.x, y=np.array([digits.classes[label] for label in own.y]))
-    wishes = folder.wishes().model_copy(update={"client": -1, "data": f"npz:{tmp_path}/x.npz"})
-    assert np.array_equal(make_task().examples(wishes).y, own.y)
+    node_settings = folder.node_settings().model_copy(update={"client": -1, "data": f"npz:{tmp_path}/x.npz"})
+    assert np.array_equal(make_task().examples(node_settings).y, own.y)
 
 
 def test_statistics_are_noised_charged_and_given_only_if_shared(folder, make_task, signer, model):
@@ -215,7 +216,7 @@ def test_statistics_are_noised_charged_and_given_only_if_shared(folder, make_tas
     question = {"action": "statistics", "noise": 8.0, "task": name}
     weights = to_bytes(state(model))
     assert "does not share" in ask(Handler(folder), question, weights).error.reason
-    folder.keep_wishes(folder.wishes().model_copy(update={"share": ["statistics"]}))
+    folder.keep_node_settings(folder.node_settings().model_copy(update={"share": ["statistics"]}))
     first = wire.read(ask(Handler(folder), question, weights)).facts["sum"]
     assert wire.read(ask(Handler(folder), question, weights)).facts["sum"] == first
     assert Ledger(folder.ledger).rounds == 1
@@ -261,7 +262,7 @@ def test_a_delivered_model_is_tested_before_it_replaces_the_old_one(folder, mode
 def test_a_node_declines_when_its_owner_does_not_want_it_to_train(folder, make_task, signer, model, monkeypatch):
     handler = Handler(folder)
     _, name = install(handler, make_task(), signer)
-    handler.held.wishes = handler.held.wishes.model_copy(update={"only_when": ["charging"]})
+    handler.held.node_settings = handler.held.node_settings.model_copy(update={"only_when": ["charging"]})
     monkeypatch.setattr(sensors, "battery", lambda: sensors.Battery(40, charging=False))
     declined = train(handler, name, state(model))
     assert declined.error.reason.startswith("not now: on battery (40 %)")
@@ -301,9 +302,9 @@ def test_a_folder_is_one_nodes_and_damage_is_told(folder):
     folder.key_file.write_text("damaged")
     with pytest.raises(JoinError, match="cannot be read"):
         folder.key()
-    folder.wishes_file.write_text('url = "x"\nname = "y"\nvolume = 3\n')
+    folder.node_settings_file.write_text('url = "x"\nname = "y"\nvolume = 3\n')
     with pytest.raises(JoinError, match="volume"):
-        folder.wishes()
+        folder.node_settings()
     folder.membership_file.write_text("{")
     with pytest.raises(JoinError, match="join again"):
         folder.membership()
@@ -313,9 +314,9 @@ def test_a_message_that_kills_the_node_is_answered_with_an_error_at_last(folder,
     """Killed over and over, as by a device's memory running out: the third start gives up on the message."""
     from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
-    from edgekit.flower.fleet import Parcel
+    from edgekit.flower.parcel import Parcel
 
-    message = Message(wire.Letter({"action": "prepare"}).record(), 7, "query", ttl=100)
+    message = Message(wire.Message({"action": "prepare"}).record(), 7, "query", ttl=100)
     message.metadata.__dict__["_message_id"] = message.object_id
     objects = {name: thing.deflate() for name, thing in get_all_nested_objects(message).items()}
     parcel = Parcel(message.object_id, objects)
@@ -408,10 +409,10 @@ def test_a_node_tells_how_good_a_model_is_on_what_it_holds_back(folder, make_tas
     _, without = install(Handler(folder), make_task(planned=None), signer)
     declined = ask(Handler(folder), {**facts, "task": without}, content, "evaluate")
     assert "holds no examples back" in declined.error.reason
-    folder.keep_wishes(folder.wishes().model_copy(update={"epsilon": 3.0}))
+    folder.keep_node_settings(folder.node_settings().model_copy(update={"epsilon": 3.0}))
     protected = ask(Handler(folder), {**facts, "task": name}, content, "evaluate")
     assert "it does not tell how good a model is on it" in protected.error.reason
-    folder.keep_wishes(folder.wishes().model_copy(update={"epsilon": 0.0}))
+    folder.keep_node_settings(folder.node_settings().model_copy(update={"epsilon": 0.0}))
     _, planned = install(Handler(folder), make_task(data=held), signer)
     declined = ask(Handler(folder), {**facts, "task": planned}, content, "evaluate")
     assert "it does not tell how good a model is on it" in declined.error.reason
@@ -433,7 +434,7 @@ class Lazy(Algorithm):
 
 def test_each_release_of_a_node_is_charged_whatever_its_method_does(folder, make_task, signer, model, monkeypatch):
     monkeypatch.setitem(sys.modules, "lazy", sys.modules[__name__])
-    folder.keep_wishes(folder.wishes().model_copy(update={"modules": ["lazy"]}))
+    folder.keep_node_settings(folder.node_settings().model_copy(update={"modules": ["lazy"]}))
     planned = PLANNED.model_copy(update={"sample_rate": 1.0, "steps": 3})
     method = MethodFacts(algorithm="lazy:Lazy", strategy="", arguments={})
     _, name = install(Handler(folder), make_task(planned=planned, method=method), signer)

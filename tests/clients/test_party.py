@@ -6,9 +6,10 @@ import pytest
 from edgekit import wire
 from edgekit.arrays import to_bytes
 from edgekit.clients import LocalSettings
-from edgekit.clients.node.folder import Wishes
-from edgekit.clients.node.party import NO_ALIGNMENT, Party
-from edgekit.clients.node.task import PartyFacts, Task, TaskFacts, VerticalFacts
+from edgekit.clients.node.folder import NodeSettings
+from edgekit.clients.node.party import NotAlignedError, Party
+from edgekit.clients.node.task import Task
+from edgekit.clients.node.task_facts import PartyFacts, TaskFacts, VerticalFacts
 from edgekit.errors import DataError, EdgekitError, PrivacyError, RefusedError
 from edgekit.experiment import Data, Model
 from edgekit.models.vertical import party_network
@@ -22,7 +23,7 @@ SCALES = {"columns": ["age", "height"], "mean": [1.0, 1.0], "std": [2.0, 2.0]}
 
 
 def _asked(*ids, **facts):
-    return wire.Letter({**SCALES, **facts}, to_bytes({"points": Side(ids).hidden()}))
+    return wire.Message({**SCALES, **facts}, to_bytes({"points": Side(ids).hidden()}))
 
 
 def _task(source="digits"):
@@ -48,8 +49,8 @@ def table(tmp_path):
     return path
 
 
-def _wishes(**more):
-    return Wishes(url="http://here:1", name="n", **more)
+def _node_settings(**more):
+    return NodeSettings(url="http://here:1", name="n", **more)
 
 
 def _weights():
@@ -57,7 +58,7 @@ def _weights():
 
 
 def test_its_columns_are_scaled_as_those_that_it_shows(table):
-    party = Party(_task(), "torch", _wishes(data=f"csv:{table}", party="clinic"))
+    party = Party(_task(), "torch", _node_settings(data=f"csv:{table}", party="clinic"))
     party.align(_asked("a"))
     np.testing.assert_array_equal(party._table.x, [[0, 1], [1, 2], [2, 3]])
     for facts, complaint in (
@@ -74,7 +75,7 @@ def test_its_columns_are_scaled_as_those_that_it_shows(table):
 
 
 @pytest.mark.parametrize(
-    ("wishes", "error", "complaint"),
+    ("node_settings", "error", "complaint"),
     [
         ({"party": ""}, RefusedError, "say which party this device is, with --party: clinic, laboratory"),
         ({"party": "bank"}, RefusedError, "say which party"),
@@ -84,33 +85,33 @@ def test_its_columns_are_scaled_as_those_that_it_shows(table):
         ({"client": 2, "data": ""}, DataError, "there are 2 parties"),
     ],
 )
-def test_wishes_that_do_not_fit_are_told(table, wishes, error, complaint):
+def test_settings_that_do_not_fit_are_told(table, node_settings, error, complaint):
     with pytest.raises(error, match=complaint):
-        Party(_task(), "torch", _wishes(**{"data": f"csv:{table}", **wishes}))
+        Party(_task(), "torch", _node_settings(**{"data": f"csv:{table}", **node_settings}))
 
 
 def test_devices_without_torch_flowers_own_node_and_data_that_a_task_chooses_are_refused(table):
-    mine = _wishes(data=f"csv:{table}", party="clinic")
+    mine = _node_settings(data=f"csv:{table}", party="clinic")
     with pytest.raises(RefusedError, match="join without --supernode"):
         Party(_task(), "torch", mine, lasting=False)
     with pytest.raises(RefusedError, match="need torch"):
         Party(_task(), "litert", mine)
     with pytest.raises(RefusedError, match="a task may not choose what is read"):
-        Party(_task(source="npz:/etc/data.npz"), "torch", _wishes(client=0))
+        Party(_task(source="npz:/etc/data.npz"), "torch", _node_settings(client=0))
 
 
 def test_rounds_need_an_alignment_and_places_that_are_there(table):
-    party = Party(_task(), "torch", _wishes(data=f"csv:{table}", party="clinic"))
+    party = Party(_task(), "torch", _node_settings(data=f"csv:{table}", party="clinic"))
 
     def begun(settings=SOME, **facts):
-        return party.begin(wire.Letter(facts), _weights(), settings, 1)
+        return party.begin(wire.Message(facts), _weights(), settings, 1)
 
-    with pytest.raises(RefusedError, match=NO_ALIGNMENT):
+    with pytest.raises(NotAlignedError):
         begun(alignment="")
     with pytest.raises(RefusedError, match="hidden ids were expected"):
-        party.align(wire.Letter(SCALES, to_bytes({"other": np.zeros((1, 32), np.uint8)})))
+        party.align(wire.Message(SCALES, to_bytes({"other": np.zeros((1, 32), np.uint8)})))
     with pytest.raises(RefusedError, match="no point of the curve"):
-        party.align(wire.Letter(SCALES, to_bytes({"points": np.full((1, 32), 255, np.uint8)})))
+        party.align(wire.Message(SCALES, to_bytes({"points": np.full((1, 32), 255, np.uint8)})))
     facts, points = party.align(_asked("b", "d"))
     assert points["again"].shape == (2, 32)
     assert points["own"].shape == (3, 32)
@@ -118,7 +119,7 @@ def test_rounds_need_an_alignment_and_places_that_are_there(table):
     device = begun(**good)
     assert sum(map(len, device.batches)) == 2
     for bad, complaint in (
-        ({"alignment": "another"}, NO_ALIGNMENT),
+        ({"alignment": "another"}, "has not been aligned with the others"),
         ({"places": b"123"}, "places cannot be read"),
         ({"places": "0"}, "places cannot be read"),
         ({"places": np.array([3], "<i8").tobytes()}, "places among 3 ids"),

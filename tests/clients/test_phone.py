@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit.clients.node.folder import NodeFolder, Wishes
-from edgekit.clients.node.task import TaskFacts
+from edgekit.clients.node.folder import NodeFolder, NodeSettings
+from edgekit.clients.node.task_facts import TaskFacts
 from edgekit.clients.phone import line as lines
 from edgekit.clients.phone.activity import activity_of
 from edgekit.clients.phone.frames import Frame, pack, unpack
@@ -73,7 +73,7 @@ def test_a_phone_comes_back_by_its_secret_alone(tmp_path):
     members.keep(identity, phone, secret)
     with pytest.raises(JoinError, match="not known here"):  # it has not joined the coordinator
         members.find(identity, secret)
-    phone.folder.keep_wishes(Wishes(url="https://127.0.0.1:1", name="n"))
+    phone.folder.keep_node_settings(NodeSettings(url="https://127.0.0.1:1", name="n"))
     phone.folder.membership_file.write_text("{}")
     found = members.find(identity, secret)
     assert (found.name, found.folder.path) == (phone.name, phone.folder.path)

@@ -21,7 +21,7 @@ from edgekit.neuromorphic import network as networks
 from edgekit.neuromorphic.conversion import _activations
 from edgekit.neuromorphic.energy import cost
 from edgekit.neuromorphic.loihi import prepared_weight
-from edgekit.neuromorphic.nir import write_nir
+from edgekit.neuromorphic.nir_writing import write_nir
 from edgekit.neuromorphic.trace import trace
 from edgekit.neuromorphic.tune import SnnTorchNetwork, tune
 

@@ -17,7 +17,8 @@ from edgekit.models import build
 from edgekit.neuromorphic import convert
 from edgekit.neuromorphic import network as networks
 from edgekit.neuromorphic.network import SpikingLayer, SpikingNetwork, Synapse
-from edgekit.neuromorphic.nir import read_nir, write_nir
+from edgekit.neuromorphic.nir import read_nir
+from edgekit.neuromorphic.nir_writing import write_nir
 
 SIMULATORS = Environment(
     "nir-simulators",

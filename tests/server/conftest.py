@@ -7,7 +7,8 @@ import pytest
 from edgekit import wire
 from edgekit.clients.node.folder import NodeFolder
 from edgekit.errors import LinkDownError, StaleError
-from edgekit.flower.fleet import FleetLink, begin
+from edgekit.flower.fleet import FleetLink
+from edgekit.flower.parcel import begin
 
 
 class Impostor:

@@ -162,24 +162,24 @@ def test_bad_updates_cost_their_node_and_nothing_else(federation, impostor):
     folder, link = evil.folder, evil.link
 
     def nan(letter):
-        return wire.Letter(
+        return wire.Message(
             letter.facts, arrays.to_bytes({k: np.full_like(v, np.nan) for k, v in letter.weights().items()})
         )
 
     def shape(letter):
-        return wire.Letter(letter.facts, arrays.to_bytes({k: v[:1] for k, v in letter.weights().items()}))
+        return wire.Message(letter.facts, arrays.to_bytes({k: v[:1] for k, v in letter.weights().items()}))
 
     def cut(letter):
-        return wire.Letter(letter.facts, letter.content[: len(letter.content) // 2])
+        return wire.Message(letter.facts, letter.content[: len(letter.content) // 2])
 
     def heavy(letter):
-        return wire.Letter({**letter.facts, "num-examples": 10**12}, letter.content)
+        return wire.Message({**letter.facts, "num-examples": 10**12}, letter.content)
 
     tricks = [nan, shape, cut, heavy]
     sent = []
     for message, letter in evil.asked(seconds=120):
         facts = {"num-examples": 5, "train_loss": 0.1}
-        honest = wire.Letter(facts, letter.content)
+        honest = wire.Message(facts, letter.content)
         made = tricks[len(sent)](honest) if len(sent) < len(tricks) else honest
         reply = wire.answer(made.facts, message, made.content)
         link.push(reply)

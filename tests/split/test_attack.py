@@ -68,6 +68,7 @@ def test_figures_are_those_of_their_definition():
     assert attack.recognised(x, np.roll(x, 1, 0)) == 0.0
 
 
+@pytest.mark.long
 def test_the_whole_attack_writes_figures_and_pictures(make_experiment, tmp_path):
     experiment = make_experiment(
         "model.name=mlp", "split.cut=layers.2", "federation.rounds=1", "training.learning_rate=0.1"

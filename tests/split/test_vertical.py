@@ -127,7 +127,10 @@ def _over_streams(trainer, weights, settings, number, addresses, codec, window, 
     return threads, found
 
 
-@pytest.mark.parametrize(("codec", "window"), [("float32", 1), ("float32", 3), ("int8", 2)])
+@pytest.mark.parametrize(
+    ("codec", "window"),
+    [("float32", 3), *(pytest.param(*more, marks=pytest.mark.long) for more in (("float32", 1), ("int8", 2)))],
+)
 def test_parties_over_grpc_end_with_the_bits_of_those_in_process(proxy, codec, window):
     _, _, model, trainer = _made(f"split.codec={codec}", f"split.window={window}", "split.parties=3")
     weights = {name: array.copy() for name, array in state(model).items()}

@@ -31,7 +31,7 @@ def deliver(
     if not asked:
         return 0, 0
     content = delivery.to_bytes()
-    question = wire.Letter({"action": "deliver", "signature": sign(content)}, content)
+    question = wire.Message({"action": "deliver", "signature": sign(content)}, content)
     took = 0
     for node, found in exchange.ask(asked, question):
         state = presence.state(node)
@@ -64,7 +64,7 @@ def watch(
         name, _ = tasks.of(kind)
         facts = {"action": "statistics", "noise": noise, "task": name}
         chosen = [node for node in asked if presence.nodes[node].kind == kind]
-        for node, found in exchange.ask(chosen, wire.Letter(facts, content)):
+        for node, found in exchange.ask(chosen, wire.Message(facts, content)):
             if isinstance(found, EdgekitError):
                 on_notice(f"{presence.state(node).name} gave no statistics: {wire.one_line(found)}")
             else:

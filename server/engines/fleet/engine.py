@@ -19,7 +19,7 @@ from edgekit.data import FederatedDataset
 from edgekit.errors import RefusedError
 from edgekit.experiment import Experiment
 from edgekit.flower import CLIENT_RAISED
-from edgekit.flower.fleet import error_reply
+from edgekit.flower.parcel import error_reply
 from edgekit.privacy import Plan
 from edgekit.server.engines.base import Draw, Exchanged
 from edgekit.server.engines.fleet import delivery as deliveries
@@ -203,8 +203,8 @@ class FleetEngine:
         """
         node = reply.metadata.src_node_id
         try:
-            letter = wire.read(reply)
-            update = wire.update_of(letter)
+            said = wire.read(reply)
+            update = wire.update_of(said)
         except RefusedError as error:
             raise RefusedError(f"its reply cannot be read: {wire.one_line(error)}") from None
         expected: Bundles = self.algorithm.expects(ask)
@@ -216,9 +216,9 @@ class FleetEngine:
             whole = self._split.whole(node, dict(update.bundles[WEIGHTS]), ask.bundles[WEIGHTS])
             update = replace(update, bundles={WEIGHTS: whole})
         state = self.presence.state(node)
-        state.facts = numbers_of(letter.facts.get("device")) or state.facts
+        state.facts = numbers_of(said.facts.get("device")) or state.facts
         state.last_seen = time.time()
-        state.bytes_up += len(letter.content)
+        state.bytes_up += len(said.content)
         return update
 
 
@@ -239,5 +239,5 @@ def pack(
         known = state(node)
         known.bytes_down += len(content)
         facts |= {"task": tasks.of(known.kind)[0], **more.get(node, {})}
-        sent.append(Message(wire.Letter(facts, content).record(), node, kind, ttl=ttl))
+        sent.append(Message(wire.Message(facts, content).record(), node, kind, ttl=ttl))
     return sent

@@ -10,7 +10,7 @@ from flwr.serverapp import Grid
 from edgekit import wire
 from edgekit.errors import EdgekitError, RefusedError
 from edgekit.flower import CLIENT_RAISED
-from edgekit.flower.fleet import error_reply
+from edgekit.flower.parcel import error_reply
 
 FASTEST_POLL, SLOWEST_POLL = 0.03, 0.25
 QUESTION_SECONDS = 120.0
@@ -53,7 +53,7 @@ class Exchange:
                 return []
             return [reply for name in names for reply in self.pull([name])]
 
-    def ask(self, nodes: Sequence[int], question: wire.Letter) -> list[tuple[int, dict[str, Any] | EdgekitError]]:
+    def ask(self, nodes: Sequence[int], question: wire.Message) -> list[tuple[int, dict[str, Any] | EdgekitError]]:
         """Ask nodes; return each one's answer, or why there is none."""
         exchanged = self.send(questions(nodes, question), QUESTION_SECONDS)
         return [(message.metadata.dst_node_id, answer_of(reply)) for message, reply in exchanged]
@@ -94,7 +94,7 @@ class Exchange:
         ]
 
 
-def questions(nodes: Sequence[int], question: wire.Letter, seconds: float = QUESTION_SECONDS) -> list[Message]:
+def questions(nodes: Sequence[int], question: wire.Message, seconds: float = QUESTION_SECONDS) -> list[Message]:
     """Return a question to several nodes."""
     record = question.record()
     return [Message(record, node, "query", ttl=seconds) for node in nodes]

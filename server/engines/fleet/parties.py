@@ -17,13 +17,12 @@ from edgekit.arrays import Weights, to_bytes
 from edgekit.asks import WEIGHTS, Ask, Reply, Scored, Update, problem_with_update
 from edgekit.clients import batches
 from edgekit.clients.node.delivery import Delivery
-from edgekit.clients.node.party import NO_ALIGNMENT
 from edgekit.clients.split.party import rng_of
 from edgekit.data.vertical import VerticalDataset
 from edgekit.errors import EdgekitError, RefusedError, TrainingError
 from edgekit.experiment import Experiment
-from edgekit.flower import CLIENT_RAISED
-from edgekit.flower.fleet import error_reply
+from edgekit.flower import CLIENT_RAISED, NODE_NOT_ALIGNED
+from edgekit.flower.parcel import error_reply
 from edgekit.privacy.intersection import Side, in_common, known_to_all
 from edgekit.server.engines.base import Draw, Exchanged
 from edgekit.server.engines.fleet.engine import WAITING_NOTICE_SECONDS, pack
@@ -188,15 +187,15 @@ class PartyEngine:
             state.bytes_up += ended[place].bytes_up
             state.bytes_down += ended[place].bytes_down
             try:
-                letter = wire.read(reply)
-                told = wire.update_of(letter)
+                said = wire.read(reply)
+                told = wire.update_of(said)
                 if node in first or not ended[place].finished:
                     raise RefusedError("it sent an update before its stream had ended")
                 if problem := problem_with_update(told, {WEIGHTS: self._host.like[place]}):
                     raise RefusedError(problem)
                 whole |= told.bundles[WEIGHTS]
                 state.last_seen = time.time()
-                state.bytes_up += len(letter.content)
+                state.bytes_up += len(said.content)
             except RefusedError as error:
                 problems[node] = wire.one_line(error)
         if problems:
@@ -218,7 +217,7 @@ class PartyEngine:
         blamed = ", ".join(f"{self.presence.state(node).name}: {problems[node]}" for node in sorted(at_fault))
         for message, reply in exchanged:
             node = message.metadata.dst_node_id
-            anew = NO_ALIGNMENT in problems.get(node, "")
+            anew = reply.has_error() and reply.error.code == NODE_NOT_ALIGNED
             if anew:
                 self._alignments.pop(node, None)
             if node not in at_fault:
@@ -252,8 +251,8 @@ class PartyEngine:
         asked = []
         for node, side in sides.items():
             facts = {"action": "align", "task": name, **self._scales[self._party_of[node]]}
-            letter = wire.Letter(facts, to_bytes({"points": side.hidden()}))
-            asked.append(Message(letter.record(), node, "query", ttl=self._patience))
+            said = wire.Message(facts, to_bytes({"points": side.hidden()}))
+            asked.append(Message(said.record(), node, "query", ttl=self._patience))
         for message, reply in self._exchange.send(asked, self._patience):
             node = message.metadata.dst_node_id
             try:
@@ -300,13 +299,13 @@ def _no_graph() -> bytes:
     raise RefusedError("parties with features of the same people need torch")
 
 
-def _aligned(side: Side, letter: wire.Letter) -> tuple[str, dict[int, int]]:
+def _aligned(side: Side, said: wire.Message) -> tuple[str, dict[int, int]]:
     """Return an alignment's name, and at which of a party's places the coordinator's rows are.
 
     Raises:
         RefusedError: the answer cannot be read, or there is nobody in common.
     """
-    arrays = letter.weights()
+    arrays = said.weights()
     if not {"again", "own"} <= set(arrays):
         raise RefusedError("hidden ids were expected")
     if arrays["own"].size > 32 * MOST_IDS:
@@ -314,4 +313,4 @@ def _aligned(side: Side, letter: wire.Letter) -> tuple[str, dict[int, int]]:
     found = in_common(side, arrays["again"], arrays["own"])
     if not found:
         raise RefusedError("it knows nobody of whom there is a label: is this the right table?")
-    return str(letter.facts.get("alignment")), found
+    return str(said.facts.get("alignment")), found

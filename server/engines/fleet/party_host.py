@@ -2,7 +2,7 @@
 
 from edgekit.arrays import Weights
 from edgekit.asks import LocalSettings
-from edgekit.clients.node.task import PartyFacts, VerticalFacts
+from edgekit.clients.node.task_facts import PartyFacts, VerticalFacts
 from edgekit.data.federated import Integers
 from edgekit.data.vertical import VerticalDataset
 from edgekit.experiment import Split

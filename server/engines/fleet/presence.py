@@ -8,9 +8,8 @@ from typing import Any
 from flwr.app import Message
 
 from edgekit import wire
-from edgekit.clients.node.task import NO_TASK
 from edgekit.errors import EdgekitError, RefusedError
-from edgekit.flower import CLIENT_DECLINED
+from edgekit.flower import CLIENT_DECLINED, NODE_LACKS_TASK
 from edgekit.server.engines.fleet.exchange import (
     FASTEST_POLL,
     QUESTION_SECONDS,
@@ -87,8 +86,8 @@ class Presence:
                 self._tasks.problem(kind)  # after a restart: nodes that were here before hold it already
             facts = {"action": "prepare", "tasks": self._tasks.names(self._kinds)}
             gateways = [node for node in new if self.state(node).kind == "gateway"]
-            self._send(gateways, wire.Letter({**facts, "progress": self._progress(online)}))
-            self._send([node for node in new if node not in gateways], wire.Letter(facts))
+            self._send(gateways, wire.Message({**facts, "progress": self._progress(online)}))
+            self._send([node for node in new if node not in gateways], wire.Message(facts))
         return [node for node in online if node in self.ready and not self.rests(node)]
 
     def expects_newcomers(self) -> bool:
@@ -122,7 +121,7 @@ class Presence:
         self.state(node).failures += 1
         if reply.error.code == CLIENT_DECLINED:
             self.rest(node, REST_SECONDS)
-        elif NO_TASK in (reply.error.reason or ""):
+        elif reply.error.code == NODE_LACKS_TASK:
             self.ready.discard(node)
         else:
             self.stumbled(node)
@@ -140,7 +139,7 @@ class Presence:
         """Whether a node is left alone."""
         return self._resting.get(node, 0.0) > time.monotonic()
 
-    def _send(self, nodes: list[int], question: wire.Letter) -> None:
+    def _send(self, nodes: list[int], question: wire.Message) -> None:
         """Ask nodes without waiting: one that does not answer must not hold up the others."""
         if nodes:
             sent = self._exchange.push(questions(nodes, question))
@@ -183,7 +182,7 @@ class Presence:
                     self.stumbled(node)
                 continue
             _, content = self._tasks.of(kind)
-            self._send(chosen, wire.Letter({"action": "install", "signature": self._sign(content)}, content))
+            self._send(chosen, wire.Message({"action": "install", "signature": self._sign(content)}, content))
         if heard:
             self.save()
 

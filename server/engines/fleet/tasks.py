@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 
 from edgekit.algorithms.base import Algorithm
-from edgekit.clients.node.task import MethodFacts, Planned, SplitFacts, Task, TaskFacts, VerticalFacts, name_of
+from edgekit.clients.node.task import Task, name_of
+from edgekit.clients.node.task_facts import MethodFacts, Planned, SplitFacts, TaskFacts, VerticalFacts
 from edgekit.data import FederatedDataset
 from edgekit.errors import EdgekitError
 from edgekit.experiment import Experiment
