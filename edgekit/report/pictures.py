@@ -49,9 +49,9 @@ def by_client(accuracies: Sequence[float]) -> str:
     axis.bar(np.arange(len(held)), held, 0.85 if len(held) <= 150 else 1.0, color=colours, linewidth=0)
     axis.axhline(held.mean(), color=INK, lw=1, ls=(0, (2, 3)))
     label = f"mean {held.mean():.3f}, worst tenth {held[:worst].mean():.3f}"
-    axis.annotate(label, (0, held.mean()), xytext=(4, 4), textcoords="offset points", va="bottom")
+    axis.annotate(label, (-0.4, 1.15), va="top")  # above the bars, which end at 1
     axis.set_xlim(-0.6, len(held) - 0.4)
-    axis.set_ylim(0, 1.12)
+    axis.set_ylim(0, 1.18)
     axis.set_xticks([])
     axis.set_xlabel(f"{len(held)} clients, worst first")
     _title(axis, "Accuracy on each client's own data, held back")
