@@ -18,6 +18,7 @@ from edgekit.asks import (
     Train,
     Trained,
     Update,
+    check_noisable,
     problem_with_update,
 )
 from edgekit.errors import TrainingError
@@ -77,6 +78,33 @@ def run_halves(halves: Mapping[int, Half], asks: Mapping[int, Ask], answer: Answ
     return {client: ended[client] for client in halves}
 
 
+def measured(
+    halves: Mapping[int, Half], asks: Mapping[int, Ask], score: Callable[[int, Score], Scored]
+) -> dict[int, Scored | Exception]:
+    """Run what clients do to measure a model; return what each found, an exception where it failed.
+
+    Args:
+        halves: by client.
+        asks: what each was asked.
+        score: measures weights on what a client holds back.
+    """
+
+    def answer(waiting: Mapping[int, Any]) -> dict[int, Answered]:
+        found: dict[int, Answered] = {}
+        for client, request in waiting.items():
+            try:
+                if not isinstance(request, Score):
+                    raise TrainingError("a method's way to measure may yield Score alone")
+                found[client] = score(client, request)
+            except Exception as error:  # torch and user modules raise many kinds
+                found[client] = error
+        return found
+
+    no_score = TrainingError("the method gives no score")
+    ended = run_halves(halves, asks, answer)
+    return {client: one if isinstance(one, Scored | Exception) else no_score for client, one in ended.items()}
+
+
 def _check_request(request: object, settings: LocalSettings, made: int) -> None:
     if not isinstance(request, Train | Score):
         raise TrainingError(f"the method's client half asks for {request!r:.80}: it may yield Train or Score")
@@ -113,9 +141,7 @@ def protected(update: object, ask: Ask, rng: np.random.Generator) -> Update:
         raise TrainingError(
             f"the method sends the bundles {', '.join(bundles)}, of which the round bounds {', '.join(bounded)}"
         )
-    for name, arrays in bundles.items():
-        if any(not np.issubdtype(array.dtype, np.floating) for array in arrays.values()):
-            raise TrainingError(f"the bundle {name!r} holds whole numbers, which noise cannot protect")
+    check_noisable(bundles)
     if settings.update_clip:
         bundles = {
             name: _bounded(arrays, ask.bundles[WEIGHTS] if name == WEIGHTS else None, *_scale(name, settings), rng)

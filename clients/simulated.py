@@ -8,11 +8,10 @@ import numpy as np
 
 from edgekit.algorithms.base import Algorithm, Client, with_mu
 from edgekit.asks import Ask, LocalSettings, Reply, Score, Scored, Train
-from edgekit.clients.halves import Answered, check_kept, client_of, protected, run_halves
+from edgekit.clients.halves import Answered, check_kept, client_of, measured, protected, run_halves
 from edgekit.clients.states import ClientStates
 from edgekit.clients.trainer import CohortTrainer, LocalTask, OneTrainer
 from edgekit.data import Examples, FederatedDataset
-from edgekit.errors import TrainingError
 from edgekit.randomness import generator
 
 
@@ -57,8 +56,8 @@ class SimulatedClients:
                 if isinstance(found, Exception):
                     raise found
                 update = protected(found, ask, round_.noise(client, with_mu(ask), 0))
-                check_kept(update, round_.clients[client].state, self.algorithm.expects(ask))
-                if self.states is not None:
+                if self.states is not None:  # else the loop's own check is enough
+                    check_kept(update, round_.clients[client].state, self.algorithm.expects(ask))
                     self.states.save(client, ask.round, round_.clients[client].state)
                 replies.append(Reply(client, update))
             except Exception as error:  # of its data, its training or the method: it costs this client's update
@@ -80,17 +79,8 @@ class SimulatedClients:
                 held[client] = examples
                 known = client_of(ask, len(examples), self.trainer.learnt, state)
                 halves[client] = self.algorithm.evaluate(ask, known)
-
-        def answer(waiting: Mapping[int, Any]) -> dict[int, Answered]:
-            return {
-                client: _tried(partial(self.trainer.score, request, held[client]))
-                if isinstance(request, Score)
-                else TrainingError("a method's way to measure may yield Score alone")
-                for client, request in waiting.items()
-            }
-
-        ended = run_halves(halves, asks, answer)
-        return {client: found for client, found in ended.items() if isinstance(found, Scored)}
+        found = measured(halves, asks, lambda client, request: self.trainer.score(request, held[client]))
+        return {client: scored for client, scored in found.items() if isinstance(scored, Scored)}
 
 
 class _Round:
@@ -109,7 +99,6 @@ class _Round:
         self._whole, self._asks = whole, asks
         self._examples: dict[int, Examples] = {}
         self._made: dict[int, int] = dict.fromkeys(asks, 0)
-        self._noises: dict[tuple[int, int], np.random.Generator] = {}
         self.clients: dict[int, Client] = {}
         self.failed: dict[int, Exception] = {}
         for client, ask in asks.items():

@@ -287,6 +287,18 @@ def problem_with_update(update: Update, expected: Bundles) -> str:
     return ""
 
 
+def check_noisable(bundles: Bundles) -> None:
+    """See that noise can protect all arrays.
+
+    Raises:
+        TrainingError: one holds whole numbers.
+    """
+    for bundle, arrays in bundles.items():
+        for name, array in arrays.items():
+            if not np.issubdtype(array.dtype, np.floating):
+                raise TrainingError(f"the bundle {bundle!r} holds whole numbers, which noise cannot protect: {name!r}")
+
+
 def _fits(fact: object) -> bool:
     """Whether a fact is a word or finite numbers, and of bearable size."""
     if isinstance(fact, str | bytes):

@@ -13,11 +13,11 @@ import numpy as np
 from flwr.app import Message
 
 from edgekit import wire
-from edgekit.algorithms.base import facts_of, with_mu
+from edgekit.algorithms.base import plain_update, with_mu
 from edgekit.arrays import Weights
-from edgekit.asks import WEIGHTS, Ask, LocalSettings, Score, Scored, Train, Trained, Update, packed
+from edgekit.asks import WEIGHTS, Ask, LocalSettings, Score, Train, Trained, Update, packed
 from edgekit.clients.budget import Budget, charge_for
-from edgekit.clients.halves import Answered, check_kept, client_of, protected, run_halves
+from edgekit.clients.halves import Answered, check_kept, client_of, measured, protected, run_halves
 from edgekit.clients.node import conditions
 from edgekit.clients.node.held import DeclinedError, Held, rng_of
 from edgekit.clients.split.device import RELEASES, Device, HalvesMaker
@@ -54,7 +54,7 @@ class Rounds:
             device = self._held.party.begin(asked, ask.bundles[WEIGHTS], with_mu(ask), ask.round)
             trained = self._over_stream(device, asked, self._held.party.codec)
             log.info("round %d: trained on features of %d people", ask.round, trained.examples)
-            return self._reply(_plain(trained), message)
+            return self._reply(plain_update(trained), message)
         digest = self._held.digest("train", packed(ask.bundles), _told_as_text(ask))
         budget = self._held.budget()
         settings = ask.settings
@@ -64,7 +64,7 @@ class Rounds:
         if self._held.parts is not None:
             local = LocalTask(self._held.fit(settings), rng_of(digest, "batches"), rng_of(digest, "noise"))
             trained = self._train_parts(self._held.parts, asked, budget, ask.bundles[WEIGHTS], local, with_mu(ask))
-            update = protected(_plain(trained), ask, local.noise_rng)
+            update = protected(plain_update(trained), ask, local.noise_rng)
         else:
             update = self._run_half(ask, budget, digest)
         log.info("round %d: trained on this device's examples (%s)", ask.round, settings.work)
@@ -119,15 +119,10 @@ class Rounds:
             raise DeclinedError("this device holds no examples back to measure with")
         kept = self._held.own_state().after() if self._held.algorithm.keeps else {}
         client = client_of(ask, len(held), trainer.learnt, kept)
-
-        def answer(waiting: Mapping[int, Any]) -> dict[int, Answered]:
-            if not isinstance(waiting[0], Score):
-                raise RefusedError("a method's way to measure may ask for scores alone")
-            return {0: trainer.score(waiting[0], held)}
-
-        found = run_halves({0: self._held.algorithm.evaluate(ask, client)}, {0: ask}, answer)[0]
-        if not isinstance(found, Scored):
-            raise found if isinstance(found, Exception) else RefusedError("the method gives no score")
+        half = self._held.algorithm.evaluate(ask, client)
+        found = measured({0: half}, {0: ask}, lambda _, request: trainer.score(request, held))[0]
+        if isinstance(found, Exception):
+            raise found
         facts = {"loss": found.loss, "accuracy": found.accuracy, "examples": found.examples}
         return wire.answer(facts, message)
 
@@ -175,11 +170,6 @@ class Rounds:
                 pass
             line.finish()
         return device.update()
-
-
-def _plain(trained: Trained) -> Update:
-    """Return what a plain training made, as an update."""
-    return Update({WEIGHTS: trained.arrays}, trained.examples, facts_of(trained))
 
 
 def _told_as_text(ask: Ask) -> str:

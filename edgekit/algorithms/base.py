@@ -119,7 +119,7 @@ class Algorithm:
     def local(self, ask: Ask, client: Client) -> Half:
         """Do a client's half of a round."""
         trained = yield Train(ask.bundles[WEIGHTS], with_mu(ask))
-        return Update({WEIGHTS: trained.arrays}, trained.examples, facts_of(trained))
+        return plain_update(trained)
 
     def evaluate(self, ask: Ask, client: Client) -> Generator[Request, Any, Scored]:
         """Measure the model on what a client holds back."""
@@ -222,6 +222,11 @@ def with_mu(ask: Ask) -> LocalSettings:
     if not isinstance(mu, int | float):
         raise TrainingError(f"{PROXIMAL} is {mu!r}; it must be a number")
     return dataclasses.replace(ask.settings, proximal_mu=float(mu))
+
+
+def plain_update(trained: Trained) -> Update:
+    """Return what a plain training made, as an update."""
+    return Update({WEIGHTS: trained.arrays}, trained.examples, facts_of(trained))
 
 
 def facts_of(trained: Trained) -> dict[str, float]:

@@ -1,7 +1,6 @@
 """The export stage, in a run and after it, and for modules that were never part of one."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +80,7 @@ def write_files(
     if training:
         notice("making the training graph")
         method = make(experiment.federation)
-        options = Options.of(experiment, proximal=method.proximal, drift=method.drifts)
-        options = replace(options, private=private)
+        options = Options.of(experiment, proximal=method.proximal, drift=method.drifts, private=private)
         card["accuracy"] = result["accuracy"]
         facts = _write_training(subject, options, card, settings.runtimes, folder.export, folder.path, notice)
         result["training_graph"] = {**facts, "batch": options.batch, "clip": options.clip}

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -39,8 +38,8 @@ def kept_training_graph(
     """
 
     def made() -> bytes:
-        options = Options.of(experiment, proximal=algorithm.proximal, drift=algorithm.drifts)
-        options = replace(options, private=experiment.privacy.unit == "example")
+        private = experiment.privacy.unit == "example"
+        options = Options.of(experiment, proximal=algorithm.proximal, drift=algorithm.drifts, private=private)
         return training_file(model, dataset.shape, len(dataset.classes), options, {})[0]
 
     return _kept(run.checkpoint / "training.tflite", made, making)
@@ -57,15 +56,15 @@ def kept_split_graph(
         dataset, run, making: as of `kept_training_graph`.
     """
 
+    # Such a file's calls give gradients, to which nothing is added.
+    options = Options.of(experiment, proximal=False, drift=False, private=experiment.privacy.on)
+
     def made() -> bytes:
         device = plan.device
-        options = Options.of(experiment, proximal=False, drift=False)  # such a file's calls give gradients
-        options = replace(options, private=experiment.privacy.on)
         crossing, classes = plan.terms.crossing, len(dataset.classes)
         return split_file(device.bottom, device.tail, dataset.shape, crossing, classes, options, {})[0]
 
-    batch = max(experiment.export.training_batch, experiment.training.batch_size)
-    what = [plan.names, batch, experiment.privacy.on, __version__]
+    what = [plan.names, options.batch, options.private, __version__]
     name = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]  # a profile may have changed what `auto` chooses
     return _kept(run.checkpoint / f"split-{name}.tflite", made, making)
 

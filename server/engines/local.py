@@ -5,8 +5,8 @@ from functools import partial
 
 from torch import nn
 
-from edgekit.algorithms.base import Algorithm, facts_of, with_mu
-from edgekit.asks import WEIGHTS, Ask, Reply, Scored, Update
+from edgekit.algorithms.base import Algorithm, plain_update, with_mu
+from edgekit.asks import WEIGHTS, Ask, Reply, Scored
 from edgekit.clients.cohort import VectorisedTrainer, obstacle
 from edgekit.clients.litert import LiteRTTrainer
 from edgekit.clients.simulated import SimulatedClients, failed
@@ -159,5 +159,5 @@ class _Parties:
             trained = self._trainer.train(ask.bundles[WEIGHTS], with_mu(ask), ask.round, parties=len(asks))
         except Exception as error:
             return [failed(client, error) for client in asks]
-        update = Update({WEIGHTS: trained.arrays}, trained.examples, facts_of(trained))
+        update = plain_update(trained)
         return [Reply(client, update) for client in asks]

@@ -56,7 +56,7 @@ class Uniform:
         """Draw without putting back."""
         if cohort == 0 or cohort >= clients:
             return list(range(clients))
-        return sorted(int(client) for client in rng.choice(clients, int(cohort), replace=False))
+        return _drawn(int(cohort), clients, rng)
 
 
 class Poisson:
@@ -70,8 +70,12 @@ class Poisson:
         """Draw the size, then who: the same distribution as one coin a client, without touching a million of them."""
         if cohort == 0 or cohort >= clients:
             return list(range(clients))
-        size = rng.binomial(clients, cohort / clients)
-        return sorted(int(client) for client in rng.choice(clients, int(size), replace=False))
+        return _drawn(int(rng.binomial(clients, cohort / clients)), clients, rng)
+
+
+def _drawn(size: int, clients: int, rng: np.random.Generator) -> list[int]:
+    """Return so many clients, each at most once."""
+    return sorted(int(client) for client in rng.choice(clients, size, replace=False))
 
 
 def make(name: str) -> Selector:

@@ -11,7 +11,18 @@ from torch import nn
 from edgekit import algorithms
 from edgekit.algorithms.base import Algorithm, State, checked, checked_asks
 from edgekit.arrays import problem_with
-from edgekit.asks import WEIGHTS, Aggregate, Ask, Bundles, Reply, Scored, Update, mean_of, problem_with_update
+from edgekit.asks import (
+    WEIGHTS,
+    Aggregate,
+    Ask,
+    Bundles,
+    Reply,
+    Scored,
+    Update,
+    check_noisable,
+    mean_of,
+    problem_with_update,
+)
 from edgekit.clients.torch_trainer import learnt, state
 from edgekit.data import FederatedDataset
 from edgekit.errors import DataError, ExperimentError, ModelError, TrainingError
@@ -227,9 +238,8 @@ class Coordinator:
                 f"round {number}: {self._method} expects the bundles {', '.join(like)}, but declares "
                 f"{', '.join(self.algorithm.bundles)} (bundles = …)"
             )
-        for bundle, arrays in like.items() if self.plan is not None else ():
-            if whole := [name for name, array in arrays.items() if not np.issubdtype(array.dtype, np.floating)]:
-                raise TrainingError(f"{bundle} {whole[0]!r} holds whole numbers, which noise cannot protect")
+        if self.plan is not None:
+            check_noisable(like)
         return like
 
     def _sorted(
@@ -261,17 +271,16 @@ class Coordinator:
         else:
             bundles, facts = mean_of(list(updates.values()))
             got = Aggregate(bundles, facts, len(updates), clients)
-        after = self._tried(
-            number, "could not aggregate the updates", lambda: checked(self.algorithm.merge(before, got, number))
-        )
-        model = self._tried(number, "could not aggregate the updates", lambda: dict(self.algorithm.model(after)))
+
+        def merge() -> tuple[State, Any, dict[str, Any]]:
+            after = checked(self.algorithm.merge(before, got, number))
+            return after, dict(self.algorithm.model(after)), rounded_all(after.facts.get("metrics", got.facts))
+
+        after, model, metrics = self._tried(number, "could not aggregate the updates", merge)
         if problem := problem_with(model, self.algorithm.model(before)):
-            raise TrainingError(
-                f"round {number}: {self._method} gave unusable weights ({problem}): lower the learning rate"
-            )
-        return after, self._tried(
-            number, "could not aggregate the updates", lambda: rounded_all(after.facts.get("metrics", got.facts))
-        )
+            told = f"{self._method} gave unusable weights ({problem}): lower the learning rate"
+            raise TrainingError(f"round {number}: {told}")
+        return after, metrics
 
     def _released(
         self, plan: Plan, before: State, like: Bundles, number: int, updates: Mapping[int, Update]
@@ -316,8 +325,7 @@ class Coordinator:
         if number > federation.rounds * (1 - federation.average_last):
             averaged += 1
             old = average or weights
-            average = {name: old[name] + (w - old[name]) / averaged for name, w in weights.items()}
-            average = {name: np.asarray(array, weights[name].dtype) for name, array in average.items()}
+            average = {n: np.asarray(old[n] + (w - old[n]) / averaged, w.dtype) for n, w in weights.items()}
         if number == 1 and self.algorithm.unkept:
             names = ", ".join(self.algorithm.unkept)
             self.on_notice(f"the strategy's {names} cannot be kept in checkpoints: a resumed run starts them anew")
@@ -329,10 +337,8 @@ class Coordinator:
         """Ask a round's clients how good the model is on what they hold back; return that, and the method's metrics."""
         if not self.experiment.data.client_test_fraction or not cohort or skips(self.experiment.federation, number):
             return {}, {}
-        made = self._tried(
-            number, "could not configure the round", lambda: self.algorithm.ask_scores(after, cohort, number)
-        )
-        settings = self.charging.local_settings()
+        ask_scores, settings = self.algorithm.ask_scores, self.charging.local_settings()
+        made = self._tried(number, "could not configure the round", lambda: ask_scores(after, cohort, number))
         scores = self.engine.measure({c: replace(ask, settings=settings, round=number) for c, ask in made.items()})
         if not scores:
             return scores, {}

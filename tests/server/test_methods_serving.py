@@ -6,17 +6,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-OPEN = (
-    "model.name=mlp",
-    "model.arguments={}",
-    "spiking.enabled=false",
-    "export.presets=[]",
-    "privacy.unit=none",
-    "training.epochs=1",
-    "training.batch_size=1000",
-    "federation.average_last=0.0",
-    "serve.deadline_seconds=60",
-)
 MOMENTUM = '''
 """Somebody's own method, in a file of its own: the server's step goes on, and clients tell how far they went."""
 
@@ -56,19 +45,22 @@ class Rolling(Algorithm):
 @pytest.mark.long
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("method", ["scaffold", "rolling:Rolling"])
-def test_two_nodes_end_where_the_simulation_of_two_clients_ends(federation, edgekit, tmp_path, method, monkeypatch):
+def test_two_nodes_end_where_the_simulation_of_two_clients_ends(
+    federation, fleet, edgekit, tmp_path, method, monkeypatch
+):
     """Whole batches, so that nodes' own random numbers change nothing but the order of sums."""
     (tmp_path / "rolling.py").write_text(MOMENTUM)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # the coordinator's processes, and the nodes'
     chosen = [f"federation.algorithm={method}", "federation.rounds=3", "data.clients=2"]
-    one = federation(*chosen, "serve.nodes=2", base=OPEN)
+    chosen += ["training.batch_size=1000", "serve.deadline_seconds=60"]
+    one = federation(*chosen, "serve.nodes=2")
     one.serve("--once", codes=2)
     one.join("torch", "--client", "0", "--trainer", "torch", "--module", "rolling")
     one.join("litert", "--client", "1", "--trainer", "litert", "--module", "rolling")
     one.wait_for_end(300)
     assert [r["replies"] for r in one.rounds()] == [2, 2, 2], one.notices()
-    done = edgekit("run", "--out", "run", *OPEN, *chosen, cwd=tmp_path)
+    done = edgekit("run", "--out", "run", *fleet.QUICK, *chosen, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     served, simulated = (load_file(place / "model.safetensors") for place in (one.run, tmp_path / "run"))
     assert all(np.allclose(served[name], simulated[name], atol=1e-4) for name in simulated)

@@ -40,7 +40,7 @@ class Options:
     private: bool = True
 
     @classmethod
-    def of(cls, experiment: Experiment, *, proximal: bool, drift: bool) -> "Options":
+    def of(cls, experiment: Experiment, *, proximal: bool, drift: bool, private: bool = True) -> "Options":
         """Return what an experiment's clients need, whose method may tell them a mu and a drift."""
         return cls(
             max(experiment.export.training_batch, experiment.training.batch_size),
@@ -48,6 +48,7 @@ class Options:
             experiment.training.momentum > 0,
             proximal,
             drift,
+            private,
         )
 
 
