@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from edgekit.asks import LocalSettings
 from edgekit.data.federated import Integers
+from edgekit.local_settings import LocalSettings
 
 
 def shuffled(examples: int, batch_size: int, epochs: int, rng: np.random.Generator) -> list[Integers]:

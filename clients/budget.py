@@ -1,10 +1,12 @@
 """What a device lets be spent of its own data's privacy. No torch: every device keeps one."""
 
-from edgekit.asks import LocalSettings, Train
+from edgekit.asks import Train
 from edgekit.clients.trainer import Trainer
 from edgekit.data import Examples
 from edgekit.errors import PrivacyError
-from edgekit.privacy import Charge, Ledger, sensitivity
+from edgekit.local_settings import LocalSettings
+from edgekit.privacy import Charge, Ledger
+from edgekit.privacy.mechanisms.client_by_client import sensitivity
 
 ACCOUNTANT = "rdp-integer"
 """What a device reckons with: it needs no package."""
@@ -49,7 +51,7 @@ class Budget:
         Raises:
             PrivacyError: there is not; nothing is spent then.
         """
-        after = self.ledger.epsilon_with(charge, self.delta, ACCOUNTANT)
+        after = self.ledger.epsilon_with([charge], self.delta, ACCOUNTANT)
         if not after <= self.epsilon:
             raise PrivacyError(
                 f"this device will spend epsilon {self.epsilon:.4g} at delta {self.delta:g} and no more; with this "
@@ -67,7 +69,7 @@ def _charge(settings: LocalSettings, number: int, draw: str, releases: int) -> C
         noise, rate, steps = settings.noise_multiplier, settings.sample_rate, settings.steps
         return Charge(number, "example", "client", noise, rate, steps, None, draw)
     if settings.work == "sgd" and settings.update_clip and settings.update_noise:
-        noise = settings.update_noise / sensitivity("client", "client", settings.update_clip)
+        noise = settings.update_noise / sensitivity(settings.update_clip)
         return Charge(number, "client", "client", noise, 1.0, 1, None, draw)
     return None
 

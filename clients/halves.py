@@ -1,18 +1,17 @@
 """Runs clients' halves of a federated method: a node its own, a simulation a round's in lock step. Numpy only."""
 
 import dataclasses
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from edgekit.algorithms.base import Client
+from edgekit.algorithms.base import Algorithm, Client
 from edgekit.arrays import Weights
 from edgekit.asks import (
     WEIGHTS,
     Ask,
     Bundles,
-    LocalSettings,
     Score,
     Scored,
     Train,
@@ -22,7 +21,10 @@ from edgekit.asks import (
     problem_with_update,
 )
 from edgekit.errors import TrainingError
-from edgekit.privacy import mechanism
+from edgekit.local_settings import LocalSettings
+from edgekit.privacy import gaussian
+from edgekit.transforms.base import Transform
+from edgekit.transforms.chain import Draw, on_update
 
 MOST_REQUESTS = 1000
 """Requests of one client in a round: a half that asks for more would never end."""
@@ -117,6 +119,39 @@ def _check_request(request: object, settings: LocalSettings, made: int) -> None:
         raise TrainingError("the method's client half changes settings that privacy was planned with")
 
 
+def keeps(algorithm: Algorithm, transforms: Sequence[Transform]) -> bool:
+    """Whether clients keep something between rounds."""
+    return algorithm.keeps or any(one.keeps for one in transforms)
+
+
+def leaving(
+    update: object,
+    ask: Ask,
+    client: Client,
+    algorithm: Algorithm,
+    transforms: Sequence[Transform],
+    draw: Draw,
+    noise: np.random.Generator,
+) -> Update:
+    """Return an update as it leaves a client: through the transforms, then bounded and noised as the round asks.
+
+    Args:
+        update: what the client's half gave.
+        ask: of the round.
+        client: with what it keeps.
+        algorithm: the method.
+        transforms: in their order.
+        draw: gives the transforms' random numbers.
+        noise: draws the noise.
+
+    Raises:
+        TrainingError: it is no update, or one that is not bounded as the round says.
+    """
+    if any(one.on_clients for one in transforms):
+        update = on_update(transforms, _well_formed(update), ask, client, algorithm.expects(ask), draw)
+    return protected(update, ask, noise)
+
+
 def protected(update: object, ask: Ask, rng: np.random.Generator) -> Update:
     """Return an update as it leaves a client: bounded and noised, if the round asks for it.
 
@@ -196,7 +231,7 @@ def _bounded(
     arrays: Weights, start: Weights | None, clip: float, deviation: float, rng: np.random.Generator
 ) -> Weights:
     change = arrays if start is None else {name: array - start[name] for name, array in arrays.items()}
-    change = mechanism.clip(change, clip)
+    change = gaussian.clip(change, clip)
     if deviation:
-        change = mechanism.add_noise(change, deviation, rng)
+        change = gaussian.add_noise(change, deviation, rng)
     return change if start is None else {name: start[name] + delta for name, delta in change.items()}

@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 
 from edgekit.arrays import Array, Weights, problem_with
-from edgekit.asks import LocalSettings, Score, Scored, Train, Trained
+from edgekit.asks import Score, Scored, Train, Trained
 from edgekit.clients import batches
 from edgekit.clients.trainer import LocalTask, check_train, pulled
 from edgekit.data import Examples
 from edgekit.data.federated import Floats, Integers
 from edgekit.errors import DataError, MissingExtraError, ModelError, TrainingError
 from edgekit.export.metadata import TRAINING, read_metadata
-from edgekit.privacy import mechanism
+from edgekit.local_settings import LocalSettings
+from edgekit.privacy import gaussian
 
 
 class LiteRTTrainer:
@@ -199,7 +200,7 @@ class LiteRTTrainer:
 
     def _noise(self, deviation: float, rng: np.random.Generator) -> Floats:
         parts = [
-            mechanism.gaussian((size,), deviation, rng, np.float32) if p["trainable"] else np.zeros(size, np.float32)
+            gaussian.draw((size,), deviation, rng, np.float32) if p["trainable"] else np.zeros(size, np.float32)
             for p, size in zip(self.facts["parameters"], self._sizes, strict=True)
         ]
         return np.concatenate(parts)

@@ -1,18 +1,20 @@
 """Simulated clients: they answer a round's asks with the data of one dataset, in this process."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 
 from edgekit.algorithms.base import Algorithm, Client, with_mu
-from edgekit.asks import Ask, LocalSettings, Reply, Score, Scored, Train
-from edgekit.clients.halves import Answered, check_kept, client_of, measured, protected, run_halves
+from edgekit.asks import Ask, Reply, Score, Scored, Train
+from edgekit.clients.halves import Answered, check_kept, client_of, leaving, measured, run_halves
 from edgekit.clients.states import ClientStates
 from edgekit.clients.trainer import CohortTrainer, LocalTask, OneTrainer
 from edgekit.data import Examples, FederatedDataset
+from edgekit.local_settings import LocalSettings
 from edgekit.randomness import generator
+from edgekit.transforms.base import Transform
 
 
 class SimulatedClients:
@@ -26,6 +28,7 @@ class SimulatedClients:
         seed: of the batches (and of the noise that clients add).
         states: what clients keep between rounds; None where the method keeps nothing.
         on_notice: called with a line for people when the common step fails and clients train one by one.
+        transforms: what happens to their updates then.
         apart: whether a cohort's clients can train one by one, too.
     """
 
@@ -38,11 +41,13 @@ class SimulatedClients:
         seed: int,
         states: ClientStates | None = None,
         on_notice: Callable[[str], None] = lambda line: None,
+        transforms: Sequence[Transform] = (),
         *,
         apart: bool = True,
     ) -> None:
         self.dataset, self.algorithm, self.trainer, self.cohort = dataset, algorithm, trainer, cohort
         self.seed, self.states, self.on_notice, self.apart = seed, states, on_notice, apart
+        self.transforms = transforms
 
     def train(self, asks: Mapping[int, Ask]) -> list[Reply]:
         """Return the clients' updates, in the order of the asks; one that fails says why."""
@@ -55,9 +60,11 @@ class SimulatedClients:
             try:
                 if isinstance(found, Exception):
                     raise found
-                update = protected(found, ask, round_.noise(client, with_mu(ask), 0))
+                known, noise = round_.clients[client], round_.noise(client, with_mu(ask), 0)
+                draw = partial(generator, self.seed, ask.round, client)
+                update = leaving(found, ask, known, self.algorithm, self.transforms, draw, noise)
                 if self.states is not None:  # else the loop's own check is enough
-                    check_kept(update, round_.clients[client].state, self.algorithm.expects(ask))
+                    check_kept(update, known.state, self.algorithm.expects(ask))
                     self.states.save(client, ask.round, round_.clients[client].state)
                 replies.append(Reply(client, update))
             except Exception as error:  # of its data, its training or the method: it costs this client's update

@@ -125,6 +125,18 @@ class Training(Section):
     memory_mb: Count = 512
 
 
+class Chosen(Section):
+    """A thing of the registry, with its own arguments; in the file also its name alone."""
+
+    name: str
+    arguments: Arguments = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, given: Any) -> Any:
+        return {"name": given} if isinstance(given, str) else given
+
+
 class Federation(Section):
     """Rounds, cohorts and the federated method."""
 
@@ -140,6 +152,8 @@ class Federation(Section):
     """In place of `algorithm`: a strategy of Flower's by its class name, or `package.module:Class`."""
     arguments: Arguments = {}
     """The method's own."""
+    transforms: list[Chosen] = []
+    """What happens to updates on their way, in this order on clients: names, or `package.module:Class`."""
     average_last: Annotated[float, Field(ge=0, le=1)] = 0.0
     """The released model is the mean of the global models of this last fraction of the rounds; 0 is the last model."""
     evaluate_every: Count = 1

@@ -66,7 +66,8 @@ class Registry(Mapping[str, Entry]):
         if name in self._entries:
             return self._entries[name]
         near = difflib.get_close_matches(name, [*self._entries, *self._kinds], n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(self._entries)}."
+        known = ", ".join(self._entries) or "none"
+        hint = f"did you mean {near[0]!r}?" if near else f"known are {known}."
         raise ExperimentError(f"{self.key} {name!r} is unknown; {hint} Or give package.module:name")
 
     def load(self, name: str) -> Any:
@@ -188,6 +189,7 @@ SELECTORS = Registry(
     },
     "edgekit.selectors",
 )
+TRANSFORMS = Registry("federation.transforms", {}, "edgekit.transforms")
 OF_PRIVACY = "DifferentialPrivacy"
 """Beginning of Flower's strategies that stand for a mechanism: privacy has a section of its own."""
 

@@ -19,8 +19,9 @@ from flwr.app import Message as FlowerMessage
 
 from edgekit import arrays
 from edgekit.arrays import Weights
-from edgekit.asks import WEIGHTS, Ask, Bundles, LocalSettings, Scored, Update, packed, unpacked
+from edgekit.asks import WEIGHTS, Ask, Bundles, Scored, Update, packed, unpacked
 from edgekit.errors import EdgekitError, RefusedError
+from edgekit.local_settings import LocalSettings
 
 MOST_BYTES = 256 << 20
 INLINE_BYTES = 4 << 20

@@ -1,19 +1,7 @@
-"""Differential privacy: mechanisms, planning, the ledger, and plain words about what they cover."""
+"""Differential privacy: mechanisms, accounting, the ledger, and plain words about what a guarantee covers."""
 
+from edgekit.guarantee import Charge, Plan, Schedule, Statement
 from edgekit.privacy.accounting import epsilon, solve_noise_multiplier
-from edgekit.privacy.ledger import Charge, Ledger
-from edgekit.privacy.plan import Plan, make_plan, sensitivity
-from edgekit.privacy.statement import covered, not_covered, summary
+from edgekit.privacy.ledger import Ledger
 
-__all__ = [
-    "Charge",
-    "Ledger",
-    "Plan",
-    "covered",
-    "epsilon",
-    "make_plan",
-    "not_covered",
-    "sensitivity",
-    "solve_noise_multiplier",
-    "summary",
-]
+__all__ = ["Charge", "Ledger", "Plan", "Schedule", "Statement", "epsilon", "solve_noise_multiplier"]

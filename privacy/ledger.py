@@ -1,49 +1,14 @@
 """The ledger: every use of data is written down, on the disk, before it happens."""
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from math import isfinite
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from edgekit.errors import PrivacyError
+from edgekit.guarantee import Charge
 from edgekit.privacy.accounting import History, epsilon
 from edgekit.runfolder import append_line, read_lines
-
-
-@dataclass(frozen=True)
-class Charge:
-    """One round's use of data.
-
-    Attributes:
-        round: the round.
-        unit: `example` or `client`.
-        noise: `server` or `client`.
-        noise_multiplier: of the Gaussian mechanism.
-        sample_rate: Poisson rate of a unit in a step.
-        steps: mechanism steps.
-        clients: whose data is charged; None is everybody's.
-        draw: names the random numbers, so that a round repeated with the same ones, which releases nothing new, is
-            told from one with fresh numbers, which does.
-    """
-
-    round: int
-    unit: str
-    noise: str
-    noise_multiplier: float
-    sample_rate: float
-    steps: int
-    clients: tuple[int, ...] | None
-    draw: str
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be counted.
-
-        Raises:
-            PrivacyError: a number is out of range.
-        """
-        if not (isfinite(self.noise_multiplier) and 0 < self.sample_rate <= 1 and self.steps >= 1):
-            raise PrivacyError(f"this is not a charge that can be counted: {self}")
 
 
 class Ledger:
@@ -95,17 +60,20 @@ class Ledger:
         histories = {self._history(own) for own in self._own.values()} or {self._history(Counter())}
         return max(histories, key=lambda history: self._spent(history, delta, accountant))
 
-    def epsilon_with(self, charge: Charge, delta: float, accountant: str) -> float:
-        """Return what the most-charged unit would have spent after another charge."""
-        if charge in self._charges:
-            return self.epsilon(delta, accountant)
-        clients = self._own if charge.clients is None else charge.clients
-        more = Counter({(charge.noise_multiplier, charge.sample_rate): charge.steps})
-        histories = {self._history(self._own.get(client, Counter()) + more) for client in clients}
-        histories = histories or {self._history(more)}
-        return max(
-            [self._spent(history, delta, accountant) for history in histories] + [self.epsilon(delta, accountant)]
-        )
+    def epsilon_with(self, charges: Sequence[Charge], delta: float, accountant: str) -> float:
+        """Return what the most-charged unit would have spent after further charges."""
+        more: dict[int | None, Counter[tuple[float, float]]] = {None: Counter()}
+        for charge in charges:
+            if charge not in self._charges:
+                kind = Counter({(charge.noise_multiplier, charge.sample_rate): charge.steps})
+                for client in (None,) if charge.clients is None else charge.clients:
+                    more[client] = more.get(client, Counter()) + kind
+        everybody = more[None]
+        histories = {
+            self._history(self._own.get(client, Counter()) + everybody + more.get(client, Counter()))
+            for client in {*self._own, *(client for client in more if client is not None)}
+        } or {self._history(everybody)}
+        return max(self._spent(history, delta, accountant) for history in histories)
 
     def round_of(self, draw: str) -> int | None:
         """Return the round that was charged under these random numbers; None if none was."""

@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgekit.privacy import mechanism
+from edgekit.privacy import gaussian
 
 
 def add_noise(tensors: Sequence[Tensor], deviation: float, rng: np.random.Generator) -> None:
     """Add Gaussian noise of this standard deviation to each tensor, in place."""
     for tensor in tensors:
-        tensor += torch.from_numpy(mechanism.gaussian(tuple(tensor.shape), deviation, rng, np.float32))
+        tensor += torch.from_numpy(gaussian.draw(tuple(tensor.shape), deviation, rng, np.float32))
 
 
 def clipped(gradients: Sequence[Tensor], bound: float) -> list[Tensor]:

@@ -14,10 +14,10 @@ from torch import nn
 from torch.func import functional_call
 
 from edgekit.arrays import Weights
-from edgekit.asks import LocalSettings
 from edgekit.clients.split.cohort import Plan
 from edgekit.clients.trainer import LocalTask
 from edgekit.data.federated import Floats, Integers
+from edgekit.local_settings import LocalSettings
 from edgekit.server.split import SplitServer
 from edgekit.split.hiding import clipped
 from edgekit.split.line import DirectLine

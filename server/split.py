@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from edgekit.arrays import Weights
-from edgekit.asks import LocalSettings
 from edgekit.clients.split.by_torch import TorchDevice
 from edgekit.clients.split.cohort import Plan, SplitTrainer
 from edgekit.clients.split.device import Terms
@@ -23,6 +22,7 @@ from edgekit.data.federated import Floats
 from edgekit.devices import profile as profiles
 from edgekit.errors import ModelError, RefusedError
 from edgekit.experiment import Experiment, Split
+from edgekit.local_settings import LocalSettings
 from edgekit.models.cut import CutModel
 from edgekit.split.codec import LARGEST
 from edgekit.split.hiding import Noise

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from edgekit.arrays import Weights
-from edgekit.asks import LocalSettings, Trained
+from edgekit.asks import Trained
 from edgekit.clients import batches
 from edgekit.clients.split.by_torch import TorchDevice
 from edgekit.clients.split.device import Device
@@ -21,6 +21,7 @@ from edgekit.data.federated import Floats, Integers
 from edgekit.data.vertical import VerticalDataset
 from edgekit.errors import RefusedError, TrainingError
 from edgekit.experiment import Split
+from edgekit.local_settings import LocalSettings
 from edgekit.models.vertical import TopNetwork, VerticalNetwork
 from edgekit.privacy.intersection import Side, in_common, known_to_all
 from edgekit.split.codec import Codec

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from edgekit.arrays import Weights
-from edgekit.asks import LocalSettings, Train, Trained
+from edgekit.asks import Train, Trained
 from edgekit.clients import batches
 from edgekit.clients.cohort.rules import ClientsInChannels
 from edgekit.clients.torch_trainer import TorchTrainer, learnt
@@ -17,6 +17,7 @@ from edgekit.clients.trainer import LocalTask, check_train, pulled
 from edgekit.data import Examples
 from edgekit.data.federated import Integers
 from edgekit.errors import EdgekitError
+from edgekit.local_settings import LocalSettings
 from edgekit.privacy.tensors import add_noise, clipped
 
 Tensors = tuple[Tensor, ...] | list[Tensor]

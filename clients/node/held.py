@@ -8,7 +8,6 @@ import numpy as np
 
 from edgekit.algorithms.base import Algorithm
 from edgekit.arrays import Weights, problem_with
-from edgekit.asks import LocalSettings
 from edgekit.clients.budget import ACCOUNTANT, Budget
 from edgekit.clients.node import task
 from edgekit.clients.node.folder import NodeFolder, NodeSettings
@@ -19,8 +18,10 @@ from edgekit.clients.states import OwnState
 from edgekit.clients.trainer import Trainer
 from edgekit.data import Examples, FederatedDataset
 from edgekit.errors import EdgekitError, RefusedError
+from edgekit.local_settings import LocalSettings
 from edgekit.privacy import Ledger
 from edgekit.privacy.accounting import epsilon
+from edgekit.transforms.base import Transform
 
 log = logging.getLogger("edgekit.node")
 
@@ -41,7 +42,7 @@ class Held:
         node_settings: its owner's.
         kind: how this device trains.
         ledger: what was spent of its data's privacy.
-        name, task, algorithm, examples: of the task that is ready; "" and None before.
+        name, task, algorithm, transforms, examples: of the task that is ready; "" and None before.
         trainer: of a whole network; None where it is cut.
         parts: of a network that is cut.
         party: this device as one of several parties.
@@ -58,6 +59,7 @@ class Held:
         self.task: Task | None = None
         self.trainer: Trainer | None = None
         self.algorithm: Algorithm | None = None
+        self.transforms: list[Transform] = []
         self.parts: HalvesMaker | None = None
         self.party: Party | None = None
         self.examples: Examples | None = None
@@ -76,11 +78,12 @@ class Held:
         else:
             trainer = found.trainer(self.kind, self.node_settings.modules)
         algorithm = found.algorithm(self.node_settings.modules)
+        transforms = found.transforms(self.node_settings.modules)
         if party is None:
             examples = found.examples(self.node_settings)
             self._owned = _fingerprint(examples)
         self.trainer, self.parts, self.party, self.examples = trainer, parts, party, examples
-        self.algorithm = algorithm
+        self.algorithm, self.transforms = algorithm, transforms
         self.task, self.name = found, name
         return True
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from edgekit import plugins, wire
 from edgekit.arrays import Weights
-from edgekit.asks import LocalSettings
 from edgekit.clients.node.folder import NodeSettings
 from edgekit.clients.node.task import OWN_SOURCES, Task, check_allowed
 from edgekit.clients.node.task_facts import PartyFacts
@@ -19,6 +18,7 @@ from edgekit.clients.split.party import task_of, terms_of
 from edgekit.data.federated import Integers
 from edgekit.data.vertical import Scale, Table, read_table, scaled
 from edgekit.errors import DataError, PrivacyError, RefusedError
+from edgekit.local_settings import LocalSettings
 from edgekit.privacy.intersection import Side
 
 log = logging.getLogger("edgekit.node")

@@ -15,9 +15,9 @@ from flwr.app import Message
 from edgekit import wire
 from edgekit.algorithms.base import plain_update, with_mu
 from edgekit.arrays import Weights
-from edgekit.asks import WEIGHTS, Ask, LocalSettings, Score, Train, Trained, Update, packed
+from edgekit.asks import WEIGHTS, Ask, Score, Train, Trained, Update, packed
 from edgekit.clients.budget import Budget, charge_for
-from edgekit.clients.halves import Answered, check_kept, client_of, measured, protected, run_halves
+from edgekit.clients.halves import Answered, check_kept, client_of, keeps, leaving, measured, protected, run_halves
 from edgekit.clients.node import conditions
 from edgekit.clients.node.held import DeclinedError, Held, rng_of
 from edgekit.clients.split.device import RELEASES, Device, HalvesMaker
@@ -25,6 +25,7 @@ from edgekit.clients.split.stream import StreamLine
 from edgekit.clients.trainer import LocalTask
 from edgekit.enrolment import parse_url
 from edgekit.errors import PrivacyError, RefusedError
+from edgekit.local_settings import LocalSettings
 from edgekit.split.codec import Codec
 
 log = logging.getLogger("edgekit.node")
@@ -76,8 +77,9 @@ class Rounds:
         assert self._held.algorithm is not None
         assert self._held.task is not None
         trainer, examples = self._held.trainer, self._held.fit(ask.settings)
+        algorithm, transforms = self._held.algorithm, self._held.transforms
         kept, asked = self._held.own_state(), digest.hex()
-        before = kept.before(asked) if self._held.algorithm.keeps else {}
+        before = kept.before(asked) if keeps(algorithm, transforms) else {}
         if before:  # what is released depends on it, too
             digest = self._held.digest(digest.hex(), packed(before), "")
         if budget is not None:
@@ -96,12 +98,16 @@ class Rounds:
 
         state = {name: dict(arrays) for name, arrays in before.items()}
         client = client_of(ask, len(examples), trainer.learnt, state)
-        found = run_halves({0: self._held.algorithm.local(ask, client)}, {0: ask}, answer)[0]
+        found = run_halves({0: algorithm.local(ask, client)}, {0: ask}, answer)[0]
         if isinstance(found, Exception):
             raise found
-        update = protected(found, ask, rng_of(digest, "noise"))
-        check_kept(update, state, self._held.algorithm.expects(ask))
-        if self._held.algorithm.keeps:
+
+        def draw(*purpose: object) -> np.random.Generator:
+            return rng_of(digest, " ".join(map(str, purpose)))
+
+        update = leaving(found, ask, client, algorithm, transforms, draw, rng_of(digest, "noise"))
+        check_kept(update, state, algorithm.expects(ask))
+        if keeps(algorithm, transforms):
             kept.keep(asked, before, state)
         return update
 
@@ -117,7 +123,8 @@ class Rounds:
         trainer, held = self._held.trainer, self._held.whole().client_test(0)
         if not len(held):
             raise DeclinedError("this device holds no examples back to measure with")
-        kept = self._held.own_state().after() if self._held.algorithm.keeps else {}
+        algorithm = self._held.algorithm
+        kept = self._held.own_state().after() if keeps(algorithm, self._held.transforms) else {}
         client = client_of(ask, len(held), trainer.learnt, kept)
         half = self._held.algorithm.evaluate(ask, client)
         found = measured({0: half}, {0: ask}, lambda _, request: trainer.score(request, held))[0]

@@ -23,9 +23,15 @@ from edgekit.data.sources import load_own
 from edgekit.errors import DataError, EdgekitError, MissingExtraError, RefusedError
 from edgekit.experiment import Federation, first_problem
 from edgekit.runfolder import write_whole
+from edgekit.transforms import chain
+from edgekit.transforms.base import Transform
 
 OWN_SOURCES = ("digits", "moving-digits", "gestures")
 """Data sets that come with edgekit's packages, which a task may choose; all else is the owner's to name."""
+OF_STATE = {"run", "run_id", "seed", "model", "parameters", "method", "transforms"}
+"""Of a task: what tells apart the runs for which this device keeps something."""
+OF_STATE = {"run", "run_id", "seed", "model", "parameters", "method", "transforms"}
+"""Of a task: what tells apart the runs for which this device keeps something."""
 
 
 class LacksTaskError(RefusedError):
@@ -117,9 +123,15 @@ class Task:
         measures = self.facts.data.client_test_fraction > 0
         return algorithms.make(Federation(**method.model_dump()), measures=measures)
 
+    def transforms(self, modules: list[str]) -> list[Transform]:
+        """Return what happens to this device's updates before they leave it; arguments and errors as of `algorithm`."""
+        for one in self.facts.transforms:
+            check_allowed(one.name, modules)
+        return chain.make(self.facts.transforms)
+
     def state_name(self) -> str:
         """Return what names that which this device keeps between the rounds of a run with this method and network."""
-        facts = self.facts.model_dump(mode="json", include={"run", "run_id", "seed", "model", "parameters", "method"})
+        facts = self.facts.model_dump(mode="json", include=OF_STATE)
         return name_of(json.dumps(facts, sort_keys=True).encode())
 
     def halves(self, kind: str, modules: list[str]) -> HalvesMaker:

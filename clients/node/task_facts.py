@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from edgekit.clients.split.device import Terms
-from edgekit.experiment import Arguments, Data, Model, Section
+from edgekit.experiment import Arguments, Chosen, Data, Model, Section
 from edgekit.split.codec import Codec
 
 
@@ -119,6 +119,7 @@ class TaskFacts(Section):
         split: how the network is cut; None where it is not.
         vertical: parties with features of the same people; None for clients with examples of their own.
         method: what clients do in a round; None where they train plainly.
+        transforms: what happens to their updates then.
     """
 
     # Lists become tuples on their way through JSON and back; the rest is as strict as elsewhere.
@@ -138,3 +139,4 @@ class TaskFacts(Section):
     split: SplitFacts | None = None
     vertical: VerticalFacts | None = None
     method: MethodFacts | None = None
+    transforms: tuple[Chosen, ...] = ()

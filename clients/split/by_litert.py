@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from edgekit.arrays import Array, Weights, problem_with
-from edgekit.asks import LocalSettings
 from edgekit.clients.litert import check_examples, check_signatures, for_device, interpreter_of
 from edgekit.clients.split.noise import check_work, noise_of_device
 from edgekit.clients.trainer import LocalTask
@@ -14,7 +13,8 @@ from edgekit.data import Examples
 from edgekit.data.federated import Floats, Integers
 from edgekit.errors import ModelError, TrainingError
 from edgekit.export.metadata import SPLIT_TRAINING, read_metadata
-from edgekit.privacy import mechanism
+from edgekit.local_settings import LocalSettings
+from edgekit.privacy import gaussian
 from edgekit.split.codec import LARGEST
 from edgekit.split.hiding import Noise
 
@@ -189,7 +189,7 @@ class _Vector:
     def private_step(self, total: Floats, examples: int, noise: Noise) -> None:
         """Make a private step by a sum of clipped gradients."""
         free = np.concatenate([np.full(int(np.prod(p["shape"])), p["trainable"], np.float32) for p in self._shapes])
-        drawn = mechanism.gaussian(total.shape, noise.deviation, noise.rng, np.float32)
+        drawn = gaussian.draw(total.shape, noise.deviation, noise.rng, np.float32)
         self.step((total + free * drawn) / np.float32(noise.divisor or examples))
 
     def named(self) -> Weights:

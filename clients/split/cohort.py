@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from edgekit.arrays import Weights
-from edgekit.asks import LocalSettings, Score, Scored, Train, Trained
+from edgekit.asks import Score, Scored, Train, Trained
 from edgekit.clients.split.by_torch import TorchDevice
 from edgekit.clients.split.device import Device, Terms
 from edgekit.clients.trainer import LocalTask
 from edgekit.data import Examples
 from edgekit.errors import TrainingError
+from edgekit.local_settings import LocalSettings
 from edgekit.split.codec import Codec, bytes_an_example
 from edgekit.split.line import DirectLine
 from edgekit.split.messages import Answer, Asked

@@ -12,12 +12,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from edgekit.arrays import Weights
-from edgekit.asks import LocalSettings, Trained
+from edgekit.asks import Trained
 from edgekit.clients import batches
 from edgekit.clients.trainer import LocalTask
 from edgekit.data import Examples
 from edgekit.data.federated import Floats, Integers
 from edgekit.errors import TrainingError
+from edgekit.local_settings import LocalSettings
 from edgekit.split.codec import LARGEST
 from edgekit.split.hiding import clipped, distance_correlation, noised, through_clip
 from edgekit.split.messages import Backward, Forward, Line, Output

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from edgekit.asks import LocalSettings
 from edgekit.clients.trainer import LocalTask
 from edgekit.errors import TrainingError
+from edgekit.local_settings import LocalSettings
 from edgekit.split.hiding import Noise
 
 

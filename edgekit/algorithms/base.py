@@ -3,67 +3,30 @@
 import dataclasses
 import json
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import ValidationError
 
 from edgekit.arrays import Weights
-from edgekit.asks import (
-    WEIGHTS,
-    Aggregate,
-    Ask,
-    Bundles,
-    LocalSettings,
-    Request,
-    Score,
-    Scored,
-    Train,
-    Trained,
-    Update,
-)
+from edgekit.asks import WEIGHTS, Aggregate, Ask, Bundles, Request, Score, Scored, Train, Trained, Update
+from edgekit.asks import Client as Client
+from edgekit.asks import State as State
 from edgekit.errors import ExperimentError, TrainingError
 from edgekit.experiment import Section, first_problem
+from edgekit.local_settings import LocalSettings
 from edgekit.registry import ALGORITHMS
 
 Half = Generator[Request, Any, Update]
 """A client's half of a round: it yields what it wants done, is sent the answers, and returns the update."""
 AVERAGE = "average"
 """What checkpoints hold beside the bundles of a method's state: no bundle may be called so."""
+OF_TRANSFORMS = "transform-"
+"""With which no bundle of a method's state may begin: in checkpoints transforms' do."""
 LARGEST_LOSS = 1e9
 """Beyond which a loss tells nothing."""
 PROXIMAL = "proximal-mu"
 """Key of FedProx's mu in what a client is told; Flower's own FedProx names it so."""
-
-
-@dataclass(frozen=True)
-class State:
-    """What a method remembers between rounds; kept in checkpoints.
-
-    Attributes:
-        bundles: `weights` and whatever else.
-        facts: JSON.
-    """
-
-    bundles: Bundles
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class Client:
-    """A client, as its half of a method sees it.
-
-    Attributes:
-        examples: how many it trains on.
-        learnt: names of the arrays that training moves by gradients.
-        state: what the client keeps between rounds, to be changed in place: on the disk in simulations, part of
-            checkpoints; on the device itself with real ones.
-    """
-
-    examples: int
-    learnt: frozenset[str]
-    state: dict[str, Weights] = field(default_factory=dict)
 
 
 class Algorithm:
@@ -157,7 +120,7 @@ def made(name: str, arguments: Mapping[str, Any], *, released: bool) -> Algorith
     Args:
         name: in the registry, or an import path.
         arguments: the method's own.
-        released: whether it gets nothing but what noise by the server released.
+        released: whether it gets the mean of the updates alone: under noise by the server, and behind some transforms.
 
     Raises:
         ExperimentError: there is none, the arguments do not fit, or it looks at single updates.
@@ -173,8 +136,8 @@ def made(name: str, arguments: Mapping[str, Any], *, released: bool) -> Algorith
         raise ExperimentError(f"federation.algorithm {name} cannot be made: {type(error).__name__}: {error}") from error
     if released and algorithm.reads != "sum":
         raise ExperimentError(
-            f"federation.algorithm {name} looks at single clients' updates, which noise by the server leaves bare: use "
-            "another, or privacy.noise = 'client'"
+            f"federation.algorithm {name} looks at single clients' updates, of which noise by the server (or a "
+            "transform) gives the mean alone: use another, or privacy.noise = 'client'"
         )
     return algorithm
 
@@ -188,7 +151,7 @@ def checked(state: object) -> State:
     if not isinstance(state, State) or not isinstance(state.bundles, Mapping):
         raise TrainingError(f"its state is {type(state).__name__}, not a State with bundles of arrays")
     for bundle, arrays in state.bundles.items():
-        if ":" in bundle or bundle == AVERAGE:
+        if ":" in bundle or bundle == AVERAGE or bundle.startswith(OF_TRANSFORMS):
             raise TrainingError(f"the bundle {bundle!r} of its state needs another name")
         if not isinstance(arrays, dict) or not all(
             isinstance(array, np.ndarray | np.generic) for array in arrays.values()

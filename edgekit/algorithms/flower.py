@@ -58,8 +58,8 @@ class FlowerStrategy(Algorithm):
         begin_any_run()  # without which there are no messages
         if released and reads(self.strategy) == "each":
             raise ExperimentError(
-                f"federation.strategy {self.name} looks at single clients' updates, which noise by the server leaves "
-                f"bare: use one of {', '.join(OF_THE_MEAN)}, or privacy.noise = 'client'"
+                f"federation.strategy {self.name} looks at single clients' updates, of which noise by the server (or "
+                f"a transform) gives the mean alone: use one of {', '.join(OF_THE_MEAN)}, or privacy.noise = 'client'"
             )
         self.reads = "sum" if released else "each"
         self.proximal = bool(getattr(self.strategy, "proximal", isinstance(self.strategy, flower.FedProx)))

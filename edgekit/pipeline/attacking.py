@@ -118,7 +118,7 @@ def _attacked(
     with tempfile.TemporaryDirectory() as place:
         coordinator = Coordinator(experiment, dataset, model, RunFolder.create(Path(place) / "run"))
         weights = coordinator.run().weights
-        settings = coordinator.charging.local_settings()
+        settings = coordinator.local_settings
     _, accuracy = evaluate(model, weights, dataset.test)
     task = LocalTask(victims, *(generator(experiment.seed, "attack", number) for number in range(2)))
     plan, server = in_parts(experiment.split, model, dataset)

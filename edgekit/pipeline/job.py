@@ -25,17 +25,18 @@ from edgekit.neuromorphic.trace import trace
 from edgekit.pipeline import exporting
 from edgekit.pipeline.spiking import SpikingResult, make_spiking
 from edgekit.pipeline.subjects import build_network, load_dataset
-from edgekit.privacy import Plan, summary
 from edgekit.privacy.events import tree
+from edgekit.privacy.statement import summary
 from edgekit.registry import MODELS
 from edgekit.report import write_report
 from edgekit.runfolder import RunFolder
 from edgekit.server.engines.base import Engine
 from edgekit.server.engines.fleet.nodes import by_kind
-from edgekit.server.loop.charging import plan_of
+from edgekit.server.loop.charging import mechanism_of, planned
 from edgekit.server.loop.evaluation import evaluate
 from edgekit.server.loop.metrics import Outcome, RoundMetrics, by_client
 from edgekit.server.loop.sync import Coordinator
+from edgekit.transforms.base import Mechanism
 
 STATED_PACKAGES = ("torch", "flwr", "opacus", "dp-accounting", "litert-torch", "ai-edge-litert", "snntorch", "numpy")
 
@@ -120,7 +121,9 @@ class Fleet(Protocol):
 
     private_seed: int
 
-    def engine(self, dataset: FederatedDataset, model: nn.Module, algorithm: Algorithm, plan: Plan | None) -> Engine:
+    def engine(
+        self, dataset: FederatedDataset, model: nn.Module, algorithm: Algorithm, mechanism: Mechanism | None
+    ) -> Engine:
         """Return the devices, once it is known what they shall train."""
 
     def after_round(self, metrics: RoundMetrics) -> None:
@@ -140,7 +143,8 @@ def serve(folder: RunFolder, listener: Listener, fleet: Fleet) -> dict[str, Any]
             dataset, model = _load(job)
             measures = job.experiment.data.client_test_fraction > 0
             algorithm = algorithms.make(job.experiment.federation, measures=measures)
-            fleet.engine(dataset, model, algorithm, plan_of(job.experiment, dataset, algorithm))
+            mechanism = planned(job.experiment, dataset, algorithm, mechanism_of(job.experiment))
+            fleet.engine(dataset, model, algorithm, mechanism)
             return result
     return _work(job, fleet)
 
@@ -195,7 +199,8 @@ def _work(job: Job, fleet: Fleet | None = None) -> dict[str, Any]:
     if nodes := by_kind(job.folder):
         job.result["nodes"] = nodes
     job.folder.write_json(job.folder.result, job.result)
-    write_report(job.folder, experiment, job.result, dataset, coordinator.plan, spiking.sample if spiking else None)
+    sample = spiking.sample if spiking else None
+    write_report(job.folder, experiment, job.result, dataset, coordinator.statement, coordinator.plan, sample)
     for failure in job.failures[1:]:
         job.listener.notice(str(failure))
     if job.failures:
@@ -262,7 +267,7 @@ def _keep_model(
         }
     spent = 0.0 if plan is None else ledger.epsilon(plan.delta, plan.accountant)
     seeded = simulated and job.experiment.privacy.randomness == "seed"
-    job.result["privacy_statement"] = summary(plan, spent, ledger.rounds, seeded=seeded)
+    job.result["privacy_statement"] = summary(coordinator.statement, plan, spent, ledger.rounds, seeded=seeded)
     if plan is not None:
         job.result["privacy"] = {
             "unit": plan.unit,

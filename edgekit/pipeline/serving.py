@@ -27,8 +27,7 @@ from edgekit.export.tflite import Subject, as_device, export
 from edgekit.export.verify import run_examples
 from edgekit.models.vertical import VerticalNetwork
 from edgekit.pipeline import job
-from edgekit.privacy import Plan
-from edgekit.privacy.statement import BETWEEN_PARTIES, for_owners
+from edgekit.privacy.statement import for_owners
 from edgekit.processes import when_parent_ends
 from edgekit.runfolder import RunFolder, append_line, read_lines, secret_number
 from edgekit.server.deployment.authority import Authority
@@ -39,9 +38,11 @@ from edgekit.server.engines.fleet.party_host import PartyHost
 from edgekit.server.engines.fleet.streams import SplitHost
 from edgekit.server.engines.graphs import kept_split_graph, kept_training_graph
 from edgekit.server.loop import checkpoint
+from edgekit.server.loop.charging import statement_of
 from edgekit.server.loop.metrics import RoundMetrics
 from edgekit.server.split import choose_cut
 from edgekit.server.split_stream import Keys
+from edgekit.transforms.base import Mechanism
 
 log = logging.getLogger("edgekit.serving")
 
@@ -146,7 +147,7 @@ class NodesOfAGrid:
         self.private_seed = secret_number(path, 128, lost)
 
     def engine(
-        self, dataset: FederatedDataset, model: nn.Module, algorithm: Algorithm, plan: Plan | None
+        self, dataset: FederatedDataset, model: nn.Module, algorithm: Algorithm, mechanism: Mechanism | None
     ) -> FleetEngine | PartyEngine:
         """Return the nodes."""
         experiment = self._experiment
@@ -159,6 +160,9 @@ class NodesOfAGrid:
                 section = choose_cut(experiment, model, dataset, self._events.notice)
             self._split = SplitHost(section, model, dataset, self._split_address, keys)
         split = self._split if isinstance(self._split, SplitHost) else None
+
+        plan = None if mechanism is None else mechanism.plan_made
+        owners = for_owners(statement_of(experiment, mechanism), plan)
 
         def training_graph() -> bytes:
             if split is None:
@@ -174,7 +178,7 @@ class NodesOfAGrid:
             dataset,
             {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()},
             plan,
-            for_owners(plan, split is not None),
+            owners,
             training_graph,
             self._authority.sign,
             self._folder.path / "nodes.json",
@@ -183,13 +187,14 @@ class NodesOfAGrid:
             run_id=hashlib.sha256(f"run {self.private_seed}".encode()).hexdigest()[:16],
         )
         self._parts = made, dataset, model
-        made.presence.progress = self._progress(for_owners(plan, split is not None))
+        made.presence.progress = self._progress(owners)
         return made
 
     def _parties(
         self, dataset: VerticalDataset, model: nn.Module, algorithm: Algorithm, keys: Keys | None
     ) -> PartyEngine:
         assert isinstance(model, VerticalNetwork)
+        owners = for_owners(statement_of(self._experiment, None), None)
         self._split = host = PartyHost(self._experiment.split, model, dataset, self._split_address, keys)
         made = PartyEngine(
             host,
@@ -198,13 +203,13 @@ class NodesOfAGrid:
             grid=self._grid,
             experiment=self._experiment,
             algorithm=algorithm,
-            privacy=BETWEEN_PARTIES,
+            privacy=owners,
             sign=self._authority.sign,
             path=self._folder.path / "nodes.json",
             on_notice=self._events.notice,
         )
         self._parts = made, dataset, model
-        made.presence.progress = self._progress(BETWEEN_PARTIES)
+        made.presence.progress = self._progress(owners)
         return made
 
     def close(self) -> None:

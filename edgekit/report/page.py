@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from edgekit.data import FederatedDataset
 from edgekit.data.vertical import VerticalDataset
 from edgekit.experiment import Experiment
-from edgekit.privacy import Plan, covered, not_covered
+from edgekit.guarantee import Plan, Statement
+from edgekit.privacy.statement import covered, not_covered
 from edgekit.report import pictures
 from edgekit.runfolder import RunFolder, read_lines, write_whole
 from edgekit.server.engines.fleet.nodes import by_kind
@@ -48,6 +49,7 @@ def write_report(
     experiment: Experiment,
     result: dict[str, Any],
     dataset: FederatedDataset,
+    statement: Statement,
     plan: Plan | None,
     sample: SpikingSample | None,
 ) -> None:
@@ -58,6 +60,7 @@ def write_report(
         experiment: resolved.
         result: what result.json will hold.
         dataset: the clients' data, for the picture of sizes and labels.
+        statement: what privacy covers, in words.
         plan: the privacy plan, None without privacy.
         sample: one example through the spiking network, None without it.
     """
@@ -91,8 +94,8 @@ def write_report(
         nodes=nodes,
         parties=[{"name": table.name, "ids": len(table.ids), "shape": table.x.shape[1:]} for table in parties],
         plan=plan,
-        covered=covered(plan, result["privacy"]["epsilon"] if plan else 0.0),
-        not_covered=not_covered(plan, experiment),
+        covered=covered(statement, plan, result["privacy"]["epsilon"] if plan else 0.0),
+        not_covered=not_covered(statement, plan, experiment.privacy.randomness),
     )
     write_whole(folder.report, page)
 

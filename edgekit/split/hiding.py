@@ -6,7 +6,7 @@ import numpy as np
 
 from edgekit.arrays import Array
 from edgekit.data.federated import Floats
-from edgekit.privacy import mechanism
+from edgekit.privacy import gaussian
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def through_clip(gradient: Floats, rows: Floats, bound: float) -> Floats:
 
 def noised(rows: Floats, deviation: float, rng: np.random.Generator) -> Floats:
     """Add Gaussian noise of this standard deviation to each value."""
-    found: Floats = rows + mechanism.gaussian(rows.shape, deviation, rng, np.float32)
+    found: Floats = rows + gaussian.draw(rows.shape, deviation, rng, np.float32)
     return found
 
 

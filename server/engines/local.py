@@ -8,6 +8,7 @@ from torch import nn
 from edgekit.algorithms.base import Algorithm, plain_update, with_mu
 from edgekit.asks import WEIGHTS, Ask, Reply, Scored
 from edgekit.clients.cohort import VectorisedTrainer, obstacle
+from edgekit.clients.halves import keeps
 from edgekit.clients.litert import LiteRTTrainer
 from edgekit.clients.simulated import SimulatedClients, failed
 from edgekit.clients.split.cohort import SplitTrainer
@@ -24,6 +25,7 @@ from edgekit.server.engines.base import Draw, Exchanged
 from edgekit.server.engines.graphs import kept_training_graph
 from edgekit.server.split import choose_cut, split_trainer
 from edgekit.server.vertical import VerticalTrainer
+from edgekit.transforms.base import Transform
 
 
 class LocalEngine:
@@ -37,6 +39,7 @@ class LocalEngine:
         seed: of the batches, and of the noise that clients add.
         on_notice: called with a line for people.
         algorithm: whose client half they run.
+        transforms: what happens to their updates then.
     """
 
     repeatable = True
@@ -50,6 +53,7 @@ class LocalEngine:
         seed: int,
         on_notice: Callable[[str], None],
         algorithm: Algorithm,
+        transforms: Sequence[Transform] = (),
     ) -> None:
         self._experiment, self._dataset, self._model = experiment, dataset, model
         self._on_notice = on_notice
@@ -85,8 +89,9 @@ class LocalEngine:
             single,
             cohort_trainer,
             seed,
-            ClientStates(run.checkpoint / "clients") if algorithm.keeps else None,
+            ClientStates(run.checkpoint / "clients") if keeps(algorithm, transforms) else None,
             on_notice,
+            transforms,
             apart=split_clients is None or not split_clients.server.shared,
         )
 

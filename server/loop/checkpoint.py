@@ -1,11 +1,12 @@
 """Checkpoints: everything a run needs to go on with the same bits, one file a round, without pickle."""
 
 import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgekit import arrays
-from edgekit.algorithms.base import AVERAGE, State
+from edgekit.algorithms.base import AVERAGE, OF_TRANSFORMS, State
 from edgekit.arrays import Weights
 from edgekit.asks import packed, unpacked
 from edgekit.errors import EdgekitError, RunFolderError
@@ -24,6 +25,7 @@ class Checkpoint:
         average: running mean of the global weights, {} before averaging starts.
         averaged: how many rounds are in the mean.
         method: the name of the federated method; "" where that was not written down.
+        transforms: what the server remembers of each, () before the first round.
     """
 
     round: int
@@ -31,17 +33,24 @@ class Checkpoint:
     average: Weights = field(default_factory=dict)
     averaged: int = 0
     method: str = ""
+    transforms: Sequence[State] = ()
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint whole, then remove those beyond the newest two."""
-    flat = packed({**checkpoint.state.bundles, AVERAGE: checkpoint.average})
+    of_transforms: Mapping[str, Weights] = {
+        f"{_of_transform(place)}{name}": held
+        for place, one in enumerate(checkpoint.transforms)
+        for name, held in one.bundles.items()
+    }
+    flat = packed({**checkpoint.state.bundles, **of_transforms, AVERAGE: checkpoint.average})
     description = {
         "round": checkpoint.round,
         "averaged": checkpoint.averaged,
         "method": checkpoint.method,
         "facts": dict(checkpoint.state.facts),
-        "empty": [name for name, held in checkpoint.state.bundles.items() if not held],
+        "empty": [name for name, held in {**checkpoint.state.bundles, **of_transforms}.items() if not held],
+        "transforms": [dict(one.facts) for one in checkpoint.transforms],
     }
     arrays.save(folder / f"round-{checkpoint.round:06d}.safetensors", flat, description)
     for old in sorted(folder.glob("round-*.safetensors"))[:-KEPT]:
@@ -64,15 +73,25 @@ def latest(folder: Path) -> Checkpoint | None:
             groups |= {str(name): {} for name in description.get("empty", ())}
             if "facts" not in description:  # as they were when all methods were strategies of Flower's
                 description["facts"] = {"strategy": description["strategy"]}
+            transforms = []
+            for place, facts in enumerate(description.get("transforms", ())):
+                own = _of_transform(place)
+                names = [name for name in groups if name.startswith(own)]
+                transforms.append(State({name.removeprefix(own): groups.pop(name) for name in names}, dict(facts)))
             return Checkpoint(
                 int(description["round"]),
                 State(groups, dict(description["facts"])),
                 average,
                 int(description["averaged"]),
                 str(description.get("method", "")),
+                transforms,
             )
         except (EdgekitError, KeyError, TypeError, ValueError, AttributeError) as error:
             problem = error
     if problem is not None:
         raise RunFolderError(f"no checkpoint in {folder} can be read: {problem}")
     return None
+
+
+def _of_transform(place: int) -> str:
+    return f"{OF_TRANSFORMS}{place}/"

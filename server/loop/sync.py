@@ -3,44 +3,36 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
-import numpy as np
 from torch import nn
 
 from edgekit import algorithms
-from edgekit.algorithms.base import Algorithm, State, checked, checked_asks
+from edgekit.algorithms.base import Algorithm
 from edgekit.arrays import problem_with
-from edgekit.asks import (
-    WEIGHTS,
-    Aggregate,
-    Ask,
-    Bundles,
-    Reply,
-    Scored,
-    Update,
-    check_noisable,
-    mean_of,
-    problem_with_update,
-)
+from edgekit.asks import Ask, Scored, State
 from edgekit.clients.torch_trainer import learnt, state
 from edgekit.data import FederatedDataset
-from edgekit.errors import DataError, ExperimentError, ModelError, TrainingError
+from edgekit.errors import DataError, TrainingError
 from edgekit.experiment import Experiment
+from edgekit.guarantee import Plan, Statement
+from edgekit.local_settings import LocalSettings
 from edgekit.models import check_private
-from edgekit.privacy import Plan
 from edgekit.randomness import generator
 from edgekit.runfolder import RunFolder, append_line
 from edgekit.server.engines.base import Engine
 from edgekit.server.engines.local import LocalEngine
 from edgekit.server.loop import checkpoint, selection
-from edgekit.server.loop.charging import Charging, check_method, plan_of, releases_aggregate, selector_of
+from edgekit.server.loop.charging import Charging, check_method, mechanism_of, planned, statement_of
 from edgekit.server.loop.checkpoint import Checkpoint
 from edgekit.server.loop.evaluation import evaluate
+from edgekit.server.loop.merging import Merging, moved_on
 from edgekit.server.loop.metrics import Outcome, RoundMetrics, by_client, keep_rounds, rounded, rounded_all, skips
-from edgekit.server.loop.private import released
+from edgekit.transforms import chain
+from edgekit.transforms.base import Mechanism
+from edgekit.transforms.chain import Chain
 
-T = TypeVar("T")
 FRUITLESS_ROUNDS = 3
 """A run in which every client fails this many times in a row ends: nothing would ever be learnt."""
 
@@ -55,7 +47,8 @@ class Coordinator:
         run: the run folder.
         on_round: called after each round.
         on_notice: called with a line for people.
-        engine: gives who trains, by method and privacy plan; None simulates the dataset's clients in this process.
+        engine: gives who trains, by method and mechanism of privacy; None simulates the dataset's clients in this
+            process.
         private_seed: a secret number that outlives this process, for what privacy rests on: the same after a crash,
             so that a round repeated gives the same bits and costs nothing more.
 
@@ -73,7 +66,7 @@ class Coordinator:
         run: RunFolder,
         on_round: Callable[[RoundMetrics], None] = lambda metrics: None,
         on_notice: Callable[[str], None] = lambda line: None,
-        engine: Callable[[Algorithm, Plan | None], Engine] | None = None,
+        engine: Callable[[Algorithm, Mechanism | None], Engine] | None = None,
         private_seed: int | None = None,
     ) -> None:
         self.experiment = experiment
@@ -88,29 +81,57 @@ class Coordinator:
         self.cohort = cohort
         self.scores: Mapping[int, Scored] = {}
         """How good the model is for single clients, as they told last."""
+        mechanism = mechanism_of(experiment)
+        transforms = chain.make(experiment.federation.transforms)
         self.algorithm = algorithms.make(
             experiment.federation,
-            released=releases_aggregate(experiment),
+            released=Chain(transforms, mechanism).sums,
             measures=experiment.data.client_test_fraction > 0,
         )
         check_method(experiment, self.algorithm)
         if experiment.privacy.on:
             check_private(model)
-        self.selector = selector_of(experiment)
-        self.plan = plan_of(experiment, dataset, self.algorithm)
-        self._first = self._tried(
-            0, "could not begin", lambda: checked(self.algorithm.begin(state(model), learnt(model)))
+        self.mechanism = planned(experiment, dataset, self.algorithm, mechanism, transforms)
+        self.selector = selection.make(
+            experiment.federation.selector or (mechanism.selector if mechanism else "uniform")
         )
-        self.charging = Charging(experiment, self.plan, run, private_seed)
+        self.charging = Charging(experiment, self.mechanism, run, private_seed)
+        self.merging = Merging(
+            self.algorithm,
+            Chain(transforms, self.mechanism),
+            self._method,
+            noised=self.mechanism is not None,
+            cohort=cohort,
+            clients=dataset.clients,
+            examples=self._examples,
+            draw=partial(generator, self.charging.seed),
+        )
+        self._first = self.merging.begin(state(model), learnt(model))
         self.engine: Engine
         if engine is not None:
-            self.engine = engine(self.algorithm, self.plan)
+            self.engine = engine(self.algorithm, self.mechanism)
             if self._never_the_same:  # nobody knows what an earlier process released
                 self.charging.forget_draw()
         else:
             self.engine = LocalEngine(
-                experiment, dataset, model, run, self.charging.seed, on_notice, algorithm=self.algorithm
+                experiment, dataset, model, run, self.charging.seed, on_notice, self.algorithm, transforms
             )
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan of privacy; None without."""
+        return None if self.mechanism is None else self.mechanism.plan_made
+
+    @property
+    def local_settings(self) -> LocalSettings:
+        """A round's instructions to its clients."""
+        ask = Ask({}, settings=LocalSettings.of(self.experiment.training))
+        return (ask if self.mechanism is None else self.mechanism.prepare(ask, State({}))).settings
+
+    @property
+    def statement(self) -> Statement:
+        """What privacy covers, in words."""
+        return statement_of(self.experiment, self.mechanism)
 
     def run(self) -> Outcome:
         """Train from the newest checkpoint, or from the start, to the last round.
@@ -156,15 +177,15 @@ class Coordinator:
         return Outcome(weights, current.round, interrupted, self.engine.trainer)
 
     def _draw_cohort(self, number: int, attempt: int) -> list[int]:
-        by_client = self.charging.by_client
-        if by_client:  # a round that is run again asks the same, who were charged for it
+        hidden = self.charging.hides_cohort
+        if hidden:  # a round that is run again asks the same, who were charged for it
             rng = generator(self.charging.seed, "cohort", number)
         else:  # others than those who did not answer
             rng = generator(self.experiment.seed, "cohort", number, *((attempt,) if attempt else ()))
 
         def draw(clients: int) -> list[int]:
             # Of a fleet not everyone is there: clients join with their chance, or as many as wanted do.
-            wanted = self.cohort / self.dataset.clients * clients if by_client else min(self.cohort, clients)
+            wanted = self.cohort / self.dataset.clients * clients if hidden else min(self.cohort, clients)
             return selection.checked(self.selector.choose(wanted, clients, number, rng), clients)
 
         return self.engine.choose(number, draw)
@@ -172,7 +193,7 @@ class Coordinator:
     @property
     def _never_the_same(self) -> bool:
         """Whether a round that is run again releases something new: what split server and devices answer each other."""
-        return self.plan is not None and self.plan.split and not self.engine.repeatable
+        return self.mechanism is not None and bool(self.experiment.split.cut) and not self.engine.repeatable
 
     def _whom(self, cohort: Sequence[int]) -> Sequence[int] | None:
         return None if self.engine.is_everyone(cohort) else cohort
@@ -185,29 +206,24 @@ class Coordinator:
         started = time.perf_counter()
         number = before.round + 1
         self.charging.charge(number, self._whom(cohort), again=not self.engine.repeatable)
-        settings = self.charging.local_settings()
         # Of nobody there is nothing to ask: an empty Poisson cohort is shown as one client, which is then left alone.
-        shown = cohort or [0]
-        made = self._tried(
-            number,
-            "could not configure the round",
-            lambda: checked_asks(self.algorithm.ask(before.state, shown, number), shown),
-        )
-        like = self._expected(number, next(iter(made.values())))
-        asks = {client: replace(ask, settings=settings, round=number) for client, ask in made.items() if cohort}
+        made = self.merging.asks(before.state, cohort or [0], number)
+        like = self.merging.expected(number, next(iter(made.values())))
+        states = before.transforms or self.merging.states(like, number)
+        asks = self._prepared(made if cohort else {}, number, states)
         exchanged = self.engine.exchange(asks)
         if self._never_the_same and exchanged.released:
             self.charging.forget_draw()
-        accepted, reasons = self._sorted(number, exchanged.replies, asks)
+        accepted, reasons = self.merging.sorted(number, exchanged.replies, asks)
         if exchanged.again and asks and not accepted:
             self.on_notice(f"round {number} is run again: {reasons[-1][1] if reasons else 'nobody answered'}")
             return None
-        state, metrics = self._merged(before.state, number, accepted, like)
-        after = self._after(before, number, state)
+        state, states, metrics = self.merging.merged(before.state, states, number, accepted, like)
+        after = self._after(before, number, state, states)
         loss = accuracy = None
         if not skips(self.experiment.federation, number):
             loss, accuracy = evaluate(self.model, self.algorithm.model(after.state), self.dataset.test)
-        scores, own = self._measured(number, after.state, cohort)
+        scores, own = self._measured(number, after, cohort)
         line = RoundMetrics(
             round=number,
             loss=rounded(loss),
@@ -230,86 +246,10 @@ class Coordinator:
         self.on_round(line)
         return after, line, reasons[-1][1] if reasons else ""
 
-    def _expected(self, number: int, ask: Ask) -> Bundles:
-        """Return arrays such as an ask's answer must have."""
-        like: Bundles = self._tried(number, "could not say what it expects", lambda: dict(self.algorithm.expects(ask)))
-        if set(like) != set(self.algorithm.bundles):
-            raise TrainingError(
-                f"round {number}: {self._method} expects the bundles {', '.join(like)}, but declares "
-                f"{', '.join(self.algorithm.bundles)} (bundles = …)"
-            )
-        if self.plan is not None:
-            check_noisable(like)
-        return like
-
-    def _sorted(
-        self, number: int, replies: Sequence[Reply], asks: Mapping[int, Ask]
-    ) -> tuple[dict[int, Update], list[tuple[int, str]]]:
-        """Sort replies into accepted updates, and (client, reason) of those that cost their update."""
-        accepted, reasons = {}, []
-        for reply in replies:
-            problem = reply.problem
-            if reply.update is not None:
-                problem = problem_with_update(reply.update, self._expected(number, asks[reply.client]))
-            if reply.update is None or problem:
-                reasons.append((reply.client, problem))
-            else:
-                accepted[reply.client] = reply.update
-        return accepted, reasons
-
-    def _merged(
-        self, before: State, number: int, updates: Mapping[int, Update], like: Bundles
-    ) -> tuple[State, Mapping[str, Any]]:
-        """Let the method make the next state of what it may see; return it with the round's metrics."""
-        plan, clients = self.plan, self.dataset.clients
-        if plan is not None and releases_aggregate(self.experiment):
-            got = Aggregate(self._released(plan, before, like, number, updates), {}, self.cohort, clients)
-        elif not updates:
-            return before, {}
-        elif self.algorithm.reads == "each":
-            got = Aggregate({}, {}, len(updates), clients, updates)
-        else:
-            bundles, facts = mean_of(list(updates.values()))
-            got = Aggregate(bundles, facts, len(updates), clients)
-
-        def merge() -> tuple[State, Any, dict[str, Any]]:
-            after = checked(self.algorithm.merge(before, got, number))
-            return after, dict(self.algorithm.model(after)), rounded_all(after.facts.get("metrics", got.facts))
-
-        after, model, metrics = self._tried(number, "could not aggregate the updates", merge)
-        if problem := problem_with(model, self.algorithm.model(before)):
-            told = f"{self._method} gave unusable weights ({problem}): lower the learning rate"
-            raise TrainingError(f"round {number}: {told}")
-        return after, metrics
-
-    def _released(
-        self, plan: Plan, before: State, like: Bundles, number: int, updates: Mapping[int, Update]
-    ) -> Bundles:
-        if plan.unit == "client":
-            expected = float(self.cohort)
-        else:
-            expected = plan.sample_rate * self._examples() * self.cohort / self.dataset.clients
-        # Noise of another scale is other noise: the same at two scales could be taken off by subtraction.
-        scale = f"{plan.noise_multiplier!r} {plan.clip!r}"
-        rng = generator(self.charging.seed, "server noise", scale, number)
-        rate = self.experiment.privacy.learning_rate
-        return released(list(updates.values()), like, before.bundles[WEIGHTS], plan, expected, rate, rng)
-
-    def _tried(self, number: int, problem: str, call: Callable[[], T]) -> T:
-        """Call what may be the user's own; what goes wrong there says whose fault it is."""
-        try:
-            return call()
-        except (ExperimentError, ModelError):
-            raise
-        except Exception as error:
-            if isinstance(error, TrainingError) and str(error).startswith("round "):
-                raise
-            told = " ".join(str(error).split()) or type(error).__name__
-            raise TrainingError(f"round {number}: {self._method} {problem}: {told}") from error
-
     @property
     def _method(self) -> str:
-        return self.experiment.federation.method
+        federation = self.experiment.federation
+        return " through ".join([federation.method, *(one.name for one in reversed(federation.transforms))])
 
     def _examples(self) -> int:
         examples = self.engine.examples()
@@ -317,33 +257,45 @@ class Coordinator:
             raise DataError("unit example with noise by the server needs to know how many examples there are in all")
         return examples
 
-    def _after(self, before: Checkpoint, number: int, after: State) -> Checkpoint:
+    def _after(
+        self,
+        before: Checkpoint,
+        number: int,
+        after: State,
+        transforms: Sequence[State],
+    ) -> Checkpoint:
         """Return the new checkpoint; in the last rounds the running mean of the weights moves on too."""
         federation = self.experiment.federation
         average, averaged = before.average, before.averaged
-        weights = self.algorithm.model(after)
         if number > federation.rounds * (1 - federation.average_last):
             averaged += 1
-            old = average or weights
-            average = {n: np.asarray(old[n] + (w - old[n]) / averaged, w.dtype) for n, w in weights.items()}
+            average = moved_on(average, averaged, self.algorithm.model(after))
         if number == 1 and self.algorithm.unkept:
             names = ", ".join(self.algorithm.unkept)
             self.on_notice(f"the strategy's {names} cannot be kept in checkpoints: a resumed run starts them anew")
-        return Checkpoint(number, after, average, averaged, self._method)
+        return Checkpoint(number, after, average, averaged, self._method, transforms)
+
+    def _prepared(self, made: Mapping[int, Ask], number: int, states: Sequence[State]) -> dict[int, Ask]:
+        """Return what a round's clients are asked, with the settings they train with; equal asks stay one."""
+        settings = LocalSettings.of(self.experiment.training)
+        once: dict[int, Ask] = {}
+        for ask in made.values():
+            if id(ask) not in once:
+                once[id(ask)] = self.merging.prepared(replace(ask, settings=settings, round=number), states)
+        return {client: once[id(ask)] for client, ask in made.items()}
 
     def _measured(
-        self, number: int, after: State, cohort: Sequence[int]
+        self, number: int, after: Checkpoint, cohort: Sequence[int]
     ) -> tuple[Mapping[int, Scored], Mapping[str, Any]]:
         """Ask a round's clients how good the model is on what they hold back; return that, and the method's metrics."""
         if not self.experiment.data.client_test_fraction or not cohort or skips(self.experiment.federation, number):
             return {}, {}
-        ask_scores, settings = self.algorithm.ask_scores, self.charging.local_settings()
-        made = self._tried(number, "could not configure the round", lambda: ask_scores(after, cohort, number))
-        scores = self.engine.measure({c: replace(ask, settings=settings, round=number) for c, ask in made.items()})
+        ask_scores, tried = self.algorithm.ask_scores, self.merging.tried
+        made = tried(number, "could not configure the round", lambda: ask_scores(after.state, cohort, number))
+        scores = self.engine.measure(self._prepared(made, number, after.transforms))
         if not scores:
             return scores, {}
-        return scores, self._tried(
-            number,
-            "could not aggregate the clients' scores",
-            lambda: rounded_all(self.algorithm.tell_scores(scores, number)),
+        tell = self.algorithm.tell_scores
+        return scores, tried(
+            number, "could not aggregate the clients' scores", lambda: rounded_all(tell(scores, number))
         )

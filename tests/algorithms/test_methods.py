@@ -35,7 +35,7 @@ def run(tmp_path, make_experiment):
 
 def _descend(made, number, client, w, *, mu=0.0, anchor=None, drift=None):
     """Local SGD on softmax regression: (weights after, steps)."""
-    training = made.charging.local_settings()
+    training = made.local_settings
     examples = made.dataset.client(client)
     w, velocity, steps = {k: v.astype(np.float64) for k, v in w.items()}, {}, 0
     anchor = {k: v.copy() for k, v in w.items()} if anchor is None else anchor

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from edgekit.algorithms.base import Algorithm, Client
-from edgekit.asks import Ask, LocalSettings, Score, Scored, Train, Trained, Update, problem_with_update
+from edgekit.asks import Ask, Score, Scored, Train, Trained, Update, problem_with_update
 from edgekit.clients import halves
 from edgekit.clients.halves import check_kept, client_of, protected, run_halves
 from edgekit.clients.states import ClientStates, OwnState
 from edgekit.errors import EdgekitError, RunFolderError, TrainingError
+from edgekit.local_settings import LocalSettings
 
 ONE = {"w": np.ones(3, np.float32)}
 PLAIN = LocalSettings()

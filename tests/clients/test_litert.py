@@ -175,9 +175,10 @@ def test_a_device_spends_its_budget_and_no_more(made, blocks, tmp_path):
 
 def test_a_clients_own_noise_counts_as_the_plan_counts_it(made, blocks, tmp_path):
     from edgekit.experiment import Privacy
-    from edgekit.privacy import make_plan
+    from edgekit.privacy import Schedule, mechanisms
 
-    plan = make_plan(Privacy(unit="client", noise="client", epsilon=8.0, clip=0.5), 1, 1.0, 1)
+    made_of = mechanisms.make(Privacy(unit="client", noise="client", epsilon=8.0, clip=0.5))
+    plan = made_of.plan(Schedule(1, 1.0, 1, ("weights",)))
     ledger = Ledger(tmp_path / "privacy.jsonl")
     noise = plan.noise_multiplier * plan.sensitivity
     settings = LocalSettings(update_clip=plan.clip, update_noise=noise)

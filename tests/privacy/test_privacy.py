@@ -9,10 +9,13 @@ from dp_accounting.rdp import RdpAccountant
 from opacus.accountants import PRVAccountant, RDPAccountant
 
 from edgekit.errors import PrivacyError
-from edgekit.experiment import Experiment, Privacy
-from edgekit.privacy import Charge, Ledger, covered, epsilon, make_plan, mechanism, not_covered, solve_noise_multiplier
+from edgekit.experiment import Privacy
+from edgekit.privacy import Charge, Ledger, Schedule, epsilon, gaussian, mechanisms, solve_noise_multiplier
 from edgekit.privacy.events import dp_event as as_dp_event
 from edgekit.privacy.events import tree
+from edgekit.privacy.mechanisms.split_by_devices import SplitByDevices
+from edgekit.privacy.mechanisms.split_by_server import SplitByServer
+from edgekit.privacy.statement import covered, not_covered
 
 CASES = [(1.0, 0.01, 2000), (2.4, 0.3, 150), (5.0, 1.0, 100), (0.8, 0.05, 20)]
 
@@ -65,7 +68,7 @@ def test_an_unreachable_epsilon_says_what_would_help():
 )
 def test_the_plan_counts_only_the_sampling_that_is_proved(unit, noise, rate, steps, sensitivity):
     settings = Privacy(unit=unit, noise=noise, sample_rate=0.2, epsilon=10.0)
-    plan = make_plan(settings, rounds=20, cohort_rate=0.1, epochs=3)
+    plan = mechanisms.make(settings).plan(Schedule(20, 0.1, 3, ("weights",)))
     assert (plan.sample_rate, plan.steps, plan.sensitivity) == (rate, steps, sensitivity)
     assert 9.8 < plan.epsilon <= 10.0
     assert plan.epsilon == pytest.approx(epsilon([(plan.noise_multiplier, rate, 20 * steps)], 1e-5))
@@ -120,9 +123,9 @@ def test_a_ledger_cut_short_by_a_crash_goes_on(tmp_path):
 def test_what_a_charge_would_cost_is_known_before_it_is_made(tmp_path):
     ledger = Ledger(tmp_path / "privacy.jsonl")
     ledger.charge(_charge(1, (0, 1)))
-    ahead = ledger.epsilon_with(_charge(2, (1, 2)), 1e-5, "pld")
+    ahead = ledger.epsilon_with([_charge(2, (1, 2))], 1e-5, "pld")
     ledger.charge(_charge(2, (1, 2)))
-    assert ahead == ledger.epsilon(1e-5, "pld") == ledger.epsilon_with(_charge(2, (1, 2)), 1e-5, "pld")
+    assert ahead == ledger.epsilon(1e-5, "pld") == ledger.epsilon_with([_charge(2, (1, 2))], 1e-5, "pld")
 
 
 def test_epsilon_is_the_most_charged_clients(tmp_path):
@@ -141,19 +144,18 @@ def test_a_ledger_that_cannot_be_read_is_never_guessed(tmp_path):
 
 def test_clipping_bounds_the_joint_norm_and_leaves_short_updates_alone():
     arrays = {"a": np.full((3, 2), 3.0, np.float32), "b": np.full(4, -2.0, np.float32)}
-    clipped = mechanism.clip(arrays, 0.5)
+    clipped = gaussian.clip(arrays, 0.5)
     assert np.sqrt(sum((a.astype(float) ** 2).sum() for a in clipped.values())) == pytest.approx(0.5)
-    assert all(np.array_equal(a, b) for a, b in zip(mechanism.clip(arrays, 100).values(), arrays.values(), strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(gaussian.clip(arrays, 100).values(), arrays.values(), strict=True))
     zero = {"a": np.zeros(3, np.float32)}
-    assert np.array_equal(mechanism.clip(zero, 1.0)["a"], zero["a"])
+    assert np.array_equal(gaussian.clip(zero, 1.0)["a"], zero["a"])
 
 
 def test_the_statement_says_that_seeded_noise_can_be_removed():
-    settings = Experiment(privacy=Privacy(unit="example"))
-    plan = make_plan(settings.privacy, 5, 1.0, 1)
-    assert any("seed" in line for line in not_covered(plan, settings))
-    released = Experiment(privacy=Privacy(unit="example", randomness="system"))
-    assert not any("seed can take" in line for line in not_covered(plan, released))
+    made = mechanisms.make(Privacy(unit="example"))
+    plan = made.plan(Schedule(5, 1.0, 1, ("weights",)))
+    assert any("seed" in line for line in not_covered(made.statement(), plan, "seed"))
+    assert not any("seed can take" in line for line in not_covered(made.statement(), plan, "system"))
 
 
 @pytest.mark.parametrize(
@@ -170,17 +172,18 @@ def test_from_a_runs_events_an_outsider_computes_epsilon_again(history):
 
 
 @pytest.mark.parametrize(
-    ("unit", "noise", "split", "adjacency"),
+    ("made", "adjacency"),
     [
-        ("example", "server", False, "add-or-remove-one"),
-        ("example", "client", False, "add-or-remove-one"),
-        ("client", "server", False, "add-or-remove-one"),
-        ("client", "client", False, "replace-one"),
-        ("example", "client", True, "replace-one"),
+        (mechanisms.make(Privacy(unit="example", noise="server")), "add-or-remove-one"),
+        (mechanisms.make(Privacy(unit="example", noise="client")), "add-or-remove-one"),
+        (mechanisms.make(Privacy(unit="client", noise="server")), "add-or-remove-one"),
+        (mechanisms.make(Privacy(unit="client", noise="client")), "replace-one"),
+        (SplitByServer(Privacy(unit="example")), "add-or-remove-one"),
+        (SplitByDevices(Privacy(unit="example", noise="client"), 2, 1.0, 1e9), "replace-one"),
     ],
 )
-def test_a_guarantee_says_which_data_sets_are_neighbours_as_its_words_do(unit, noise, split, adjacency):
-    plan = make_plan(Privacy(unit=unit, noise=noise), 3, 0.5, 1, 2 if split else None)
+def test_a_guarantee_says_which_data_sets_are_neighbours_as_its_words_do(made, adjacency):
+    plan = made.plan(Schedule(3, 0.5, 1, ("weights",)))
     assert plan.adjacency == adjacency
-    (first, *_) = covered(plan, 1.0)
+    (first, *_) = covered(made.statement(), plan, 1.0)
     assert first.startswith("Replacing" if adjacency == "replace-one" else "Adding or removing")

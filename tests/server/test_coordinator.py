@@ -143,7 +143,7 @@ def test_a_charge_that_cannot_be_written_stops_the_round_before_any_data_is_used
 
 @pytest.fixture
 def without_noise(monkeypatch):
-    monkeypatch.setattr("edgekit.privacy.mechanism.add_noise", lambda held, deviation, rng: held)
+    monkeypatch.setattr("edgekit.privacy.gaussian.add_noise", lambda held, deviation, rng: held)
 
 
 def test_the_server_steps_by_the_sum_over_the_expected_batch(coordinate, make_experiment, without_noise):
@@ -161,7 +161,7 @@ def test_the_servers_noise_has_the_deviation_of_the_plan(coordinate, make_experi
     loud = coordinate(make_experiment(*base))
     deviation = loud.plan.noise_multiplier * loud.plan.clip / (0.5 * loud.dataset.total_examples)
     a = loud.run().weights
-    monkeypatch.setattr("edgekit.privacy.mechanism.add_noise", lambda held, deviation, rng: held)
+    monkeypatch.setattr("edgekit.privacy.gaussian.add_noise", lambda held, deviation, rng: held)
     b = coordinate(make_experiment(*base), "quiet").run().weights
     noise = np.concatenate([(a[name] - b[name]).ravel() for name in a])
     assert noise.std() == pytest.approx(deviation, rel=0.05)

@@ -12,7 +12,9 @@ MOMENTUM = '''
 import numpy as np
 
 from edgekit.algorithms.base import Algorithm, State
-from edgekit.asks import Train, Update
+from edgekit.asks import Aggregate, Train, Update
+from edgekit.server.loop.selection import Sampling
+from edgekit.transforms.base import Transform
 
 
 class Rolling(Algorithm):
@@ -39,6 +41,36 @@ class Rolling(Algorithm):
         weights = {k: w + velocity[k] for k, w in state.bundles["weights"].items()}
         facts = {"metrics": {"far": float(got.bundles["distance"]["far"][0]), **got.facts}}
         return State({"weights": weights, "velocity": velocity}, facts)
+
+
+class Fading(Transform):
+    """A transform with state on both sides: clients send ever less, the server counts the rounds."""
+
+    keeps = True
+
+    def on_update(self, update, ask, client, rng):
+        factor = client.state.get("factor", {"own": np.ones(1, np.float32)})["own"] * np.float32(0.5)
+        client.state["factor"] = {"own": factor}
+        delta = {name: array * factor for name, array in update.bundles["delta"].items()}
+        return Update({**update.bundles, "delta": delta}, update.weight, update.facts)
+
+    def begin(self, like):
+        return State({"count": {"rounds": np.zeros(1, np.float32)}})
+
+    def on_aggregate(self, got, state, round_, rng):
+        count = state.bundles["count"]["rounds"] + 1
+        facts = {**got.facts, "through": float(count[0])}
+        return Aggregate(got.bundles, facts, got.count, got.clients), State({"count": {"rounds": count}})
+
+
+class Everybody:
+    """A selector."""
+
+    def sampling(self, cohort, clients):
+        return Sampling("fixed", 1.0)
+
+    def choose(self, cohort, clients, number, rng):
+        return list(range(clients))
 '''
 
 
@@ -54,6 +86,8 @@ def test_two_nodes_end_where_the_simulation_of_two_clients_ends(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # the coordinator's processes, and the nodes'
     chosen = [f"federation.algorithm={method}", "federation.rounds=3", "data.clients=2"]
     chosen += ["training.batch_size=1000", "serve.deadline_seconds=60"]
+    if method != "scaffold":
+        chosen += ['federation.transforms=["rolling:Fading"]', "federation.selector=rolling:Everybody"]
     one = federation(*chosen, "serve.nodes=2")
     one.serve("--once", codes=2)
     one.join("torch", "--client", "0", "--trainer", "torch", "--module", "rolling")
@@ -66,6 +100,6 @@ def test_two_nodes_end_where_the_simulation_of_two_clients_ends(
     assert all(np.allclose(served[name], simulated[name], atol=1e-4) for name in simulated)
     if method != "scaffold":
         lines = [json.loads(line)["metrics"] for line in (one.run / "metrics.jsonl").read_text().splitlines()]
-        assert [line["rounds"] for line in lines] == [1, 2, 3]
+        assert [line["rounds"] for line in lines] == [line["through"] for line in lines] == [1, 2, 3]
         assert lines[0]["far"] > 0
     one.stop()

@@ -14,7 +14,7 @@ from edgekit.models import build
 from edgekit.privacy import epsilon
 from edgekit.runfolder import RunFolder
 from edgekit.server.loop import selection
-from edgekit.server.loop.charging import plan_of
+from edgekit.server.loop.charging import mechanism_of, planned
 from edgekit.server.loop.selection import Poisson, Sampling, Uniform
 from edgekit.server.loop.sync import Coordinator
 
@@ -46,7 +46,8 @@ def test_privacy_counts_on_what_a_selector_says_of_its_sampling(make_experiment,
     plans = {}
     for name in ("poisson", "uniform"):
         chosen = ["privacy.unit=client", "federation.cohort=4", "data.clients=40", f"federation.selector={name}"]
-        plans[name] = plan_of(make_experiment(*chosen), digits, Algorithm())
+        experiment = make_experiment(*chosen)
+        plans[name] = planned(experiment, digits, Algorithm(), mechanism_of(experiment)).plan_made
     assert (plans["poisson"].sample_rate, plans["uniform"].sample_rate) == (0.1, 1.0)
     assert plans["uniform"].noise_multiplier > 1.5 * plans["poisson"].noise_multiplier
     for plan in plans.values():

@@ -29,6 +29,7 @@ from edgekit.server.engines.fleet.nodes import NodeState, numbers_of
 from edgekit.server.engines.fleet.presence import Presence
 from edgekit.server.engines.fleet.streams import SplitHost, stream
 from edgekit.server.engines.fleet.tasks import KINDS, Tasks, facts_of
+from edgekit.transforms import chain
 
 WAITING_NOTICE_SECONDS = 60.0
 
@@ -77,9 +78,10 @@ class FleetEngine:
             self.trainer += f", split learning, cut behind {split.facts.cuts[0]}"
             parameters = {name: array.shape for name, array in split.device_like.items()}
         # Phones train plainly alone, and take no part in split learning yet.
-        kinds = KINDS if split is None and algorithm.plain else ("torch", "litert")
+        plain = algorithm.plain and not any(one.on_clients for one in chain.make(experiment.federation.transforms))
+        kinds = KINDS if split is None and plain else ("torch", "litert")
         method, otherwise = experiment.federation.method, ""
-        if not algorithm.plain:
+        if not plain:
             otherwise = f"phones train plainly, but clients of {method} do more than that: it needs edgekit join"
         facts = facts_of(
             experiment,

@@ -1,11 +1,11 @@
 """The coordinator's side of learning with parties: it joins what they make of people, over a stream to each."""
 
 from edgekit.arrays import Weights
-from edgekit.asks import LocalSettings
 from edgekit.clients.node.task_facts import PartyFacts, VerticalFacts
 from edgekit.data.federated import Integers
 from edgekit.data.vertical import VerticalDataset
 from edgekit.experiment import Split
+from edgekit.local_settings import LocalSettings
 from edgekit.models.vertical import VerticalNetwork
 from edgekit.server.split_stream import Ended, Keys, SplitService, listen
 from edgekit.server.vertical import VerticalServer

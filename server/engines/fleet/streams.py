@@ -11,13 +11,14 @@ from torch import nn
 
 from edgekit.algorithms.base import with_mu
 from edgekit.arrays import Weights
-from edgekit.asks import WEIGHTS, Ask, LocalSettings, Trained
+from edgekit.asks import WEIGHTS, Ask, Trained
 from edgekit.clients.node.task_facts import SplitFacts
 from edgekit.clients.split.cohort import whole
 from edgekit.data import FederatedDataset
 from edgekit.experiment import Split
 from edgekit.flower import CLIENT_RAISED
 from edgekit.flower.parcel import error_reply
+from edgekit.local_settings import LocalSettings
 from edgekit.server.engines.fleet.nodes import NodeState
 from edgekit.server.split import in_parts
 from edgekit.server.split_stream import Ended, Keys, SplitService, listen

@@ -102,6 +102,7 @@ def facts_of(
         split=split,
         vertical=vertical,
         method=None if algorithm.plain else _method(experiment),
+        transforms=tuple(experiment.federation.transforms),
     )
 
 

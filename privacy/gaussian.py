@@ -1,4 +1,4 @@
-"""The mechanisms: clipping bounds what a unit can change, Gaussian noise hides it (Dwork & Roth 2014, section 3.5)."""
+"""The Gaussian mechanism: clipping bounds what a unit can change, noise hides it (Dwork & Roth 2014, section 3.5)."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -14,7 +14,7 @@ def clip(arrays: Weights, bound: float) -> Weights:
     return {name: (factor * array).astype(array.dtype) for name, array in arrays.items()}
 
 
-def gaussian(shape: tuple[int, ...], deviation: float, rng: np.random.Generator, dtype: Any) -> Array:
+def draw(shape: tuple[int, ...], deviation: float, rng: np.random.Generator, dtype: Any) -> Array:
     """Draw independent Gaussian noise of this standard deviation."""
     noise: Array = (deviation * rng.standard_normal(shape)).astype(dtype)
     return noise
@@ -22,7 +22,7 @@ def gaussian(shape: tuple[int, ...], deviation: float, rng: np.random.Generator,
 
 def add_noise(arrays: Weights, deviation: float, rng: np.random.Generator) -> Weights:
     """Add independent Gaussian noise of this standard deviation to every value."""
-    return {name: array + gaussian(array.shape, deviation, rng, array.dtype) for name, array in arrays.items()}
+    return {name: array + draw(array.shape, deviation, rng, array.dtype) for name, array in arrays.items()}
 
 
 def total(updates: Iterable[Weights], like: Weights) -> Weights:

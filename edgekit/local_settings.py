@@ -1,0 +1,124 @@
+"""A round's instructions to a client. Numpy is not needed: every device reads them."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from edgekit.errors import TrainingError
+from edgekit.experiment import Training
+
+Work = Literal["sgd", "dp-sgd", "clipped-sum", "local-dp"]
+"""What a client does in a round.
+
+`sgd`: local SGD; the update is the new weights.
+`dp-sgd`: local SGD over Poisson batches with clipped examples and noise in each step (Abadi et al. 2016,
+algorithm 1); the update is the new weights, safe to send to a server that is not trusted.
+`clipped-sum`: one Poisson batch; the update is the bare sum of the clipped gradients, for a trusted server that adds
+the noise.
+`local-dp`: of split learning alone: local SGD over batches of which each example is in one an epoch, where all that
+leaves the device is clipped and noised, activations and gradients too; the server need not be trusted.
+"""
+
+
+@dataclass(frozen=True)
+class LocalSettings:
+    """One round's instructions to a client. They travel in the message, so every node reads them alike.
+
+    Attributes:
+        work: what to do.
+        epochs: passes over the client's data (`sgd`, `local-dp`).
+        batch_size: examples a step (`sgd`, `local-dp`).
+        steps: Poisson batches (`dp-sgd`).
+        learning_rate: step size.
+        momentum: of SGD.
+        proximal_mu: weight of FedProx's term mu / 2 |w - w_global|^2 (Li et al. 2020).
+        clip: largest l2 norm of one example's gradient (private work only).
+        sample_rate: chance of each example to be in a Poisson batch (private work only).
+        noise_multiplier: standard deviation of the noise in units of how far one example can move what is released:
+            `clip` (`dp-sgd`), or twice each bound, since any example may stand for any other (`local-dp`).
+        update_clip: largest l2 norm of the whole update, 0 for none (unit client).
+        update_noise: standard deviation of the noise the client adds to its clipped update, 0 for none.
+        update_bounds: of an update with several bundles, the largest l2 norm of each, in place of `update_clip`.
+    """
+
+    work: Work = "sgd"
+    epochs: int = 1
+    batch_size: int = 8
+    steps: int = 1
+    learning_rate: float = 0.1
+    momentum: float = 0.0
+    proximal_mu: float = 0.0
+    clip: float = 1.0
+    sample_rate: float = 1.0
+    noise_multiplier: float = 0.0
+    update_clip: float = 0.0
+    update_noise: float = 0.0
+    update_bounds: Mapping[str, float] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        """Refuse settings out of range: they come over the network, and privacy is reckoned with them.
+
+        Raises:
+            TrainingError: a setting is out of range; it is named.
+        """
+        numbers = [one.name for one in dataclasses.fields(self) if one.name not in ("work", "update_bounds")]
+        if self.work not in get_args(Work):
+            raise TrainingError(f"the round asks for the unknown work {self.work!r}")
+        for name in numbers:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+                raise TrainingError(f"the round's {name} is {value!r}; it must be a finite number, not negative")
+        for name in ("epochs", "batch_size", "steps"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise TrainingError(f"the round's {name} is {getattr(self, name)!r}; it must be a whole number from 1")
+        if not 0 < self.sample_rate <= 1 or self.clip <= 0 or self.momentum >= 1:
+            raise TrainingError(
+                f"the round's sample_rate is {self.sample_rate!r}, clip {self.clip!r}, momentum {self.momentum!r}; "
+                "they must be in (0, 1], above 0, and below 1"
+            )
+
+        bounds = self.update_bounds
+        if not isinstance(bounds, Mapping) or not all(_is_bound(bound) for bound in bounds.values()):
+            raise TrainingError(f"the round's update_bounds are {bounds!r}; they must be numbers above 0, by name")
+
+    @property
+    def protects(self) -> bool:
+        """Whether a client's update is protected: it tells neither of the client's size nor of its loss."""
+        return self.work != "sgd" or self.update_clip > 0
+
+    @classmethod
+    def of(cls, training: Training) -> "LocalSettings":
+        """Return the instructions for plain training as an experiment says."""
+        return cls(
+            epochs=training.epochs,
+            batch_size=training.batch_size,
+            learning_rate=training.learning_rate,
+            momentum=training.momentum,
+        )
+
+    def to_json(self) -> str:
+        """Return the settings as JSON, for the message's config."""
+        held = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
+        held["update_bounds"] = dict(self.update_bounds)
+        if not self.update_bounds:  # what noise is drawn from: runs of one bundle keep theirs
+            del held["update_bounds"]
+        return json.dumps(held)
+
+    @classmethod
+    def from_json(cls, text: str) -> "LocalSettings":
+        """Read what `to_json` wrote.
+
+        Raises:
+            TrainingError: it is no such text, or a setting is out of range.
+        """
+        try:
+            return cls(**json.loads(text))
+        except (TypeError, ValueError) as error:
+            raise TrainingError(f"the round's settings cannot be read: {error}") from None
+
+
+def _is_bound(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0

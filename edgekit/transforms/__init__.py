@@ -1,0 +1,1 @@
+"""What happens to updates on their way, whatever the method: one file a transform."""

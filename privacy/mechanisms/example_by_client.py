@@ -1,0 +1,40 @@
+"""One example is protected, and its client adds the noise in each of its steps: DP-SGD on the device.
+
+Abadi et al. 2016, algorithm 1. What leaves the device is safe to send to a server that is not trusted.
+"""
+
+from dataclasses import replace
+
+from edgekit.asks import Ask, State
+from edgekit.guarantee import Plan, Schedule, Statement
+from edgekit.privacy.mechanisms.base import FOR_MESSAGES, NOT_CLIENTS, PUBLIC_COHORT, GaussianMechanism
+
+
+class ExampleByClient(GaussianMechanism):
+    """Unit example, noise by the client."""
+
+    def plan(self, schedule: Schedule) -> Plan:
+        """Count `epochs / sample_rate` Poisson batches in each round, as if a client took part in every round."""
+        return self.solved(
+            schedule,
+            rate=self.privacy.sample_rate,
+            steps=self.batches(schedule),
+            adjacency="add-or-remove-one",
+            sensitivity=self.privacy.clip,
+        )
+
+    def prepare(self, ask: Ask, state: State) -> Ask:
+        """Ask for noised steps."""
+        return replace(ask, settings=replace(self.of_examples(ask.settings), work="dp-sgd"))
+
+    def statement(self) -> Statement:
+        """Return the guarantee in words."""
+        return Statement(
+            whose="one example",
+            by="client",
+            neighbours="Adding or removing any single training example changes the probability of any outcome",
+            holds=(FOR_MESSAGES,),
+            open=(NOT_CLIENTS, PUBLIC_COHORT),
+            owners="This device adds the noise itself: {guarantee} for one example against everybody, the coordinator "
+            "too",
+        )

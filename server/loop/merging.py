@@ -1,0 +1,137 @@
+"""The server's half of a round: what the updates become for the method, and the method makes of them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from edgekit.algorithms.base import Algorithm, checked, checked_asks
+from edgekit.arrays import Weights, problem_with
+from edgekit.asks import WEIGHTS, Ask, Bundles, Reply, State, Update, check_noisable, problem_with_update
+from edgekit.errors import DataError, ExperimentError, ModelError, TrainingError
+from edgekit.server.loop.metrics import rounded_all
+from edgekit.transforms.base import Round
+from edgekit.transforms.chain import Chain, Draw
+
+T = TypeVar("T")
+
+
+class Merging:
+    """A method with the transforms that its updates go through; what fails there says whose fault it is.
+
+    Args:
+        algorithm: the method.
+        chain: the transforms.
+        method: its name, for messages.
+        noised: whether privacy adds noise to all that clients send.
+        cohort: clients that take part in a round, on average.
+        clients: that there are.
+        examples: returns how many examples all have together.
+        draw: gives the server's random numbers.
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        chain: Chain,
+        method: str,
+        *,
+        noised: bool,
+        cohort: int,
+        clients: int,
+        examples: Callable[[], int],
+        draw: Draw,
+    ) -> None:
+        self._algorithm, self._chain, self._method, self._noised = algorithm, chain, method, noised
+        self._cohort, self._clients, self._examples, self._draw = cohort, clients, examples, draw
+
+    def begin(self, weights: Weights, learnt: frozenset[str]) -> State:
+        """Return the method's state before the first round."""
+        return self.tried(0, "could not begin", lambda: checked(self._algorithm.begin(weights, learnt)))
+
+    def asks(self, state: State, clients: Sequence[int], number: int) -> Mapping[int, Ask]:
+        """Return what each client of a round is asked."""
+        ask = self._algorithm.ask
+        return self.tried(
+            number, "could not configure the round", lambda: checked_asks(ask(state, clients, number), clients)
+        )
+
+    def prepared(self, ask: Ask, states: Sequence[State]) -> Ask:
+        """Return an ask as the transforms leave it."""
+        return self.tried(ask.round, "could not configure the round", lambda: self._chain.prepare(ask, states))
+
+    def states(self, like: Bundles, number: int) -> list[State]:
+        """Return what the transforms remember before their first round."""
+        return self.tried(
+            number, "has a transform that could not begin", lambda: [checked(one) for one in self._chain.begin(like)]
+        )
+
+    def expected(self, number: int, ask: Ask) -> Bundles:
+        """Return arrays such as an ask's answer must have."""
+        like: Bundles = self.tried(number, "could not say what it expects", lambda: dict(self._algorithm.expects(ask)))
+        if set(like) != set(self._algorithm.bundles):
+            raise TrainingError(
+                f"round {number}: {self._method} expects the bundles {', '.join(like)}, but declares "
+                f"{', '.join(self._algorithm.bundles)} (bundles = …)"
+            )
+        if self._noised:
+            check_noisable(like)
+        return like
+
+    def sorted(
+        self, number: int, replies: Sequence[Reply], asks: Mapping[int, Ask]
+    ) -> tuple[dict[int, Update], list[tuple[int, str]]]:
+        """Sort replies into accepted updates, and (client, reason) of those that cost their update."""
+        accepted, reasons = {}, []
+        for reply in replies:
+            problem = reply.problem
+            if reply.update is not None:
+                problem = problem_with_update(reply.update, self.expected(number, asks[reply.client]))
+            if reply.update is None or problem:
+                reasons.append((reply.client, problem))
+            else:
+                accepted[reply.client] = reply.update
+        return accepted, reasons
+
+    def merged(
+        self, before: State, states: Sequence[State], number: int, updates: Mapping[int, Update], like: Bundles
+    ) -> tuple[State, Sequence[State], Mapping[str, Any]]:
+        """Let the method make the next state of what it may see; return it, the transforms' and the round's metrics."""
+        if not updates and not self._chain.needs_nobody:
+            return before, states, {}
+        weights = before.bundles[WEIGHTS]
+        round_ = Round(number, weights, like, self._cohort, self._clients, self._examples)
+        algorithm, received = self._algorithm, self._chain.received
+        got, after_all = self.tried(
+            number,
+            "has a transform that failed at the server",
+            lambda: received(updates, states, round_, self._draw, algorithm.reads),
+        )
+
+        def merge() -> tuple[State, Any, dict[str, Any]]:
+            after = checked(algorithm.merge(before, got, number))
+            return after, dict(algorithm.model(after)), rounded_all(after.facts.get("metrics", got.facts))
+
+        after, model, metrics = self.tried(number, "could not aggregate the updates", merge)
+        if problem := problem_with(model, algorithm.model(before)):
+            told = f"{self._method} gave unusable weights ({problem}): lower the learning rate"
+            raise TrainingError(f"round {number}: {told}")
+        return after, [checked(one) for one in after_all], metrics
+
+    def tried(self, number: int, problem: str, call: Callable[[], T]) -> T:
+        """Call what may be the user's own; what goes wrong there says whose fault it is."""
+        try:
+            return call()
+        except (DataError, ExperimentError, ModelError):
+            raise
+        except Exception as error:
+            if isinstance(error, TrainingError) and str(error).startswith("round "):
+                raise
+            told = " ".join(str(error).split()) or type(error).__name__
+            raise TrainingError(f"round {number}: {self._method} {problem}: {told}") from error
+
+
+def moved_on(average: Weights, averaged: int, weights: Weights) -> Weights:
+    """Return the running mean of `averaged` global models, of which `weights` is the newest."""
+    old = average or weights
+    return {name: np.asarray(old[name] + (w - old[name]) / averaged, w.dtype) for name, w in weights.items()}
