@@ -62,10 +62,10 @@ def step_ratio(browser: Any) -> dict[str, float]:
     from edgekit.clients.phone.pages import Guarded, page_routes
     from edgekit.clients.torch_trainer import state
     from edgekit.data import Examples
-    from edgekit.experiment import Model
     from edgekit.export.training.file import training_file
     from edgekit.export.training.steps import Options
     from edgekit.models import build
+    from edgekit.models.settings import Model
 
     model = build(Model(name="dscnn"), (1, 8, 8), 10, 0)
     content, _ = training_file(model, (1, 8, 8), 10, Options(16, 1.0, momentum=False, proximal=False), {})

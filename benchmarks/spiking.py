@@ -23,13 +23,15 @@ from torch import Tensor, nn
 
 from edgekit.data import Examples
 from edgekit.data import load as load_data
-from edgekit.experiment import Experiment, Model, Spiking
+from edgekit.experiment import Experiment
 from edgekit.models import build
 from edgekit.models.cost import macs
 from edgekit.models.qcfs import fit_thresholds, use_qcfs
+from edgekit.models.settings import Model
 from edgekit.neuromorphic import SpikingNetwork, convert, quantise
 from edgekit.neuromorphic.emulator import Emulator
 from edgekit.neuromorphic.energy import cost
+from edgekit.neuromorphic.settings import Spiking
 from edgekit.neuromorphic.tune import fit
 
 STEPS = (4, 8, 16)

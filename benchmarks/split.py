@@ -39,12 +39,13 @@ from edgekit.clients.split.device import Device
 from edgekit.clients.split.stream import StreamLine
 from edgekit.clients.torch_trainer import state
 from edgekit.data import Examples
-from edgekit.experiment import Model, Split
 from edgekit.models import build
+from edgekit.models.settings import Model
 from edgekit.server.split import split_trainer
 from edgekit.server.split_stream import SplitService, listen
 from edgekit.split.line import DirectLine
 from edgekit.split.messages import Forward
+from edgekit.split.settings import Split
 
 SHAPE, CLASSES, BATCH = (1, 28, 28), 10, 32
 NETWORK = Model(

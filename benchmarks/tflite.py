@@ -27,7 +27,7 @@ from torch.func import functional_call, grad, vmap
 
 from edgekit.data import FederatedDataset
 from edgekit.data import load as load_data
-from edgekit.experiment import Data, Model
+from edgekit.data.settings import Data
 from edgekit.export.convert import to_float32
 from edgekit.export.metadata import add_metadata
 from edgekit.export.quantise import PRESETS, quantise
@@ -36,6 +36,7 @@ from edgekit.export.training.file import training_file
 from edgekit.export.training.steps import Options
 from edgekit.export.verify import run_examples
 from edgekit.models import build
+from edgekit.models.settings import Model
 
 NETS = {
     "dscnn": {"arguments": {"channels": [64, 128, 256, 256]}},

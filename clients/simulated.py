@@ -9,12 +9,17 @@ import numpy as np
 from edgekit.algorithms.base import Algorithm, Client, with_mu
 from edgekit.asks import Ask, Reply, Score, Scored, Train
 from edgekit.clients.halves import Answered, check_kept, client_of, leaving, measured, run_halves
+from edgekit.clients.others import Others
 from edgekit.clients.states import ClientStates
 from edgekit.clients.trainer import CohortTrainer, LocalTask, OneTrainer
 from edgekit.data import Examples, FederatedDataset
+from edgekit.errors import TrainingError
 from edgekit.local_settings import LocalSettings
 from edgekit.randomness import generator
 from edgekit.transforms.base import Transform
+
+Trainers = tuple[OneTrainer, CohortTrainer | None]
+"""What trains one client of a network, and what trains a cohort together, where its layers allow."""
 
 
 class SimulatedClients:
@@ -29,6 +34,7 @@ class SimulatedClients:
         states: what clients keep between rounds; None where the method keeps nothing.
         on_notice: called with a line for people when the common step fails and clients train one by one.
         transforms: what happens to their updates then.
+        others: trainers of the method's further networks, as `trainer` and `cohort` are of the run's own.
         apart: whether a cohort's clients can train one by one, too.
     """
 
@@ -42,12 +48,25 @@ class SimulatedClients:
         states: ClientStates | None = None,
         on_notice: Callable[[str], None] = lambda line: None,
         transforms: Sequence[Transform] = (),
+        others: Others[Trainers] | None = None,
         *,
         apart: bool = True,
     ) -> None:
         self.dataset, self.algorithm, self.trainer, self.cohort = dataset, algorithm, trainer, cohort
         self.seed, self.states, self.on_notice, self.apart = seed, states, on_notice, apart
-        self.transforms = transforms
+        self.transforms, self.others = transforms, others
+
+    def trainers(self, module: str) -> Trainers:
+        """Return what trains a network of the method's.
+
+        Raises:
+            TrainingError: there is none of this name.
+        """
+        if not module:
+            return self.trainer, self.cohort
+        if self.others is None:
+            raise TrainingError(f"clients here train the run's own network alone, not {module!r}")
+        return self.others[module]
 
     def train(self, asks: Mapping[int, Ask]) -> list[Reply]:
         """Return the clients' updates, in the order of the asks; one that fails says why."""
@@ -86,7 +105,9 @@ class SimulatedClients:
                 held[client] = examples
                 known = client_of(ask, len(examples), self.trainer.learnt, state)
                 halves[client] = self.algorithm.evaluate(ask, known)
-        found = measured(halves, asks, lambda client, request: self.trainer.score(request, held[client]))
+        found = measured(
+            halves, asks, lambda client, request: self.trainers(request.module)[0].score(request, held[client])
+        )
         return {client: scored for client, scored in found.items() if isinstance(scored, Scored)}
 
 
@@ -120,23 +141,30 @@ class _Round:
     def answer(self, waiting: Mapping[int, Any]) -> dict[int, Answered]:
         """Answer what clients ask for: those that train with equal settings together, where that is possible."""
         found: dict[int, Answered] = {}
-        groups: dict[str, list[int]] = {}
+        groups: dict[tuple[str, str], list[int]] = {}
         for client, request in waiting.items():
             if isinstance(request, Score):
-                found[client] = _tried(partial(self._whole.trainer.score, request, self._examples[client]))
+                found[client] = _tried(partial(self._score, client, request))
             else:
-                groups.setdefault(_as_text(request.settings), []).append(client)
-        for group in groups.values():
-            found |= self._train({client: waiting[client] for client in group})
+                groups.setdefault((request.module, _as_text(request.settings)), []).append(client)
+        for (module, _), group in groups.items():
+            found |= self._train(module, {client: waiting[client] for client in group})
         for client in waiting:
             self._made[client] += 1
         return found
 
-    def _train(self, asked: Mapping[int, Train]) -> dict[int, Answered]:
-        if self._whole.cohort is not None:
+    def _score(self, client: int, request: Score) -> Scored:
+        return self._whole.trainers(request.module)[0].score(request, self._examples[client])
+
+    def _train(self, module: str, asked: Mapping[int, Train]) -> dict[int, Answered]:
+        try:
+            trainer, cohort = self._whole.trainers(module)
+        except Exception as error:  # the network may be the user's own
+            return dict.fromkeys(asked, error)
+        if cohort is not None:
             try:
                 tasks = [self._task(client, request.settings) for client, request in asked.items()]
-                return dict(zip(asked, self._whole.cohort.train_cohort(list(asked.values()), tasks), strict=True))
+                return dict(zip(asked, cohort.train_cohort(list(asked.values()), tasks), strict=True))
             except Exception as error:
                 if not self._whole.apart:
                     return dict.fromkeys(asked, error)
@@ -145,7 +173,7 @@ class _Round:
                     f"the cohort's common step failed ({reason}): its clients train one at a time this round"
                 )
         return {
-            client: _tried(partial(self._whole.trainer.train, request, self._task(client, request.settings)))
+            client: _tried(partial(trainer.train, request, self._task(client, request.settings)))
             for client, request in asked.items()
         }
 

@@ -10,8 +10,8 @@ import tomli_w
 from pydantic import Field, ValidationError
 
 from edgekit.errors import UsageError
-from edgekit.experiment import Section, first_problem
 from edgekit.runfolder import write_whole
+from edgekit.section import Section, first_problem
 
 Evidence = Literal["measured", "emulated", "published"]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]

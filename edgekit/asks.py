@@ -56,12 +56,14 @@ class Train:
         settings: how.
         anchor: what mu pulls to; None is `weights`.
         drift: added to each step's gradient, by parameter; None is nothing. A parameter that is left out has none.
+        module: names the network, one of the method's own `modules`; "" is the run's.
     """
 
     weights: Weights
     settings: LocalSettings
     anchor: Weights | None = None
     drift: Weights | None = None
+    module: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,15 @@ class Trained:
 
 @dataclass(frozen=True)
 class Score:
-    """A client half's request to measure weights on examples that the client holds back."""
+    """A client half's request to measure weights on examples that the client holds back.
+
+    Attributes:
+        weights: to measure.
+        module: names the network, as of `Train`.
+    """
 
     weights: Weights
+    module: str = ""
 
 
 @dataclass(frozen=True)

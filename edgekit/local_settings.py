@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from edgekit.errors import TrainingError
-from edgekit.experiment import Training
 
 Work = Literal["sgd", "dp-sgd", "clipped-sum", "local-dp"]
 """What a client does in a round.
@@ -88,16 +87,6 @@ class LocalSettings:
     def protects(self) -> bool:
         """Whether a client's update is protected: it tells neither of the client's size nor of its loss."""
         return self.work != "sgd" or self.update_clip > 0
-
-    @classmethod
-    def of(cls, training: Training) -> "LocalSettings":
-        """Return the instructions for plain training as an experiment says."""
-        return cls(
-            epochs=training.epochs,
-            batch_size=training.batch_size,
-            learning_rate=training.learning_rate,
-            momentum=training.momentum,
-        )
 
     def to_json(self) -> str:
         """Return the settings as JSON, for the message's config."""

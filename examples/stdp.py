@@ -10,7 +10,7 @@ rise with each spike. Labels are used once, at the end, to name the neurons.
 import numpy as np
 
 from edgekit.data import load
-from edgekit.experiment import Data
+from edgekit.data.settings import Data
 from edgekit.neuromorphic.stdp import Stdp, rounded, weight_changes
 
 NEURONS = 120

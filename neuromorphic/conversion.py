@@ -10,12 +10,12 @@ from torch.nn.modules.utils import _pair
 
 from edgekit.data import Examples
 from edgekit.errors import ConversionError
-from edgekit.experiment import Spiking
 from edgekit.models.norm import fold_weight_standardisation
 from edgekit.models.spiking import SpikingNet
 from edgekit.neuromorphic.coding import Coding, Floats
 from edgekit.neuromorphic.expression import Expression, Term
 from edgekit.neuromorphic.network import INPUT, SpikingLayer, SpikingNetwork, Synapse
+from edgekit.neuromorphic.settings import Spiking
 from edgekit.neuromorphic.trace import Neurons, Traced, trace
 
 LARGEST_FREEZING_LOSS = 0.1

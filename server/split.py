@@ -21,14 +21,15 @@ from edgekit.data import FederatedDataset
 from edgekit.data.federated import Floats
 from edgekit.devices import profile as profiles
 from edgekit.errors import ModelError, RefusedError
-from edgekit.experiment import Experiment, Split
 from edgekit.local_settings import LocalSettings
 from edgekit.models.cut import CutModel
+from edgekit.server.settings import Sections
 from edgekit.split.codec import LARGEST
 from edgekit.split.hiding import Noise
 from edgekit.split.messages import Answer, Asked, Backward, Forward, Gradient, Output
 from edgekit.split.part import Part, Passed
 from edgekit.split.plan import best, compare
+from edgekit.split.settings import Split
 
 MOST_PRIVATE = 65_536
 """Examples in a Poisson batch."""
@@ -194,9 +195,7 @@ class SplitServer:
         return torch.from_numpy(activation)
 
 
-def choose_cut(
-    experiment: Experiment, model: nn.Module, dataset: FederatedDataset, say: Callable[[str], None]
-) -> Split:
+def choose_cut(experiment: Sections, model: nn.Module, dataset: FederatedDataset, say: Callable[[str], None]) -> Split:
     """Return the experiment's section with the cut that suits its device best, and say among which it was chosen.
 
     Args:
@@ -210,7 +209,7 @@ def choose_cut(
         UsageError: there is no such device profile.
     """
     split, device = experiment.split, profiles.load(experiment.split.device)
-    ways = compare(model, dataset.shape, dataset.examples_a_client, experiment.training, split, device)[1:]
+    ways = compare(model, dataset.shape, dataset.examples_a_client, experiment.training.plain(), split, device)[1:]
     if not ways:
         raise ModelError("nothing is left for the server between the first layer and split.tail")
     chosen = best(ways)

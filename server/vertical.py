@@ -20,7 +20,6 @@ from edgekit.clients.split.party import rng_of, task_of, terms_of
 from edgekit.data.federated import Floats, Integers
 from edgekit.data.vertical import VerticalDataset
 from edgekit.errors import RefusedError, TrainingError
-from edgekit.experiment import Split
 from edgekit.local_settings import LocalSettings
 from edgekit.models.vertical import TopNetwork, VerticalNetwork
 from edgekit.privacy.intersection import Side, in_common, known_to_all
@@ -28,6 +27,7 @@ from edgekit.split.codec import Codec
 from edgekit.split.line import travelled
 from edgekit.split.messages import Answer, Asked, Forward, Gradient
 from edgekit.split.part import Part, Passed
+from edgekit.split.settings import Split
 
 
 class VerticalServer:

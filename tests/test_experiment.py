@@ -1,8 +1,10 @@
 """The experiment file: precedence, strictness, and errors that say what would be right."""
 
 import tomllib
+from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from edgekit import experiment as experiments
 from edgekit.cli.new import TEMPLATE
@@ -68,3 +70,24 @@ def test_broken_toml_names_the_line(tmp_path):
     path.write_text("seed = = 3\n")
     with pytest.raises(ExperimentError, match="line 1"):
         experiments.load(path)
+
+
+def test_the_page_of_all_keys_is_made_of_the_sections():
+    """`python -m edgekit.cli.reference docs/experiment.md` makes it anew."""
+    from edgekit.cli import reference
+
+    page = (Path(__file__).parents[1] / "docs" / "experiment.md").read_text()
+    assert reference.renewed(page) == page
+    assert page.count("| `") > 90
+
+
+def test_each_key_says_what_it_is():
+    def unsaid(section, path=""):
+        for name, field in section.model_fields.items():
+            inner = field.annotation
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                yield from unsaid(inner, f"{path}{name}.")
+            elif not field.description:
+                yield path + name
+
+    assert list(unsaid(Experiment)) == []

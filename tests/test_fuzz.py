@@ -25,11 +25,12 @@ from edgekit.clients.node.task import Task
 from edgekit.clients.node.task_facts import Planned, TaskFacts
 from edgekit.clients.phone.frames import Frame, pack, unpack
 from edgekit.clients.phone.handler import update_of
+from edgekit.data.settings import Data
 from edgekit.enrolment import PROTOCOL, JoinCode, parse_url
 from edgekit.errors import EdgekitError
-from edgekit.experiment import Data, Model
 from edgekit.flower import begin_run
 from edgekit.flower.parcel import Parcel
+from edgekit.models.settings import Model
 from edgekit.server.deployment.enrolment import Enrolment
 
 INPUTS = int(os.environ.get("EDGEKIT_FUZZ", "500"))

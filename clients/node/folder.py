@@ -19,8 +19,8 @@ from pydantic import Field, ValidationError
 
 from edgekit.environments import data_home
 from edgekit.errors import JoinError
-from edgekit.experiment import Section, first_problem
 from edgekit.runfolder import locked, secret_number, write_whole
+from edgekit.section import Section, first_problem
 
 Fact = Literal["battery", "load", "temperature", "statistics"]
 Condition = Literal["idle", "charging", "unmetered"]

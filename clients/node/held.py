@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import logging
+from typing import Any
 
 import numpy as np
 
@@ -64,6 +65,7 @@ class Held:
         self.party: Party | None = None
         self.examples: Examples | None = None
         self._owned = ""
+        self._others: Any = None
 
     def load(self, name: str) -> bool:
         """Make a task that is kept here ready for training; return whether it is there."""
@@ -84,7 +86,7 @@ class Held:
             self._owned = _fingerprint(examples)
         self.trainer, self.parts, self.party, self.examples = trainer, parts, party, examples
         self.algorithm, self.transforms = algorithm, transforms
-        self.task, self.name = found, name
+        self.task, self.name, self._others = found, name, None
         return True
 
     def ready(self, name: str, weights: Weights | None) -> None:
@@ -96,6 +98,31 @@ class Held:
         like = self.task.weights_like if self.party is None else self.party.weights_like
         if weights is not None and (problem := problem_with(weights, like)):
             raise RefusedError(f"the weights are not of the task's network: {problem}")
+
+    def trainer_of(self, module: str) -> Trainer:
+        """Return what trains one of the method's networks.
+
+        Raises:
+            RefusedError: this device cannot train another than the run's own.
+            TrainingError: there is none of this name.
+        """
+        assert self.trainer is not None
+        if not module:
+            return self.trainer
+        if self.kind != "torch":
+            raise RefusedError("without torch a device trains the one network of its training graph")
+        if self._others is None:
+            from edgekit.clients.others import Others
+            from edgekit.clients.torch_trainer import TorchTrainer
+
+            assert self.task is not None
+            assert self.algorithm is not None
+            facts, modules = self.task.facts, self.algorithm.modules
+            for section in modules.values():
+                task.check_allowed(section.name, self.node_settings.modules)
+            self._others = Others(modules, TorchTrainer, facts.shape, len(facts.classes), facts.seed)
+        trainer: Trainer = self._others[module]
+        return trainer
 
     def fit(self, settings: LocalSettings) -> Examples:
         """Return the examples; where they are protected, single unfit ones are left out, as in simulation."""

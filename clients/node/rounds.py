@@ -50,7 +50,7 @@ class Rounds:
             raise DeclinedError(f"not now: {reason}")
         asked = wire.read(message)
         ask = wire.ask_of(asked)
-        self._held.ready(str(asked.facts.get("task", "")), ask.bundles.get(WEIGHTS, {}))
+        self._held.ready(str(asked.facts.get("task", "")), ask.bundles.get(WEIGHTS))
         if self._held.party is not None:
             device = self._held.party.begin(asked, ask.bundles[WEIGHTS], with_mu(ask), ask.round)
             trained = self._over_stream(device, asked, self._held.party.codec)
@@ -90,11 +90,12 @@ class Rounds:
             nonlocal made
             request, made = waiting[0], made + 1
             if isinstance(request, Score):
-                return {0: trainer.score(request, examples)}
+                return {0: self._held.trainer_of(request.module).score(request, examples)}
             own = digest if made == 1 else self._held.digest(digest.hex(), request.weights, str(made))
             task = LocalTask(examples, rng_of(own, "batches"), rng_of(own, "noise"))
-            trainer.check(request, examples)
-            return {0: trainer.train(request, task)}
+            own_trainer = self._held.trainer_of(request.module)
+            own_trainer.check(request, examples)
+            return {0: own_trainer.train(request, task)}
 
         state = {name: dict(arrays) for name, arrays in before.items()}
         client = client_of(ask, len(examples), trainer.learnt, state)
@@ -115,7 +116,7 @@ class Rounds:
         """Tell how good a model is on what this device holds back: nothing of it, where its data is protected."""
         asked = wire.read(message)
         ask = wire.ask_of(asked)
-        self._held.ready(str(asked.facts.get("task", "")), ask.bundles.get(WEIGHTS, {}))
+        self._held.ready(str(asked.facts.get("task", "")), ask.bundles.get(WEIGHTS))
         if self._held.budget() is not None:
             raise DeclinedError("this device protects its data itself: it does not tell how good a model is on it")
         if self._held.trainer is None or self._held.algorithm is None or ask.settings.protects:
@@ -126,8 +127,8 @@ class Rounds:
         algorithm = self._held.algorithm
         kept = self._held.own_state().after() if keeps(algorithm, self._held.transforms) else {}
         client = client_of(ask, len(held), trainer.learnt, kept)
-        half = self._held.algorithm.evaluate(ask, client)
-        found = measured({0: half}, {0: ask}, lambda _, request: trainer.score(request, held))[0]
+        half, trainer_of = self._held.algorithm.evaluate(ask, client), self._held.trainer_of
+        found = measured({0: half}, {0: ask}, lambda _, request: trainer_of(request.module).score(request, held))[0]
         if isinstance(found, Exception):
             raise found
         facts = {"loss": found.loss, "accuracy": found.accuracy, "examples": found.examples}

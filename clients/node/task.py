@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from edgekit import algorithms, arrays, plugins
 from edgekit.algorithms.base import Algorithm
+from edgekit.algorithms.settings import Federation
 from edgekit.arrays import Array, Weights
 from edgekit.clients.node.folder import NodeSettings
 from edgekit.clients.node.task_facts import TaskFacts
@@ -21,8 +22,8 @@ from edgekit.clients.trainer import Trainer
 from edgekit.data import Examples, FederatedDataset
 from edgekit.data.sources import load_own
 from edgekit.errors import DataError, EdgekitError, MissingExtraError, RefusedError
-from edgekit.experiment import Federation, first_problem
 from edgekit.runfolder import write_whole
+from edgekit.section import first_problem
 from edgekit.transforms import chain
 from edgekit.transforms.base import Transform
 

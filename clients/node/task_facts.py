@@ -5,7 +5,9 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from edgekit.clients.split.device import Terms
-from edgekit.experiment import Arguments, Chosen, Data, Model, Section
+from edgekit.data.settings import Data
+from edgekit.models.settings import Model
+from edgekit.section import Arguments, Chosen, Section
 from edgekit.split.codec import Codec
 
 

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from edgekit.experiment import Federation
+from edgekit.algorithms.settings import Federation
 
 if TYPE_CHECKING:
     from edgekit.algorithms.base import Algorithm

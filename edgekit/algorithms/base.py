@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Generator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -13,9 +14,10 @@ from edgekit.asks import WEIGHTS, Aggregate, Ask, Bundles, Request, Score, Score
 from edgekit.asks import Client as Client
 from edgekit.asks import State as State
 from edgekit.errors import ExperimentError, TrainingError
-from edgekit.experiment import Section, first_problem
 from edgekit.local_settings import LocalSettings
+from edgekit.models.settings import Model
 from edgekit.registry import ALGORITHMS
+from edgekit.section import Section, first_problem
 
 Half = Generator[Request, Any, Update]
 """A client's half of a round: it yields what it wants done, is sent the answers, and returns the update."""
@@ -45,6 +47,7 @@ class Algorithm:
         keeps: whether clients keep something between rounds.
         losses: whether it needs the clients' training losses, which private ones keep to themselves.
         unkept: names of what it remembers but checkpoints cannot hold.
+        modules: further networks that clients or server train, by the names that `Train` gives: [model] sections.
     """
 
     Settings: ClassVar[type[Section]] = Section
@@ -55,6 +58,7 @@ class Algorithm:
     keeps: bool = False
     losses: bool = False
     unkept: Sequence[str] = ()
+    modules: Mapping[str, Model] = MappingProxyType({})
 
     def __init__(self, settings: Section | None = None) -> None:
         self.settings = settings or self.Settings()
@@ -101,8 +105,11 @@ class Algorithm:
         """Return arrays of the names, shapes and types that an answer to `ask` must have."""
         return {WEIGHTS: ask.bundles[WEIGHTS]}
 
-    def merge(self, state: State, got: Aggregate, number: int) -> State:
+    def merge(self, state: State, got: Aggregate, number: int) -> State | Generator[Request, Any, State]:
         """Return the state after a round.
+
+        It may be a generator, as `local` is: then a trainer at the server answers what it yields, on the examples that
+        the server has itself (`data.calibration_examples`), which no client owns.
 
         Raises:
             Exception: whatever its author's code raises; it ends the run with what was trained.

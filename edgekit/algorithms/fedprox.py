@@ -8,7 +8,7 @@ from pydantic import Field
 from edgekit.algorithms.base import PROXIMAL, State
 from edgekit.algorithms.fedavg import FedAvg
 from edgekit.asks import WEIGHTS, Ask
-from edgekit.experiment import Section
+from edgekit.section import Section
 
 
 class ProximalSettings(Section):

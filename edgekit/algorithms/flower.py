@@ -10,10 +10,10 @@ from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import Strategy
 
 from edgekit.algorithms.base import Algorithm, Client, Half, State
+from edgekit.algorithms.settings import Federation
 from edgekit.arrays import Array, Weights
 from edgekit.asks import WEIGHTS, Aggregate, Ask, Bundles, Fact, Scored, Update
 from edgekit.errors import ExperimentError, TrainingError
-from edgekit.experiment import Federation
 from edgekit.flower import begin_any_run, to_record
 from edgekit.registry import OF_PRIVACY, STRATEGIES
 

@@ -12,7 +12,7 @@ from edgekit.algorithms.fedavg import FedAvg
 from edgekit.arrays import Weights, problem_with
 from edgekit.asks import WEIGHTS, Aggregate, Ask, Bundles, Request, Score, Scored, Train, Update
 from edgekit.errors import ExperimentError
-from edgekit.experiment import Section
+from edgekit.section import Section
 
 OWN = "own"
 

@@ -57,7 +57,7 @@ def export(
 
     from edgekit.cli.terminal import Terminal
     from edgekit.errors import UsageError
-    from edgekit.experiment import Preset, Runtime
+    from edgekit.export.settings import Preset, Runtime
     from edgekit.runfolder import RunFolder
 
     presets: list[Any] = preset or []

@@ -81,21 +81,21 @@ def serve(
     listening = Listening.on(host, port, name or [], insecure)
 
     from edgekit.cli.watching import Watcher
+    from edgekit.experiment import begun
     from edgekit.server.deployment.coordinating import coordinate
     from edgekit.server.deployment.supervisor import install_line
 
-    folder = out or Path("runs") / f"{experiment.name}-served"
+    folder = begun(experiment, out or Path("runs") / f"{experiment.name}-served")
     place = state or data_home() / "coordinator"
     with Watcher(listening.url, as_json, install_line(place, listening) if bundle else "") as watcher:
         coordinate(
-            experiment,
             folder,
             place,
             listening,
             watcher,
             bundle=bundle.resolve() if bundle else None,
             phones=phones_port if phones else None,
-            split=split_port,
+            split=split_port if experiment.split.cut or experiment.split.parties else None,
             gateways=allow_gateways,
             code_seconds=60 * code_minutes,
             codes=codes,

@@ -60,7 +60,7 @@ def plan(
     dataset = load(experiment.data, experiment.seed)
     model = build(experiment.model, dataset.shape, len(dataset.classes), experiment.seed)
     examples = dataset.examples_a_client
-    ways = compare(model, dataset.shape, examples, experiment.training, experiment.split, profile)
+    ways = compare(model, dataset.shape, examples, experiment.training.plain(), experiment.split, profile)
     chosen = best(ways)
     if as_json:
         found = {"ways": [asdict(way) for way in ways], "best": chosen.name, "examples": examples}

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from edgekit.data.federated import Floats, Integers
 from edgekit.data.images import class_folders
+from edgekit.data.settings import Audio
 from edgekit.errors import DataError, ExperimentError
-from edgekit.experiment import Audio
 
 
 @dataclass(frozen=True)

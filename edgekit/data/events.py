@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from edgekit.data.federated import Floats, Integers
 from edgekit.data.images import class_folders
+from edgekit.data.settings import Events
 from edgekit.errors import DataError, MissingExtraError
-from edgekit.experiment import Events
 
 EVENT = np.dtype([("t", "<i8"), ("x", "<i2"), ("y", "<i2"), ("p", "?")])
 """One event: microseconds, column, row (0, 0 is the upper left), and whether the pixel grew brighter."""

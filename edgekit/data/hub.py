@@ -7,8 +7,8 @@ import numpy as np
 
 from edgekit.data.federated import ArraySource
 from edgekit.data.files import array_source
+from edgekit.data.settings import Hub
 from edgekit.errors import DataError, MissingExtraError
-from edgekit.experiment import Hub
 
 
 def read(place: str, settings: Hub) -> tuple[ArraySource, ArraySource | None]:

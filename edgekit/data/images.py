@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgekit.data.federated import Floats, Integers
+from edgekit.data.settings import Images
 from edgekit.errors import DataError
-from edgekit.experiment import Images
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"}
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgekit.data.events import EVENT, to_frames
 from edgekit.data.federated import Floats, Integers
-from edgekit.experiment import Events
+from edgekit.data.settings import Events
 from edgekit.randomness import generator
 
 SENSOR = 24

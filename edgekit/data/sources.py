@@ -9,9 +9,9 @@ import numpy as np
 from edgekit import plugins
 from edgekit.data import gestures, partition, vertical
 from edgekit.data.federated import Examples, FederatedDataset, Integers, Source, from_source
+from edgekit.data.settings import Data
 from edgekit.data.vertical import VerticalDataset
 from edgekit.errors import DataError
-from edgekit.experiment import Data
 from edgekit.randomness import generator
 from edgekit.registry import SOURCES
 

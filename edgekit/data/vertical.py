@@ -16,8 +16,8 @@ import numpy as np
 from edgekit.arrays import Array
 from edgekit.data import files, partition
 from edgekit.data.federated import Examples, FederatedDataset, Integers, Source
+from edgekit.data.settings import Data
 from edgekit.errors import DataError
-from edgekit.experiment import Data
 from edgekit.randomness import generator
 
 WHOLE, SHOWN = "parties", "labels"

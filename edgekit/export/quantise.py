@@ -7,10 +7,10 @@ import numpy as np
 
 from edgekit.data.federated import Floats
 from edgekit.errors import ExportError, MissingExtraError
-from edgekit.experiment import Preset
 from edgekit.export import cache
 from edgekit.export.convert import SIGNATURE
 from edgekit.export.quiet import quiet
+from edgekit.export.settings import Preset
 
 PRESETS: dict[Preset, str] = {
     "float32": "32-bit floats: what training gave",

@@ -13,11 +13,11 @@ from torch import nn
 from edgekit.data import FederatedDataset
 from edgekit.data.federated import Floats, Integers
 from edgekit.errors import ExportError
-from edgekit.experiment import Preset
 from edgekit.export import runtimes
 from edgekit.export.convert import OUTPUT, SIGNATURE, device_shape, input_name, to_float32
 from edgekit.export.metadata import add_metadata, describe
 from edgekit.export.quantise import CALIBRATED, quantise
+from edgekit.export.settings import Preset
 from edgekit.export.verify import Latency, Ran, run_examples
 from edgekit.runfolder import write_whole
 

@@ -5,9 +5,9 @@ from torch import nn
 
 from edgekit.data.federated import Floats
 from edgekit.errors import EdgekitError, ExperimentError, ModelError
-from edgekit.experiment import Model
 from edgekit.models.lsuv import unit_variance
 from edgekit.models.qcfs import fit_thresholds, use_qcfs
+from edgekit.models.settings import Model
 from edgekit.registry import MODELS
 
 

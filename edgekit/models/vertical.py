@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from edgekit.data.federated import Floats
-from edgekit.experiment import Model
 from edgekit.models.registry import begin, build
+from edgekit.models.settings import Model
 
 
 class PartyNetwork(nn.Module):

@@ -13,14 +13,16 @@ from edgekit import experiment as experiments
 from edgekit.algorithms import make
 from edgekit.data import FederatedDataset
 from edgekit.errors import EdgekitError
-from edgekit.experiment import Experiment, Preset
+from edgekit.experiment import Experiment
 from edgekit.export import cache
+from edgekit.export.settings import Preset
 from edgekit.export.tflite import Exported, Subject, export
 from edgekit.export.training.file import training_file
 from edgekit.export.training.steps import Options
 from edgekit.pipeline.subjects import load_module, load_run, read_examples
 from edgekit.report import renew_tflite
 from edgekit.runfolder import RunFolder, write_whole
+from edgekit.server.engines.graphs import options_of
 
 RANDOM_EXAMPLES = 64
 Notice = Callable[[str], None]
@@ -80,7 +82,7 @@ def write_files(
     if training:
         notice("making the training graph")
         method = make(experiment.federation)
-        options = Options.of(experiment, proximal=method.proximal, drift=method.drifts, private=private)
+        options = options_of(experiment, proximal=method.proximal, drift=method.drifts, private=private)
         card["accuracy"] = result["accuracy"]
         facts = _write_training(subject, options, card, settings.runtimes, folder.export, folder.path, notice)
         result["training_graph"] = {**facts, "batch": options.batch, "clip": options.clip}

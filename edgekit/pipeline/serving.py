@@ -22,7 +22,7 @@ from edgekit.clients.torch_trainer import load_weights
 from edgekit.data import FederatedDataset
 from edgekit.data.vertical import VerticalDataset
 from edgekit.errors import EdgekitError, RunFolderError
-from edgekit.experiment import Preset
+from edgekit.export.settings import Preset
 from edgekit.export.tflite import Subject, as_device, export
 from edgekit.export.verify import run_examples
 from edgekit.models.vertical import VerticalNetwork

@@ -14,7 +14,7 @@ from torch import nn
 
 from edgekit.data import Examples, FederatedDataset
 from edgekit.errors import ConversionError
-from edgekit.experiment import Experiment, Spiking
+from edgekit.experiment import Experiment
 from edgekit.models.cost import macs
 from edgekit.neuromorphic import LoihiNetwork, SpikingNetwork, convert, loihi, network, quantise
 from edgekit.neuromorphic.decision import affordable, curve, decide
@@ -22,6 +22,7 @@ from edgekit.neuromorphic.emulator import Activity, Emulator
 from edgekit.neuromorphic.energy import cost
 from edgekit.neuromorphic.nir_writing import write_nir
 from edgekit.neuromorphic.resources import CHIPS, Resources, require_fit, resources
+from edgekit.neuromorphic.settings import Spiking
 from edgekit.neuromorphic.tune import tune
 from edgekit.randomness import generator
 from edgekit.report import SpikingSample

@@ -11,9 +11,10 @@ from torch import nn
 from edgekit import experiment as experiments
 from edgekit.data import Examples, FederatedDataset
 from edgekit.errors import ConversionError, RunFolderError, UsageError
-from edgekit.experiment import Experiment, Spiking
+from edgekit.experiment import Experiment
 from edgekit.neuromorphic import LoihiNetwork, SpikingNetwork, loihi
 from edgekit.neuromorphic.nir import read_nir
+from edgekit.neuromorphic.settings import Spiking
 from edgekit.pipeline.spiking import Notice, SpikingResult, Subject, drawn, make_spiking, measure, of_model
 from edgekit.pipeline.subjects import load_module, load_run, read_examples
 from edgekit.report import renew_spiking

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from torch import nn
 
 from edgekit.devices.profile import DeviceProfile
-from edgekit.experiment import Split, Training
+from edgekit.local_settings import LocalSettings
 from edgekit.models.cost import kept, macs
 from edgekit.models.cut import CutModel
 from edgekit.split.codec import bytes_an_example
+from edgekit.split.settings import Split
 
 WHOLE = "federated averaging"
 PASSES = 3
@@ -47,7 +48,7 @@ def compare(
     model: nn.Module,
     shape: tuple[int, ...],
     examples: int,
-    training: Training,
+    training: LocalSettings,
     split: Split,
     device: DeviceProfile,
 ) -> list[Way]:

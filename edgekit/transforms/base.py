@@ -8,8 +8,8 @@ import numpy as np
 
 from edgekit.arrays import Weights
 from edgekit.asks import Aggregate, Ask, Bundles, Client, State, Update
-from edgekit.experiment import Section
 from edgekit.guarantee import Charge, Plan, Schedule, Statement
+from edgekit.section import Section
 
 Seen = Literal["sum", "each"]
 """What is seen of a round's updates: their weighted mean alone, or each by itself."""

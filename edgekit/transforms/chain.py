@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from edgekit.asks import Aggregate, Ask, Bundles, Client, State, Update, mean_of, problem_with_update
 from edgekit.errors import ExperimentError, TrainingError
-from edgekit.experiment import Chosen, first_problem
 from edgekit.registry import TRANSFORMS
+from edgekit.section import Chosen, first_problem
 from edgekit.transforms.base import Mechanism, Round, Seen, Transform
 
 Draw = Callable[..., np.random.Generator]

@@ -1,11 +1,11 @@
 """The kinds of differential privacy, one a file: whose data one step protects, and who adds the noise."""
 
-from edgekit.experiment import Privacy
 from edgekit.privacy.mechanisms.base import GaussianMechanism
 from edgekit.privacy.mechanisms.client_by_client import ClientByClient
 from edgekit.privacy.mechanisms.client_by_server import ClientByServer
 from edgekit.privacy.mechanisms.example_by_client import ExampleByClient
 from edgekit.privacy.mechanisms.example_by_server import ExampleByServer
+from edgekit.privacy.settings import Privacy
 
 KINDS: dict[tuple[str, str], type[GaussianMechanism]] = {
     ("example", "server"): ExampleByServer,

@@ -9,10 +9,10 @@ import numpy as np
 from edgekit.arrays import Weights
 from edgekit.asks import Bundles
 from edgekit.errors import ExperimentError
-from edgekit.experiment import Privacy
 from edgekit.guarantee import Adjacency, Plan, Schedule
 from edgekit.local_settings import LocalSettings
 from edgekit.privacy.accounting import epsilon, solve_noise_multiplier
+from edgekit.privacy.settings import Privacy
 from edgekit.transforms.base import Mechanism
 
 TRUSTED = "The server is trusted: it sees the clients' clipped contributions before it adds the noise."

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 from edgekit.asks import Ask, State
 from edgekit.errors import PrivacyError
-from edgekit.experiment import Privacy
 from edgekit.guarantee import Plan, Schedule, Statement
 from edgekit.privacy.mechanisms.base import NOT_CLIENTS, PUBLIC_COHORT, GaussianMechanism
+from edgekit.privacy.settings import Privacy
 
 
 class SplitByDevices(GaussianMechanism):

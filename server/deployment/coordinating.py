@@ -9,10 +9,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from edgekit import experiment as experiments
 from edgekit.enrolment import NAME_LETTERS
-from edgekit.errors import ServeError, TrainingError, UsageError
-from edgekit.experiment import Experiment
+from edgekit.errors import ServeError, TrainingError
 from edgekit.listening import Listening
 from edgekit.runfolder import RunFolder, locked
 from edgekit.server.deployment.supervisor import Supervisor
@@ -41,8 +39,7 @@ class Audience(Protocol):
 
 
 def coordinate(
-    experiment: Experiment,
-    path: Path,
+    folder: RunFolder,
     state: Path,
     listening: Listening,
     audience: Audience,
@@ -58,14 +55,13 @@ def coordinate(
     """Serve an experiment until it is stopped by a signal; begun again, it goes on at the last round.
 
     Args:
-        experiment: what to train.
-        path: the run folder, new or of the same experiment.
+        folder: the run's, with its experiment.
         state: folder of the coordinator's keys, members and SuperLink database.
         listening: where devices reach it.
         audience: told what happens.
         bundle: for boards to fetch, or None.
         phones: port of a gateway for phones, or None.
-        split: port of the split server, where the experiment splits its network.
+        split: port of the split server, where there is one.
         gateways: whether the join codes let in gateways, which bring phones of their own.
         code_seconds: how long a join code holds.
         codes: join codes to have open at a time.
@@ -74,12 +70,10 @@ def coordinate(
     Raises:
         EdgekitError: it cannot be served, or the run failed.
     """
-    folder = _folder(experiment, path)
     stop = threading.Event()
-    with _only_one(state), _only_one(path), _signals(stop):
-        split = split if experiment.split.cut or experiment.split.parties else None
+    with _only_one(state), _only_one(folder.path), _signals(stop):
         supervisor = Supervisor(
-            state, path, listening, bundle, phones, split, lambda line: audience.event({"notice": line})
+            state, folder.path, listening, bundle, phones, split, lambda line: audience.event({"notice": line})
         )
         events = _Tail(folder.path / "events.jsonl")
         try:
@@ -170,23 +164,6 @@ def _rows(joined: dict[str, Any], folder: RunFolder) -> list[dict[str, Any]]:
 def rows_of(folder: RunFolder) -> list[dict[str, Any]]:
     """Return what a run knows of its nodes, as rows for people, without asking a coordinator."""
     return _rows({str(line["node"]): line for line in read_nodes(folder)}, folder)
-
-
-def _folder(experiment: Experiment, path: Path) -> RunFolder:
-    """Make the run folder, or open the one that was begun.
-
-    Raises:
-        UsageError: it is of another experiment.
-    """
-    if not (path / "experiment.toml").exists():
-        folder = RunFolder.create(path)
-        experiments.save(experiment, folder.experiment)
-        return folder
-    folder = RunFolder.open(path)
-    begun = experiments.load(folder.experiment)
-    if key := experiments.first_difference(begun, experiment):
-        raise UsageError(f"{path} was begun with another {key}: serve it with the same settings, or give another --out")
-    return folder
 
 
 def _only_one(folder: Path) -> AbstractContextManager[None]:

@@ -11,15 +11,27 @@ from edgekit import __version__
 from edgekit.algorithms.base import Algorithm
 from edgekit.clients.split.cohort import Plan as SplitPlan
 from edgekit.data import FederatedDataset
-from edgekit.experiment import Experiment
 from edgekit.export.training.file import training_file
 from edgekit.export.training.split_file import split_file
 from edgekit.export.training.steps import Options
 from edgekit.runfolder import RunFolder, write_whole
+from edgekit.server.settings import Sections
+
+
+def options_of(experiment: Sections, *, proximal: bool, drift: bool, private: bool = True) -> Options:
+    """Return what a training graph must have for an experiment's clients, whose method may tell a mu and a drift."""
+    return Options(
+        max(experiment.export.training_batch, experiment.training.batch_size),
+        experiment.privacy.clip,
+        experiment.training.momentum > 0,
+        proximal,
+        drift,
+        private,
+    )
 
 
 def kept_training_graph(
-    experiment: Experiment,
+    experiment: Sections,
     algorithm: Algorithm,
     dataset: FederatedDataset,
     model: nn.Module,
@@ -39,14 +51,14 @@ def kept_training_graph(
 
     def made() -> bytes:
         private = experiment.privacy.unit == "example"
-        options = Options.of(experiment, proximal=algorithm.proximal, drift=algorithm.drifts, private=private)
+        options = options_of(experiment, proximal=algorithm.proximal, drift=algorithm.drifts, private=private)
         return training_file(model, dataset.shape, len(dataset.classes), options, {})[0]
 
     return _kept(run.checkpoint / "training.tflite", made, making)
 
 
 def kept_split_graph(
-    experiment: Experiment, plan: SplitPlan, dataset: FederatedDataset, run: RunFolder, making: Callable[[], None]
+    experiment: Sections, plan: SplitPlan, dataset: FederatedDataset, run: RunFolder, making: Callable[[], None]
 ) -> Path:
     """Return the graph with which clients without torch train their parts of a network that is cut.
 
@@ -57,7 +69,7 @@ def kept_split_graph(
     """
 
     # Such a file's calls give gradients, to which nothing is added.
-    options = Options.of(experiment, proximal=False, drift=False, private=experiment.privacy.on)
+    options = options_of(experiment, proximal=False, drift=False, private=experiment.privacy.on)
 
     def made() -> bytes:
         device = plan.device

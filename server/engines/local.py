@@ -10,19 +10,21 @@ from edgekit.asks import WEIGHTS, Ask, Reply, Scored
 from edgekit.clients.cohort import VectorisedTrainer, obstacle
 from edgekit.clients.halves import keeps
 from edgekit.clients.litert import LiteRTTrainer
-from edgekit.clients.simulated import SimulatedClients, failed
+from edgekit.clients.others import Others
+from edgekit.clients.simulated import SimulatedClients, Trainers, failed
 from edgekit.clients.split.cohort import SplitTrainer
 from edgekit.clients.states import ClientStates
 from edgekit.clients.torch_trainer import TorchTrainer
 from edgekit.clients.trainer import CohortTrainer, OneTrainer
 from edgekit.data import FederatedDataset
 from edgekit.data.vertical import VerticalDataset
-from edgekit.errors import ModelError
-from edgekit.experiment import Experiment
+from edgekit.errors import ExperimentError, ModelError
+from edgekit.models import check_private
 from edgekit.models.vertical import VerticalNetwork
 from edgekit.runfolder import RunFolder
 from edgekit.server.engines.base import Draw, Exchanged
 from edgekit.server.engines.graphs import kept_training_graph
+from edgekit.server.settings import Sections
 from edgekit.server.split import choose_cut, split_trainer
 from edgekit.server.vertical import VerticalTrainer
 from edgekit.transforms.base import Transform
@@ -46,7 +48,7 @@ class LocalEngine:
 
     def __init__(
         self,
-        experiment: Experiment,
+        experiment: Sections,
         dataset: FederatedDataset,
         model: nn.Module,
         run: RunFolder,
@@ -61,6 +63,7 @@ class LocalEngine:
         cohort_trainer: CohortTrainer | None
         single: OneTrainer
         self._split: SplitTrainer | VerticalTrainer | None = None
+        others: Others[Trainers] | None = None
         if isinstance(dataset, VerticalDataset):
             assert isinstance(model, VerticalNetwork)
             self._split = parties = VerticalTrainer(experiment.split, model, dataset, seed, on_notice)
@@ -77,12 +80,18 @@ class LocalEngine:
             if dataset.total_examples is not None:
                 on_notice(self._split_costs(split_clients, experiment, dataset.total_examples / dataset.clients))
         elif experiment.training.trainer == "litert":
+            if algorithm.modules:
+                raise ExperimentError(
+                    f"{experiment.federation.method} has clients train further networks than the run's own, but a "
+                    "training graph is of one: set training.trainer = 'auto'"
+                )
             making = partial(on_notice, "making the training graph")
             single = LiteRTTrainer(kept_training_graph(experiment, algorithm, dataset, model, run, making))
             cohort_trainer, self.trainer = None, "one client at a time in LiteRT, as devices without torch train"
         else:
             single = TorchTrainer(model)
-            cohort_trainer, self.trainer = self._choose_trainer()
+            cohort_trainer, self.trainer = self._choose_trainer(model)
+            others = self._others(algorithm)
         self._clients = SimulatedClients(
             dataset,
             algorithm,
@@ -92,6 +101,7 @@ class LocalEngine:
             ClientStates(run.checkpoint / "clients") if keeps(algorithm, transforms) else None,
             on_notice,
             transforms,
+            others,
             apart=split_clients is None or not split_clients.server.shared,
         )
 
@@ -125,7 +135,7 @@ class LocalEngine:
         """Return how many examples the dataset's clients own."""
         return self._dataset.total_examples
 
-    def _split_costs(self, split: SplitTrainer, experiment: Experiment, share: float) -> str:
+    def _split_costs(self, split: SplitTrainer, experiment: Sections, share: float) -> str:
         """Say what split learning moves, beside federated averaging, which people may not expect."""
         stream = split.bytes_an_example * share * experiment.training.epochs + 2 * split.device_bytes
         whole = 2 * sum(tensor.nbytes for tensor in self._model.state_dict().values())
@@ -134,13 +144,24 @@ class LocalEngine:
             f"{whole / 1e6:.2g} MB"
         )
 
-    def _choose_trainer(self) -> tuple[VectorisedTrainer | None, str]:
+    def _others(self, algorithm: Algorithm) -> Others[Trainers]:
+        """Return trainers of the method's further networks."""
+
+        def made(model: nn.Module) -> Trainers:
+            if self._experiment.privacy.on:
+                check_private(model)
+            return TorchTrainer(model), self._choose_trainer(model)[0]
+
+        data, seed = self._dataset, self._experiment.seed
+        return Others(algorithm.modules, made, data.shape, len(data.classes), seed, data.calibration.x)
+
+    def _choose_trainer(self, model: nn.Module) -> tuple[VectorisedTrainer | None, str]:
         training = self._experiment.training
         if training.trainer == "one-by-one":
             return None, "one client at a time, as training.trainer says"
-        reason = obstacle(self._model, self._dataset.shape, len(self._dataset.classes))
+        reason = obstacle(model, self._dataset.shape, len(self._dataset.classes))
         if reason is None:
-            return VectorisedTrainer(self._model, training.memory_mb << 20), "whole cohort in vectorised steps"
+            return VectorisedTrainer(model, training.memory_mb << 20), "whole cohort in vectorised steps"
         if training.trainer == "cohort":
             raise ModelError(f"training.trainer is 'cohort', but {reason}: use 'auto'")
         self._on_notice(f"one client at a time: {reason}")

@@ -9,13 +9,13 @@ from edgekit.algorithms.base import Algorithm
 from edgekit.clients.split.device import RELEASES
 from edgekit.data import FederatedDataset
 from edgekit.errors import ExperimentError
-from edgekit.experiment import Experiment
 from edgekit.guarantee import UNPROTECTED, Charge, Plan, Schedule, Statement
 from edgekit.privacy import Ledger, mechanisms
 from edgekit.privacy.mechanisms.split_by_devices import SplitByDevices
 from edgekit.privacy.mechanisms.split_by_server import SplitByServer
 from edgekit.runfolder import RunFolder
 from edgekit.server.loop import selection
+from edgekit.server.settings import Sections
 from edgekit.split.codec import LARGEST
 from edgekit.transforms.base import Mechanism, Transform
 
@@ -36,7 +36,7 @@ class Charging:
     """
 
     def __init__(
-        self, experiment: Experiment, mechanism: Mechanism | None, run: RunFolder, private_seed: int | None
+        self, experiment: Sections, mechanism: Mechanism | None, run: RunFolder, private_seed: int | None
     ) -> None:
         self._mechanism = mechanism
         self.ledger = Ledger(run.privacy)
@@ -104,7 +104,7 @@ class Charging:
         return self._mechanism.charges(number, charged, draw)
 
 
-def check_method(experiment: Experiment, algorithm: Algorithm) -> None:
+def check_method(experiment: Sections, algorithm: Algorithm) -> None:
     """See that a method goes with split learning.
 
     Raises:
@@ -116,7 +116,7 @@ def check_method(experiment: Experiment, algorithm: Algorithm) -> None:
         )
 
 
-def mechanism_of(experiment: Experiment) -> Mechanism | None:
+def mechanism_of(experiment: Sections) -> Mechanism | None:
     """Return the mechanism of an experiment's privacy, not planned yet; None without privacy."""
     privacy = experiment.privacy
     if not (privacy.on and experiment.split.cut):
@@ -126,7 +126,7 @@ def mechanism_of(experiment: Experiment) -> Mechanism | None:
     return SplitByDevices(privacy, RELEASES, experiment.split.activation_clip, LARGEST)
 
 
-def statement_of(experiment: Experiment, mechanism: Mechanism | None) -> Statement:
+def statement_of(experiment: Sections, mechanism: Mechanism | None) -> Statement:
     """Return what a run's privacy is in words."""
     if mechanism is not None:
         return mechanism.statement()
@@ -155,7 +155,7 @@ BETWEEN_PARTIES = replace(
 
 
 def planned(
-    experiment: Experiment,
+    experiment: Sections,
     dataset: FederatedDataset,
     algorithm: Algorithm,
     mechanism: Mechanism | None,
@@ -181,6 +181,6 @@ def planned(
     return mechanism
 
 
-def _which(experiment: Experiment) -> str:
+def _which(experiment: Sections) -> str:
     federation = experiment.federation
     return f"federation.{'strategy' if federation.strategy else 'algorithm'} {federation.method}"

@@ -1,6 +1,6 @@
 """The server's half of a round: what the updates become for the method, and the method makes of them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -10,6 +10,7 @@ from edgekit.arrays import Weights, problem_with
 from edgekit.asks import WEIGHTS, Ask, Bundles, Reply, State, Update, check_noisable, problem_with_update
 from edgekit.errors import DataError, ExperimentError, ModelError, TrainingError
 from edgekit.server.loop.metrics import rounded_all
+from edgekit.server.loop.server_trainer import ServerTrainer
 from edgekit.transforms.base import Round
 from edgekit.transforms.chain import Chain, Draw
 
@@ -28,6 +29,7 @@ class Merging:
         clients: that there are.
         examples: returns how many examples all have together.
         draw: gives the server's random numbers.
+        trainer: answers what the method's merge asks for.
     """
 
     def __init__(
@@ -41,9 +43,11 @@ class Merging:
         clients: int,
         examples: Callable[[], int],
         draw: Draw,
+        trainer: ServerTrainer,
     ) -> None:
         self._algorithm, self._chain, self._method, self._noised = algorithm, chain, method, noised
         self._cohort, self._clients, self._examples, self._draw = cohort, clients, examples, draw
+        self._trainer = trainer
 
     def begin(self, weights: Weights, learnt: frozenset[str]) -> State:
         """Return the method's state before the first round."""
@@ -109,7 +113,8 @@ class Merging:
         )
 
         def merge() -> tuple[State, Any, dict[str, Any]]:
-            after = checked(algorithm.merge(before, got, number))
+            made = algorithm.merge(before, got, number)
+            after = checked(self._trainer.driven(made, number) if isinstance(made, Generator) else made)
             return after, dict(algorithm.model(after)), rounded_all(after.facts.get("metrics", got.facts))
 
         after, model, metrics = self.tried(number, "could not aggregate the updates", merge)

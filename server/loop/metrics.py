@@ -7,9 +7,9 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from edgekit.algorithms.settings import Federation
 from edgekit.arrays import Weights
 from edgekit.asks import Scored
-from edgekit.experiment import Federation
 from edgekit.runfolder import read_lines, write_whole
 
 

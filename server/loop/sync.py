@@ -15,7 +15,6 @@ from edgekit.asks import Ask, Scored, State
 from edgekit.clients.torch_trainer import learnt, state
 from edgekit.data import FederatedDataset
 from edgekit.errors import DataError, TrainingError
-from edgekit.experiment import Experiment
 from edgekit.guarantee import Plan, Statement
 from edgekit.local_settings import LocalSettings
 from edgekit.models import check_private
@@ -29,6 +28,8 @@ from edgekit.server.loop.checkpoint import Checkpoint
 from edgekit.server.loop.evaluation import evaluate
 from edgekit.server.loop.merging import Merging, moved_on
 from edgekit.server.loop.metrics import Outcome, RoundMetrics, by_client, keep_rounds, rounded, rounded_all, skips
+from edgekit.server.loop.server_trainer import ServerTrainer
+from edgekit.server.settings import Sections
 from edgekit.transforms import chain
 from edgekit.transforms.base import Mechanism
 from edgekit.transforms.chain import Chain
@@ -60,7 +61,7 @@ class Coordinator:
 
     def __init__(
         self,
-        experiment: Experiment,
+        experiment: Sections,
         dataset: FederatedDataset,
         model: nn.Module,
         run: RunFolder,
@@ -105,6 +106,7 @@ class Coordinator:
             clients=dataset.clients,
             examples=self._examples,
             draw=partial(generator, self.charging.seed),
+            trainer=ServerTrainer(model, dict(self.algorithm.modules), dataset, experiment.seed),
         )
         self._first = self.merging.begin(state(model), learnt(model))
         self.engine: Engine
@@ -125,7 +127,7 @@ class Coordinator:
     @property
     def local_settings(self) -> LocalSettings:
         """A round's instructions to its clients."""
-        ask = Ask({}, settings=LocalSettings.of(self.experiment.training))
+        ask = Ask({}, settings=self.experiment.training.plain())
         return (ask if self.mechanism is None else self.mechanism.prepare(ask, State({}))).settings
 
     @property
@@ -277,7 +279,7 @@ class Coordinator:
 
     def _prepared(self, made: Mapping[int, Ask], number: int, states: Sequence[State]) -> dict[int, Ask]:
         """Return what a round's clients are asked, with the settings they train with; equal asks stay one."""
-        settings = LocalSettings.of(self.experiment.training)
+        settings = self.experiment.training.plain()
         once: dict[int, Ask] = {}
         for ask in made.values():
             if id(ask) not in once:

@@ -26,7 +26,7 @@ import numpy as np
 from edgekit.algorithms import make
 from edgekit.algorithms.flower import state_of
 from edgekit.asks import Aggregate, Scored, Update
-from edgekit.experiment import Federation
+from edgekit.algorithms.settings import Federation
 
 found = {"version": flwr.__version__}
 for name, arguments in json.loads(sys.argv[1]).items():

@@ -109,9 +109,9 @@ def test_a_file_away_from_its_run_is_held_against_its_self_test(edgekit, fails, 
 
 
 def test_a_file_of_another_runs_network_fails_its_check(edgekit, fails, run, tmp_path):
-    from edgekit.experiment import Model
     from edgekit.export.convert import to_float32
     from edgekit.models import build
+    from edgekit.models.settings import Model
 
     (tmp_path / "other.tflite").write_bytes(to_float32(build(Model(name="mlp"), (1, 8, 8), 10, 5), (1, 8, 8)))
     done = edgekit("inspect", "other.tflite", "--check", "--run", "r", cwd=tmp_path)

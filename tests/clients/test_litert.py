@@ -14,10 +14,10 @@ from edgekit.clients.litert import LiteRTTrainer
 from edgekit.clients.torch_trainer import TorchTrainer, state
 from edgekit.data import Examples
 from edgekit.errors import DataError, ExportError, ModelError, PrivacyError, TrainingError
-from edgekit.experiment import Model
 from edgekit.export.training.file import training_file
 from edgekit.export.training.steps import Options
 from edgekit.models import build
+from edgekit.models.settings import Model
 from edgekit.privacy import Ledger, epsilon
 
 
@@ -174,8 +174,8 @@ def test_a_device_spends_its_budget_and_no_more(made, blocks, tmp_path):
 
 
 def test_a_clients_own_noise_counts_as_the_plan_counts_it(made, blocks, tmp_path):
-    from edgekit.experiment import Privacy
     from edgekit.privacy import Schedule, mechanisms
+    from edgekit.privacy.settings import Privacy
 
     made_of = mechanisms.make(Privacy(unit="client", noise="client", epsilon=8.0, clip=0.5))
     plan = made_of.plan(Schedule(1, 1.0, 1, ("weights",)))

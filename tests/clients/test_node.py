@@ -24,13 +24,14 @@ from edgekit.clients.node.task import Task, name_of
 from edgekit.clients.node.task_facts import MethodFacts, Planned, TaskFacts
 from edgekit.clients.torch_trainer import TorchTrainer, state
 from edgekit.data import load
+from edgekit.data.settings import Data
 from edgekit.devices import sensors
 from edgekit.errors import JoinError, RefusedError
-from edgekit.experiment import Data, Model
 from edgekit.export.convert import to_float32
 from edgekit.export.verify import run_examples
 from edgekit.flower import NODE_LACKS_TASK, begin_run
 from edgekit.models import build
+from edgekit.models.settings import Model
 from edgekit.privacy import Ledger
 from edgekit.privacy.accounting import epsilon
 

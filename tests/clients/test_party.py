@@ -10,8 +10,9 @@ from edgekit.clients.node.folder import NodeSettings
 from edgekit.clients.node.party import NotAlignedError, Party
 from edgekit.clients.node.task import Task
 from edgekit.clients.node.task_facts import PartyFacts, TaskFacts, VerticalFacts
+from edgekit.data.settings import Data
 from edgekit.errors import DataError, EdgekitError, PrivacyError, RefusedError
-from edgekit.experiment import Data, Model
+from edgekit.models.settings import Model
 from edgekit.models.vertical import party_network
 from edgekit.privacy.intersection import Side
 

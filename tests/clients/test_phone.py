@@ -17,8 +17,9 @@ from edgekit.clients.phone.frames import Frame, pack, unpack
 from edgekit.clients.phone.handler import update_of
 from edgekit.clients.phone.line import Line, PausedError
 from edgekit.clients.phone.members import Members, NotKnownError
+from edgekit.data.settings import Data
 from edgekit.errors import JoinError, RefusedError
-from edgekit.experiment import Data, Model
+from edgekit.models.settings import Model
 from edgekit.throttle import Throttle
 
 GOLDEN = json.loads((Path(__file__).parent / "phone_frames.json").read_text())

@@ -15,8 +15,8 @@ from edgekit.clients.cohort import VectorisedTrainer, obstacle
 from edgekit.clients.cohort.depthwise import shifted_depthwise
 from edgekit.clients.torch_trainer import TorchTrainer, state
 from edgekit.errors import TrainingError
-from edgekit.experiment import Model
 from edgekit.models import build
+from edgekit.models.settings import Model
 
 SMALL = {"mobilenetv2": {"stages": [[1, 16, 1, 1], [4, 24, 2, 2], [4, 24, 1, 1]], "head": 32}}
 NETS = [(name, norm) for name in ("mlp", "dscnn", "mobilenetv2") for norm in ("group", "weight-standardised", "none")]

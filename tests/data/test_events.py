@@ -9,8 +9,8 @@ import pytest
 from edgekit.data import load
 from edgekit.data.events import EVENT, read, read_aedat3, to_frames
 from edgekit.data.moving_digits import SENSOR, record
+from edgekit.data.settings import Data, Events
 from edgekit.errors import DataError
-from edgekit.experiment import Data, Events
 
 RNG = np.random.default_rng(0)
 HEAD = b"#!AER-DAT3.1\r\n#Format: RAW\r\n#Source 1: DVS128\r\n#!END-HEADER\r\n"

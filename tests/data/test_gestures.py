@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edgekit.data import gestures, load
-from edgekit.experiment import Data
+from edgekit.data.settings import Data
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from PIL import Image
 
 from edgekit.data import Examples, FederatedDataset, load
 from edgekit.data.audio import log_mel, mel_filters
+from edgekit.data.settings import Audio, Data, Hub, Images
 from edgekit.errors import DataError, ExperimentError
-from edgekit.experiment import Audio, Data, Hub, Images
 
 RNG = np.random.default_rng(0)
 

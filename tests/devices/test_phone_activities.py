@@ -12,7 +12,7 @@ from scipy.signal import resample_poly
 
 from edgekit.data.audio import log_mel
 from edgekit.data.gestures import SAMPLES, SCALE, SECONDS, simulate
-from edgekit.experiment import Audio
+from edgekit.data.settings import Audio
 
 pytestmark = [
     pytest.mark.device,

@@ -18,10 +18,11 @@ from edgekit.clients.litert import LiteRTTrainer
 from edgekit.clients.torch_trainer import state
 from edgekit.data import Examples
 from edgekit.data.audio import log_mel
-from edgekit.experiment import Audio, Model
+from edgekit.data.settings import Audio
 from edgekit.export.training.file import training_file
 from edgekit.export.training.steps import Options
 from edgekit.models import build
+from edgekit.models.settings import Model
 from edgekit.privacy import epsilon
 
 pytestmark = [

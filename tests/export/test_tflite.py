@@ -8,13 +8,13 @@ from ai_edge_litert.interpreter import Interpreter
 from torch import nn
 
 from edgekit.errors import ExportError, RunFolderError
-from edgekit.experiment import Model
 from edgekit.export import quantise, tflite, verify
 from edgekit.export.convert import to_float32
 from edgekit.export.metadata import add_metadata, describe, read_metadata
 from edgekit.export.tflite import Subject, export
 from edgekit.export.verify import Ran, call, run_examples
 from edgekit.models import build
+from edgekit.models.settings import Model
 
 NETS = [("mlp", "group"), ("dscnn", "weight-standardised"), ("dscnn", "group"), ("mobilenetv2", "none")]
 SMALL = {"mobilenetv2": {"stages": [[1, 16, 1, 1], [4, 24, 2, 2], [4, 24, 1, 1]], "head": 32}}

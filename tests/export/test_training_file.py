@@ -6,13 +6,15 @@ import torch
 from torch import nn
 
 from edgekit.errors import ExportError
-from edgekit.experiment import Experiment, Model
+from edgekit.experiment import Experiment
 from edgekit.export.metadata import describe, read_metadata
 from edgekit.export.training import file as training
 from edgekit.export.training.file import reference, training_file
 from edgekit.export.training.steps import Options, Steps
 from edgekit.export.verify import call
 from edgekit.models import build
+from edgekit.models.settings import Model
+from edgekit.server.engines.graphs import options_of
 
 SMALL = {"mobilenetv2": {"stages": [[1, 16, 1, 1], [4, 24, 2, 1], [4, 24, 1, 1]], "head": 32}}
 ZOO = [(name, norm) for name in ("mlp", "dscnn", "mobilenetv2") for norm in ("group", "weight-standardised", "none")]
@@ -212,5 +214,5 @@ def test_an_experiments_settings_decide_what_the_file_can_do():
             "privacy": {"clip": 0.3},
         }
     )
-    assert Options.of(experiment, proximal=True, drift=False) == Options(32, 0.3, True, True)
-    assert Options.of(Experiment(), proximal=False, drift=True) == Options(16, 1.0, drift=True)
+    assert options_of(experiment, proximal=True, drift=False) == Options(32, 0.3, True, True)
+    assert options_of(Experiment(), proximal=False, drift=True) == Options(16, 1.0, drift=True)

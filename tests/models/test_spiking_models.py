@@ -6,9 +6,9 @@ import snntorch
 import torch
 
 from edgekit.errors import ModelError
-from edgekit.experiment import Model
 from edgekit.models import build
 from edgekit.models.qcfs import QCFS
+from edgekit.models.settings import Model
 from edgekit.models.spiking import SpikingCNN, SpikingMLP, spike
 
 

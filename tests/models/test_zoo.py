@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from edgekit.errors import ExperimentError, ModelError
-from edgekit.experiment import Model
 from edgekit.models import batch_norms, build, check_private
 from edgekit.models.mobilenetv2 import MobileNetV2
 from edgekit.models.norm import WeightStandardisedConv2d, fold_weight_standardisation
+from edgekit.models.settings import Model
 from edgekit.registry import MODELS
 
 SMALL = {"mobilenetv2": {"stages": [[1, 16, 1, 1], [4, 24, 2, 2]], "head": 32}}

@@ -12,16 +12,17 @@ from torch import nn
 
 from edgekit.data import Examples
 from edgekit.errors import ConversionError
-from edgekit.experiment import Model, Spiking
 from edgekit.models import build
 from edgekit.models.cost import macs
 from edgekit.models.qcfs import QCFS, fit_thresholds, use_qcfs
+from edgekit.models.settings import Model
 from edgekit.neuromorphic import convert, emulator, quantise
 from edgekit.neuromorphic import network as networks
 from edgekit.neuromorphic.conversion import _activations
 from edgekit.neuromorphic.energy import cost
 from edgekit.neuromorphic.loihi import prepared_weight
 from edgekit.neuromorphic.nir_writing import write_nir
+from edgekit.neuromorphic.settings import Spiking
 from edgekit.neuromorphic.trace import trace
 from edgekit.neuromorphic.tune import SnnTorchNetwork, tune
 

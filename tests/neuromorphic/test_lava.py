@@ -14,12 +14,13 @@ import pytest
 from edgekit import environments
 from edgekit.environments import Environment
 from edgekit.errors import EdgekitError, LavaError
-from edgekit.experiment import Model, Spiking
 from edgekit.models import build
+from edgekit.models.settings import Model
 from edgekit.neuromorphic import convert, quantise
 from edgekit.neuromorphic.emulator import Emulator
 from edgekit.neuromorphic.lava import LAVA, Lava
 from edgekit.neuromorphic.lava.verify import Case, compare, draw
+from edgekit.neuromorphic.settings import Spiking
 
 pytestmark = pytest.mark.xdist_group("lava")  # one at a time: they look at what others leave in /dev/shm
 

@@ -9,11 +9,12 @@ import pytest
 
 from edgekit.environments import Environment
 from edgekit.errors import ConversionError, EdgekitError
-from edgekit.experiment import Model, Spiking
 from edgekit.models import build
+from edgekit.models.settings import Model
 from edgekit.neuromorphic import convert, quantise
 from edgekit.neuromorphic.emulator import Emulator
 from edgekit.neuromorphic.netx import write_netx
+from edgekit.neuromorphic.settings import Spiking
 
 NETX = Environment("netx-0.6.0", "3.10", ("lava-nc==0.10.0", "h5py"), bare=("lava-dl==0.6.0",))
 SCRIPT = Path(__file__).parent / "netx_in_lava.py"

@@ -12,13 +12,14 @@ import pytest
 
 from edgekit.environments import Environment
 from edgekit.errors import ConversionError
-from edgekit.experiment import Model, Spiking
 from edgekit.models import build
+from edgekit.models.settings import Model
 from edgekit.neuromorphic import convert
 from edgekit.neuromorphic import network as networks
 from edgekit.neuromorphic.network import SpikingLayer, SpikingNetwork, Synapse
 from edgekit.neuromorphic.nir import read_nir
 from edgekit.neuromorphic.nir_writing import write_nir
+from edgekit.neuromorphic.settings import Spiking
 
 SIMULATORS = Environment(
     "nir-simulators",

@@ -9,12 +9,12 @@ from dp_accounting.rdp import RdpAccountant
 from opacus.accountants import PRVAccountant, RDPAccountant
 
 from edgekit.errors import PrivacyError
-from edgekit.experiment import Privacy
 from edgekit.privacy import Charge, Ledger, Schedule, epsilon, gaussian, mechanisms, solve_noise_multiplier
 from edgekit.privacy.events import dp_event as as_dp_event
 from edgekit.privacy.events import tree
 from edgekit.privacy.mechanisms.split_by_devices import SplitByDevices
 from edgekit.privacy.mechanisms.split_by_server import SplitByServer
+from edgekit.privacy.settings import Privacy
 from edgekit.privacy.statement import covered, not_covered
 
 CASES = [(1.0, 0.01, 2000), (2.4, 0.3, 150), (5.0, 1.0, 100), (0.8, 0.05, 20)]

@@ -11,11 +11,12 @@ from edgekit.clients import LocalSettings, LocalTask
 from edgekit.clients.torch_trainer import state
 from edgekit.data import Examples
 from edgekit.errors import UsageError
-from edgekit.experiment import Model, Split
 from edgekit.models import build
+from edgekit.models.settings import Model
 from edgekit.pipeline.attacking import attack_split, table
 from edgekit.server import attack
 from edgekit.server.split import in_parts
+from edgekit.split.settings import Split
 
 
 @pytest.fixture

@@ -9,13 +9,14 @@ from edgekit.clients.split.device import Device
 from edgekit.clients.torch_trainer import TorchTrainer, state
 from edgekit.data import Examples
 from edgekit.errors import DataError, ExportError, ModelError, TrainingError
-from edgekit.experiment import Model, Split
 from edgekit.export.training.file import training_file
 from edgekit.export.training.split_file import split_file
 from edgekit.export.training.steps import Options
 from edgekit.models import build
+from edgekit.models.settings import Model
 from edgekit.server.split import split_trainer
 from edgekit.split.line import DirectLine
+from edgekit.split.settings import Split
 
 NETWORKS = {
     "dscnn": (Model(name="dscnn", norm="group", width=0.5), "layers.3"),

@@ -7,18 +7,20 @@ import pytest
 import torch
 
 from edgekit.clients import LocalSettings, LocalTask, Train
+from edgekit.clients.settings import Training
 from edgekit.clients.torch_trainer import state
 from edgekit.data import Examples
 from edgekit.devices import profile as profiles
-from edgekit.experiment import Model, Split, Training
 from edgekit.models import build
 from edgekit.models.cost import kept, macs
 from edgekit.models.cut import CutModel
+from edgekit.models.settings import Model
 from edgekit.server.split import split_trainer
 from edgekit.split.plan import WHOLE, best, compare, verdict, with_figures
+from edgekit.split.settings import Split
 
 FIGURES = {"gflops": 8.0, "mbit_up": 10.0, "mbit_down": 40.0, "latency_ms": 20.0, "busy_watts": 5.0}
-TRAINING = Training(epochs=2, batch_size=8)
+TRAINING = Training(epochs=2, batch_size=8).plain()
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +116,6 @@ def test_the_command_prints_a_table_and_json(edgekit, fails, tmp_path):
 
 def test_a_network_without_a_useful_cut_is_told(pi):
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 8), torch.nn.ReLU(), torch.nn.Linear(8, 10))
-    ways = compare(model, (1, 8, 8), 32, Training(), Split(), pi)
+    ways = compare(model, (1, 8, 8), 32, Training().plain(), Split(), pi)
     assert [way.name for way in ways] == ["federated averaging"]
     assert "cannot be split" in verdict(ways)

@@ -16,12 +16,13 @@ from edgekit.clients.split.device import RELEASES
 from edgekit.clients.torch_trainer import TorchTrainer, state
 from edgekit.data import Examples
 from edgekit.errors import ExperimentError, ModelError, PrivacyError, TrainingError
-from edgekit.experiment import Model, Privacy, Split
 from edgekit.models import build
+from edgekit.models.settings import Model
 from edgekit.pipeline import job
 from edgekit.privacy import Ledger, Schedule
 from edgekit.privacy.mechanisms.split_by_devices import SplitByDevices
 from edgekit.privacy.mechanisms.split_by_server import SplitByServer
+from edgekit.privacy.settings import Privacy
 from edgekit.server.split import in_parts, split_trainer
 from edgekit.split import part as part_module
 from edgekit.split.codec import LARGEST
@@ -29,6 +30,7 @@ from edgekit.split.hiding import Noise, clipped, distance_correlation, noised, t
 from edgekit.split.line import DirectLine
 from edgekit.split.messages import Backward, Forward
 from edgekit.split.part import Part
+from edgekit.split.settings import Split
 from edgekit.split.wire import pack_answer, read_answer
 
 CUT = "layers.3"

@@ -15,14 +15,15 @@ from edgekit.clients import LocalSettings, LocalTask, Train
 from edgekit.clients.split.stream import StreamLine
 from edgekit.clients.torch_trainer import state
 from edgekit.errors import LinkDownError, RefusedError, ServeError
-from edgekit.experiment import Model, Split
 from edgekit.models import build
+from edgekit.models.settings import Model
 from edgekit.server.deployment.authority import Authority
 from edgekit.server.split import split_trainer
 from edgekit.server.split_stream import SplitService, listen
 from edgekit.split import split_pb2 as pb
 from edgekit.split import split_pb2_grpc as stubs
 from edgekit.split.messages import Forward
+from edgekit.split.settings import Split
 from edgekit.split.wire import OPTIONS, PROTOCOL, pack_asked
 
 WORK = LocalSettings(batch_size=8, epochs=2, learning_rate=0.1, momentum=0.9)

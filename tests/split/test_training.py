@@ -8,11 +8,12 @@ from edgekit.clients import LocalSettings, LocalTask, Train
 from edgekit.clients.torch_trainer import TorchTrainer, state
 from edgekit.data import Examples
 from edgekit.errors import ModelError, RefusedError
-from edgekit.experiment import Model, Split
 from edgekit.models import build
 from edgekit.models.cut import CutModel
+from edgekit.models.settings import Model
 from edgekit.server.split import SplitServer, split_trainer
 from edgekit.split.messages import Backward, Forward, Gradient
+from edgekit.split.settings import Split
 
 WORK = (
     LocalSettings(batch_size=8, epochs=2, learning_rate=0.1),

@@ -8,10 +8,10 @@ from edgekit.asks import Aggregate, State, Update, mean_of
 from edgekit.clients.torch_trainer import state
 from edgekit.data import load
 from edgekit.errors import ExperimentError, TrainingError
-from edgekit.experiment import Section
 from edgekit.privacy import epsilon
 from edgekit.privacy.mechanisms.client_by_server import ClientByServer
 from edgekit.runfolder import RunFolder, read_lines
+from edgekit.section import Section
 from edgekit.server.loop.sync import Coordinator
 from edgekit.transforms.base import Transform
 

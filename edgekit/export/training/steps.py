@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from edgekit.errors import ExportError
-from edgekit.experiment import Experiment
 from edgekit.export.training.rules import Rules, as_images
 
 Step = Callable[..., dict[str, Tensor]]
@@ -38,18 +37,6 @@ class Options:
     proximal: bool = False
     drift: bool = False
     private: bool = True
-
-    @classmethod
-    def of(cls, experiment: Experiment, *, proximal: bool, drift: bool, private: bool = True) -> "Options":
-        """Return what an experiment's clients need, whose method may tell them a mu and a drift."""
-        return cls(
-            max(experiment.export.training_batch, experiment.training.batch_size),
-            experiment.privacy.clip,
-            experiment.training.momentum > 0,
-            proximal,
-            drift,
-            private,
-        )
 
 
 class Held:

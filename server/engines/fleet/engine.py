@@ -17,7 +17,6 @@ from edgekit.asks import WEIGHTS, Ask, Bundles, Reply, Scored, Update, problem_w
 from edgekit.clients.node.delivery import Delivery
 from edgekit.data import FederatedDataset
 from edgekit.errors import RefusedError
-from edgekit.experiment import Experiment
 from edgekit.flower import CLIENT_RAISED
 from edgekit.flower.parcel import error_reply
 from edgekit.privacy import Plan
@@ -29,6 +28,7 @@ from edgekit.server.engines.fleet.nodes import NodeState, numbers_of
 from edgekit.server.engines.fleet.presence import Presence
 from edgekit.server.engines.fleet.streams import SplitHost, stream
 from edgekit.server.engines.fleet.tasks import KINDS, Tasks, facts_of
+from edgekit.server.settings import Sections
 from edgekit.transforms import chain
 
 WAITING_NOTICE_SECONDS = 60.0
@@ -58,7 +58,7 @@ class FleetEngine:
     def __init__(
         self,
         grid: Grid,
-        experiment: Experiment,
+        experiment: Sections,
         algorithm: Algorithm,
         dataset: FederatedDataset,
         parameters: dict[str, tuple[int, ...]],

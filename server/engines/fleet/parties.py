@@ -20,7 +20,6 @@ from edgekit.clients.node.delivery import Delivery
 from edgekit.clients.split.party import rng_of
 from edgekit.data.vertical import VerticalDataset
 from edgekit.errors import EdgekitError, RefusedError, TrainingError
-from edgekit.experiment import Experiment
 from edgekit.flower import CLIENT_RAISED, NODE_NOT_ALIGNED
 from edgekit.flower.parcel import error_reply
 from edgekit.privacy.intersection import Side, in_common, known_to_all
@@ -31,6 +30,7 @@ from edgekit.server.engines.fleet.nodes import NodeState
 from edgekit.server.engines.fleet.party_host import PartyHost
 from edgekit.server.engines.fleet.presence import Presence
 from edgekit.server.engines.fleet.tasks import Tasks, facts_of
+from edgekit.server.settings import Sections
 
 MOST_IDS = 2_000_000
 """Of a party: the coordinator needs minutes for so many."""
@@ -63,7 +63,7 @@ class PartyEngine:
         members: Callable[[], set[int]],
         *,
         grid: Grid,
-        experiment: Experiment,
+        experiment: Sections,
         algorithm: Algorithm,
         privacy: str,
         sign: Callable[[bytes], bytes],

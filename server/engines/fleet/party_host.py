@@ -4,11 +4,11 @@ from edgekit.arrays import Weights
 from edgekit.clients.node.task_facts import PartyFacts, VerticalFacts
 from edgekit.data.federated import Integers
 from edgekit.data.vertical import VerticalDataset
-from edgekit.experiment import Split
 from edgekit.local_settings import LocalSettings
 from edgekit.models.vertical import VerticalNetwork
 from edgekit.server.split_stream import Ended, Keys, SplitService, listen
 from edgekit.server.vertical import VerticalServer
+from edgekit.split.settings import Split
 
 
 class PartyHost:

@@ -15,13 +15,13 @@ from edgekit.asks import WEIGHTS, Ask, Trained
 from edgekit.clients.node.task_facts import SplitFacts
 from edgekit.clients.split.cohort import whole
 from edgekit.data import FederatedDataset
-from edgekit.experiment import Split
 from edgekit.flower import CLIENT_RAISED
 from edgekit.flower.parcel import error_reply
 from edgekit.local_settings import LocalSettings
 from edgekit.server.engines.fleet.nodes import NodeState
 from edgekit.server.split import in_parts
 from edgekit.server.split_stream import Ended, Keys, SplitService, listen
+from edgekit.split.settings import Split
 
 MINIMUM_SECONDS = 1.0
 """That a node has for a round, however late it is."""

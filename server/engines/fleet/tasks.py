@@ -7,8 +7,8 @@ from edgekit.clients.node.task import Task, name_of
 from edgekit.clients.node.task_facts import MethodFacts, Planned, SplitFacts, TaskFacts, VerticalFacts
 from edgekit.data import FederatedDataset
 from edgekit.errors import EdgekitError
-from edgekit.experiment import Experiment
 from edgekit.privacy import Plan
+from edgekit.server.settings import Sections
 
 KINDS = ("torch", "litert", "phone", "gateway")
 WITHOUT_TORCH = ("litert", "phone", "gateway")
@@ -53,7 +53,7 @@ class Tasks:
 
 
 def facts_of(
-    experiment: Experiment,
+    experiment: Sections,
     algorithm: Algorithm,
     dataset: FederatedDataset,
     parameters: dict[str, tuple[int, ...]],
@@ -106,7 +106,7 @@ def facts_of(
     )
 
 
-def _method(experiment: Experiment) -> MethodFacts:
+def _method(experiment: Sections) -> MethodFacts:
     """Return what nodes need to know of a method whose clients do more than train plainly."""
     federation = experiment.federation
     return MethodFacts(

@@ -1,0 +1,46 @@
+"""[federation]: rounds, cohorts and the federated method."""
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from edgekit.section import Arguments, Chosen, Count, Section
+
+
+class Federation(Section):
+    """Rounds, cohorts and the federated method."""
+
+    rounds: Annotated[int, Field(ge=1, le=100_000)] = 60
+    """Of training."""
+    cohort: Annotated[int, Field(ge=0)] = 0
+    """Clients a round; 0 is all of them."""
+    selector: str = ""
+    """Who takes part: `uniform`, `poisson`, or `package.module:Class`; `""` is what privacy counts on: `poisson` where
+    a trusted server protects clients, else `uniform`."""
+    algorithm: str = ""
+    """The method: `fedavg` (which `""` is, too), `fedprox`, `scaffold`, `fednova`, `personal`, or
+    `package.module:Class` ([federation.md](federation.md))."""
+    strategy: str = ""
+    """In place of `algorithm`: a strategy of Flower's by its class name, or `package.module:Class`."""
+    arguments: Arguments = {}
+    """The method's own."""
+    transforms: list[Chosen] = []
+    """What happens to updates on their way, in this order on clients: names, or `package.module:Class`, each alone or
+    with `arguments`."""
+    average_last: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """The released model is the mean of the global models of this last fraction of the rounds; 0 is the last model."""
+    evaluate_every: Count = 1
+    """Rounds between measurements."""
+
+    @property
+    def method(self) -> str:
+        """The name of the method, of ours or of Flower's."""
+        return self.strategy or self.algorithm or "fedavg"
+
+    @model_validator(mode="after")
+    def _one_method(self) -> Self:
+        if self.algorithm and self.strategy:
+            raise ValueError(
+                f"algorithm = {self.algorithm!r} and strategy = {self.strategy!r} are two methods: leave one out"
+            )
+        return self

@@ -1,0 +1,99 @@
+"""[data]: where the data comes from and how the clients share it."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from edgekit.section import Count, Fraction, Positive, Section, Share
+
+
+class Audio(Section):
+    """How `audio:` turns recordings into log-mel features."""
+
+    sample_rate: Count = 8000
+    """Samples a second."""
+    seconds: Positive = 0.64
+    """Of each recording."""
+    mel_bands: Count = 32
+    """Bands of frequencies."""
+    window_ms: Positive = 32.0
+    """Milliseconds that a spectrum looks at."""
+    hop_ms: Positive = 20.0
+    """Milliseconds between spectra."""
+    pattern: str = ""
+    """Regular expression on file names with the groups `label` and, optionally, `group` (speaker)."""
+
+
+class Images(Section):
+    """How `images:` reads picture files."""
+
+    height: Count = 28
+    """Pixels that pictures are brought to."""
+    width: Count = 28
+    """Likewise."""
+    grayscale: bool = True
+    """Whether colours are left out."""
+
+
+class Events(Section):
+    """How `events:` and `moving-digits` turn events into frames (frames, 2, height, width)."""
+
+    frames: Count = 8
+    """Time steps of an example."""
+    height: Count = 16
+    """Pixels that events are brought to."""
+    width: Count = 16
+    """Likewise."""
+    window_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Milliseconds a frame, from the first event on; 0 divides each recording evenly."""
+    binary: bool = False
+    """Whether a frame holds spikes, 0 or 1, instead of counts."""
+    largest: Count = 4
+    """Events of a pixel and frame that count as 1.0."""
+    sensor_height: Annotated[int, Field(ge=0)] = 0
+    """The sensor's size, for files that do not say it."""
+    sensor_width: Annotated[int, Field(ge=0)] = 0
+    """Likewise."""
+
+
+class Hub(Section):
+    """Columns of a dataset of the `datasets` library (`hf:`)."""
+
+    features: str = "image"
+    """Column of the examples."""
+    label: str = "label"
+    """Column of the classes."""
+    group: str = ""
+    """Column of who owns an example, for the `natural` partition."""
+    train_split: str = "train"
+    """Split that clients share."""
+    test_split: str = ""
+    """Split to measure with; `""` holds a part of the other out."""
+
+
+class Data(Section):
+    """Where the data comes from and how the clients share it."""
+
+    source: str = "digits"
+    """`digits`, `moving-digits`, `gestures`, `npz:FILE`, `idx:FOLDER`, `images:FOLDER`, `audio:FOLDER`,
+    `events:FOLDER`, `hf:NAME`, `parties:FOLDER`, `labels:FOLDER`, or `package.module:function`."""
+    clients: Count = 40
+    """How many share the data (not for `natural`)."""
+    partition: Literal["iid", "dirichlet", "shards", "natural"] = "dirichlet"
+    """How they share it: at random, with unequal classes (Hsu et al. 2019), by so many labels each (McMahan et al.
+    2017), or by who owns what."""
+    alpha: Positive = 1.0
+    """Of `dirichlet`: small is unequal."""
+    labels_per_client: Count = 2
+    """Of `shards`."""
+    test_fraction: Fraction = 0.2
+    """Held out, where the data has no test set of its own."""
+    client_test_fraction: Share = 0.0
+    """Share of its examples that each client holds back: it measures the model with them, and tells how good it is
+    ([federation.md](federation.md))."""
+    calibration_examples: Count = 128
+    """The server's own: int8 ranges, thresholds, first weights, tuning."""
+    audio: Audio = Audio()
+    images: Images = Images()
+    events: Events = Events()
+    hub: Hub = Hub()

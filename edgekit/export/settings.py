@@ -1,0 +1,27 @@
+"""[export]: the files for phones and boards."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from edgekit.section import Positive, Section
+
+Preset = Literal["float32", "float16", "int8-weights", "int8-dynamic", "int8", "int8-full"]
+Runtime = Literal["ai-edge-litert", "tflite-runtime"]
+
+
+class Export(Section):
+    """The files for phones and boards."""
+
+    presets: list[Preset] = ["float32", "int8"]
+    """Number formats of the .tflite files ([tflite.md](tflite.md))."""
+    tolerance: Positive = 0.01
+    """How much accuracy a file may lose against the network before it counts as broken (a fraction)."""
+    runtimes: list[Runtime] = Field(default=["ai-edge-litert"], min_length=1)
+    """The runtimes that the files are claimed to run in; each file is checked in each of them."""
+    training: bool = False
+    """Whether to write the training graph too, which devices train with."""
+    training_batch: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Examples a step of it."""
+    licence: str = ""
+    """Of the model, for the files' cards."""

@@ -1,0 +1,24 @@
+"""[model]: the network."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from edgekit.section import Arguments, Positive, Section
+
+
+class Model(Section):
+    """The network."""
+
+    name: str = "dscnn"
+    """A name of the zoo (`edgekit models`), or `package.module:Class`."""
+    norm: Literal["group", "weight-standardised", "none"] = "none"
+    """Normalisation of the layers, by example: none mixes clients' examples."""
+    width: Positive = 1.0
+    """Multiplies the channels."""
+    activation: Literal["relu", "qcfs"] = "relu"
+    """`qcfs` trains the ReLUs as the spikes that will stand for them (Bu et al. 2022; [spiking.md](spiking.md))."""
+    levels: Annotated[int, Field(ge=1, le=256)] = 4
+    """Levels of `qcfs`; with as many time steps each spike stands for one."""
+    arguments: Arguments = {}
+    """Of the network's constructor."""

@@ -1,0 +1,58 @@
+"""The server's own trainer: it answers what a method's merge asks for, as clients' trainers answer their halves."""
+
+from collections.abc import Generator
+from typing import Any
+
+from torch import nn
+
+from edgekit.asks import Score, Scored, Train, Trained
+from edgekit.clients.halves import MOST_REQUESTS
+from edgekit.clients.others import Others
+from edgekit.clients.torch_trainer import TorchTrainer
+from edgekit.clients.trainer import LocalTask
+from edgekit.data import FederatedDataset
+from edgekit.errors import TrainingError
+from edgekit.models.settings import Model
+from edgekit.randomness import generator
+
+
+class ServerTrainer:
+    """Trains and measures on the examples that the server has itself, for calibration, which no client owns.
+
+    Args:
+        model: the run's network.
+        modules: the method's further ones.
+        dataset: whose calibration examples.
+        seed: of the batches.
+    """
+
+    def __init__(self, model: nn.Module, modules: dict[str, Model], dataset: FederatedDataset, seed: int) -> None:
+        self._own, self._examples, self._seed = TorchTrainer(model), dataset.calibration, seed
+        shape, classes = dataset.shape, len(dataset.classes)
+        self._others = Others(modules, TorchTrainer, shape, classes, seed, dataset.calibration.x)
+
+    def driven(self, merge: Generator[Any, Any, Any], number: int) -> Any:
+        """Run a method's merge to its end; return what it gives.
+
+        Raises:
+            TrainingError: it asks for something unknown, or never ends.
+        """
+        given: Trained | Scored | None = None
+        for made in range(MOST_REQUESTS):
+            try:
+                request = merge.send(given)
+            except StopIteration as end:
+                return end.value
+            given = self._answer(request, number, made)
+        merge.close()
+        raise TrainingError(f"its merge made {MOST_REQUESTS} requests without an end")
+
+    def _answer(self, request: object, number: int, made: int) -> Trained | Scored:
+        if not isinstance(request, Train | Score):
+            raise TrainingError(f"its merge asks for {request!r:.80}: it may yield Train or Score")
+        trainer = self._others[request.module] if request.module else self._own
+        if isinstance(request, Score):
+            return trainer.score(request, self._examples)
+        draw = generator(self._seed, "server batches", number, made)
+        trainer.check(request, self._examples)
+        return trainer.train(request, LocalTask(self._examples, draw, draw))

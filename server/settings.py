@@ -1,0 +1,56 @@
+"""What the server reads of an experiment: the sections of the rooms below, whatever composes them."""
+
+from typing import Protocol
+
+from edgekit.algorithms.settings import Federation
+from edgekit.clients.settings import Training
+from edgekit.data.settings import Data
+from edgekit.export.settings import Export
+from edgekit.models.settings import Model
+from edgekit.privacy.settings import Privacy
+from edgekit.server.engines.fleet.settings import Serve
+from edgekit.split.settings import Split
+
+
+class Sections(Protocol):
+    """An experiment, as far as the server knows one."""
+
+    @property
+    def name(self) -> str:
+        """Names the run."""
+
+    @property
+    def seed(self) -> int:
+        """Of all that need not be secret."""
+
+    @property
+    def data(self) -> Data:
+        """Where the data comes from."""
+
+    @property
+    def model(self) -> Model:
+        """The network."""
+
+    @property
+    def training(self) -> Training:
+        """How clients train."""
+
+    @property
+    def federation(self) -> Federation:
+        """The method."""
+
+    @property
+    def privacy(self) -> Privacy:
+        """Whose data is protected."""
+
+    @property
+    def export(self) -> Export:
+        """The files."""
+
+    @property
+    def serve(self) -> Serve:
+        """Rounds with real devices."""
+
+    @property
+    def split(self) -> Split:
+        """How a network is cut."""
