@@ -19,13 +19,17 @@ import torch.nn.functional as F
 from torch import nn
 
 from edgekit import experiment as experiments
-from edgekit.clients import LocalSettings, batches
+from edgekit.algorithms.interactive import run
+from edgekit.algorithms.parties.simulated import PartiesTogether, align
+from edgekit.algorithms.split.device import half
+from edgekit.asks import Ask, Client
+from edgekit.clients import LocalSettings
 from edgekit.clients.torch_trainer import state
+from edgekit.data import batches
 from edgekit.models import build
 from edgekit.pipeline.subjects import build_network, load_dataset
 from edgekit.privacy.intersection import Side
 from edgekit.server.loop.evaluation import evaluate
-from edgekit.server.vertical import VerticalTrainer, align
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "two-halves.toml"
 
@@ -35,14 +39,17 @@ def accuracies() -> dict[str, float]:
     experiment = experiments.load(EXAMPLE)
     dataset = load_dataset(experiment)
     model = build_network(experiment, dataset, dataset.calibration.x)
-    parties = VerticalTrainer(experiment.split, model, dataset, experiment.seed, lambda line: None)
+    parties = PartiesTogether(experiment.split, model, dataset, experiment.seed, lambda line: None)
     training, rounds = experiment.training, experiment.federation.rounds
     settings = LocalSettings(
         epochs=training.epochs, batch_size=training.batch_size, learning_rate=training.learning_rate
     )
     weights = {name: array.copy() for name, array in state(model).items()}
     for number in range(1, rounds + 1):
-        weights = parties.train(weights, settings, number).arrays
+        asks = dict.fromkeys(range(len(parties.features)), Ask({"weights": weights}, settings=settings, round=number))
+        tasks = {party: parties.task(party, number) for party in asks}
+        made = run(half, parties, asks, {party: Client(1, frozenset()) for party in asks}, tasks)[0]
+        weights = made.bundles["weights"]
     found = {"together": evaluate(model, weights, dataset.test)[1]}
 
     y, rows = parties.labels, parties.features

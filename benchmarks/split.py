@@ -33,19 +33,20 @@ import numpy as np
 import torch
 from deployment import stock_rounds
 
+from edgekit.algorithms.interactive import steps
+from edgekit.algorithms.split.device import Device
+from edgekit.algorithms.split.line import DirectLine
+from edgekit.algorithms.split.messages import Forward
+from edgekit.algorithms.split.server import split_cohort
+from edgekit.algorithms.split.service import SplitService, listen
+from edgekit.algorithms.split.settings import Split
+from edgekit.algorithms.split.stream import StreamLine
 from edgekit.clients import LocalSettings, LocalTask
 from edgekit.clients.cohort.memory import keep_freed_memory
-from edgekit.clients.split.device import Device
-from edgekit.clients.split.stream import StreamLine
 from edgekit.clients.torch_trainer import state
 from edgekit.data import Examples
 from edgekit.models import build
 from edgekit.models.settings import Model
-from edgekit.server.split import split_trainer
-from edgekit.server.split_stream import SplitService, listen
-from edgekit.split.line import DirectLine
-from edgekit.split.messages import Forward
-from edgekit.split.settings import Split
 
 SHAPE, CLASSES, BATCH = (1, 28, 28), 10, 32
 NETWORK = Model(
@@ -75,11 +76,11 @@ def parts(codec: str, window: int) -> tuple[Any, Any]:
     """Return the network, and what trains it in parts."""
     model = build(NETWORK, SHAPE, CLASSES, 0)
     settings = Split.model_validate({"cut": CUT, "labels": "server", "codec": codec, "window": window})
-    return model, split_trainer(settings, model, _Data())
+    return model, split_cohort(settings, model, _Data())
 
 
 class _Data:
-    """What `split_trainer` asks of a dataset."""
+    """What `split_cohort` asks of a dataset."""
 
     shape, classes = SHAPE, [str(label) for label in range(CLASSES)]
 
@@ -108,7 +109,7 @@ def in_process(seconds: float) -> float:
     model, trainer = parts("float32", 1)
     trainer.server.begin(state(model), WORK, 0)
     line = DirectLine(lambda message: trainer.server.answer(0, message), "float32")
-    return rate(filter(None, device(trainer, model).train(line)), seconds)
+    return rate(filter(None, steps(device(trainer, model).exchanges(), line)), seconds)
 
 
 def serve(codec: str, window: int, told: Connection, devices: int = 1) -> None:
@@ -134,7 +135,7 @@ def over_grpc(codec: str, window: int, slow: bool, seconds: float) -> float:
     model, trainer = parts(codec, window)
     address = f"127.0.0.1:{slow_link(port) if slow else port}"
     with StreamLine(address, token, trainer.plan.codec, 600) as line:
-        found = rate(filter(None, device(trainer, model).train(line)), seconds)
+        found = rate(filter(None, steps(device(trainer, model).exchanges(), line)), seconds)
     ours.send("done")
     process.join()
     return found

@@ -8,9 +8,8 @@ import numpy as np
 
 from edgekit.arrays import Array, Weights, problem_with
 from edgekit.asks import Score, Scored, Train, Trained
-from edgekit.clients import batches
 from edgekit.clients.trainer import LocalTask, check_train, pulled
-from edgekit.data import Examples
+from edgekit.data import Examples, batches
 from edgekit.data.federated import Floats, Integers
 from edgekit.errors import DataError, MissingExtraError, ModelError, TrainingError
 from edgekit.export.metadata import TRAINING, read_metadata

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from edgekit.algorithms import interactive
 from edgekit.algorithms.base import Algorithm, Client, with_mu
+from edgekit.algorithms.interactive import Counterpart
 from edgekit.asks import Ask, Reply, Score, Scored, Train
 from edgekit.clients.halves import Answered, check_kept, client_of, leaving, measured, run_halves
 from edgekit.clients.others import Others
@@ -35,7 +37,7 @@ class SimulatedClients:
         on_notice: called with a line for people when the common step fails and clients train one by one.
         transforms: what happens to their updates then.
         others: trainers of the method's further networks, as `trainer` and `cohort` are of the run's own.
-        apart: whether a cohort's clients can train one by one, too.
+        counterpart: of an interactive method, the server's side.
     """
 
     def __init__(
@@ -49,12 +51,11 @@ class SimulatedClients:
         on_notice: Callable[[str], None] = lambda line: None,
         transforms: Sequence[Transform] = (),
         others: Others[Trainers] | None = None,
-        *,
-        apart: bool = True,
+        counterpart: Counterpart | None = None,
     ) -> None:
         self.dataset, self.algorithm, self.trainer, self.cohort = dataset, algorithm, trainer, cohort
-        self.seed, self.states, self.on_notice, self.apart = seed, states, on_notice, apart
-        self.transforms, self.others = transforms, others
+        self.seed, self.states, self.on_notice = seed, states, on_notice
+        self.transforms, self.others, self.counterpart = transforms, others, counterpart
 
     def trainers(self, module: str) -> Trainers:
         """Return what trains a network of the method's.
@@ -71,8 +72,7 @@ class SimulatedClients:
     def train(self, asks: Mapping[int, Ask]) -> list[Reply]:
         """Return the clients' updates, in the order of the asks; one that fails says why."""
         round_ = _Round(self, asks)
-        halves = {client: self.algorithm.local(asks[client], known) for client, known in round_.clients.items()}
-        ended = {**round_.failed, **run_halves(halves, asks, round_.answer)}
+        ended = {**round_.failed, **round_.ended()}
         replies = []
         for client, ask in asks.items():
             found = ended[client]
@@ -131,12 +131,24 @@ class _Round:
         self.failed: dict[int, Exception] = {}
         for client, ask in asks.items():
             try:
-                examples = whole.dataset.client(client, drop_unfit=ask.settings.work != "sgd")
+                own = None if whole.counterpart is None else whole.counterpart.task(client, ask.round)
+                drop = ask.settings.work != "sgd"
+                examples = whole.dataset.client(client, drop_unfit=drop) if own is None else own.examples
                 state = {} if whole.states is None else whole.states.load(client, ask.round)
                 self.clients[client] = client_of(ask, len(examples), whole.trainer.learnt, state)
                 self._examples[client] = examples
             except Exception as error:  # a dataset may be the user's own
                 self.failed[client] = error
+
+    def ended(self) -> Mapping[int, Any]:
+        """Run the clients' halves; return what each gave, an exception where it failed."""
+        asks, local = {client: self._asks[client] for client in self.clients}, self._whole.algorithm.local
+        counterpart = self._whole.counterpart
+        if counterpart is None:
+            halves = {client: local(asks[client], known) for client, known in self.clients.items()}
+            return run_halves(halves, asks, self.answer)
+        tasks = {client: self._task(client, with_mu(ask)) for client, ask in asks.items()}
+        return interactive.run(local, counterpart, asks, self.clients, tasks)
 
     def answer(self, waiting: Mapping[int, Any]) -> dict[int, Answered]:
         """Answer what clients ask for: those that train with equal settings together, where that is possible."""
@@ -166,8 +178,6 @@ class _Round:
                 tasks = [self._task(client, request.settings) for client, request in asked.items()]
                 return dict(zip(asked, cohort.train_cohort(list(asked.values()), tasks), strict=True))
             except Exception as error:
-                if not self._whole.apart:
-                    return dict.fromkeys(asked, error)
                 reason = " ".join(str(error).split()) or type(error).__name__
                 self._whole.on_notice(
                     f"the cohort's common step failed ({reason}): its clients train one at a time this round"
@@ -178,7 +188,10 @@ class _Round:
         }
 
     def _task(self, client: int, settings: LocalSettings) -> LocalTask:
-        made = self._made[client]
+        made, counterpart = self._made[client], self._whole.counterpart
+        own = None if counterpart is None else counterpart.task(client, self._asks[client].round)
+        if own is not None:
+            return own
         more = (made,) if made else ()
         return LocalTask(
             self._examples[client],

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from edgekit.arrays import Weights, problem_with
 from edgekit.asks import Score, Scored, Train, Trained
-from edgekit.clients import batches
 from edgekit.clients.trainer import LocalTask, check_train, pulled
-from edgekit.data import Examples
+from edgekit.data import Examples, batches
 from edgekit.data.federated import Floats, Integers
 from edgekit.errors import ModelError, TrainingError
 from edgekit.privacy.tensors import add_noise, clipped

@@ -1,31 +1,14 @@
 """What every trainer takes and gives. Numpy only: devices without torch train too."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
-
-import numpy as np
 
 from edgekit.arrays import Weights, problem_with
 from edgekit.asks import Score, Scored, Train, Trained
 from edgekit.data import Examples
+from edgekit.data.batches import LocalTask as LocalTask
 from edgekit.data.federated import Floats
 from edgekit.errors import TrainingError
-
-
-@dataclass(frozen=True)
-class LocalTask:
-    """What a client trains with.
-
-    Attributes:
-        examples: the client's data.
-        batches_rng: draws the batches.
-        noise_rng: draws the noise.
-    """
-
-    examples: Examples
-    batches_rng: np.random.Generator
-    noise_rng: np.random.Generator
 
 
 class OneTrainer(Protocol):

@@ -111,7 +111,22 @@ class Scored:
     examples: int
 
 
-Request = Train | Score
+@dataclass(frozen=True)
+class Exchange:
+    """A client half's request to the server within a round; of interactive methods alone.
+
+    Attributes:
+        message: to be sent; None sends nothing.
+        answer: whether to wait for the next answer to what was sent so far: answers come in the messages' order.
+        step: whether a step ends here, so that other clients may go on.
+    """
+
+    message: Any = None
+    answer: bool = False
+    step: bool = False
+
+
+Request = Train | Score | Exchange
 
 
 @dataclass(frozen=True)
@@ -191,11 +206,13 @@ class Client:
         learnt: names of the arrays that training moves by gradients.
         state: what the client keeps between rounds, to be changed in place: on the disk in simulations, part of
             checkpoints; on the device itself with real ones.
+        own: what an interactive method's half works with itself.
     """
 
     examples: int
     learnt: frozenset[str]
     state: dict[str, Weights] = field(default_factory=dict)
+    own: Any = None
 
 
 def size_of(bundles: Bundles) -> int:

@@ -14,6 +14,7 @@ import tomli_w
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from edgekit.algorithms.settings import Federation
+from edgekit.algorithms.split.settings import Split, check_together
 from edgekit.clients.settings import Training
 from edgekit.data.settings import Data
 from edgekit.errors import ExperimentError, UsageError
@@ -24,7 +25,6 @@ from edgekit.privacy.settings import Privacy
 from edgekit.runfolder import RunFolder, write_whole
 from edgekit.section import Section
 from edgekit.server.engines.fleet.settings import Serve
-from edgekit.split.settings import Split
 
 
 class Experiment(Section):
@@ -46,61 +46,18 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
-        central = self.privacy.unit == "example" and self.privacy.noise == "server" and not self.split.cut
+        central = self.privacy.unit == "example" and self.privacy.noise == "server" and not self.split.on
         if central and self.training.momentum:
             raise ValueError(
                 "training.momentum has no effect when the server adds the noise: "
                 'use federation.strategy = "FedAvgM" with server_momentum'
             )
-        if self.data.client_test_fraction and (self.privacy.on or self.split.cut or self.split.parties):
-            what = "under privacy" if self.privacy.on else "in split learning"
-            raise ValueError(f"{what} clients are not asked how good the model is: set data.client_test_fraction = 0")
-        if self.split.cut and self.privacy.on:
-            self._check_private_split()
-        if self.split.parties or self.data.source.startswith(("parties:", "labels:")):
-            self._check_vertical()
-        if (self.split.cut or self.split.parties) and self.training.trainer != "auto":
+        if self.data.client_test_fraction and self.privacy.on:
             raise ValueError(
-                f'split learning is a trainer of its own: set training.trainer = "auto", not {self.training.trainer!r}'
+                "under privacy clients are not asked how good the model is: set data.client_test_fraction = 0"
             )
-        if (self.split.cut or self.split.parties) and self.serve.statistics_every:
-            raise ValueError(
-                "of a network that is split, devices have parts alone and give no statistics: set "
-                "serve.statistics_every = 0"
-            )
+        check_together(self)
         return self
-
-    def _check_vertical(self) -> None:
-        split = self.split
-        if not split.parties:
-            raise ValueError("data.source names tables of several parties: set split.parties to how many they are")
-        if self.privacy.on:
-            raise ValueError(
-                "what parties with features of the same people send is not protected yet: set privacy.unit = "
-                '"none", and see docs/split.md for what the coordinator learns'
-            )
-        if self.spiking.enabled:
-            raise ValueError("a network of several parties has no spiking form: set spiking.enabled = false")
-        if self.federation.cohort not in (0, split.parties):
-            raise ValueError("federation.cohort: with split.parties all take part in each round, leave it at 0")
-
-    def _check_private_split(self) -> None:
-        if self.privacy.unit == "client":
-            raise ValueError('split learning protects single examples: set privacy.unit = "example", not "client"')
-        if self.privacy.noise == "client" and self.split.labels == "server":
-            raise ValueError(
-                'labels would be sent as they are: with privacy.noise = "client" set split.labels = "device"'
-            )
-        if self.privacy.noise == "server" and self.split.codec != "float32":
-            raise ValueError(
-                f"split.codec = {self.split.codec!r} mixes the examples of a batch, so none can be protected alone: "
-                'set split.codec = "float32", or privacy.noise = "client"'
-            )
-        if self.split.no_peek:
-            raise ValueError(
-                "split.no_peek mixes the examples of a batch, so none can be protected alone: set it to 0, or "
-                'privacy.unit = "none"'
-            )
 
 
 def load(path: Path | None, overrides: Sequence[str] = ()) -> Experiment:

@@ -3,13 +3,13 @@
 from typing import Protocol
 
 from edgekit.algorithms.settings import Federation
+from edgekit.algorithms.split.settings import Split
 from edgekit.clients.settings import Training
 from edgekit.data.settings import Data
 from edgekit.export.settings import Export
 from edgekit.models.settings import Model
 from edgekit.privacy.settings import Privacy
 from edgekit.server.engines.fleet.settings import Serve
-from edgekit.split.settings import Split
 
 
 class Sections(Protocol):

@@ -15,7 +15,7 @@ LIGHT = (
     "edgekit.runfolder",
     "edgekit.devices",
     "edgekit.clients",
-    "edgekit.clients.batches",
+    "edgekit.data.batches",
     "edgekit.clients.litert",
     "edgekit.environments",
     "edgekit.export.metadata",

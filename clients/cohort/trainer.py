@@ -10,11 +10,10 @@ from torch.func import functional_call, vmap
 
 from edgekit.arrays import Weights
 from edgekit.asks import Train, Trained
-from edgekit.clients import batches
 from edgekit.clients.cohort.rules import ClientsInChannels
 from edgekit.clients.torch_trainer import TorchTrainer, learnt
 from edgekit.clients.trainer import LocalTask, check_train, pulled
-from edgekit.data import Examples
+from edgekit.data import Examples, batches
 from edgekit.data.federated import Integers
 from edgekit.errors import EdgekitError
 from edgekit.local_settings import LocalSettings

@@ -111,16 +111,16 @@ class Handler:
             "examples": len(self.held.examples) if counts and self.held.examples is not None else -1,
             "statistics": "statistics" in self.held.node_settings.share,
             "model": {key: value for key, value in delivery.current(self.folder).items() if key in ("run", "version")},
-            **({"party": self.held.party.name} if self.held.party is not None else {}),
+            **(self.held.side.told if self.held.side is not None else {}),
             **conditions.facts(self.held.node_settings.share),
         }
 
     def _align(self, asked: wire.Message, message: Message) -> Message:
-        """Take part in finding whom all parties know."""
+        """Take part in finding out on whom all can train."""
         self.held.ready(str(asked.facts.get("task", "")), None)
-        if self.held.party is None:
+        if self.held.side is None:
             raise RefusedError("the task knows no parties")
-        facts, points = self.held.party.align(asked)
+        facts, points = self.held.side.align(asked)
         return wire.answer(facts, message, to_bytes(points))
 
     def _deliver(self, asked: wire.Message) -> dict[str, Any]:
@@ -137,7 +137,7 @@ class Handler:
         weights = asked.weights()
         self.held.ready(str(asked.facts.get("task", "")), weights)
         if self.held.trainer is None:
-            raise DeclinedError("of a network that is cut, this device has parts alone: it gives no statistics")
+            raise DeclinedError("this device has a part of the network alone: it gives no statistics")
         assert self.held.examples is not None
         noise = float(asked.facts.get("noise", 0.0))
         if not (np.isfinite(noise) and noise >= statistics.LEAST_NOISE):

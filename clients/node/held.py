@@ -12,9 +12,8 @@ from edgekit.arrays import Weights, problem_with
 from edgekit.clients.budget import ACCOUNTANT, Budget
 from edgekit.clients.node import task
 from edgekit.clients.node.folder import NodeFolder, NodeSettings
-from edgekit.clients.node.party import Party
+from edgekit.clients.node.sides import Side, side_of
 from edgekit.clients.node.task import Task
-from edgekit.clients.split.device import HalvesMaker
 from edgekit.clients.states import OwnState
 from edgekit.clients.trainer import Trainer
 from edgekit.data import Examples, FederatedDataset
@@ -44,9 +43,8 @@ class Held:
         kind: how this device trains.
         ledger: what was spent of its data's privacy.
         name, task, algorithm, transforms, examples: of the task that is ready; "" and None before.
-        trainer: of a whole network; None where it is cut.
-        parts: of a network that is cut.
-        party: this device as one of several parties.
+        trainer: of a whole network; None where the method is an interactive one.
+        side: this device's of an interactive method; None of others.
     """
 
     def __init__(self, folder: NodeFolder, *, lasting: bool) -> None:
@@ -61,8 +59,7 @@ class Held:
         self.trainer: Trainer | None = None
         self.algorithm: Algorithm | None = None
         self.transforms: list[Transform] = []
-        self.parts: HalvesMaker | None = None
-        self.party: Party | None = None
+        self.side: Side | None = None
         self.examples: Examples | None = None
         self._owned = ""
         self._others: Any = None
@@ -72,19 +69,16 @@ class Held:
         found = task.kept(self.folder.tasks, name)
         if found is None or (self.kind == "litert" and found.training is None):
             return False
-        trainer = parts = party = examples = None
-        if found.facts.vertical is not None:
-            party = Party(found, self.kind, self.node_settings, lasting=self._lasting)
-        elif found.facts.split is not None:
-            parts = found.halves(self.kind, self.node_settings.modules)
-        else:
+        trainer = examples = None
+        side = side_of(found, self.kind, self.node_settings, lasting=self._lasting)
+        if side is None:
             trainer = found.trainer(self.kind, self.node_settings.modules)
         algorithm = found.algorithm(self.node_settings.modules)
         transforms = found.transforms(self.node_settings.modules)
-        if party is None:
+        if side is None or not side.own_data:
             examples = found.examples(self.node_settings)
             self._owned = _fingerprint(examples)
-        self.trainer, self.parts, self.party, self.examples = trainer, parts, party, examples
+        self.trainer, self.side, self.examples = trainer, side, examples
         self.algorithm, self.transforms = algorithm, transforms
         self.task, self.name, self._others = found, name, None
         return True
@@ -95,7 +89,7 @@ class Held:
             self.load(name)
         if self.task is None or name != self.name:
             raise task.LacksTaskError
-        like = self.task.weights_like if self.party is None else self.party.weights_like
+        like = self.task.weights_like if self.side is None else self.side.weights_like
         if weights is not None and (problem := problem_with(weights, like)):
             raise RefusedError(f"the weights are not of the task's network: {problem}")
 

@@ -4,22 +4,29 @@ import logging
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgekit import plugins, wire
+from edgekit.algorithms.base import with_mu
+from edgekit.algorithms.interactive import Own
+from edgekit.algorithms.parties.party import task_of, terms_of
+from edgekit.algorithms.split.codec import Codec
+from edgekit.algorithms.split.device import HalvesMaker, half
 from edgekit.arrays import Weights
+from edgekit.asks import WEIGHTS, Ask, Client
 from edgekit.clients.node.folder import NodeSettings
+from edgekit.clients.node.sides import Begun
 from edgekit.clients.node.task import OWN_SOURCES, Task, check_allowed
 from edgekit.clients.node.task_facts import PartyFacts
-from edgekit.clients.split.device import Device, HalvesMaker
-from edgekit.clients.split.party import task_of, terms_of
 from edgekit.data.federated import Integers
 from edgekit.data.vertical import Scale, Table, read_table, scaled
 from edgekit.errors import DataError, PrivacyError, RefusedError
-from edgekit.local_settings import LocalSettings
 from edgekit.privacy.intersection import Side
+
+if TYPE_CHECKING:
+    from edgekit.clients.node.held import Held
 
 log = logging.getLogger("edgekit.node")
 
@@ -46,10 +53,14 @@ class Party:
     Attributes:
         name: of the party.
         weights_like: arrays of the shapes that its network's have.
+        codec: how arrays travel.
+        told: what the coordinator is told of it.
 
     Raises:
         EdgekitError: this device cannot take part as a party.
     """
+
+    own_data = True
 
     def __init__(self, task: Task, kind: str, node_settings: NodeSettings, *, lasting: bool = True) -> None:
         if not lasting:
@@ -58,6 +69,7 @@ class Party:
             raise RefusedError("parties with features of the same people need torch: set trainer to torch")
         assert task.facts.vertical is not None
         self._task, self._facts = task, task.facts.vertical
+        self.codec: Codec = self._facts.codec
         names = [party.name for party in self._facts.parties]
         if node_settings.epsilon:
             raise PrivacyError("what a party sends is not protected, but this device's owner limits epsilon")
@@ -67,6 +79,7 @@ class Party:
         if name not in names:
             raise RefusedError(f"say which party this device is, with --party: {', '.join(names)}")
         self.name, self._place = name, names.index(name)
+        self.told: Mapping[str, Any] = {"party": name}
         own = self._own
         self._read = self._made(node_settings) if node_settings.client >= 0 else _table(node_settings.data)
         self._table = self._read
@@ -94,12 +107,13 @@ class Party:
         log.info("the coordinator asks about %d ids, hidden; this party has %d", len(points), len(self._table.ids))
         return {"alignment": self._alignment}, found
 
-    def begin(self, asked: wire.Message, weights: Weights, settings: LocalSettings, number: int) -> Device:
-        """Return a round's device, with the rows that are trained on in the order that all parties have.
+    def begin(self, asked: wire.Message, ask: Ask, held: "Held") -> Begun:
+        """Begin a round with the rows that are trained on, in the order that all parties have.
 
         Raises:
             RefusedError: the round is no plain one, or of another alignment.
         """
+        settings, number = with_mu(ask), ask.round
         if settings.work != "sgd" or settings.update_clip:
             raise RefusedError("a party makes plain rounds alone")
         if self._side is None or asked.facts.get("alignment") != self._alignment:
@@ -109,11 +123,12 @@ class Party:
             raise RefusedError("none of this party's people is trained on")
         if number == 1:
             log.info("%d of this party's %d people are trained on", len(rows), len(self._table.ids))
-        x = self._table.x[rows]
-        task = task_of(x, self._task.facts.seed, number)
-        self._halves.check(weights, task.examples, settings)
-        terms = terms_of(self._facts.window, self._facts.embedding)
-        return Device(self._halves, terms, weights, task, settings)
+        task = task_of(self._table.x[rows], self._task.facts.seed, number)
+        self._halves.check(ask.bundles[WEIGHTS], task.examples, settings)
+        own = Own(self._halves, task, terms_of(self._facts.window, self._facts.embedding))
+        client = Client(len(rows), frozenset(), own=own)
+        about = f"features of {len(rows)} people"
+        return Begun(half(ask, client), task.noise_rng, lambda: None, about, facts=False)
 
     def _scale(self, facts: Mapping[str, Any]) -> None:
         """Scale this party's columns as those that it shows are scaled."""
@@ -129,17 +144,12 @@ class Party:
         self._table = scaled(self._read, scale) if columns else self._read
 
     @property
-    def codec(self) -> Any:
-        """How arrays travel."""
-        return self._facts.codec
-
-    @property
     def _own(self) -> PartyFacts:
         return self._facts.parties[self._place]
 
     def _network(self, modules: list[str]) -> HalvesMaker:
+        from edgekit.algorithms.split.by_torch import TorchDevice
         from edgekit.clients.cohort.memory import keep_freed_memory
-        from edgekit.clients.split.by_torch import TorchDevice
         from edgekit.models.vertical import party_network
 
         check_allowed(self._task.facts.model.name, modules)

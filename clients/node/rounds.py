@@ -2,9 +2,8 @@
 
 import json
 import logging
-import secrets
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -13,20 +12,18 @@ import numpy as np
 from flwr.app import Message
 
 from edgekit import wire
-from edgekit.algorithms.base import plain_update, with_mu
-from edgekit.arrays import Weights
-from edgekit.asks import WEIGHTS, Ask, Score, Train, Trained, Update, packed
+from edgekit.algorithms.base import with_mu
+from edgekit.algorithms.interactive import alone
+from edgekit.algorithms.split.stream import StreamLine
+from edgekit.asks import WEIGHTS, Ask, Score, Train, Update, packed
 from edgekit.clients.budget import Budget, charge_for
 from edgekit.clients.halves import Answered, check_kept, client_of, keeps, leaving, measured, protected, run_halves
 from edgekit.clients.node import conditions
 from edgekit.clients.node.held import DeclinedError, Held, rng_of
-from edgekit.clients.split.device import RELEASES, Device, HalvesMaker
-from edgekit.clients.split.stream import StreamLine
+from edgekit.clients.node.sides import Side
 from edgekit.clients.trainer import LocalTask
 from edgekit.enrolment import parse_url
 from edgekit.errors import PrivacyError, RefusedError
-from edgekit.local_settings import LocalSettings
-from edgekit.split.codec import Codec
 
 log = logging.getLogger("edgekit.node")
 
@@ -51,25 +48,29 @@ class Rounds:
         asked = wire.read(message)
         ask = wire.ask_of(asked)
         self._held.ready(str(asked.facts.get("task", "")), ask.bundles.get(WEIGHTS))
-        if self._held.party is not None:
-            device = self._held.party.begin(asked, ask.bundles[WEIGHTS], with_mu(ask), ask.round)
-            trained = self._over_stream(device, asked, self._held.party.codec)
-            log.info("round %d: trained on features of %d people", ask.round, trained.examples)
-            return self._reply(plain_update(trained), message)
+        if self._held.side is not None:
+            return self._interact(self._held.side, asked, ask, message)
         digest = self._held.digest("train", packed(ask.bundles), _told_as_text(ask))
         budget = self._held.budget()
         settings = ask.settings
-        own_noise = settings.work == "local-dp" or settings.update_noise > 0
-        if budget is None and (own_noise or (settings.work == "dp-sgd" and self._held.parts is None)):
+        if budget is None and (settings.update_noise > 0 or settings.work in ("dp-sgd", "local-dp")):
             raise PrivacyError("the round adds noise on the device, but the task plans none")
-        if self._held.parts is not None:
-            local = LocalTask(self._held.fit(settings), rng_of(digest, "batches"), rng_of(digest, "noise"))
-            trained = self._train_parts(self._held.parts, asked, budget, ask.bundles[WEIGHTS], local, with_mu(ask))
-            update = protected(plain_update(trained), ask, local.noise_rng)
-        else:
-            update = self._run_half(ask, budget, digest)
+        update = self._run_half(ask, budget, digest)
         log.info("round %d: trained on this device's examples (%s)", ask.round, settings.work)
         return self._reply(update, message, {"device": conditions.facts(self._held.node_settings.share)})
+
+    def _interact(self, side: Side, asked: wire.Message, ask: Ask, message: Message) -> Message:
+        """Run this device's half of an interactive method, over a stream to the coordinator."""
+        begun = side.begin(asked, ask, self._held)
+        address, token, seconds = _where(asked, self._held.node_settings.url)
+        with StreamLine(address, token, side.codec, seconds, self._held.folder.authority(), self._stop) as line:
+            begun.connected()
+            update = alone(begun.half, line)
+            line.finish()
+        update = protected(update, ask, begun.noise)
+        log.info("round %d: trained on %s", ask.round, begun.about)
+        told = {"device": conditions.facts(self._held.node_settings.share)} if begun.facts else {}
+        return self._reply(update, message, told)
 
     def _run_half(self, ask: Ask, budget: Budget | None, digest: bytes) -> Update:
         """Run the client's half of the method, with what this device keeps between rounds."""
@@ -138,47 +139,6 @@ class Rounds:
         facts, content = wire.telling(update)
         return wire.answer({**more, **facts}, message, content)
 
-    def _train_parts(
-        self,
-        parts: HalvesMaker,
-        asked: wire.Message,
-        budget: Budget | None,
-        weights: Weights,
-        local: LocalTask,
-        settings: LocalSettings,
-    ) -> Trained:
-        """Train this device's parts of a network, over a stream to the coordinator's split server."""
-        parts.check(weights, local.examples, settings)
-        if budget is not None and settings.work != "local-dp":
-            raise PrivacyError(
-                "this device protects its data itself, but the round's noise leaves the server to be trusted: set "
-                "privacy.noise = 'client'"
-            )
-        # What the server answers is never the same again, so no noise may be either, and no drawn batch.
-        local = LocalTask(local.examples, _fresh(), _fresh())
-        assert self._held.task is not None
-        split = self._held.task.facts.split
-        assert split is not None
-        device = Device(parts, split.terms, weights, local, settings)
-
-        def spend() -> None:
-            if budget is not None:
-                budget.spend(settings, secrets.token_hex(16), RELEASES)
-
-        return self._over_stream(device, asked, split.codec, spend)
-
-    def _over_stream(
-        self, device: Device, asked: wire.Message, codec: Codec, connected: Callable[[], None] = lambda: None
-    ) -> Trained:
-        """Train over a stream to the coordinator's split server; `connected` is called once there is one to send to."""
-        address, token, seconds = _where(asked, self._held.node_settings.url)
-        with StreamLine(address, token, codec, seconds, self._held.folder.authority(), self._stop) as line:
-            connected()
-            for _ in device.train(line):
-                pass
-            line.finish()
-        return device.update()
-
 
 def _told_as_text(ask: Ask) -> str:
     """Return what a round tells beside arrays."""
@@ -198,7 +158,3 @@ def _where(asked: wire.Message, url: str) -> tuple[str, bytes, float]:
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise RefusedError(f"where the split server is cannot be read: {type(error).__name__}: {error}") from None
     return replace(parse_url(url)[0], port=port).netloc, token, seconds
-
-
-def _fresh() -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(secrets.randbits(128)))

@@ -14,10 +14,10 @@ from pydantic import ValidationError
 from edgekit import algorithms, arrays, plugins
 from edgekit.algorithms.base import Algorithm
 from edgekit.algorithms.settings import Federation
+from edgekit.algorithms.split.device import HalvesMaker
 from edgekit.arrays import Array, Weights
 from edgekit.clients.node.folder import NodeSettings
 from edgekit.clients.node.task_facts import TaskFacts
-from edgekit.clients.split.device import HalvesMaker
 from edgekit.clients.trainer import Trainer
 from edgekit.data import Examples, FederatedDataset
 from edgekit.data.sources import load_own
@@ -141,13 +141,13 @@ class Task:
         if split is None:
             raise RefusedError("the task is of no network that is cut")
         if kind == "litert":
-            from edgekit.clients.split.by_litert import LiteRTDevice
+            from edgekit.clients.litert_parts import LiteRTDevice
 
             if self.training is None:
                 raise RefusedError("the task came without the training graph that this device needs")
             return LiteRTDevice(self.training)
+        from edgekit.algorithms.split.by_torch import TorchDevice
         from edgekit.clients.cohort.memory import keep_freed_memory
-        from edgekit.clients.split.by_torch import TorchDevice
         from edgekit.models import build
         from edgekit.models.cut import CutModel
 

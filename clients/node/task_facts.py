@@ -4,11 +4,11 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
-from edgekit.clients.split.device import Terms
+from edgekit.algorithms.split.codec import Codec
+from edgekit.algorithms.split.device import Terms
 from edgekit.data.settings import Data
 from edgekit.models.settings import Model
 from edgekit.section import Arguments, Chosen, Section
-from edgekit.split.codec import Codec
 
 
 class Planned(Section):

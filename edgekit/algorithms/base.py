@@ -4,20 +4,32 @@ import dataclasses
 import json
 from collections.abc import Generator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import ValidationError
 
+from edgekit.algorithms.split.settings import Split
 from edgekit.arrays import Weights
 from edgekit.asks import WEIGHTS, Aggregate, Ask, Bundles, Request, Score, Scored, Train, Trained, Update
 from edgekit.asks import Client as Client
 from edgekit.asks import State as State
+from edgekit.data.settings import Data
 from edgekit.errors import ExperimentError, TrainingError
+from edgekit.guarantee import UNPROTECTED, Statement
 from edgekit.local_settings import LocalSettings
 from edgekit.models.settings import Model
+from edgekit.privacy import mechanisms
+from edgekit.privacy.settings import Privacy
 from edgekit.registry import ALGORITHMS
 from edgekit.section import Section, first_problem
+from edgekit.transforms.base import Mechanism
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from edgekit.data import FederatedDataset
+    from edgekit.data.federated import Floats
 
 Half = Generator[Request, Any, Update]
 """A client's half of a round: it yields what it wants done, is sent the answers, and returns the update."""
@@ -47,6 +59,8 @@ class Algorithm:
         keeps: whether clients keep something between rounds.
         losses: whether it needs the clients' training losses, which private ones keep to themselves.
         unkept: names of what it remembers but checkpoints cannot hold.
+        interactive: whether clients exchange messages with the server within a round (see `interactive.Interactive`).
+        unprotected: what is to be said of a run without privacy.
         modules: further networks that clients or server train, by the names that `Train` gives: [model] sections.
     """
 
@@ -58,10 +72,38 @@ class Algorithm:
     keeps: bool = False
     losses: bool = False
     unkept: Sequence[str] = ()
+    interactive: bool = False
+    unprotected: ClassVar[Statement] = UNPROTECTED
     modules: Mapping[str, Model] = MappingProxyType({})
 
     def __init__(self, settings: Section | None = None) -> None:
         self.settings = settings or self.Settings()
+
+    @staticmethod
+    def around(inner: "Algorithm", split: Split) -> "Algorithm":
+        """Return the method that an experiment asks for, where what is made of updates is `inner`'s."""
+        return inner
+
+    @staticmethod
+    def mechanism(privacy: Privacy, split: Split) -> Mechanism | None:
+        """Return what protects its clients' data, not planned yet; None without privacy."""
+        return mechanisms.make(privacy)
+
+    @staticmethod
+    def dataset(data: Data, split: Split, seed: int, *, whole_groups: bool) -> "FederatedDataset":
+        """Return an experiment's data, as this sort of method needs it."""
+        from edgekit.data import load
+
+        return load(data, seed, whole_groups=whole_groups)
+
+    @staticmethod
+    def network(
+        model: Model, split: Split, dataset: "FederatedDataset", seed: int, calibration: "Floats | None" = None
+    ) -> "nn.Module":
+        """Return an experiment's network, not trained yet; its first weights are scaled by calibration examples."""
+        from edgekit.models import build
+
+        return build(model, dataset.shape, len(dataset.classes), seed, calibration)
 
     @property
     def plain(self) -> bool:

@@ -76,7 +76,7 @@ def serve(
         raise UsageError(
             "data.source parties:FOLDER has everybody's tables, for edgekit run; with real parties give labels:FOLDER"
         )
-    if (experiment.split.cut or experiment.split.parties) and (phones or allow_gateways):
+    if experiment.split.on and (phones or allow_gateways):
         raise UsageError("phones take no part in split learning yet: leave --phones and --allow-gateways out")
     listening = Listening.on(host, port, name or [], insecure)
 
@@ -95,7 +95,7 @@ def serve(
             watcher,
             bundle=bundle.resolve() if bundle else None,
             phones=phones_port if phones else None,
-            split=split_port if experiment.split.cut or experiment.split.parties else None,
+            split=split_port if experiment.split.on else None,
             gateways=allow_gateways,
             code_seconds=60 * code_minutes,
             codes=codes,

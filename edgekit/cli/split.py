@@ -51,9 +51,9 @@ def plan(
     if experiment.split.parties:
         raise UsageError("split.parties have a network of their own each: there are no cuts to compare")
 
+    from edgekit.algorithms.split.plan import best, compare, verdict, with_figures
     from edgekit.data import load
     from edgekit.models import build
-    from edgekit.split.plan import best, compare, verdict, with_figures
 
     figures = {"mbit_up": mbit_up, "mbit_down": mbit_down, "latency_ms": latency_ms, "gflops": gflops}
     profile = with_figures(found_profile, {**figures, "busy_watts": busy_watts, "memory_mb": memory_mb})

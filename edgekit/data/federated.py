@@ -90,6 +90,7 @@ class FederatedDataset:
         normalisation: how raw values became examples: x = (raw - mean) / std.
         held_back: share of each client's examples that it does not train on, but measures models with.
         seed: of which these are.
+        parties: tables of several parties with features of the same people; () of clients with examples of their own.
     """
 
     clients: int
@@ -103,6 +104,7 @@ class FederatedDataset:
     normalisation: dict[str, Any] = field(default_factory=lambda: {"mean": 0.0, "std": 1.0})
     held_back: float = 0.0
     seed: int = 0
+    parties: Sequence[Any] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:

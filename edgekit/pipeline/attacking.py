@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgekit.clients.trainer import LocalTask
+from edgekit.algorithms.split import attack
+from edgekit.algorithms.split.server import choose_cut, in_parts
 from edgekit.data import Examples, FederatedDataset
+from edgekit.data.batches import LocalTask
 from edgekit.data.federated import Floats
 from edgekit.errors import DataError, EdgekitError, UsageError
 from edgekit.experiment import Experiment
@@ -18,10 +20,8 @@ from edgekit.pipeline.subjects import build_network, load_dataset
 from edgekit.randomness import generator
 from edgekit.report import rebuilt_picture, standalone
 from edgekit.runfolder import RunFolder, write_whole
-from edgekit.server import attack
 from edgekit.server.loop.evaluation import evaluate
 from edgekit.server.loop.sync import Coordinator
-from edgekit.server.split import choose_cut, in_parts
 
 VICTIMS = 64
 LEAST_OWN, OWN = 10, 2000
@@ -60,7 +60,7 @@ def attack_split(
         )
     if experiment.split.cut == "auto":
         plain = build_network(experiment, dataset)
-        chosen = choose_cut(experiment, plain, dataset, say)
+        chosen = choose_cut(experiment.split, experiment.training.plain(), plain, dataset, say)
         experiment = experiment.model_copy(update={"split": chosen})
     victims = _victims(dataset)
     rows: list[dict[str, Any]] = []

@@ -32,7 +32,7 @@ from edgekit.report import write_report
 from edgekit.runfolder import RunFolder
 from edgekit.server.engines.base import Engine
 from edgekit.server.engines.fleet.nodes import by_kind
-from edgekit.server.loop.charging import mechanism_of, planned
+from edgekit.server.loop.charging import planned
 from edgekit.server.loop.evaluation import evaluate
 from edgekit.server.loop.metrics import Outcome, RoundMetrics, by_client
 from edgekit.server.loop.sync import Coordinator
@@ -142,8 +142,9 @@ def serve(folder: RunFolder, listener: Listener, fleet: Fleet) -> dict[str, Any]
         if not result["interrupted"] and "failed" not in result:
             dataset, model = _load(job)
             measures = job.experiment.data.client_test_fraction > 0
-            algorithm = algorithms.make(job.experiment.federation, measures=measures)
-            mechanism = planned(job.experiment, dataset, algorithm, mechanism_of(job.experiment))
+            algorithm = algorithms.make(job.experiment.federation, job.experiment.split, measures=measures)
+            mechanism = algorithms.mechanism_of(job.experiment.privacy, job.experiment.split)
+            mechanism = planned(job.experiment, dataset, algorithm, mechanism)
             fleet.engine(dataset, model, algorithm, mechanism)
             return result
     return _work(job, fleet)
@@ -163,7 +164,7 @@ def _work(job: Job, fleet: Fleet | None = None) -> dict[str, Any]:
     experiment = job.experiment
     dataset, model = _load(job)
     whose = f"; {dataset.clients} clients" if fleet is None else f"; at least {experiment.serve.nodes} nodes"
-    job.listener.notice(dataset.description + ("" if experiment.split.parties else whose))
+    job.listener.notice(dataset.description + ("" if dataset.parties else whose))
     _check_early(model, dataset, experiment)
 
     def ended(metrics: RoundMetrics) -> None:
@@ -214,8 +215,10 @@ def _check_early(model: nn.Module, dataset: FederatedDataset, experiment: Experi
     Raises:
         ExportError, ConversionError: it cannot; the layer is named.
     """
-    if experiment.model.name in MODELS and not experiment.split.parties:
-        return
+    if experiment.model.name in MODELS:
+        made = MODELS.load(experiment.model.name)
+        if isinstance(made, type) and isinstance(model, made):
+            return
     if experiment.spiking.enabled:
         try:
             trace(model, dataset.shape, torch.from_numpy(dataset.calibration.x))

@@ -20,12 +20,10 @@ from edgekit.algorithms.base import Algorithm
 from edgekit.clients.node.delivery import Delivery
 from edgekit.clients.torch_trainer import load_weights
 from edgekit.data import FederatedDataset
-from edgekit.data.vertical import VerticalDataset
 from edgekit.errors import EdgekitError, RunFolderError
 from edgekit.export.settings import Preset
 from edgekit.export.tflite import Subject, as_device, export
 from edgekit.export.verify import run_examples
-from edgekit.models.vertical import VerticalNetwork
 from edgekit.pipeline import job
 from edgekit.privacy.statement import for_owners
 from edgekit.processes import when_parent_ends
@@ -33,15 +31,12 @@ from edgekit.runfolder import RunFolder, append_line, read_lines, secret_number
 from edgekit.server.deployment.authority import Authority
 from edgekit.server.deployment.enrolment import members_in
 from edgekit.server.engines.fleet.engine import FleetEngine
+from edgekit.server.engines.fleet.interactive import Fleet, engine_of
 from edgekit.server.engines.fleet.parties import PartyEngine
 from edgekit.server.engines.fleet.party_host import PartyHost
 from edgekit.server.engines.fleet.streams import SplitHost
-from edgekit.server.engines.graphs import kept_split_graph, kept_training_graph
 from edgekit.server.loop import checkpoint
-from edgekit.server.loop.charging import statement_of
 from edgekit.server.loop.metrics import RoundMetrics
-from edgekit.server.split import choose_cut
-from edgekit.server.split_stream import Keys
 from edgekit.transforms.base import Mechanism
 
 log = logging.getLogger("edgekit.serving")
@@ -138,7 +133,7 @@ class NodesOfAGrid:
         split_tls: bool,
     ) -> None:
         self._split_address, self._split_tls = split_address, split_tls
-        self._split: SplitHost | PartyHost | None = None
+        self._host: SplitHost | PartyHost | None = None
         self._grid, self._folder, self._authority, self._events = grid, folder, authority, events
         self._experiment = experiments.load(folder.experiment)
         self._parts: tuple[FleetEngine | PartyEngine, FederatedDataset, nn.Module] | None = None
@@ -150,72 +145,29 @@ class NodesOfAGrid:
         self, dataset: FederatedDataset, model: nn.Module, algorithm: Algorithm, mechanism: Mechanism | None
     ) -> FleetEngine | PartyEngine:
         """Return the nodes."""
-        experiment = self._experiment
-        keys = self._authority.server_keys if self._split_tls else None
-        if isinstance(dataset, VerticalDataset):
-            return self._parties(dataset, model, algorithm, keys)
-        if experiment.split.cut:
-            section = experiment.split
-            if section.cut == "auto":
-                section = choose_cut(experiment, model, dataset, self._events.notice)
-            self._split = SplitHost(section, model, dataset, self._split_address, keys)
-        split = self._split if isinstance(self._split, SplitHost) else None
-
         plan = None if mechanism is None else mechanism.plan_made
-        owners = for_owners(statement_of(experiment, mechanism), plan)
-
-        def training_graph() -> bytes:
-            if split is None:
-                kept = kept_training_graph(experiment, algorithm, dataset, model, self._folder, self._making)
-            else:
-                kept = kept_split_graph(experiment, split.plan, dataset, self._folder, self._making)
-            return kept.read_bytes()
-
-        made = FleetEngine(
-            self._grid,
-            experiment,
-            algorithm,
-            dataset,
-            {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()},
-            plan,
-            owners,
-            training_graph,
-            self._authority.sign,
-            self._folder.path / "nodes.json",
-            self._events.notice,
-            split,
-            run_id=hashlib.sha256(f"run {self.private_seed}".encode()).hexdigest()[:16],
-        )
-        self._parts = made, dataset, model
-        made.presence.progress = self._progress(owners)
-        return made
-
-    def _parties(
-        self, dataset: VerticalDataset, model: nn.Module, algorithm: Algorithm, keys: Keys | None
-    ) -> PartyEngine:
-        assert isinstance(model, VerticalNetwork)
-        owners = for_owners(statement_of(self._experiment, None), None)
-        self._split = host = PartyHost(self._experiment.split, model, dataset, self._split_address, keys)
-        made = PartyEngine(
-            host,
-            dataset,
-            partial(members_in, self._authority.folder.parent),
+        owners = for_owners(algorithm.unprotected if mechanism is None else mechanism.statement(), plan)
+        fleet = Fleet(
             grid=self._grid,
             experiment=self._experiment,
-            algorithm=algorithm,
-            privacy=owners,
+            folder=self._folder,
             sign=self._authority.sign,
-            path=self._folder.path / "nodes.json",
-            on_notice=self._events.notice,
+            members=partial(members_in, self._authority.folder.parent),
+            notice=self._events.notice,
+            address=self._split_address,
+            keys=self._authority.server_keys if self._split_tls else None,
+            run_id=hashlib.sha256(f"run {self.private_seed}".encode()).hexdigest()[:16],
+            owners=owners,
         )
+        made, self._host = engine_of(fleet, algorithm, dataset, model, plan)
         self._parts = made, dataset, model
         made.presence.progress = self._progress(owners)
         return made
 
     def close(self) -> None:
-        """Let go of the split server's port."""
-        if self._split is not None:
-            self._split.close()
+        """Let go of the streams' port."""
+        if self._host is not None:
+            self._host.close()
 
     def after_round(self, metrics: RoundMetrics) -> None:
         """Watch for drift, and deliver the model as it is, as often as the experiment says."""
@@ -251,8 +203,8 @@ class NodesOfAGrid:
         """
         engine, _, _ = self._all
         engine.presence.progress |= {"finished": {"accuracy": result["accuracy"], "rounds": result["rounds"]}}
-        if self._experiment.split.parties:
-            self._events.notice("no model is delivered: it needs the features of all parties")
+        if engine.keeps_model:
+            self._events.notice(f"no model is delivered: {engine.keeps_model}")
             return
         facts = result["tflite"].get(DELIVERED)
         if facts is None:
@@ -283,9 +235,6 @@ class NodesOfAGrid:
         took, asked = engine.deliver(self._delivery)
         if asked:
             self._events.notice(f"model version {version}: {took} of {asked} nodes took it into use")
-
-    def _making(self) -> None:
-        self._events.notice("making the training graph, for nodes without torch")
 
     _delivery: Delivery | None = None
 

@@ -7,26 +7,22 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgekit import arrays, plugins
+from edgekit import algorithms, arrays, plugins
 from edgekit.clients.torch_trainer import load_weights
 from edgekit.data import FederatedDataset
-from edgekit.data import load as load_data
 from edgekit.data.federated import Floats
-from edgekit.data.sources import load_vertical
-from edgekit.data.vertical import VerticalDataset
 from edgekit.errors import EdgekitError, ModelError, RunFolderError, UsageError
 from edgekit.experiment import Experiment
 from edgekit.export.tflite import check_calibration
-from edgekit.models import build
-from edgekit.models.vertical import build_vertical
 from edgekit.runfolder import RunFolder
 
 
 def load_dataset(experiment: Experiment) -> FederatedDataset:
     """Return an experiment's dataset; where whole clients are protected, calibration examples are whole groups too."""
-    if experiment.split.parties:
-        return load_vertical(experiment.data, experiment.split.parties, experiment.split.coverage, experiment.seed)
-    return load_data(experiment.data, experiment.seed, whole_groups=experiment.privacy.unit == "client")
+    whole_groups = experiment.privacy.unit == "client"
+    return algorithms.kind(experiment.split).dataset(
+        experiment.data, experiment.split, experiment.seed, whole_groups=whole_groups
+    )
 
 
 def build_network(experiment: Experiment, dataset: FederatedDataset, calibration: Floats | None = None) -> nn.Module:
@@ -40,11 +36,8 @@ def build_network(experiment: Experiment, dataset: FederatedDataset, calibration
     Raises:
         EdgekitError: it cannot be built.
     """
-    model, shape, classes = experiment.model, dataset.shape, len(dataset.classes)
-    if isinstance(dataset, VerticalDataset):
-        embedding = experiment.split.embedding
-        return build_vertical(model, shape, dataset.widths, embedding, classes, experiment.seed, calibration)
-    return build(model, shape, classes, experiment.seed, calibration)
+    network = algorithms.kind(experiment.split).network
+    return network(experiment.model, experiment.split, dataset, experiment.seed, calibration)
 
 
 def load_run(folder: RunFolder, experiment: Experiment) -> tuple[nn.Module, FederatedDataset]:

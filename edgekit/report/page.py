@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.data import FederatedDataset
-from edgekit.data.vertical import VerticalDataset
 from edgekit.experiment import Experiment
 from edgekit.guarantee import Plan, Statement
 from edgekit.privacy.statement import covered, not_covered
@@ -67,7 +66,7 @@ def write_report(
     rounds = list(read_lines(folder.metrics))
     shown = range(min(dataset.clients, SHOWN_CLIENTS))
     nodes = by_kind(folder)
-    parties = dataset.parties if isinstance(dataset, VerticalDataset) else ()
+    parties = dataset.parties
     drawn, unreadable = {}, 0
     if not nodes and not parties:
         histogram, unreadable = _histogram(dataset, shown)

@@ -9,7 +9,7 @@ from torch import nn
 
 from edgekit import __version__
 from edgekit.algorithms.base import Algorithm
-from edgekit.clients.split.cohort import Plan as SplitPlan
+from edgekit.algorithms.split.simulated import Plan as SplitPlan
 from edgekit.data import FederatedDataset
 from edgekit.export.training.file import training_file
 from edgekit.export.training.split_file import split_file

@@ -5,28 +5,24 @@ from functools import partial
 
 from torch import nn
 
-from edgekit.algorithms.base import Algorithm, plain_update, with_mu
-from edgekit.asks import WEIGHTS, Ask, Reply, Scored
+from edgekit.algorithms.base import Algorithm
+from edgekit.algorithms.interactive import Counterpart, Interactive
+from edgekit.asks import Ask, Scored
 from edgekit.clients.cohort import VectorisedTrainer, obstacle
 from edgekit.clients.halves import keeps
 from edgekit.clients.litert import LiteRTTrainer
 from edgekit.clients.others import Others
-from edgekit.clients.simulated import SimulatedClients, Trainers, failed
-from edgekit.clients.split.cohort import SplitTrainer
+from edgekit.clients.simulated import SimulatedClients, Trainers
 from edgekit.clients.states import ClientStates
 from edgekit.clients.torch_trainer import TorchTrainer
 from edgekit.clients.trainer import CohortTrainer, OneTrainer
 from edgekit.data import FederatedDataset
-from edgekit.data.vertical import VerticalDataset
 from edgekit.errors import ExperimentError, ModelError
 from edgekit.models import check_private
-from edgekit.models.vertical import VerticalNetwork
 from edgekit.runfolder import RunFolder
 from edgekit.server.engines.base import Draw, Exchanged
 from edgekit.server.engines.graphs import kept_training_graph
 from edgekit.server.settings import Sections
-from edgekit.server.split import choose_cut, split_trainer
-from edgekit.server.vertical import VerticalTrainer
 from edgekit.transforms.base import Transform
 
 
@@ -59,26 +55,14 @@ class LocalEngine:
     ) -> None:
         self._experiment, self._dataset, self._model = experiment, dataset, model
         self._on_notice = on_notice
-        self._clients: SimulatedClients | _Parties
-        cohort_trainer: CohortTrainer | None
-        single: OneTrainer
-        self._split: SplitTrainer | VerticalTrainer | None = None
+        single: OneTrainer = TorchTrainer(model)
+        cohort_trainer: CohortTrainer | None = None
         others: Others[Trainers] | None = None
-        if isinstance(dataset, VerticalDataset):
-            assert isinstance(model, VerticalNetwork)
-            self._split = parties = VerticalTrainer(experiment.split, model, dataset, seed, on_notice)
-            self.trainer = f"split learning with {dataset.clients} parties that hold different features"
-            self._clients = _Parties(parties)
-            return
-        split_clients: SplitTrainer | None = None
-        if experiment.split.cut:
-            split = experiment.split
-            if split.cut == "auto":
-                split = choose_cut(experiment, model, dataset, on_notice)
-            single = cohort_trainer = self._split = split_clients = split_trainer(split, model, dataset)
-            self.trainer = f"split learning, cut behind {split.cut}"
-            if dataset.total_examples is not None:
-                on_notice(self._split_costs(split_clients, experiment, dataset.total_examples / dataset.clients))
+        self._counterpart: Counterpart | None = None
+        if isinstance(algorithm, Interactive):
+            training = experiment.training.plain()
+            self._counterpart = algorithm.counterpart(model, dataset, training, seed, on_notice)
+            self.trainer = self._counterpart.trainer
         elif experiment.training.trainer == "litert":
             if algorithm.modules:
                 raise ExperimentError(
@@ -87,9 +71,8 @@ class LocalEngine:
                 )
             making = partial(on_notice, "making the training graph")
             single = LiteRTTrainer(kept_training_graph(experiment, algorithm, dataset, model, run, making))
-            cohort_trainer, self.trainer = None, "one client at a time in LiteRT, as devices without torch train"
+            self.trainer = "one client at a time in LiteRT, as devices without torch train"
         else:
-            single = TorchTrainer(model)
             cohort_trainer, self.trainer = self._choose_trainer(model)
             others = self._others(algorithm)
         self._clients = SimulatedClients(
@@ -102,7 +85,7 @@ class LocalEngine:
             on_notice,
             transforms,
             others,
-            apart=split_clients is None or not split_clients.server.shared,
+            self._counterpart,
         )
 
     def choose(self, number: int, draw: Draw) -> list[int]:
@@ -113,15 +96,15 @@ class LocalEngine:
         """Return the clients' replies."""
         replies = self._clients.train(asks)
         answered = [reply.update for reply in replies if reply.update is not None]
-        if self._split is None:
+        if self._counterpart is None:
             return Exchanged(replies, sum(one.nbytes for one in answered), sum(ask.nbytes for ask in asks.values()))
-        up, down = self._split.take_traffic()  # beside their own parts: of the stream
-        size = self._split.device_bytes
+        up, down = self._counterpart.take_traffic()  # beside their own parts of the network
+        size = self._counterpart.device_bytes
         return Exchanged(replies, up + size * len(answered), down + size * len(asks))
 
     def measure(self, asks: Mapping[int, Ask]) -> Mapping[int, Scored]:
         """Return how good models are on what clients hold back."""
-        return {} if isinstance(self._clients, _Parties) else self._clients.measure(asks)
+        return self._clients.measure(asks)
 
     def name_of(self, client: int) -> str:
         """Return `client` and its number."""
@@ -134,15 +117,6 @@ class LocalEngine:
     def examples(self) -> int | None:
         """Return how many examples the dataset's clients own."""
         return self._dataset.total_examples
-
-    def _split_costs(self, split: SplitTrainer, experiment: Sections, share: float) -> str:
-        """Say what split learning moves, beside federated averaging, which people may not expect."""
-        stream = split.bytes_an_example * share * experiment.training.epochs + 2 * split.device_bytes
-        whole = 2 * sum(tensor.nbytes for tensor in self._model.state_dict().values())
-        return (
-            f"split learning moves about {stream / 1e6:.2g} MB a client and round, federated averaging would move "
-            f"{whole / 1e6:.2g} MB"
-        )
 
     def _others(self, algorithm: Algorithm) -> Others[Trainers]:
         """Return trainers of the method's further networks."""
@@ -166,24 +140,3 @@ class LocalEngine:
             raise ModelError(f"training.trainer is 'cohort', but {reason}: use 'auto'")
         self._on_notice(f"one client at a time: {reason}")
         return None, f"one client at a time: {reason}"
-
-
-class _Parties:
-    """Parties with features of the same people: they train together or not at all.
-
-    Args:
-        trainer: of all of them.
-    """
-
-    def __init__(self, trainer: VerticalTrainer) -> None:
-        self._trainer = trainer
-
-    def train(self, asks: Mapping[int, Ask]) -> list[Reply]:
-        """Return the whole network after the round, the same for all parties; or why there is none."""
-        try:
-            ask = next(iter(asks.values()))
-            trained = self._trainer.train(ask.bundles[WEIGHTS], with_mu(ask), ask.round, parties=len(asks))
-        except Exception as error:
-            return [failed(client, error) for client in asks]
-        update = plain_update(trained)
-        return [Reply(client, update) for client in asks]

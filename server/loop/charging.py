@@ -3,20 +3,15 @@
 import hashlib
 import secrets
 from collections.abc import Sequence
-from dataclasses import replace
 
 from edgekit.algorithms.base import Algorithm
-from edgekit.clients.split.device import RELEASES
 from edgekit.data import FederatedDataset
 from edgekit.errors import ExperimentError
-from edgekit.guarantee import UNPROTECTED, Charge, Plan, Schedule, Statement
-from edgekit.privacy import Ledger, mechanisms
-from edgekit.privacy.mechanisms.split_by_devices import SplitByDevices
-from edgekit.privacy.mechanisms.split_by_server import SplitByServer
+from edgekit.guarantee import Charge, Plan, Schedule
+from edgekit.privacy import Ledger
 from edgekit.runfolder import RunFolder
 from edgekit.server.loop import selection
 from edgekit.server.settings import Sections
-from edgekit.split.codec import LARGEST
 from edgekit.transforms.base import Mechanism, Transform
 
 
@@ -104,56 +99,6 @@ class Charging:
         return self._mechanism.charges(number, charged, draw)
 
 
-def check_method(experiment: Sections, algorithm: Algorithm) -> None:
-    """See that a method goes with split learning.
-
-    Raises:
-        ExperimentError: it does not.
-    """
-    if (experiment.split.cut or experiment.split.parties) and not algorithm.plain:
-        raise ExperimentError(
-            f"{_which(experiment)} has a client half of its own, which split learning leaves no room for"
-        )
-
-
-def mechanism_of(experiment: Sections) -> Mechanism | None:
-    """Return the mechanism of an experiment's privacy, not planned yet; None without privacy."""
-    privacy = experiment.privacy
-    if not (privacy.on and experiment.split.cut):
-        return mechanisms.make(privacy)
-    if privacy.noise == "server":
-        return SplitByServer(privacy)
-    return SplitByDevices(privacy, RELEASES, experiment.split.activation_clip, LARGEST)
-
-
-def statement_of(experiment: Sections, mechanism: Mechanism | None) -> Statement:
-    """Return what a run's privacy is in words."""
-    if mechanism is not None:
-        return mechanism.statement()
-    if experiment.split.parties:
-        return BETWEEN_PARTIES
-    return CUT if experiment.split.cut else UNPROTECTED
-
-
-CUT = replace(
-    UNPROTECTED,
-    owners="Split learning is not private: whoever runs the coordinator sees what this device's part of the network "
-    "makes of every example, and may rebuild examples and labels from it",
-)
-BETWEEN_PARTIES = replace(
-    UNPROTECTED,
-    open=(
-        "Nothing is protected: the coordinator sees what each party's network makes of its people and may rebuild "
-        "features from it, learns how many people a party has and which of those that it asks about; a party learns "
-        "which of its own are trained on and how many the coordinator asks about, and may tell labels from the "
-        "gradients. Ids that nobody asks about stay hidden.",
-    ),
-    owners="Learning with other parties is not private: whoever runs the coordinator sees what this device's network "
-    "makes of its people and may rebuild their features from it, learns how many there are and whom of those that it "
-    "asks about this device knows, and may ask about anybody",
-)
-
-
 def planned(
     experiment: Sections,
     dataset: FederatedDataset,
@@ -169,7 +114,8 @@ def planned(
     """
     if mechanism is None:
         return None
-    federation, which = experiment.federation, _which(experiment)
+    federation = experiment.federation
+    which = f"federation.{'strategy' if federation.strategy else 'algorithm'} {federation.method}"
     if algorithm.losses:
         raise ExperimentError(f"{which} needs the clients' losses, which private clients keep")
     mechanism.check(algorithm, which, transforms)
@@ -179,8 +125,3 @@ def planned(
     epochs, bundles = experiment.training.epochs, tuple(algorithm.bundles)
     mechanism.plan(Schedule(federation.rounds, sampling.amplifies, epochs, bundles, federation.method))
     return mechanism
-
-
-def _which(experiment: Sections) -> str:
-    federation = experiment.federation
-    return f"federation.{'strategy' if federation.strategy else 'algorithm'} {federation.method}"

@@ -14,7 +14,7 @@ from edgekit.arrays import problem_with
 from edgekit.asks import Ask, Scored, State
 from edgekit.clients.torch_trainer import learnt, state
 from edgekit.data import FederatedDataset
-from edgekit.errors import DataError, TrainingError
+from edgekit.errors import DataError, ExperimentError, TrainingError
 from edgekit.guarantee import Plan, Statement
 from edgekit.local_settings import LocalSettings
 from edgekit.models import check_private
@@ -23,7 +23,7 @@ from edgekit.runfolder import RunFolder, append_line
 from edgekit.server.engines.base import Engine
 from edgekit.server.engines.local import LocalEngine
 from edgekit.server.loop import checkpoint, selection
-from edgekit.server.loop.charging import Charging, check_method, mechanism_of, planned, statement_of
+from edgekit.server.loop.charging import Charging, planned
 from edgekit.server.loop.checkpoint import Checkpoint
 from edgekit.server.loop.evaluation import evaluate
 from edgekit.server.loop.merging import Merging, moved_on
@@ -82,14 +82,18 @@ class Coordinator:
         self.cohort = cohort
         self.scores: Mapping[int, Scored] = {}
         """How good the model is for single clients, as they told last."""
-        mechanism = mechanism_of(experiment)
+        mechanism = algorithms.mechanism_of(experiment.privacy, experiment.split)
         transforms = chain.make(experiment.federation.transforms)
         self.algorithm = algorithms.make(
             experiment.federation,
+            experiment.split,
             released=Chain(transforms, mechanism).sums,
             measures=experiment.data.client_test_fraction > 0,
         )
-        check_method(experiment, self.algorithm)
+        if self.algorithm.interactive and any(one.on_clients for one in transforms):
+            raise ExperimentError(
+                "federation.transforms: clients that have parts of a network alone have no update to transform"
+            )
         if experiment.privacy.on:
             check_private(model)
         self.mechanism = planned(experiment, dataset, self.algorithm, mechanism, transforms)
@@ -133,7 +137,7 @@ class Coordinator:
     @property
     def statement(self) -> Statement:
         """What privacy covers, in words."""
-        return statement_of(self.experiment, self.mechanism)
+        return self.algorithm.unprotected if self.mechanism is None else self.mechanism.statement()
 
     def run(self) -> Outcome:
         """Train from the newest checkpoint, or from the start, to the last round.
@@ -194,8 +198,8 @@ class Coordinator:
 
     @property
     def _never_the_same(self) -> bool:
-        """Whether a round that is run again releases something new: what split server and devices answer each other."""
-        return self.mechanism is not None and bool(self.experiment.split.cut) and not self.engine.repeatable
+        """Whether a round that is run again releases something new: what server and devices answer each other."""
+        return self.mechanism is not None and self.algorithm.interactive and not self.engine.repeatable
 
     def _whom(self, cohort: Sequence[int]) -> Sequence[int] | None:
         return None if self.engine.is_everyone(cohort) else cohort

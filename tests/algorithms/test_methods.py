@@ -5,9 +5,8 @@ import pytest
 from torch import nn
 
 from edgekit.algorithms.base import step_weight
-from edgekit.clients import batches
 from edgekit.clients.torch_trainer import state
-from edgekit.data import load
+from edgekit.data import batches, load
 from edgekit.errors import ExperimentError, TrainingError
 from edgekit.randomness import generator
 from edgekit.registry import ALGORITHMS

@@ -5,6 +5,7 @@ import pytest
 
 from edgekit import wire
 from edgekit.arrays import to_bytes
+from edgekit.asks import Ask
 from edgekit.clients import LocalSettings
 from edgekit.clients.node.folder import NodeSettings
 from edgekit.clients.node.party import NotAlignedError, Party
@@ -105,7 +106,7 @@ def test_rounds_need_an_alignment_and_places_that_are_there(table):
     party = Party(_task(), "torch", _node_settings(data=f"csv:{table}", party="clinic"))
 
     def begun(settings=SOME, **facts):
-        return party.begin(wire.Message(facts), _weights(), settings, 1)
+        return party.begin(wire.Message(facts), Ask({"weights": _weights()}, settings=settings), None)
 
     with pytest.raises(NotAlignedError):
         begun(alignment="")
@@ -117,8 +118,7 @@ def test_rounds_need_an_alignment_and_places_that_are_there(table):
     assert points["again"].shape == (2, 32)
     assert points["own"].shape == (3, 32)
     good = {"alignment": facts["alignment"], "places": np.array([2, 0], "<i8").tobytes()}
-    device = begun(**good)
-    assert sum(map(len, device.batches)) == 2
+    assert begun(**good).about == "features of 2 people"
     for bad, complaint in (
         ({"alignment": "another"}, "has not been aligned with the others"),
         ({"places": b"123"}, "places cannot be read"),

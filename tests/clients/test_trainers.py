@@ -10,10 +10,11 @@ from opacus import PrivacyEngine
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from edgekit.clients import LocalSettings, LocalTask, Train, batches
+from edgekit.clients import LocalSettings, LocalTask, Train
 from edgekit.clients.cohort import VectorisedTrainer, obstacle
 from edgekit.clients.cohort.depthwise import shifted_depthwise
 from edgekit.clients.torch_trainer import TorchTrainer, state
+from edgekit.data import batches
 from edgekit.errors import TrainingError
 from edgekit.models import build
 from edgekit.models.settings import Model

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from edgekit.asks import Ask, Update
-from edgekit.clients import LocalSettings, LocalTask, Train, batches
+from edgekit.clients import LocalSettings, LocalTask, Train
 from edgekit.clients.halves import protected
 from edgekit.clients.litert import LiteRTTrainer
 from edgekit.clients.torch_trainer import state
-from edgekit.data import Examples
+from edgekit.data import Examples, batches
 from edgekit.data.audio import log_mel
 from edgekit.data.settings import Audio
 from edgekit.export.training.file import training_file

@@ -8,12 +8,11 @@ from dp_accounting import dp_event
 from dp_accounting.rdp import RdpAccountant
 from opacus.accountants import PRVAccountant, RDPAccountant
 
+from edgekit.algorithms.split.mechanisms import SplitByDevices, SplitByServer
 from edgekit.errors import PrivacyError
 from edgekit.privacy import Charge, Ledger, Schedule, epsilon, gaussian, mechanisms, solve_noise_multiplier
 from edgekit.privacy.events import dp_event as as_dp_event
 from edgekit.privacy.events import tree
-from edgekit.privacy.mechanisms.split_by_devices import SplitByDevices
-from edgekit.privacy.mechanisms.split_by_server import SplitByServer
 from edgekit.privacy.settings import Privacy
 from edgekit.privacy.statement import covered, not_covered
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from edgekit import arrays
+from edgekit.algorithms.split.plan import with_figures
 from edgekit.clients.torch_trainer import state
 from edgekit.data import Examples, FederatedDataset
 from edgekit.devices import profile as profiles
@@ -22,7 +23,6 @@ from edgekit.server.engines.local import LocalEngine
 from edgekit.server.loop import checkpoint
 from edgekit.server.loop.evaluation import evaluate
 from edgekit.server.loop.sync import Coordinator
-from edgekit.split.plan import with_figures
 
 ARGUMENTS = {
     "Bulyan": ["federation.arguments.num_malicious_nodes=0"],

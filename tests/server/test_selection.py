@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgekit.algorithms import mechanism_of
 from edgekit.algorithms.base import Algorithm
 from edgekit.data import load
 from edgekit.errors import ExperimentError, TrainingError
@@ -14,7 +15,7 @@ from edgekit.models import build
 from edgekit.privacy import epsilon
 from edgekit.runfolder import RunFolder
 from edgekit.server.loop import selection
-from edgekit.server.loop.charging import mechanism_of, planned
+from edgekit.server.loop.charging import planned
 from edgekit.server.loop.selection import Poisson, Sampling, Uniform
 from edgekit.server.loop.sync import Coordinator
 
@@ -47,7 +48,8 @@ def test_privacy_counts_on_what_a_selector_says_of_its_sampling(make_experiment,
     for name in ("poisson", "uniform"):
         chosen = ["privacy.unit=client", "federation.cohort=4", "data.clients=40", f"federation.selector={name}"]
         experiment = make_experiment(*chosen)
-        plans[name] = planned(experiment, digits, Algorithm(), mechanism_of(experiment)).plan_made
+        made = mechanism_of(experiment.privacy, experiment.split)
+        plans[name] = planned(experiment, digits, Algorithm(), made).plan_made
     assert (plans["poisson"].sample_rate, plans["uniform"].sample_rate) == (0.1, 1.0)
     assert plans["uniform"].noise_multiplier > 1.5 * plans["poisson"].noise_multiplier
     for plan in plans.values():

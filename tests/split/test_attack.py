@@ -7,6 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from edgekit.algorithms.split import attack
+from edgekit.algorithms.split.server import in_parts
+from edgekit.algorithms.split.settings import Split
 from edgekit.clients import LocalSettings, LocalTask
 from edgekit.clients.torch_trainer import state
 from edgekit.data import Examples
@@ -14,9 +17,6 @@ from edgekit.errors import UsageError
 from edgekit.models import build
 from edgekit.models.settings import Model
 from edgekit.pipeline.attacking import attack_split, table
-from edgekit.server import attack
-from edgekit.server.split import in_parts
-from edgekit.split.settings import Split
 
 
 @pytest.fixture

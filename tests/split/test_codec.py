@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from edgekit.algorithms.split.codec import CODECS, TOP_SHARE, Coded, decode, encode
 from edgekit.errors import RefusedError
-from edgekit.split.codec import CODECS, TOP_SHARE, Coded, decode, encode
 
 
 @pytest.fixture

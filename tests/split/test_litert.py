@@ -3,9 +3,13 @@
 import numpy as np
 import pytest
 
+from edgekit.algorithms.interactive import steps
+from edgekit.algorithms.split.device import Device
+from edgekit.algorithms.split.line import DirectLine
+from edgekit.algorithms.split.server import split_cohort
+from edgekit.algorithms.split.settings import Split
 from edgekit.clients import LocalSettings, LocalTask, Train
-from edgekit.clients.split.by_litert import LiteRTDevice
-from edgekit.clients.split.device import Device
+from edgekit.clients.litert_parts import LiteRTDevice
 from edgekit.clients.torch_trainer import TorchTrainer, state
 from edgekit.data import Examples
 from edgekit.errors import DataError, ExportError, ModelError, TrainingError
@@ -14,9 +18,6 @@ from edgekit.export.training.split_file import split_file
 from edgekit.export.training.steps import Options
 from edgekit.models import build
 from edgekit.models.settings import Model
-from edgekit.server.split import split_trainer
-from edgekit.split.line import DirectLine
-from edgekit.split.settings import Split
 
 NETWORKS = {
     "dscnn": (Model(name="dscnn", norm="group", width=0.5), "layers.3"),
@@ -35,7 +36,7 @@ def made(request, digits):
     settings, cut = NETWORKS[name]
     model = build(settings, (1, 8, 8), 10, 0)
     split = Split(cut=cut, labels=labels)
-    plan = split_trainer(split, model, digits).plan
+    plan = split_cohort(split, model, digits).plan
     parts = plan.device
     content, error = split_file(
         parts.bottom, parts.tail, (1, 8, 8), plan.terms.crossing, 10, Options(batch=8, private=False), {}
@@ -51,12 +52,12 @@ def _task(block):
 def test_the_parts_train_as_torch_does_in_one_piece(made, blocks, digits):
     model, split, device = made
     (block,) = blocks(21)  # the last batch of an epoch is not full
-    trainer = split_trainer(split, model, digits)
+    trainer = split_cohort(split, model, digits)
     trainer.server.begin(state(model), WORK, 0)
     line = DirectLine(lambda message: trainer.server.answer(0, message), "float32")
     ours = Device(device, trainer.plan.terms, state(model), _task(block), WORK)
     device.check(state(model), block, WORK)
-    for _ in ours.train(line):
+    for _ in steps(ours.exchanges(), line):
         pass
     update = ours.update()
     theirs = TorchTrainer(model).train(Train(state(model), WORK), _task(block))
@@ -73,12 +74,12 @@ def test_a_window_leaves_batches_under_way_their_weights(made, blocks, digits):
     split = split.model_copy(update={"window": 4})
     found = []
     for kind in ("litert", "torch"):
-        trainer = split_trainer(split, model, digits)
+        trainer = split_cohort(split, model, digits)
         trainer.server.begin(state(model), WORK, 0)
         line = DirectLine(lambda message, trainer=trainer: trainer.server.answer(0, message), "float32")
         by = device if kind == "litert" else trainer.plan.device
         one = Device(by, trainer.plan.terms, state(model), _task(block), WORK)
-        for _ in one.train(line):
+        for _ in steps(one.exchanges(), line):
             pass
         found.append(one.update().arrays)
     for name in found[0]:
@@ -90,7 +91,7 @@ def test_private_steps_are_those_of_torch(name, blocks, digits):
     """Clipped, in pieces where a Poisson batch is larger than the file's, and with the noise of the same draws."""
     settings, cut = NETWORKS[name]
     model = build(settings, (1, 8, 8), 10, 0)
-    trainer = split_trainer(Split(cut=cut), model, digits)
+    trainer = split_cohort(Split(cut=cut), model, digits)
     parts = trainer.plan.device
     content, error = split_file(
         parts.bottom, parts.tail, (1, 8, 8), trainer.plan.terms.crossing, 10, Options(batch=8, private=True), {}
@@ -112,7 +113,7 @@ def test_private_steps_are_those_of_torch(name, blocks, digits):
             trainer.server.begin(state(model), work, 0, [21])
             line = DirectLine(lambda message: trainer.server.answer(0, message), "float32")
             one = Device(by, trainer.plan.terms, state(model), _task(data), work)
-            for _ in one.train(line):
+            for _ in steps(one.exchanges(), line):
                 pass
             update = one.update()
             assert update.loss is None
@@ -126,7 +127,7 @@ def test_private_steps_are_those_of_torch(name, blocks, digits):
         device.check(state(model), block, noisy)
     small = Examples(block.x[:8], block.y[:8])
     one = Device(device, trainer.plan.terms, state(model), _task(small), noisy)
-    for _ in one.train(line):
+    for _ in steps(one.exchanges(), line):
         pass
     moved = [(array - state(model)[weight]).ravel() for weight, array in one.update().arrays.items()]
     assert 8 * np.concatenate(moved).std() == pytest.approx(2 * 5.0 * 0.3, rel=0.1)

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from edgekit.clients import LocalSettings, LocalTask, Train
+from edgekit.algorithms.interactive import trained_alike
+from edgekit.algorithms.split.device import half
+from edgekit.algorithms.split.plan import WHOLE, best, compare, verdict, with_figures
+from edgekit.algorithms.split.server import split_cohort
+from edgekit.algorithms.split.settings import Split
+from edgekit.clients import LocalSettings, LocalTask
 from edgekit.clients.settings import Training
 from edgekit.clients.torch_trainer import state
 from edgekit.data import Examples
@@ -15,9 +20,6 @@ from edgekit.models import build
 from edgekit.models.cost import kept, macs
 from edgekit.models.cut import CutModel
 from edgekit.models.settings import Model
-from edgekit.server.split import split_trainer
-from edgekit.split.plan import WHOLE, best, compare, verdict, with_figures
-from edgekit.split.settings import Split
 
 FIGURES = {"gflops": 8.0, "mbit_up": 10.0, "mbit_down": 40.0, "latency_ms": 20.0, "busy_watts": 5.0}
 TRAINING = Training(epochs=2, batch_size=8).plain()
@@ -41,10 +43,10 @@ def _by_name(ways):
 @pytest.mark.parametrize("codec", ["float32", "float16", "int8", "top-k"])
 def test_a_cut_moves_what_training_moves(model, pi, digits, labels, codec):
     cut, examples = "layers.5", 64
-    trainer = split_trainer(Split(cut=cut, labels=labels, codec=codec), model, digits)
+    trainer = split_cohort(Split(cut=cut, labels=labels, codec=codec), model, digits)
     block = Examples(digits.test.x[:examples], digits.test.y[:examples])
     task = LocalTask(block, np.random.default_rng(0), np.random.default_rng(0))
-    trainer.train_cohort([Train(state(model), LocalSettings(epochs=2, batch_size=8))], [task])
+    trained_alike(half, trainer, state(model), LocalSettings(epochs=2, batch_size=8), [task])
     up, down = trainer.take_traffic()
     way = _by_name(compare(model, (1, 8, 8), examples, TRAINING, Split(labels=labels, codec=codec), pi))[cut]
     assert way.bytes_up == pytest.approx(up + trainer.device_bytes, rel=1e-6)

@@ -9,10 +9,21 @@ from dp_accounting import dp_event
 from dp_accounting.pld import PLDAccountant
 from opacus.grad_sample import GradSampleModule
 
+from edgekit.algorithms.interactive import alone, trained_alike
+from edgekit.algorithms.split import part as part_module
+from edgekit.algorithms.split.codec import LARGEST
+from edgekit.algorithms.split.device import RELEASES, half
+from edgekit.algorithms.split.hiding import Noise, clipped, distance_correlation, noised, through_clip
+from edgekit.algorithms.split.line import DirectLine
+from edgekit.algorithms.split.mechanisms import SplitByDevices, SplitByServer
+from edgekit.algorithms.split.messages import Backward, Forward
+from edgekit.algorithms.split.part import Part
+from edgekit.algorithms.split.server import in_parts, split_cohort
+from edgekit.algorithms.split.settings import Split
+from edgekit.algorithms.split.wire import pack_answer, read_answer
 from edgekit.clients import LocalSettings, LocalTask, Train
 from edgekit.clients.budget import Budget
 from edgekit.clients.cohort import VectorisedTrainer
-from edgekit.clients.split.device import RELEASES
 from edgekit.clients.torch_trainer import TorchTrainer, state
 from edgekit.data import Examples
 from edgekit.errors import ExperimentError, ModelError, PrivacyError, TrainingError
@@ -20,18 +31,7 @@ from edgekit.models import build
 from edgekit.models.settings import Model
 from edgekit.pipeline import job
 from edgekit.privacy import Ledger, Schedule
-from edgekit.privacy.mechanisms.split_by_devices import SplitByDevices
-from edgekit.privacy.mechanisms.split_by_server import SplitByServer
 from edgekit.privacy.settings import Privacy
-from edgekit.server.split import in_parts, split_trainer
-from edgekit.split import part as part_module
-from edgekit.split.codec import LARGEST
-from edgekit.split.hiding import Noise, clipped, distance_correlation, noised, through_clip
-from edgekit.split.line import DirectLine
-from edgekit.split.messages import Backward, Forward
-from edgekit.split.part import Part
-from edgekit.split.settings import Split
-from edgekit.split.wire import pack_answer, read_answer
 
 CUT = "layers.3"
 
@@ -46,8 +46,8 @@ def tasks(blocks):
 
 
 def train(model, data, digits, settings, **split):
-    trainer = split_trainer(Split(**{"cut": CUT, **split}), model, digits)
-    return trainer, trainer.train_cohort([Train(state(model), settings)] * len(data), tasks(data))
+    trainer = split_cohort(Split(**{"cut": CUT, **split}), model, digits)
+    return trainer, trained_alike(half, trainer, state(model), settings, tasks(data))
 
 
 def close(one, other, tolerance=1e-5):
@@ -56,7 +56,7 @@ def close(one, other, tolerance=1e-5):
 
 def test_a_part_clips_what_opacus_finds_with_the_gradient_from_elsewhere(model, digits, blocks):
     (block,) = blocks(12)
-    plan = split_trainer(Split(cut=CUT), model, digits).plan
+    plan = split_cohort(Split(cut=CUT), model, digits).plan
     bottom = plan.device.bottom
     gradient = torch.randn(12, *plan.terms.crossing[0], generator=torch.Generator().manual_seed(1)) / 12
     x = torch.from_numpy(block.x)
@@ -109,7 +109,7 @@ def test_everything_that_leaves_the_device_is_clipped_and_noised(model, digits):
     )
     seen = {}
     for name, multiplier in (("noised", z), ("quiet", 1e-30)):
-        trainer = split_trainer(Split(cut=CUT, activation_clip=bound), model, digits)
+        trainer = split_cohort(Split(cut=CUT, activation_clip=bound), model, digits)
         answer = trainer.server.answer
 
         def listening(client, message, answer=answer, name=name):
@@ -118,7 +118,7 @@ def test_everything_that_leaves_the_device_is_clipped_and_noised(model, digits):
 
         trainer.server.answer = listening
         work = LocalSettings(**{**vars(settings), "noise_multiplier": multiplier})
-        seen[f"{name} weights"] = trainer.train_cohort([Train(state(model), work)], tasks([block]))[0].arrays
+        seen[f"{name} weights"] = trained_alike(half, trainer, state(model), work, tasks([block]))[0].arrays
         seen[f"{name} device"] = list(trainer.plan.device_like)
     (forward, backward), (quiet_forward, quiet_backward) = seen["noised"], seen["quiet"]
     assert isinstance(forward, Forward)
@@ -262,8 +262,8 @@ def test_no_peek_lowers_the_distance_correlation(digits):
     work = LocalSettings(batch_size=20, epochs=20, learning_rate=0.1)
     found = {}
     for weight in (0.0, 1.0):
-        trainer = split_trainer(Split(cut="layers.2", no_peek=weight), model, digits)
-        (update,) = trainer.train_cohort([Train(state(model), work)], tasks([block]))
+        trainer = split_cohort(Split(cut="layers.2", no_peek=weight), model, digits)
+        (update,) = trained_alike(half, trainer, state(model), work, tasks([block]))
         bottom = Part(trainer.plan.device.bottom, update.arrays, 0.1)
         z = bottom.forward(torch.from_numpy(block.x), wants_gradient=False).y.detach().numpy()
         found[weight] = distance_correlation(block.x, z)[0]
@@ -294,14 +294,14 @@ def test_a_device_does_not_take_the_coordinators_word_for_it(model, digits, bloc
     (block,) = blocks(8)
     (task,) = tasks([block])
     work = LocalSettings(work="local-dp", batch_size=8, noise_multiplier=1.0)
-    plan = split_trainer(Split(cut=CUT, no_peek=1.0), model, digits).plan
+    plan = split_cohort(Split(cut=CUT, no_peek=1.0), model, digits).plan
     with pytest.raises(TrainingError, match="NoPeek's penalty, which mixes"):
         plan.begin(state(model), task, work)
     mixing = torch.nn.Sequential(
         torch.nn.Flatten(), torch.nn.Linear(64, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 8), torch.nn.ReLU(),
         torch.nn.Linear(8, 10),
     )  # fmt: skip
-    device = split_trainer(Split(cut="2"), mixing, digits).plan.device
+    device = split_cohort(Split(cut="2"), mixing, digits).plan.device
     with pytest.raises(ModelError, match="BatchNorm1d"):
         device.check(state(mixing), block, work)
     with pytest.raises(TrainingError, match="the network is not cut"):
@@ -343,15 +343,14 @@ def test_an_output_that_no_device_would_take_is_not_sent(digits, blocks):
         sent.append(read_answer(pack_answer(answer, 1, "float32")))  # which refuses what no training gives
         return answer
 
-    for _ in plan.begin(weights, tasks([block])[0], settings).train(DirectLine(travelling, "float32")):
-        pass
+    alone(plan.begin(weights, tasks([block])[0], settings).exchanges(), DirectLine(travelling, "float32"))
     output = sent[0].activation
     assert sum(not row.any() for row in output) == 1
 
 
 def test_many_examples_at_once_are_clipped_as_few(model, digits, blocks):
     (block,) = blocks(150)
-    bottom = split_trainer(Split(cut=CUT), model, digits).plan.device.bottom
+    bottom = split_cohort(Split(cut=CUT), model, digits).plan.device.bottom
     found = []
     for at_once in (64, 7):
         part = Part(bottom, state(model), learning_rate=1.0)

@@ -11,20 +11,22 @@ import grpc
 import numpy as np
 import pytest
 
-from edgekit.clients import LocalSettings, LocalTask, Train
-from edgekit.clients.split.stream import StreamLine
+from edgekit.algorithms.interactive import steps, trained_alike
+from edgekit.algorithms.split import split_pb2 as pb
+from edgekit.algorithms.split import split_pb2_grpc as stubs
+from edgekit.algorithms.split.device import half
+from edgekit.algorithms.split.messages import Forward
+from edgekit.algorithms.split.server import split_cohort
+from edgekit.algorithms.split.service import SplitService, listen
+from edgekit.algorithms.split.settings import Split
+from edgekit.algorithms.split.stream import StreamLine
+from edgekit.algorithms.split.wire import OPTIONS, PROTOCOL, pack_asked
+from edgekit.clients import LocalSettings, LocalTask
 from edgekit.clients.torch_trainer import state
 from edgekit.errors import LinkDownError, RefusedError, ServeError
 from edgekit.models import build
 from edgekit.models.settings import Model
 from edgekit.server.deployment.authority import Authority
-from edgekit.server.split import split_trainer
-from edgekit.server.split_stream import SplitService, listen
-from edgekit.split import split_pb2 as pb
-from edgekit.split import split_pb2_grpc as stubs
-from edgekit.split.messages import Forward
-from edgekit.split.settings import Split
-from edgekit.split.wire import OPTIONS, PROTOCOL, pack_asked
 
 WORK = LocalSettings(batch_size=8, epochs=2, learning_rate=0.1, momentum=0.9)
 CUT = "layers.5"
@@ -38,7 +40,7 @@ def made(digits):
     def make(clients=1, keys=None, **split):
         model = build(Model(name="dscnn", norm="group", width=0.5), (1, 8, 8), 10, 0)
         settings = Split(cut=CUT, **split)
-        trainer = split_trainer(settings, model, digits)
+        trainer = split_cohort(settings, model, digits)
         trainer.server.begin(state(model), WORK, 0)
         service = SplitService(trainer.server, settings.codec, settings.window)
         server, port = listen(service, "127.0.0.1:0", clients, keys)
@@ -56,7 +58,7 @@ def _task(block):
 
 def _round(model, trainer, line, block, between=lambda step: None):
     device = trainer.plan.begin(state(model), _task(block), WORK)
-    for step, _ in enumerate(filter(None, device.train(line)), 1):
+    for step, _ in enumerate(filter(None, steps(device.exchanges(), line)), 1):
         between(step)
     return device.update().arrays
 
@@ -70,7 +72,7 @@ def _same(one, other):
 def test_a_client_over_grpc_ends_with_the_bits_of_one_in_process(made, blocks, labels, codec, window):
     (block,) = blocks(50)
     model, trainer, service, port = made(labels=labels, codec=codec, window=window)
-    (direct,) = trainer.train_cohort([Train(state(model), WORK)], [_task(block)])
+    (direct,) = trained_alike(half, trainer, state(model), WORK, [_task(block)])
     trainer.server.begin(state(model), WORK, 0)
     with StreamLine(f"127.0.0.1:{port}", service.admit(0), codec, 60) as line:
         ours = _round(model, trainer, line, block) | trainer.server.weights(0)
@@ -85,7 +87,7 @@ def test_a_client_over_grpc_ends_with_the_bits_of_one_in_process(made, blocks, l
 def test_a_link_that_breaks_again_and_again_costs_no_step(made, blocks, proxy):
     (block,) = blocks(60)
     model, trainer, service, port = made()
-    (direct,) = trainer.train_cohort([Train(state(model), WORK)], [_task(block)])
+    (direct,) = trained_alike(half, trainer, state(model), WORK, [_task(block)])
     trainer.server.begin(state(model), WORK, 0)
     link = proxy(port)
     with StreamLine(link.address, service.admit(0), "float32", 60) as line:
@@ -191,7 +193,7 @@ def test_the_end_of_a_round_outlives_a_broken_link(made, proxy):
 
 
 def test_silent_streams_keep_nobody_out_for_long(made, blocks, monkeypatch):
-    from edgekit.server import split_stream
+    from edgekit.algorithms.split import service as split_stream
 
     monkeypatch.setattr(split_stream, "HELLO_SECONDS", 1.0)
     (block,) = blocks(20)
@@ -280,23 +282,23 @@ def test_a_device_that_stops_sending_costs_the_others_nothing(made, blocks):
 
 def split_trainer_of(trainer, model, parts):
     """Return the updates of the same round in one process, with a server of its own."""
-    from edgekit.clients.split.cohort import SplitTrainer
-    from edgekit.server.split import SplitServer
+    from edgekit.algorithms.split.server import SplitServer
+    from edgekit.algorithms.split.simulated import SplitCohort
 
     there = trainer.server
     own = SplitServer(there._part, there._shape, there._classes, labels=False, shared=False, window=1)
-    return SplitTrainer(trainer.plan, own).train_cohort(
-        [Train(state(model), WORK)] * len(parts), [_task(part) for part in parts]
-    )
+    return trained_alike(half, SplitCohort(trainer.plan, own), state(model), WORK, [_task(part) for part in parts])
 
 
 def test_the_generated_code_is_of_the_protocol(tmp_path):
     root = Path(__file__).parents[2]
-    command = [sys.executable, "-m", "grpc_tools.protoc", "-I", str(root), "edgekit/split/split.proto"]
+    command = [sys.executable, "-m", "grpc_tools.protoc", "-I", str(root), "edgekit/algorithms/split/split.proto"]
     command += [f"--{kind}_out={tmp_path}" for kind in ("python", "grpc_python", "pyi")]
     subprocess.run(command, check=True, cwd=root, capture_output=True)
-    for path in (tmp_path / "edgekit" / "split").iterdir():
-        assert path.read_text() == (root / "edgekit" / "split" / path.name).read_text(), f"{path.name}: make it again"
+    for path in (tmp_path / "edgekit" / "algorithms" / "split").iterdir():
+        assert path.read_text() == (root / "edgekit" / "algorithms" / "split" / path.name).read_text(), (
+            f"{path.name}: make it again"
+        )
 
 
 def test_a_device_that_shall_stop_does_not_begin_and_one_that_waits_ends(made):

@@ -4,6 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from edgekit.algorithms.interactive import trained_alike
+from edgekit.algorithms.split.device import half
+from edgekit.algorithms.split.messages import Backward, Forward, Gradient
+from edgekit.algorithms.split.server import SplitServer, split_cohort
+from edgekit.algorithms.split.settings import Split
 from edgekit.clients import LocalSettings, LocalTask, Train
 from edgekit.clients.torch_trainer import TorchTrainer, state
 from edgekit.data import Examples
@@ -11,9 +16,6 @@ from edgekit.errors import ModelError, RefusedError
 from edgekit.models import build
 from edgekit.models.cut import CutModel
 from edgekit.models.settings import Model
-from edgekit.server.split import SplitServer, split_trainer
-from edgekit.split.messages import Backward, Forward, Gradient
-from edgekit.split.settings import Split
 
 WORK = (
     LocalSettings(batch_size=8, epochs=2, learning_rate=0.1),
@@ -37,8 +39,8 @@ def network(request):
 
 
 def _train(model, data, digits, settings, **split):
-    trainer = split_trainer(Split(**split), model, digits)
-    return trainer, trainer.train_cohort([Train(state(model), settings)] * len(data), tasks(data))
+    trainer = split_cohort(Split(**split), model, digits)
+    return trainer, trained_alike(half, trainer, state(model), settings, tasks(data))
 
 
 def same(one, other):
@@ -78,9 +80,13 @@ def test_a_shared_half_learns_from_all(network, blocks, digits):
             assert np.array_equal(updates[0].arrays[name], updates[2].arrays[name])
     assert not same(parallel[0].arrays, sequential[0].arrays)
     # One after the other is one client whose server's part was already trained by those before.
-    first = split_trainer(Split(cut=cut), model, digits).train_cohort([Train(state(model), WORK[0])], tasks(data)[:1])[
-        0
-    ]
+    first = trained_alike(
+        half,
+        split_cohort(Split(cut=cut), model, digits),
+        state(model),
+        WORK[0],
+        tasks(data)[:1],
+    )[0]
     device = set(first.arrays) - set(names)
     assert same(sequential[0].arrays, {name: first.arrays[name] for name in device})
 
@@ -111,7 +117,7 @@ def test_a_window_makes_gradients_older_by_as_much_and_no_more(labels, blocks, d
     work = LocalSettings(batch_size=16, epochs=2, learning_rate=0.1)
     losses = {}
     for window in (1, 4):
-        trainer = split_trainer(Split(cut=cut, labels=labels, window=window), model, digits)
+        trainer = split_cohort(Split(cut=cut, labels=labels, window=window), model, digits)
         under_way, most = 0, 0
         answer = trainer.server.answer
 
@@ -124,7 +130,7 @@ def test_a_window_makes_gradients_older_by_as_much_and_no_more(labels, blocks, d
             return found
 
         trainer.server.answer = counted
-        losses[window] = trainer.train_cohort([Train(state(model), work)] * len(data), tasks(data))[0].loss
+        losses[window] = trained_alike(half, trainer, state(model), work, tasks(data))[0].loss
         assert most == (window if labels == "device" else 1)
     assert losses[4] != losses[1]
     assert losses[4] == pytest.approx(losses[1], rel=0.1)
@@ -145,11 +151,11 @@ def test_cuts_that_do_not_exist_or_split_a_residual_are_told(digits):
         (cuts.cuts[-2].name, "", "nothing is left for the server to learn behind"),
     ):
         with pytest.raises(ModelError, match=problem):
-            split_trainer(Split(cut=cut, tail=tail), model, digits)
+            split_cohort(Split(cut=cut, tail=tail), model, digits)
     assert residual in [cut.name for cut in cuts.cuts]
     mlp = build(NETWORKS["mlp"][0], (1, 8, 8), 10, 0)
     with pytest.raises(ModelError, match="the examples themselves would be sent"):
-        split_trainer(Split(cut="layers.0"), mlp, digits)  # which only flattens them
+        split_cohort(Split(cut="layers.0"), mlp, digits)  # which only flattens them
 
 
 def test_every_cut_gives_parts_that_are_the_network(network):
@@ -231,7 +237,7 @@ def test_networks_that_cannot_be_cut_say_why():
 def test_what_does_not_fit_the_step_is_refused(digits):
     settings, cut, _ = NETWORKS["mlp"]
     model = build(settings, (1, 8, 8), 10, 0)
-    trainers = [split_trainer(Split(cut=cut, labels=labels), model, digits) for labels in ("device", "server")]
+    trainers = [split_cohort(Split(cut=cut, labels=labels), model, digits) for labels in ("device", "server")]
     device, server = (trainer.server for trainer in trainers)
     x, y = np.zeros((4, 64), np.float32), np.zeros(4, np.int64)
     for made in (device, server):

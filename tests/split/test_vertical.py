@@ -9,20 +9,23 @@ import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_breast_cancer
 
-from edgekit.clients import LocalSettings, batches
-from edgekit.clients.split.device import Device
-from edgekit.clients.split.party import task_of
-from edgekit.clients.split.stream import StreamLine
+from edgekit.algorithms.interactive import run, steps
+from edgekit.algorithms.parties.party import rng_of, task_of
+from edgekit.algorithms.parties.simulated import PartiesTogether, align
+from edgekit.algorithms.split.device import Device, half
+from edgekit.algorithms.split.messages import Backward, Forward
+from edgekit.algorithms.split.service import SplitService, listen
+from edgekit.algorithms.split.stream import StreamLine
+from edgekit.asks import Ask, Client, Trained
+from edgekit.clients import LocalSettings
 from edgekit.clients.torch_trainer import state
+from edgekit.data import batches
 from edgekit.data.vertical import read_table, scale_of, scaled
 from edgekit.errors import DataError, ExperimentError, LinkDownError, RefusedError, TrainingError
 from edgekit.experiment import load
 from edgekit.pipeline import job
 from edgekit.pipeline.subjects import build_network, load_dataset
 from edgekit.privacy.intersection import Side
-from edgekit.server.split_stream import SplitService, listen
-from edgekit.server.vertical import VerticalTrainer, align
-from edgekit.split.messages import Backward, Forward
 
 QUICK = (
     "model.name=mlp", "model.arguments={}", "split.labels=server", "privacy.unit=none", "spiking.enabled=false",
@@ -35,7 +38,18 @@ def _made(*overrides):
     experiment = load(None, (*QUICK, *overrides))
     dataset = load_dataset(experiment)
     model = build_network(experiment, dataset, dataset.calibration.x)
-    return experiment, dataset, model, VerticalTrainer(experiment.split, model, dataset, 0, lambda line: None)
+    return experiment, dataset, model, PartiesTogether(experiment.split, model, dataset, 0, lambda line: None)
+
+
+def _trained(trainer, weights, settings, number):
+    ask = Ask({"weights": weights}, {"proximal-mu": settings.proximal_mu}, settings, number)
+    asks = dict.fromkeys(range(len(trainer.features)), ask)
+    clients = {party: Client(1, frozenset()) for party in asks}
+    tasks = {party: trainer.task(party, number) for party in asks}
+    found = run(half, trainer, asks, clients, tasks)[0]
+    if isinstance(found, Exception):
+        raise found
+    return Trained(found.bundles["weights"], int(found.weight), found.facts["train_loss"])
 
 
 @pytest.fixture(scope="module")
@@ -58,13 +72,13 @@ def tables(tmp_path_factory):
 def test_a_round_is_the_one_of_the_whole_network_where_all_features_lie_together(parties):
     _, _, model, trainer = _made(f"split.parties={parties}", "split.coverage=0.9")
     weights = {name: array.copy() for name, array in state(model).items()}
-    update = trainer.train(weights, WORK, 3)
+    update = _trained(trainer, weights, WORK, 3)
     together = np.concatenate(trainer.features, -1)
     reference = model.train()
     reference.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
     start = {name: p.detach().clone() for name, p in reference.named_parameters()}
     optimiser = torch.optim.SGD(reference.parameters(), WORK.learning_rate, WORK.momentum)
-    for chosen in batches.draw(len(together), WORK, trainer._rng(3)):
+    for chosen in batches.draw(len(together), WORK, rng_of(trainer._seed, 3)):
         optimiser.zero_grad()
         scores = reference(torch.from_numpy(together[chosen]))
         F.cross_entropy(scores, torch.from_numpy(trainer.labels[chosen])).backward()
@@ -105,8 +119,8 @@ def test_alignment_is_what_all_have_in_the_coordinators_order():
 
 def _over_streams(trainer, weights, settings, number, addresses, codec, window, service):
     """A round with a stream, a thread and a device for each party; returns the arrays, or what a party met."""
-    steps = batches.draw(len(trainer.labels), settings, trainer._rng(number))
-    trainer._server.begin(weights, settings, trainer._seed + number, [trainer.labels[step] for step in steps])
+    drawn = batches.draw(len(trainer.labels), settings, rng_of(trainer._seed, number))
+    trainer._server.begin(weights, settings, trainer._seed + number, [trainer.labels[step] for step in drawn])
     found = {}
 
     def one(party, address):
@@ -114,7 +128,7 @@ def _over_streams(trainer, weights, settings, number, addresses, codec, window, 
         device = Device(trainer._devices[party], trainer._terms, weights, task, settings)
         try:
             with StreamLine(address, service.admit(party), codec, 60) as line:
-                for _ in device.train(line):
+                for _ in steps(device.exchanges(), line):
                     pass
                 line.finish()
             found[party] = device.update().arrays
@@ -134,7 +148,7 @@ def _over_streams(trainer, weights, settings, number, addresses, codec, window, 
 def test_parties_over_grpc_end_with_the_bits_of_those_in_process(proxy, codec, window):
     _, _, model, trainer = _made(f"split.codec={codec}", f"split.window={window}", "split.parties=3")
     weights = {name: array.copy() for name, array in state(model).items()}
-    direct = trainer.train(weights, WORK, 1).arrays
+    direct = _trained(trainer, weights, WORK, 1).arrays
     service = SplitService(trainer._server, codec, window)
     server, port = listen(service, "127.0.0.1:0", 3, None)
     link = proxy(port)  # one party's link breaks again and again

@@ -49,11 +49,13 @@ class FleetEngine:
         sign: signs what nodes shall trust.
         path: `nodes.json` of the run.
         on_notice: called with a line for people.
-        split: the split server, where the network is cut; None where it is not.
+        host: of an interactive method, the server's side of the streams; None of others.
         run_id: of this run, whoever has the same experiment.
     """
 
     repeatable = False
+    keeps_model = ""
+    """Why the model is not delivered to nodes."""
 
     def __init__(
         self,
@@ -68,18 +70,17 @@ class FleetEngine:
         sign: Callable[[bytes], bytes],
         path: Path,
         on_notice: Callable[[str], None],
-        split: SplitHost | None = None,
+        host: SplitHost | None = None,
         run_id: str = "",
     ) -> None:
         self.trainer = "nodes of a real fleet"
         self.algorithm = algorithm
-        self._split, self._experiment, self._sign, self._on_notice = split, experiment, sign, on_notice
-        if split is not None:
-            self.trainer += f", split learning, cut behind {split.facts.cuts[0]}"
-            parameters = {name: array.shape for name, array in split.device_like.items()}
-        # Phones train plainly alone, and take no part in split learning yet.
+        self._host, self._experiment, self._sign, self._on_notice = host, experiment, sign, on_notice
+        if host is not None:
+            self.trainer += f", {host.trainer}"
+            parameters = {name: array.shape for name, array in host.device_like.items()}
         plain = algorithm.plain and not any(one.on_clients for one in chain.make(experiment.federation.transforms))
-        kinds = KINDS if split is None and plain else ("torch", "litert")
+        kinds = KINDS if plain else ("torch", "litert")
         method, otherwise = experiment.federation.method, ""
         if not plain:
             otherwise = f"phones train plainly, but clients of {method} do more than that: it needs edgekit join"
@@ -91,7 +92,7 @@ class FleetEngine:
             privacy,
             plan,
             run_id=run_id,
-            split=None if split is None else split.facts,
+            split=None if host is None else host.facts,
         )
         self.tasks = Tasks(facts, training_graph)
         self._exchange = Exchange(grid, on_notice)
@@ -116,11 +117,11 @@ class FleetEngine:
         if not asks:
             return Exchanged([], 0, 0)
         released = True
-        if self._split is None:
+        if self._host is None:
             exchanged = self.send(asks, self._experiment.serve.deadline_seconds)
         else:
             seconds = self._experiment.serve.deadline_seconds
-            exchanged, released = stream(self._split, asks, seconds, self.presence.state, self.send)
+            exchanged, released = stream(self._host, asks, seconds, self.presence.state, self.send)
         replies = []
         for message, reply in exchanged:
             node = message.metadata.dst_node_id
@@ -138,10 +139,10 @@ class FleetEngine:
                 replies.append(Reply(node, update))
         answered = [reply.update for reply in replies if reply.update is not None]
         up, down = sum(update.nbytes for update in answered), sum(ask.nbytes for ask in asks.values())
-        if self._split is not None:
-            up, down = self._split.take_traffic()
-            up, down = up + self._split.own_bytes * len(answered), down + self._split.own_bytes * len(asks)
-            self._split.forget()
+        if self._host is not None:
+            up, down = self._host.take_traffic()
+            up, down = up + self._host.own_bytes * len(answered), down + self._host.own_bytes * len(asks)
+            self._host.forget()
         self.presence.save()
         return Exchanged(replies, up, down, again=not answered, released=released)
 
@@ -210,12 +211,12 @@ class FleetEngine:
         except RefusedError as error:
             raise RefusedError(f"its reply cannot be read: {wire.one_line(error)}") from None
         expected: Bundles = self.algorithm.expects(ask)
-        if self._split is not None:
-            expected = {WEIGHTS: self._split.device_like}
+        if self._host is not None:
+            expected = {WEIGHTS: self._host.device_like}
         if problem := problem_with_update(update, expected):
             raise RefusedError(problem)
-        if self._split is not None:
-            whole = self._split.whole(node, dict(update.bundles[WEIGHTS]), ask.bundles[WEIGHTS])
+        if self._host is not None:
+            whole = self._host.whole(node, dict(update.bundles[WEIGHTS]), ask.bundles[WEIGHTS])
             update = replace(update, bundles={WEIGHTS: whole})
         state = self.presence.state(node)
         state.facts = numbers_of(said.facts.get("device")) or state.facts

@@ -13,11 +13,11 @@ from flwr.serverapp import Grid
 
 from edgekit import wire
 from edgekit.algorithms.base import Algorithm, with_mu
+from edgekit.algorithms.parties.party import rng_of
 from edgekit.arrays import Weights, to_bytes
 from edgekit.asks import WEIGHTS, Ask, Reply, Scored, Update, problem_with_update
-from edgekit.clients import batches
 from edgekit.clients.node.delivery import Delivery
-from edgekit.clients.split.party import rng_of
+from edgekit.data import batches
 from edgekit.data.vertical import VerticalDataset
 from edgekit.errors import EdgekitError, RefusedError, TrainingError
 from edgekit.flower import CLIENT_RAISED, NODE_NOT_ALIGNED
@@ -55,6 +55,8 @@ class PartyEngine:
     """
 
     repeatable = False
+    keeps_model = "it needs the features of all parties"
+    """Why the model is not delivered to nodes."""
 
     def __init__(
         self,

@@ -1,14 +1,14 @@
 """The coordinator's side of learning with parties: it joins what they make of people, over a stream to each."""
 
+from edgekit.algorithms.parties.server import VerticalServer
+from edgekit.algorithms.split.service import Ended, Keys, SplitService, listen
+from edgekit.algorithms.split.settings import Split
 from edgekit.arrays import Weights
 from edgekit.clients.node.task_facts import PartyFacts, VerticalFacts
 from edgekit.data.federated import Integers
 from edgekit.data.vertical import VerticalDataset
 from edgekit.local_settings import LocalSettings
 from edgekit.models.vertical import VerticalNetwork
-from edgekit.server.split_stream import Ended, Keys, SplitService, listen
-from edgekit.server.vertical import VerticalServer
-from edgekit.split.settings import Split
 
 
 class PartyHost:

@@ -10,18 +10,18 @@ from flwr.app import Message
 from torch import nn
 
 from edgekit.algorithms.base import with_mu
+from edgekit.algorithms.split.server import in_parts
+from edgekit.algorithms.split.service import Ended, Keys, SplitService, listen
+from edgekit.algorithms.split.settings import Split
+from edgekit.algorithms.split.simulated import whole
 from edgekit.arrays import Weights
-from edgekit.asks import WEIGHTS, Ask, Trained
+from edgekit.asks import WEIGHTS, Ask
 from edgekit.clients.node.task_facts import SplitFacts
-from edgekit.clients.split.cohort import whole
 from edgekit.data import FederatedDataset
 from edgekit.flower import CLIENT_RAISED
 from edgekit.flower.parcel import error_reply
 from edgekit.local_settings import LocalSettings
 from edgekit.server.engines.fleet.nodes import NodeState
-from edgekit.server.split import in_parts
-from edgekit.server.split_stream import Ended, Keys, SplitService, listen
-from edgekit.split.settings import Split
 
 MINIMUM_SECONDS = 1.0
 """That a node has for a round, however late it is."""
@@ -42,6 +42,7 @@ class SplitHost:
     Attributes:
         facts: what nodes need to know of it.
         plan: the device's side.
+        trainer: how nodes train, for people.
         device_like: arrays of the shapes and names that nodes have.
         own_bytes: their size.
         port: where it listens.
@@ -65,6 +66,7 @@ class SplitHost:
             activation_clip=split.activation_clip,
             no_peek=split.no_peek,
         )
+        self.trainer = f"split learning, cut behind {self.plan.names[0]}"
         self.sequential = split.order == "sequential"
         self.device_like: Weights = self.plan.device_like
         self._shared = split.halves == "shared"
@@ -103,7 +105,7 @@ class SplitHost:
     def whole(self, node: int, arrays: Weights, weights: Weights) -> Weights:
         """Return a node's arrays together with the server's part, after the round, as weights of the network."""
         place = self._places[node]
-        return whole(Trained(arrays, 1, None), self._between[0 if self._shared else place], weights).arrays
+        return whole(arrays, self._between[0 if self._shared else place], weights)
 
     def take_traffic(self) -> tuple[int, int]:
         """Return the bytes of the streams, up and down, since the last time."""

@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from edgekit.split import split_pb2 as edgekit_dot_split_dot_split__pb2
+from edgekit.algorithms.split import split_pb2 as edgekit_dot_algorithms_dot_split_dot_split__pb2
 
 GRPC_GENERATED_VERSION = '1.81.1'
 GRPC_VERSION = grpc.__version__
@@ -18,7 +18,7 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in edgekit/split/split_pb2_grpc.py depends on'
+        + ' but the generated code in edgekit/algorithms/split/split_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
@@ -36,8 +36,8 @@ class SplitStub:
         """
         self.Train = channel.stream_stream(
                 '/edgekit.split.Split/Train',
-                request_serializer=edgekit_dot_split_dot_split__pb2.FromDevice.SerializeToString,
-                response_deserializer=edgekit_dot_split_dot_split__pb2.FromServer.FromString,
+                request_serializer=edgekit_dot_algorithms_dot_split_dot_split__pb2.FromDevice.SerializeToString,
+                response_deserializer=edgekit_dot_algorithms_dot_split_dot_split__pb2.FromServer.FromString,
                 _registered_method=True)
 
 
@@ -56,8 +56,8 @@ def add_SplitServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Train': grpc.stream_stream_rpc_method_handler(
                     servicer.Train,
-                    request_deserializer=edgekit_dot_split_dot_split__pb2.FromDevice.FromString,
-                    response_serializer=edgekit_dot_split_dot_split__pb2.FromServer.SerializeToString,
+                    request_deserializer=edgekit_dot_algorithms_dot_split_dot_split__pb2.FromDevice.FromString,
+                    response_serializer=edgekit_dot_algorithms_dot_split_dot_split__pb2.FromServer.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -85,8 +85,8 @@ class Split:
             request_iterator,
             target,
             '/edgekit.split.Split/Train',
-            edgekit_dot_split_dot_split__pb2.FromDevice.SerializeToString,
-            edgekit_dot_split_dot_split__pb2.FromServer.FromString,
+            edgekit_dot_algorithms_dot_split_dot_split__pb2.FromDevice.SerializeToString,
+            edgekit_dot_algorithms_dot_split_dot_split__pb2.FromServer.FromString,
             options,
             channel_credentials,
             insecure,

@@ -13,15 +13,16 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
+from edgekit.algorithms.interactive import alone
+from edgekit.algorithms.split.hiding import clipped
+from edgekit.algorithms.split.line import DirectLine
+from edgekit.algorithms.split.messages import Answer, Asked, Backward, Forward, Output
+from edgekit.algorithms.split.server import SplitServer
+from edgekit.algorithms.split.simulated import Plan
 from edgekit.arrays import Weights
-from edgekit.clients.split.cohort import Plan
-from edgekit.clients.trainer import LocalTask
+from edgekit.data.batches import LocalTask
 from edgekit.data.federated import Floats, Integers
 from edgekit.local_settings import LocalSettings
-from edgekit.server.split import SplitServer
-from edgekit.split.hiding import clipped
-from edgekit.split.line import DirectLine
-from edgekit.split.messages import Answer, Asked, Backward, Forward, Output
 
 HIDDEN, STEPS, BATCH = 512, 1500, 64
 RIDGES = (1e-3, 1e-1, 10.0)
@@ -72,8 +73,7 @@ def overhear(plan: Plan, server: SplitServer, weights: Weights, task: LocalTask,
 
     server.begin(weights, settings, int.from_bytes(task.noise_rng.bytes(32)), [len(task.examples)])
     device = plan.begin(weights, task, settings)
-    for _ in device.train(DirectLine(listening, plan.codec)):
-        pass
+    alone(device.exchanges(), DirectLine(listening, plan.codec))
     first = [step for step, batch in enumerate(device.batches, 1) if len(batch)]
     first = first[: max(1, len(first) // max(1, settings.epochs))] if settings.work != "dp-sgd" else first
     order = np.concatenate([device.batches[step - 1] for step in first])

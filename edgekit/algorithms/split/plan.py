@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from edgekit.algorithms.split.codec import bytes_an_example
+from edgekit.algorithms.split.settings import Split
 from edgekit.devices.profile import DeviceProfile
 from edgekit.local_settings import LocalSettings
 from edgekit.models.cost import kept, macs
 from edgekit.models.cut import CutModel
-from edgekit.split.codec import bytes_an_example
-from edgekit.split.settings import Split
 
 WHOLE = "federated averaging"
 PASSES = 3

@@ -13,14 +13,14 @@ from typing import Any, Protocol
 
 import grpc
 
+from edgekit.algorithms.split import split_pb2 as pb
+from edgekit.algorithms.split import split_pb2_grpc as stubs
+from edgekit.algorithms.split.codec import Codec
+from edgekit.algorithms.split.messages import Answer, Asked
+from edgekit.algorithms.split.wire import OPTIONS, PROTOCOL, pack_answer, read_asked, size_of
 from edgekit.errors import EdgekitError, RefusedError, ServeError
-from edgekit.split import split_pb2 as pb
-from edgekit.split import split_pb2_grpc as stubs
-from edgekit.split.codec import Codec
-from edgekit.split.messages import Answer, Asked
-from edgekit.split.wire import OPTIONS, PROTOCOL, pack_answer, read_asked, size_of
 
-log = logging.getLogger("edgekit.split")
+log = logging.getLogger("edgekit.algorithms.split")
 
 TOKEN_BYTES = 32
 SPARE_STREAMS = 8

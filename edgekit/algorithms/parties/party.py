@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from edgekit.clients.split.device import Terms
-from edgekit.clients.trainer import LocalTask
+from edgekit.algorithms.split.device import Terms
 from edgekit.data import Examples
+from edgekit.data.batches import LocalTask
 from edgekit.data.federated import Floats
 from edgekit.randomness import generator
 

@@ -1,9 +1,26 @@
-"""Which examples a client trains on, step by step; every trainer draws them here, so all see the same batches."""
+"""What a client trains on, step by step; every trainer draws its batches here, so all see the same ones."""
+
+from dataclasses import dataclass
 
 import numpy as np
 
-from edgekit.data.federated import Integers
+from edgekit.data.federated import Examples, Integers
 from edgekit.local_settings import LocalSettings
+
+
+@dataclass(frozen=True)
+class LocalTask:
+    """What a client trains with.
+
+    Attributes:
+        examples: the client's data.
+        batches_rng: draws the batches.
+        noise_rng: draws the noise.
+    """
+
+    examples: Examples
+    batches_rng: np.random.Generator
+    noise_rng: np.random.Generator
 
 
 def shuffled(examples: int, batch_size: int, epochs: int, rng: np.random.Generator) -> list[Integers]:

@@ -9,12 +9,12 @@ from typing import Any
 
 import grpc
 
+from edgekit.algorithms.split import split_pb2 as pb
+from edgekit.algorithms.split import split_pb2_grpc as stubs
+from edgekit.algorithms.split.codec import Codec
+from edgekit.algorithms.split.messages import Answer, Asked
+from edgekit.algorithms.split.wire import MOST_BYTES, OPTIONS, PROTOCOL, pack_asked, read_answer
 from edgekit.errors import LinkDownError, RefusedError
-from edgekit.split import split_pb2 as pb
-from edgekit.split import split_pb2_grpc as stubs
-from edgekit.split.codec import Codec
-from edgekit.split.messages import Answer, Asked
-from edgekit.split.wire import MOST_BYTES, OPTIONS, PROTOCOL, pack_asked, read_answer
 
 AGAIN_SECONDS = (0.1, 2.0)
 """How long it waits before it connects again: first, and at most."""

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from edgekit.algorithms.split.codec import LARGEST
+from edgekit.algorithms.split.hiding import Noise
 from edgekit.arrays import Weights
 from edgekit.privacy.tensors import add_noise, clipped
-from edgekit.split.codec import LARGEST
-from edgekit.split.hiding import Noise
 
 AT_ONCE = 64
 """Examples whose gradients are held at a time."""

@@ -12,24 +12,23 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from edgekit.algorithms.split.by_torch import TorchDevice
+from edgekit.algorithms.split.codec import LARGEST
+from edgekit.algorithms.split.device import Terms
+from edgekit.algorithms.split.hiding import Noise
+from edgekit.algorithms.split.messages import Answer, Asked, Backward, Forward, Gradient, Output
+from edgekit.algorithms.split.noise import noise_of_parts
+from edgekit.algorithms.split.part import Part, Passed
+from edgekit.algorithms.split.plan import best, compare
+from edgekit.algorithms.split.settings import Split
+from edgekit.algorithms.split.simulated import Plan, SplitCohort
 from edgekit.arrays import Weights
-from edgekit.clients.split.by_torch import TorchDevice
-from edgekit.clients.split.cohort import Plan, SplitTrainer
-from edgekit.clients.split.device import Terms
-from edgekit.clients.split.noise import noise_of_parts
 from edgekit.data import FederatedDataset
 from edgekit.data.federated import Floats
 from edgekit.devices import profile as profiles
 from edgekit.errors import ModelError, RefusedError
 from edgekit.local_settings import LocalSettings
 from edgekit.models.cut import CutModel
-from edgekit.server.settings import Sections
-from edgekit.split.codec import LARGEST
-from edgekit.split.hiding import Noise
-from edgekit.split.messages import Answer, Asked, Backward, Forward, Gradient, Output
-from edgekit.split.part import Part, Passed
-from edgekit.split.plan import best, compare
-from edgekit.split.settings import Split
 
 MOST_PRIVATE = 65_536
 """Examples in a Poisson batch."""
@@ -195,11 +194,14 @@ class SplitServer:
         return torch.from_numpy(activation)
 
 
-def choose_cut(experiment: Sections, model: nn.Module, dataset: FederatedDataset, say: Callable[[str], None]) -> Split:
+def choose_cut(
+    split: Split, settings: LocalSettings, model: nn.Module, dataset: FederatedDataset, say: Callable[[str], None]
+) -> Split:
     """Return the experiment's section with the cut that suits its device best, and say among which it was chosen.
 
     Args:
-        experiment: the experiment; its `split.cut` is passed over.
+        split: the section; its `cut` is passed over.
+        settings: of plain training.
         model: the network.
         dataset: the clients' data.
         say: called with each line for people.
@@ -208,8 +210,8 @@ def choose_cut(experiment: Sections, model: nn.Module, dataset: FederatedDataset
         ModelError: the network cannot be cut, or nothing of it fits the device.
         UsageError: there is no such device profile.
     """
-    split, device = experiment.split, profiles.load(experiment.split.device)
-    ways = compare(model, dataset.shape, dataset.examples_a_client, experiment.training.plain(), split, device)[1:]
+    device = profiles.load(split.device)
+    ways = compare(model, dataset.shape, dataset.examples_a_client, settings, split, device)[1:]
     if not ways:
         raise ModelError("nothing is left for the server between the first layer and split.tail")
     chosen = best(ways)
@@ -273,6 +275,6 @@ def in_parts(split: Split, model: nn.Module, dataset: FederatedDataset) -> tuple
     return Plan(names, device, terms, split.order, split.codec), server
 
 
-def split_trainer(split: Split, model: nn.Module, dataset: FederatedDataset) -> SplitTrainer:
-    """Return what trains a cohort in this process; see `in_parts`."""
-    return SplitTrainer(*in_parts(split, model, dataset))
+def split_cohort(split: Split, model: nn.Module, dataset: FederatedDataset) -> SplitCohort:
+    """Return the server's side for a cohort in this process; see `in_parts`."""
+    return SplitCohort(*in_parts(split, model, dataset))

@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from edgekit.algorithms.split.codec import Codec, decode, encode
+from edgekit.algorithms.split.messages import Answer, Asked, Backward, Forward, Gradient
 from edgekit.data.federated import Floats
-from edgekit.split.codec import Codec, decode, encode
-from edgekit.split.messages import Answer, Asked, Backward, Forward, Gradient
 
 T = TypeVar("T", Asked, Answer)
 

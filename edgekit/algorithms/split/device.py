@@ -5,23 +5,24 @@ What computes the parts is torch (`by_torch.py`) or LiteRT (`by_litert.py`).
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
+from edgekit.algorithms.base import Half, plain_update, with_mu
+from edgekit.algorithms.interactive import Own
+from edgekit.algorithms.split.codec import LARGEST
+from edgekit.algorithms.split.hiding import clipped, distance_correlation, noised, through_clip
+from edgekit.algorithms.split.messages import Answer, Backward, Forward, Output
 from edgekit.arrays import Weights
-from edgekit.asks import Trained
-from edgekit.clients import batches
-from edgekit.clients.trainer import LocalTask
-from edgekit.data import Examples
+from edgekit.asks import WEIGHTS, Ask, Client, Exchange, Trained
+from edgekit.data import Examples, batches
+from edgekit.data.batches import LocalTask
 from edgekit.data.federated import Floats, Integers
 from edgekit.errors import TrainingError
 from edgekit.local_settings import LocalSettings
-from edgekit.split.codec import LARGEST
-from edgekit.split.hiding import clipped, distance_correlation, noised, through_clip
-from edgekit.split.messages import Backward, Forward, Line, Output
 
 RELEASES = 3
 """How often an example takes part, each epoch of `local-dp`, in what leaves its device noised: its activation, the
@@ -116,8 +117,8 @@ class Device:
         self._deviation = 2 * settings.noise_multiplier
         self._losses: list[float] = []
 
-    def train(self, line: Line) -> Iterator[bool]:
-        """Train, and stop for a moment when a batch was sent (False), and after each step (True): others may go on.
+    def exchanges(self) -> Generator[Exchange, Any, None]:
+        """Train: yield what is sent to the server and waited for, be sent its answers.
 
         Raises:
             TrainingError: the server answers what was not asked.
@@ -138,19 +139,18 @@ class Device:
             if self._hides:
                 activation = noised(clipped(activation, self._terms.activation_clip),
                                     self._deviation * self._terms.activation_clip, self._rng)  # fmt: skip
-            line.send(Forward(step, activation, labels if tells else None))
-            yield False
+            yield Exchange(Forward(step, activation, labels if tells else None))
             if len(waiting) >= self._terms.window:
-                self._settle(line, waiting)
-                yield True
+                yield from self._settle(waiting)
+                yield Exchange(step=True)
         while waiting:
-            self._settle(line, waiting)
-            yield True
+            yield from self._settle(waiting)
+            yield Exchange(step=True)
 
-    def _settle(self, line: Line, waiting: "deque[_Waiting]") -> None:
+    def _settle(self, waiting: "deque[_Waiting]") -> Generator[Exchange, Any, None]:
         """Take answers until the oldest batch has its gradient, and make its step."""
         while True:
-            answer = line.receive()
+            answer: Answer = yield Exchange(answer=True)
             if isinstance(answer, Output):
                 batch = next((one for one in waiting if one.step == answer.step and one.wants_output), None)
                 if batch is None or answer.activation.shape != (len(batch.labels), *self._terms.crossing[-1]):
@@ -162,7 +162,7 @@ class Device:
                     count = len(batch.labels)  # each example's own gradient is so many times its row
                     rows = clipped(count * gradient, self._gradient_clip)
                     gradient = noised(rows, self._deviation * self._gradient_clip, self._rng) / np.float32(count)
-                line.send(Backward(answer.step, gradient))
+                yield Exchange(Backward(answer.step, gradient))
                 continue
             batch = waiting.popleft()
             if batch.wants_output or answer.step != batch.step or answer.gradient.shape != batch.activation.shape:
@@ -203,3 +203,11 @@ class _Waiting:
     activation: Floats
     labels: Integers
     wants_output: bool
+
+
+def half(ask: Ask, client: Client) -> Half:
+    """Do a device's half of a round: of what `client.own` holds."""
+    own: Own = client.own
+    device = Device(own.parts, own.terms, ask.bundles[WEIGHTS], own.task, with_mu(ask))
+    yield from device.exchanges()
+    return plain_update(device.update())

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from edgekit.clients.trainer import LocalTask
+from edgekit.algorithms.split.hiding import Noise
+from edgekit.data.batches import LocalTask
 from edgekit.errors import TrainingError
 from edgekit.local_settings import LocalSettings
-from edgekit.split.hiding import Noise
 
 
 def noise_of_device(settings: LocalSettings, parts: int, task: LocalTask) -> Noise | None:

@@ -1,6 +1,6 @@
 """[split]: split learning, where device and server each train a part of the network."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -38,6 +38,11 @@ class Split(Section):
     no_peek: Annotated[float, Field(ge=0, le=1e6)] = 0.0
     """Weight of the distance correlation between examples and activations in the loss: they tell less. No guarantee."""
 
+    @property
+    def on(self) -> bool:
+        """Whether clients have parts of a network and exchange messages with the server within a round."""
+        return bool(self.cut or self.parties)
+
     @model_validator(mode="after")
     def _agrees(self) -> Self:
         if self.tail and self.labels == "server":
@@ -49,3 +54,65 @@ class Split(Section):
         if self.parties and self.no_peek:
             raise ValueError("split.no_peek is for clients with examples of their own: set it to 0 with split.parties")
         return self
+
+
+def check_together(sections: Any) -> None:
+    """See that an experiment's other sections go with split learning.
+
+    Args:
+        sections: by name.
+
+    Raises:
+        ValueError: they do not; the message tells what would.
+    """
+    split: Split = sections.split
+    if split.parties or sections.data.source.startswith(("parties:", "labels:")):
+        _check_parties(split, sections)
+    if not split.on:
+        return
+    if sections.data.client_test_fraction:
+        raise ValueError(
+            "in split learning clients are not asked how good the model is: set data.client_test_fraction = 0"
+        )
+    if split.cut and sections.privacy.on:
+        _check_private(split, sections.privacy)
+    if sections.training.trainer != "auto":
+        raise ValueError(
+            f'split learning is a trainer of its own: set training.trainer = "auto", not {sections.training.trainer!r}'
+        )
+    if sections.serve.statistics_every:
+        raise ValueError(
+            "of a network that is split, devices have parts alone and give no statistics: set "
+            "serve.statistics_every = 0"
+        )
+
+
+def _check_parties(split: Split, sections: Any) -> None:
+    if not split.parties:
+        raise ValueError("data.source names tables of several parties: set split.parties to how many they are")
+    if sections.privacy.on:
+        raise ValueError(
+            "what parties with features of the same people send is not protected yet: set privacy.unit = "
+            '"none", and see docs/split.md for what the coordinator learns'
+        )
+    if sections.spiking.enabled:
+        raise ValueError("a network of several parties has no spiking form: set spiking.enabled = false")
+    if sections.federation.cohort not in (0, split.parties):
+        raise ValueError("federation.cohort: with split.parties all take part in each round, leave it at 0")
+
+
+def _check_private(split: Split, privacy: Any) -> None:
+    if privacy.unit == "client":
+        raise ValueError('split learning protects single examples: set privacy.unit = "example", not "client"')
+    if privacy.noise == "client" and split.labels == "server":
+        raise ValueError('labels would be sent as they are: with privacy.noise = "client" set split.labels = "device"')
+    if privacy.noise == "server" and split.codec != "float32":
+        raise ValueError(
+            f"split.codec = {split.codec!r} mixes the examples of a batch, so none can be protected alone: "
+            'set split.codec = "float32", or privacy.noise = "client"'
+        )
+    if split.no_peek:
+        raise ValueError(
+            "split.no_peek mixes the examples of a batch, so none can be protected alone: set it to 0, or "
+            'privacy.unit = "none"'
+        )

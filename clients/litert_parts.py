@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from edgekit.algorithms.split.codec import LARGEST
+from edgekit.algorithms.split.hiding import Noise
+from edgekit.algorithms.split.noise import check_work, noise_of_device
 from edgekit.arrays import Array, Weights, problem_with
 from edgekit.clients.litert import check_examples, check_signatures, for_device, interpreter_of
-from edgekit.clients.split.noise import check_work, noise_of_device
 from edgekit.clients.trainer import LocalTask
 from edgekit.data import Examples
 from edgekit.data.federated import Floats, Integers
@@ -15,8 +17,6 @@ from edgekit.errors import ModelError, TrainingError
 from edgekit.export.metadata import SPLIT_TRAINING, read_metadata
 from edgekit.local_settings import LocalSettings
 from edgekit.privacy import gaussian
-from edgekit.split.codec import LARGEST
-from edgekit.split.hiding import Noise
 
 
 class LiteRTDevice:

@@ -4,16 +4,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from edgekit.algorithms.split.hiding import Noise
+from edgekit.algorithms.split.noise import check_work, noise_of_device
+from edgekit.algorithms.split.part import Part, Passed
 from edgekit.arrays import Weights
-from edgekit.clients.split.noise import check_work, noise_of_device
-from edgekit.clients.trainer import LocalTask
 from edgekit.data import Examples
+from edgekit.data.batches import LocalTask
 from edgekit.data.federated import Floats, Integers
 from edgekit.errors import DataError
 from edgekit.local_settings import LocalSettings
 from edgekit.models import check_private
-from edgekit.split.hiding import Noise
-from edgekit.split.part import Part, Passed
 
 
 class TorchDevice:

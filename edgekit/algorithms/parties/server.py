@@ -5,29 +5,21 @@ its gradient (Vepakomma et al. 2018, section 3, vertically partitioned data; Ceb
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from edgekit.algorithms.split.codec import Codec
+from edgekit.algorithms.split.line import travelled
+from edgekit.algorithms.split.messages import Answer, Asked, Forward, Gradient
+from edgekit.algorithms.split.part import Part, Passed
 from edgekit.arrays import Weights
-from edgekit.asks import Trained
-from edgekit.clients import batches
-from edgekit.clients.split.by_torch import TorchDevice
-from edgekit.clients.split.device import Device
-from edgekit.clients.split.party import rng_of, task_of, terms_of
 from edgekit.data.federated import Floats, Integers
-from edgekit.data.vertical import VerticalDataset
 from edgekit.errors import RefusedError, TrainingError
 from edgekit.local_settings import LocalSettings
-from edgekit.models.vertical import TopNetwork, VerticalNetwork
-from edgekit.privacy.intersection import Side, in_common, known_to_all
-from edgekit.split.codec import Codec
-from edgekit.split.line import travelled
-from edgekit.split.messages import Answer, Asked, Forward, Gradient
-from edgekit.split.part import Part, Passed
-from edgekit.split.settings import Split
+from edgekit.models.vertical import TopNetwork
 
 
 class VerticalServer:
@@ -199,109 +191,3 @@ class MeetingLine:
         answer, size = travelled(self._server.take(self._party, self._received), self._codec)
         self.bytes_down += size
         return answer
-
-
-class VerticalTrainer:
-    """Trains all parties in this process, on those whom all know.
-
-    Args:
-        split: the experiment's section.
-        model: the network.
-        dataset: the parties' tables, and the labels.
-        seed: of the batches.
-        on_notice: called with a line for people.
-
-    Attributes:
-        device_bytes: mean size of the parties' networks.
-        labels: of the people who are trained on.
-        features: of the same people, of each party.
-
-    Raises:
-        TrainingError: nobody is known to all.
-    """
-
-    def __init__(
-        self,
-        split: Split,
-        model: VerticalNetwork,
-        dataset: VerticalDataset,
-        seed: int,
-        on_notice: Callable[[str], None],
-    ) -> None:
-        networks, top = model.in_parts()
-        self._codec, self._seed = split.codec, seed
-        self._terms = terms_of(split.window, split.embedding)
-        self._devices = [TorchDevice(network, None) for network in networks]
-        self._server = VerticalServer(top, len(networks), split.embedding, split.window)
-        on_notice(f"aligning {len(dataset.ids)} ids with {len(networks)} parties by private set intersection")
-        own, rows = align(dataset.ids, [Side(table.ids) for table in dataset.parties])
-        if not len(own):
-            raise TrainingError("no id that has a label is known to all parties")
-        on_notice(f"{len(own)} of {len(dataset.ids)} ids are known to all parties: these are trained on")
-        self.labels = dataset.labels[own]
-        self.features = [table.x[chosen] for table, chosen in zip(dataset.parties, rows, strict=True)]
-        self.device_bytes = sum(array.nbytes for one in networks for array in one.state_dict().values()) // len(
-            networks
-        )
-        self._up = self._down = 0
-
-    def train(self, weights: Weights, settings: LocalSettings, number: int, parties: int | None = None) -> Trained:
-        """Return the whole network after a round.
-
-        Args:
-            weights: before.
-            settings: the round's instructions.
-            number: of the round.
-            parties: how many take part; None is all.
-
-        Raises:
-            TrainingError: one is missing.
-        """
-        if parties is not None and parties < len(self._devices):
-            raise TrainingError(f"all {len(self._devices)} parties must take part, {parties} were asked")
-        steps = batches.draw(len(self.labels), settings, self._rng(number))
-        self._server.begin(weights, settings, self._seed + number, [self.labels[step] for step in steps])
-        devices = []
-        for parts, x in zip(self._devices, self.features, strict=True):
-            task = task_of(x, self._seed, number)
-            devices.append(Device(parts, self._terms, weights, task, settings))
-        lines = [MeetingLine(self._server, party, self._codec) for party in range(len(devices))]
-        rounds = [device.train(line) for device, line in zip(devices, lines, strict=True)]
-        while rounds:  # all send a batch, then all make its step
-            rounds = [one for one in rounds if next(one, None) is not None]
-        self._up += sum(line.bytes_up for line in lines)
-        self._down += sum(line.bytes_down for line in lines)
-        arrays = self._server.weights()
-        for device in devices:
-            arrays |= device.update().arrays
-        loss = float(np.mean(self._server.losses))
-        return Trained({name: arrays[name] for name in weights}, len(self.labels), loss, len(steps))
-
-    def take_traffic(self) -> tuple[int, int]:
-        """Return the bytes of embeddings and gradients, up and down, since the last time."""
-        found, self._up, self._down = (self._up, self._down), 0, 0
-        return found
-
-    def _rng(self, number: int) -> np.random.Generator:
-        return rng_of(self._seed, number)
-
-
-def align(ids: Sequence[str], parties: Sequence[Side]) -> tuple[Integers, list[Integers]]:
-    """Find the ids that the coordinator and all parties have, without telling each other the rest.
-
-    The coordinator learns which of its ids each party has, and how many that has; a party learns which of its own are
-    trained on, and how many ids the coordinator has.
-
-    Args:
-        ids: the coordinator's own.
-        parties: the other sides.
-
-    Returns:
-        Rows of the coordinator's own ids, ascending, and for each party the rows of its own in the same order.
-    """
-    found = []
-    for party in parties:
-        ours = Side(ids)  # a secret for each party: two of them together learn no more
-        found.append(in_common(ours, party.hidden_again(ours.hidden()), party.hidden()))
-    rows, places = known_to_all(found)
-    return rows, [party.rows(chosen) for party, chosen in zip(parties, places, strict=True)]

@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
+from edgekit.algorithms.split import split_pb2 as pb
+from edgekit.algorithms.split.codec import CODECS, MOST_DIMENSIONS, Codec, Coded, decode, encode
+from edgekit.algorithms.split.messages import Answer, Asked, Backward, Forward, Gradient, Output
 from edgekit.data.federated import Floats, Integers
 from edgekit.errors import RefusedError
-from edgekit.split import split_pb2 as pb
-from edgekit.split.codec import CODECS, MOST_DIMENSIONS, Codec, Coded, decode, encode
-from edgekit.split.messages import Answer, Asked, Backward, Forward, Gradient, Output
 
 PROTOCOL = 1
 MOST_BYTES = 64 << 20

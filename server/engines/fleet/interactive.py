@@ -1,0 +1,124 @@
+"""Fleets of interactive methods: who serves the streams, and the engine that knows them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flwr.serverapp import Grid
+from torch import nn
+
+from edgekit.algorithms.base import Algorithm
+from edgekit.algorithms.parties.method import Parties
+from edgekit.algorithms.split.method import SplitLearning
+from edgekit.algorithms.split.service import Keys
+from edgekit.data import FederatedDataset
+from edgekit.data.vertical import VerticalDataset
+from edgekit.guarantee import Plan
+from edgekit.models.vertical import VerticalNetwork
+from edgekit.runfolder import RunFolder
+from edgekit.server.engines.fleet.engine import FleetEngine
+from edgekit.server.engines.fleet.parties import PartyEngine
+from edgekit.server.engines.fleet.party_host import PartyHost
+from edgekit.server.engines.fleet.streams import SplitHost
+from edgekit.server.engines.graphs import kept_split_graph, kept_training_graph
+from edgekit.server.settings import Sections
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """What engines of real devices share.
+
+    Attributes:
+        grid: Flower's.
+        experiment: the experiment.
+        folder: the run folder.
+        sign: signs what nodes shall trust.
+        members: gives the ids of the nodes that have joined and not left.
+        notice: called with a line for people.
+        address: host:port for streams to listen on.
+        keys: of the streams' server; None for no TLS.
+        run_id: of this run, whoever has the same experiment.
+        owners: what owners of devices are told of privacy.
+    """
+
+    grid: Grid
+    experiment: Sections
+    folder: RunFolder
+    sign: Callable[[bytes], bytes]
+    members: Callable[[], set[int]]
+    notice: Callable[[str], None]
+    address: str
+    keys: Keys | None
+    run_id: str
+    owners: str
+
+    @property
+    def nodes(self) -> Path:
+        """Where what is known of nodes is kept."""
+        return self.folder.path / "nodes.json"
+
+
+def engine_of(
+    fleet: Fleet, algorithm: Algorithm, dataset: FederatedDataset, model: nn.Module, plan: Plan | None
+) -> tuple[FleetEngine | PartyEngine, SplitHost | PartyHost | None]:
+    """Return the engine of a method's fleet, and what serves its streams, to be closed in the end; None without any.
+
+    Raises:
+        EdgekitError: the network cannot be trained so, or somebody else listens there.
+    """
+    if isinstance(algorithm, Parties):
+        return _parties(fleet, algorithm, dataset, model)
+    host: SplitHost | None = None
+    if isinstance(algorithm, SplitLearning):
+        section = algorithm.cut(model, dataset, fleet.experiment.training.plain(), fleet.notice)
+        host = SplitHost(section, model, dataset, fleet.address, fleet.keys)
+
+    def making() -> None:
+        fleet.notice("making the training graph, for nodes without torch")
+
+    def training_graph() -> bytes:
+        if host is None:
+            kept = kept_training_graph(fleet.experiment, algorithm, dataset, model, fleet.folder, making)
+        else:
+            kept = kept_split_graph(fleet.experiment, host.plan, dataset, fleet.folder, making)
+        return kept.read_bytes()
+
+    parameters: dict[str, Any] = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    made = FleetEngine(
+        fleet.grid,
+        fleet.experiment,
+        algorithm,
+        dataset,
+        parameters,
+        plan,
+        fleet.owners,
+        training_graph,
+        fleet.sign,
+        fleet.nodes,
+        fleet.notice,
+        host,
+        run_id=fleet.run_id,
+    )
+    return made, host
+
+
+def _parties(
+    fleet: Fleet, algorithm: Parties, dataset: FederatedDataset, model: nn.Module
+) -> tuple[PartyEngine, PartyHost]:
+    assert isinstance(dataset, VerticalDataset)
+    assert isinstance(model, VerticalNetwork)
+    host = PartyHost(algorithm.split, model, dataset, fleet.address, fleet.keys)
+    made = PartyEngine(
+        host,
+        dataset,
+        fleet.members,
+        grid=fleet.grid,
+        experiment=fleet.experiment,
+        algorithm=algorithm,
+        privacy=fleet.owners,
+        sign=fleet.sign,
+        path=fleet.nodes,
+        on_notice=fleet.notice,
+    )
+    return made, host
