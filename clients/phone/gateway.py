@@ -12,7 +12,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import anyio
 import anyio.to_thread
@@ -25,9 +24,17 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from edgekit import __version__
 from edgekit.clients.node import enrol
-from edgekit.clients.node.folder import NodeFolder, NodeSettings
+from edgekit.clients.node.folder import NodeFolder
 from edgekit.clients.node.resident import Resident
-from edgekit.clients.phone.frames import VERSION, Frame, pack, unpack
+from edgekit.clients.phone.connection import (
+    GARBAGE,
+    LEFT,
+    REFUSED,
+    Connection,
+    receive,
+    same_origin,
+)
+from edgekit.clients.phone.frames import VERSION, Frame, pack
 from edgekit.clients.phone.handler import MOST_EXAMPLES, Board, GatewayHandler, PhoneHandler
 from edgekit.clients.phone.line import Line
 from edgekit.clients.phone.members import Members, NotKnownError, Phone
@@ -49,13 +56,10 @@ FRAMES_A_MINUTE = 600
 """Of one phone; more end its connection."""
 HELLO_SECONDS = 10.0
 MOST_HELLO_BYTES = 4096
-MOST_FRAME_BYTES = 16 << 20
 LEAST_SECRET = 32
 LINGER_SECONDS = 60.0
 """How long the node of a phone that went away stays; then it goes offline."""
 JOINERS = 4
-REFUSED, GARBAGE, LEFT, ELSEWHERE = 4401, 4400, 4410, 4409
-"""WebSocket close codes: not known here, not understood or not now, left for good, opened elsewhere."""
 
 
 @dataclass
@@ -158,7 +162,7 @@ class Gateway:
     async def _line(self, websocket: WebSocket) -> None:
         """Talk with one page until it goes."""
         who = websocket.client.host if websocket.client else "?"
-        if not _same_origin(websocket):
+        if not same_origin(websocket):
             log.warning("refused a page of another origin, from %s", who)
             await websocket.close(REFUSED)
             return
@@ -179,10 +183,10 @@ class Gateway:
                 del self._connections[who]
 
     async def _converse(self, websocket: WebSocket, who: str) -> None:
-        connection = _Connection(websocket, asyncio.get_running_loop())
+        connection = Connection(websocket, asyncio.get_running_loop())
         self._strangers += 1
         try:
-            hello = await asyncio.wait_for(_receive(websocket, MOST_HELLO_BYTES), HELLO_SECONDS)
+            hello = await asyncio.wait_for(receive(websocket, MOST_HELLO_BYTES), HELLO_SECONDS)
             # Threads of their own: a new phone is made known to the coordinator, which may take a while.
             limiter = self._joiners if "ticket" in hello.facts else None
             identity, phone, welcome = await anyio.to_thread.run_sync(self._let_in, hello, limiter=limiter)
@@ -203,7 +207,7 @@ class Gateway:
         self._sessions[identity] = session  # it may have been swept away meanwhile
         line.connect(connection)
         try:
-            while await self._heard(await _receive(websocket), identity, session, connection):
+            while await self._heard(await receive(websocket), identity, session, connection):
                 if self._frames.too_often(identity):
                     raise RefusedError(f"more than {FRAMES_A_MINUTE} messages a minute")
                 if not line.is_on(connection):  # what an older connection still brings is not for the newest
@@ -261,7 +265,7 @@ class Gateway:
         log.info("%s joined", phone.name)
         return identity, phone
 
-    async def _heard(self, frame: Frame, identity: str, session: Session, connection: "_Connection") -> bool:
+    async def _heard(self, frame: Frame, identity: str, session: Session, connection: "Connection") -> bool:
         """Do what a page says; return whether it stays.
 
         Raises:
@@ -334,88 +338,3 @@ class Gateway:
         self.members.forget(session.phone)
         self._sessions.pop(identity, None)
         log.info("%s left for good", session.phone.name)
-
-
-class _Connection:
-    """An open WebSocket (see `line.Connection`); frames are sent in the order in which they were given."""
-
-    def __init__(self, websocket: WebSocket, loop: asyncio.AbstractEventLoop) -> None:
-        self._websocket, self._loop = websocket, loop
-        self.wanted = ""
-        self._sending = asyncio.Lock()
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    def post(self, frame: Frame | bytes) -> None:
-        self._loop.call_soon_threadsafe(self._start, frame)
-
-    def end(self, reason: str, code: int = ELSEWHERE) -> None:
-        self._loop.call_soon_threadsafe(self._start, Frame("refused", {"reason": reason, "code": code}), code)
-
-    def _start(self, frame: Frame | bytes, then_close: int = 0) -> None:
-        async def work() -> None:
-            with contextlib.suppress(WebSocketDisconnect, RuntimeError, OSError):
-                await self.send(frame)
-                if then_close:
-                    await self.close(then_close)
-
-        task = self._loop.create_task(work())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def send(self, frame: Frame | bytes) -> None:
-        content = frame if isinstance(frame, bytes) else pack(frame)
-        async with self._sending:
-            await self._websocket.send_bytes(content)
-
-    async def close(self, code: int) -> None:
-        await self._websocket.close(code)
-
-    async def refuse(self, code: int, reason: str) -> None:
-        with contextlib.suppress(WebSocketDisconnect, RuntimeError, OSError):
-            await self.send(Frame("refused", {"reason": reason, "code": code}))
-            await self.close(code)
-
-
-async def _receive(websocket: WebSocket, most: int = MOST_FRAME_BYTES) -> Frame:
-    """Return the next frame.
-
-    Raises:
-        WebSocketDisconnect: the page went.
-        RefusedError: it is none.
-    """
-    message = await websocket.receive()
-    if message["type"] == "websocket.disconnect":
-        raise WebSocketDisconnect(message.get("code", 1006))
-    content = message.get("bytes")
-    if content is None:
-        raise RefusedError("frames are binary messages")
-    if len(content) > most:
-        raise RefusedError(f"this frame has more than {most} bytes")
-    return unpack(content)
-
-
-def _same_origin(websocket: WebSocket) -> bool:
-    """Whether a page of this gateway asks; programs that are no browsers do not say where they come from."""
-    origin = websocket.headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == websocket.headers.get("host")
-
-
-def join(folder: Path, url: str, name: str) -> None:
-    """Make this gateway a member of a coordinator, by a join code; or, without one, tell it where its own is now.
-
-    Args:
-        folder: of the gateway.
-        url: of the coordinator; with a code if this gateway is new to it.
-        name: of the gateway.
-
-    Raises:
-        JoinError: it may not.
-    """
-    node = NodeFolder(folder / "node")
-    address, code = parse_url(url)
-    if code is None and not node.joined:
-        raise JoinError("give the whole address with its code, URL#CODE, as edgekit serve shows it")
-    # First: a membership is there only with all else. Whoever answers there must have the authority's certificate.
-    node.keep_node_settings(NodeSettings(url=str(address), name=name))
-    if code is not None:
-        enrol.join(node, address, code, name, "gateway")

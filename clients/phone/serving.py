@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from edgekit.clients.phone.gateway import MOST_FRAME_BYTES, Gateway
+from edgekit.clients.phone.connection import MOST_FRAME_BYTES
+from edgekit.clients.phone.gateway import Gateway
 from edgekit.clients.phone.members import Members
 from edgekit.errors import EdgekitError
 from edgekit.listening import Listening

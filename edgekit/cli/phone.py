@@ -70,7 +70,7 @@ def phone(
 
     from edgekit.cli.terminal import Terminal
     from edgekit.cli.watching import show_phone_link
-    from edgekit.clients.phone import gateway
+    from edgekit.clients.phone import membership
     from edgekit.clients.phone.serving import serve
     from edgekit.runfolder import locked
     from edgekit.server.deployment.authority import Authority
@@ -82,7 +82,7 @@ def phone(
         check_port(host, port, "gateway")
         label = f"gateway {listening.reached_as[0]}".replace(":", ".")[:64]
         if url is not None:
-            gateway.join(place, url, label)
+            membership.join(place, url, label)
         files, renew = None, lambda: None
         if certificate is not None and key is not None:
             files = (certificate, key)

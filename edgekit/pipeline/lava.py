@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Callable
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from edgekit.errors import LavaError, RunFolderError, UsageError
 from edgekit.neuromorphic import loihi
 from edgekit.neuromorphic.emulator import Emulator
 from edgekit.neuromorphic.lava import LAVA, Lava
+from edgekit.neuromorphic.lava.session import write_scripts
 from edgekit.neuromorphic.lava.verify import Case, Comparison, compare, draw
 from edgekit.neuromorphic.loihi import LoihiNetwork
 from edgekit.neuromorphic.network import readouts
@@ -187,7 +187,7 @@ def export(path: Path, form: str, out: Path | None, notice: Notice) -> dict[str,
         buffer = io.BytesIO()
         np.save(buffer, array, allow_pickle=False)
         write_whole(folder / name, buffer.getvalue())
-    write_whole(folder / "run_in_lava.py", files("edgekit.neuromorphic.lava").joinpath("worker.py").read_bytes())
+    write_scripts(folder, "run_in_lava.py")
     notice(f"{folder}: python run_in_lava.py network.npz codes.npy out.npz, in a Python 3.10 with lava-nc 0.10")
     notice("with --hardware it asks for a Loihi 2 chip; that was never run on one")
     return {"folder": str(folder), "samples": len(test), "run_on_a_chip": False}

@@ -17,10 +17,21 @@ from edgekit.errors import LavaError
 from edgekit.neuromorphic.emulator import Record
 from edgekit.neuromorphic.lava.environment import LAVA
 from edgekit.neuromorphic.loihi import Integers, LoihiNetwork, save
+from edgekit.runfolder import write_whole
 
 TIMEOUT_S = 600.0
 START_S = 120.0
 AGAIN = "`edgekit spike setup-lava --again` makes it anew"
+SCRIPTS = ("worker.py", "lava_models.py", "lava_network.py")
+"""What runs in Lava's Python; the first is started."""
+
+
+def write_scripts(folder: Path, name: str = SCRIPTS[0]) -> Path:
+    """Write what runs in Lava's Python into a folder; return the script to start, which is called `name` there."""
+    source = files("edgekit.neuromorphic.lava")
+    for script in SCRIPTS:
+        write_whole(folder / (name if script == SCRIPTS[0] else script), source.joinpath(script).read_bytes())
+    return folder / name
 
 
 class Ran:
@@ -56,8 +67,7 @@ class Lava:
             )
         self._folder = tempfile.TemporaryDirectory(prefix="edgekit-lava-")
         self._log = (Path(self._folder.name) / "worker.log").open("wb")
-        script = Path(self._folder.name) / "worker.py"  # a folder of its own: Lava looks through those of its code
-        script.write_bytes(files("edgekit.neuromorphic.lava").joinpath("worker.py").read_bytes())
+        script = write_scripts(Path(self._folder.name))  # a folder of its own: Lava looks through those of its code
         try:
             self._process = subprocess.Popen(
                 [str(LAVA.executable), "-u", str(script)],

@@ -1,6 +1,5 @@
 """Who may take part: join codes, and the nodes that joined by them."""
 
-import hashlib
 import json
 import threading
 import time
@@ -9,15 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
-
 from edgekit import __version__
 from edgekit.enrolment import PROTOCOL, JoinCode, clock_problem, enrolment_parts, is_proof, phone_message
 from edgekit.errors import JoinError, ServeError
 from edgekit.runfolder import write_whole
+from edgekit.server.deployment.claims import check_label, check_signature, fingerprint, text
 
 CODE_SECONDS = 600.0
 MOST_ATTEMPTS = 5
@@ -140,7 +135,7 @@ class Enrolment:
         Raises:
             JoinError: the code is unknown, used, or expired; a version or a clock does not fit.
         """
-        name, nonce = _text(request, "code"), _text(request, "nonce")
+        name, nonce = text(request, "code"), text(request, "nonce")
         self._check_sides(request)
         with self._lock:
             proof = JoinCode(name, self._find(name).secret).proof(b"authority", nonce.encode(), self.authority)
@@ -156,30 +151,30 @@ class Enrolment:
         Raises:
             JoinError: anything is wrong; nothing changed then.
         """
-        name, nonce, key = _text(request, "code"), _text(request, "nonce"), _text(request, "public_key")
-        label, kind, version = _text(request, "name"), _text(request, "kind"), _text(request, "version")
+        name, nonce, key = text(request, "code"), text(request, "nonce"), text(request, "public_key")
+        label, kind, version = text(request, "name"), text(request, "kind"), text(request, "version")
         self._check_sides(request)
         if kind not in KINDS:
             raise JoinError(f"a node's kind is {', '.join(KINDS)}, not {kind!r}")
-        _check_label(label)
+        check_label(label)
         with self._lock:
             code = self._find(name)
             wanted = JoinCode(name, code.secret).proof(*enrolment_parts(nonce, key, label, kind))
             if not is_proof(request.get("proof"), wanted):
                 self._wrong(name, code)
-            _check_signature(key, wanted.encode(), request)
+            check_signature(key, wanted.encode(), request)
             if kind == "gateway" and not code.gateway:
                 raise JoinError(
                     "this code lets in one device, not a gateway with phones of its own: use edgekit serve --phones, "
                     "or start the coordinator with --allow-gateways"
                 )
-            if code.used_by not in ("", _fingerprint(key)):
+            if code.used_by not in ("", fingerprint(key)):
                 self._log(f"refused: code {name} was tried a second time, by another device")
                 raise JoinError(
                     f"code {name} was used already: each joins one device; take a new one from edgekit serve"
                 )
             again = bool(code.used_by)
-            code.used_by = _fingerprint(key)
+            code.used_by = fingerprint(key)
             self._save_codes()
         try:
             node_id = self._take_in(label, kind, key, version)
@@ -202,14 +197,14 @@ class Enrolment:
             JoinError: it is no gateway that asks, or anything else is wrong.
         """
         self._check_sides(request)
-        key, label, version = _text(request, "public_key"), _text(request, "name"), _text(request, "version")
+        key, label, version = text(request, "public_key"), text(request, "name"), text(request, "version")
         gateway = self.members.get(request["gateway"]) if isinstance(request.get("gateway"), int) else None
         if gateway is None or gateway.kind != "gateway":
             raise JoinError("only a gateway of this coordinator brings phones: join it first, with edgekit phone")
         message = phone_message(gateway.node_id, key, label, request["time"])
-        _check_signature(gateway.public_key, message, request)
-        _check_signature(key, message, {"signature": request.get("proof")})
-        _check_label(label)
+        check_signature(gateway.public_key, message, request)
+        check_signature(key, message, {"signature": request.get("proof")})
+        check_label(label)
         if sum(member.brought_by == gateway.node_id for member in list(self.members.values())) >= MOST_PHONES:
             raise JoinError(f"{gateway.name} has brought {MOST_PHONES} phones already")
         node_id = self._take_in(label, "phone", key, version, gateway.node_id)
@@ -248,7 +243,7 @@ class Enrolment:
                 return
             del self._by_key[member.public_key]
             for code in self._codes.values():  # a removed node does not come back by the code it joined with
-                if code.used_by == _fingerprint(member.public_key):
+                if code.used_by == fingerprint(member.public_key):
                     code.expires = 0.0
             self._save_codes()
             self._save_members()
@@ -266,7 +261,7 @@ class Enrolment:
             raise JoinError("the coordinator does not know this node (any more)")
         if not isinstance(when, int | float) or abs(when - self._clock()) > 300:
             raise JoinError("this request to leave is too old, or this device's clock is wrong")
-        _check_signature(member.public_key, f"leave {node_id} {when}".encode(), request)
+        check_signature(member.public_key, f"leave {node_id} {when}".encode(), request)
         self.leave(member.node_id)
         return {"left": True}
 
@@ -326,29 +321,3 @@ def _read(path: Path) -> dict[str, Any]:
             f"{path} cannot be read ({error}): restore it, or remove it and let devices join again"
         ) from None
     return found
-
-
-def _text(request: Any, name: str, most: int = 4096) -> str:
-    value = request.get(name) if isinstance(request, dict) else None
-    if not isinstance(value, str) or not 0 < len(value) <= most:
-        raise JoinError(f"the request lacks {name!r}, or it is too long")
-    return value
-
-
-def _check_label(label: str) -> None:
-    if len(label) > 64 or not all(letter.isalnum() or letter in "-_. " for letter in label):
-        raise JoinError("a node's name has at most 64 letters, digits, spaces, dashes, dots and underscores")
-
-
-def _check_signature(key: str, message: bytes, request: Any) -> None:
-    try:
-        public = load_pem_public_key(key.encode())
-        if not isinstance(public, ec.EllipticCurvePublicKey):
-            raise JoinError("a node's key must be of a NIST curve (P-256)")
-        public.verify(bytes.fromhex(_text(request, "signature")), message, ec.ECDSA(hashes.SHA256()))
-    except (ValueError, TypeError, InvalidSignature):
-        raise JoinError("the request is not signed by the key that it shows") from None
-
-
-def _fingerprint(key: str) -> str:
-    return hashlib.sha256(key.encode()).hexdigest()

@@ -1,6 +1,8 @@
 """A browser for the suites of devices: Debian's Chromium, driven by Playwright."""
 
 import shutil
+import threading
+import time
 
 import pytest
 
@@ -62,3 +64,30 @@ def _stumbles(page):
 
     found = Axe().run(page).response["violations"]
     return [f"{problem['id']}: {node['target']}" for problem in found for node in problem["nodes"]]
+
+
+@pytest.fixture(scope="module")
+def files():
+    """The page's files on http://127.0.0.1, which browsers take for secure."""
+    import uvicorn
+    from starlette.applications import Starlette
+
+    from edgekit.clients.phone.pages import Guarded, page_routes
+
+    config = uvicorn.Config(Guarded(Starlette(routes=page_routes())), port=0, log_level="warning")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture
+def bench(phone, files):
+    """A page that has nothing but the modules."""
+    page = phone()
+    page.goto(f"{files}/phone/litert/README.txt")
+    return page

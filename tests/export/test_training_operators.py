@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit.export.training import operators
+from edgekit.export.training import operators, pooling
 from edgekit.export.training.rules import as_images, as_map
 
 SIDES = {"height": st.integers(4, 9), "width": st.integers(4, 9)}
@@ -120,5 +120,5 @@ def test_relu_and_relu6_also_at_their_corners():
 @pytest.mark.parametrize("kernel", [(2, 2), (3, 2)])
 def test_pools_also_where_windows_do_not_reach_the_edge_and_maxima_are_tied(size, kernel):
     x = draw(BATCH, 3, *size).round()  # many ties
-    agree(lambda x: as_images(operators.AveragePool.apply(as_map(x), kernel)), lambda x: F.avg_pool2d(x, kernel), x)
-    agree(lambda x: as_images(operators.MaxPool.apply(as_map(x), kernel)), lambda x: F.max_pool2d(x, kernel), x)
+    agree(lambda x: as_images(pooling.AveragePool.apply(as_map(x), kernel)), lambda x: F.avg_pool2d(x, kernel), x)
+    agree(lambda x: as_images(pooling.MaxPool.apply(as_map(x), kernel)), lambda x: F.max_pool2d(x, kernel), x)

@@ -15,7 +15,7 @@ from scipy.sparse import csr_array
 from edgekit.errors import ConversionError
 from edgekit.neuromorphic import emulator
 from edgekit.neuromorphic.connections import connections
-from edgekit.neuromorphic.emulator import Emulator, Record, products
+from edgekit.neuromorphic.emulator import Emulator, Record, convolutions, matrices, products
 from edgekit.neuromorphic.energy import fan_out
 from edgekit.neuromorphic.lava.verify import compare_records, draw
 from edgekit.neuromorphic.loihi import Lif, LoihiLayer, LoihiNetwork, LoihiSynapse, SigmaDelta, load, save
@@ -96,17 +96,17 @@ def _map_network(synapse, source, target, steps=6):
     return LoihiNetwork((layer,), steps, source, 0.0, 1.0, max(1, synapse.message_bits), ())
 
 
-FORMS = {  # each is the fastest form of some shape; see `products._convolution`
+FORMS = {  # each is the fastest form of some shape; see `convolutions.convolution`
     "whole": ((1, 4, 4), (4, 4, 4), (3, 3), 1),
     "rows": ((1, 28, 28), (16, 28, 28), (3, 3), 1),
     "patches": ((32, 14, 14), (32, 14, 14), (3, 3), 1),
     "float": ((64, 14, 14), (64, 14, 14), (3, 3), 64),
 }
 CLASSES = {
-    "whole": products._ByteMatrix,
-    "rows": products._Rows,
-    "patches": products._Patches,
-    "float": products._FloatConvolution,
+    "whole": matrices.ByteMatrix,
+    "rows": convolutions._Rows,
+    "patches": convolutions._Patches,
+    "float": convolutions._FloatConvolution,
 }
 
 

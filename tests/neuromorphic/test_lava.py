@@ -1,6 +1,7 @@
 """Intel's Lava, really run: random networks and our own; and what happens when it hangs, dies or is not there."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from edgekit.models.settings import Model
 from edgekit.neuromorphic import convert, quantise
 from edgekit.neuromorphic.emulator import Emulator
 from edgekit.neuromorphic.lava import LAVA, Lava
+from edgekit.neuromorphic.lava.session import SCRIPTS
 from edgekit.neuromorphic.lava.verify import Case, compare, draw
 from edgekit.neuromorphic.settings import Spiking
 
@@ -130,6 +132,8 @@ def _hanging(tmp_path, monkeypatch, body):
     )
     package = tmp_path / "package"
     package.mkdir()
+    for script in SCRIPTS[1:]:
+        shutil.copy(worker.with_name(script), package)
     (package / "worker.py").write_text(text)
     monkeypatch.setattr("edgekit.neuromorphic.lava.session.files", lambda _: package)
 

@@ -15,7 +15,7 @@ from torch.nn.modules.utils import _pair
 from torch.overrides import TorchFunctionMode
 
 from edgekit.errors import ExportError
-from edgekit.export.training import operators
+from edgekit.export.training import operators, pooling
 from edgekit.export.training.operators import Pair
 
 
@@ -203,7 +203,7 @@ def _avg_pool2d(
     kernel = _side_by_side(input, kernel_size, stride, padding)
     if kernel is None or ceil_mode or divisor_override:
         return NotImplemented
-    return as_images(operators.apply(operators.AveragePool, as_map(input), kernel))
+    return as_images(operators.apply(pooling.AveragePool, as_map(input), kernel))
 
 
 def _adaptive_avg_pool2d(rules: Rules, input: Tensor, output_size: Any) -> Any:
@@ -217,7 +217,7 @@ def _adaptive_avg_pool2d(rules: Rules, input: Tensor, output_size: Any) -> Any:
         return as_images(as_map(input).flatten(0, 1).mean(0)[None, None])
     if height % rows or width % columns:
         return NotImplemented
-    return as_images(operators.apply(operators.AveragePool, as_map(input), (height // rows, width // columns)))
+    return as_images(operators.apply(pooling.AveragePool, as_map(input), (height // rows, width // columns)))
 
 
 def _max_pool2d(
@@ -233,7 +233,7 @@ def _max_pool2d(
     kernel = _side_by_side(input, kernel_size, stride, padding)
     if kernel is None or _pair(dilation) != (1, 1) or ceil_mode or return_indices:
         return NotImplemented
-    return as_images(operators.apply(operators.MaxPool, as_map(input), kernel))
+    return as_images(operators.apply(pooling.MaxPool, as_map(input), kernel))
 
 
 def _flatten(rules: Rules, input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Any:

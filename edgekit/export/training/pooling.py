@@ -1,0 +1,62 @@
+"""Pooling of a training step; see `operators` for how feature maps are held."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from edgekit.export.training.operators import Gradients, Pair, padded, windows
+
+
+class AveragePool(Function):
+    """Mean over windows of `kernel`, side by side, of x (H, W, ...)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kernel: Pair) -> Tensor:
+        """Return (H / height, W / width, ...)."""
+        ctx.kernel = kernel
+        ctx.shape = x.shape
+        seen = windows(x, kernel, kernel, (1, 1))
+        return sum(seen[1:], seen[0]) * (1 / (kernel[0] * kernel[1]))
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Gradients:
+        """Return the gradient by x."""
+        part = g * (1 / (ctx.kernel[0] * ctx.kernel[1]))
+        return _tiled([part] * (ctx.kernel[0] * ctx.kernel[1]), ctx.kernel, ctx.shape), None
+
+
+class MaxPool(Function):
+    """Maximum over windows of `kernel`, side by side, of x (H, W, ...)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kernel: Pair) -> Tensor:
+        """Return (H / height, W / width, ...)."""
+        seen = windows(x, kernel, kernel, (1, 1))
+        y = seen[0]
+        for window in seen[1:]:
+            y = torch.maximum(y, window)
+        ctx.save_for_backward(y, *seen)
+        ctx.kernel, ctx.shape = kernel, x.shape
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Gradients:
+        """Return the gradient by x: it goes to the first position that holds the maximum, as torch's does."""
+        y, *seen = ctx.saved_tensors
+        parts = []
+        for window in seen:
+            below = torch.ceil(torch.clamp(y - window, max=1.0))
+            parts.append(g - g * below)
+            g = g * below
+        return _tiled(parts, ctx.kernel, ctx.shape), None
+
+
+def _tiled(parts: list[Tensor], kernel: Pair, shape: torch.Size) -> Tensor:
+    """Lay arrays (h, w, ...), one a kernel position, into a map side by side; what no window saw is zero."""
+    height, width = kernel
+    h, w, *rest = parts[0].shape
+    lines = [torch.stack(parts[a * width : (a + 1) * width], 2).reshape(h, w * width, *rest) for a in range(height)]
+    tiled = torch.stack(lines, 1).reshape(h * height, w * width, *rest)
+    return padded(tiled, 0, shape[0] - h * height, 0, shape[1] - w * width)
