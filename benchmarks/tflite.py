@@ -30,13 +30,14 @@ from edgekit.data import load as load_data
 from edgekit.data.settings import Data
 from edgekit.export.convert import to_float32
 from edgekit.export.metadata import add_metadata
-from edgekit.export.quantise import PRESETS, quantise
+from edgekit.export.quantise import quantise
 from edgekit.export.tflite import as_device
 from edgekit.export.training.file import training_file
 from edgekit.export.training.steps import Options
 from edgekit.export.verify import run_examples
 from edgekit.models import build
 from edgekit.models.settings import Model
+from edgekit.registry import PRESETS
 
 NETS = {
     "dscnn": {"arguments": {"channels": [64, 128, 256, 256]}},

@@ -190,6 +190,37 @@ SELECTORS = Registry(
     "edgekit.selectors",
 )
 TRANSFORMS = Registry("federation.transforms", {}, "edgekit.transforms")
+PRESETS = Registry(
+    "export.presets",
+    {
+        name: Entry(f"edgekit.export.quantise:{made}", summary)
+        for name, made, summary in (
+            ("float32", "FLOAT32", "32-bit floats: what training gave"),
+            ("float16", "FLOAT16", "16-bit weights, computed in 32 bits: half the size"),
+            (
+                "int8-weights",
+                "INT8_WEIGHTS",
+                "8-bit weights, computed in 32 bits: a quarter of the size, no calibration",
+            ),
+            (
+                "int8-dynamic",
+                "INT8_DYNAMIC",
+                "8-bit weights, activations quantised as they come: small and fast, no calibration",
+            ),
+            (
+                "int8",
+                "INT8",
+                "8-bit weights and activations in convolutions and fully connected layers, float elsewhere",
+            ),
+            (
+                "int8-full",
+                "INT8_FULL",
+                "8-bit integers throughout, input and output too: for chips without floating point",
+            ),
+        )
+    },
+    "edgekit.presets",
+)
 OF_PRIVACY = "DifferentialPrivacy"
 """Beginning of Flower's strategies that stand for a mechanism: privacy has a section of its own."""
 

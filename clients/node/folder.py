@@ -50,6 +50,10 @@ class NodeSettings(Section):
     """What may be told of the device beside its updates."""
     only_when: list[Condition] = Field(default=[])
     """When the device trains; always, if empty."""
+    most_rounds: Annotated[int, Field(ge=0)] = 0
+    """Rounds of one run that the device takes part in at most; 0 is as many as there are."""
+    rounds_apart: Annotated[int, Field(ge=0)] = 0
+    """Rounds of one run from one that the device takes part in to the next; 0 or 1 is each."""
     modules: list[str] = Field(default=[])
     """Modules of this device that a task may name (as a network or a data set); none, if empty."""
 
@@ -86,6 +90,7 @@ class NodeFolder:
         self.tasks = path / "tasks"
         self.models = path / "models"
         self.states = path / "states"
+        self.rounds = path / "rounds"
 
     @property
     def joined(self) -> bool:

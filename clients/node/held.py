@@ -12,6 +12,7 @@ from edgekit.arrays import Weights, problem_with
 from edgekit.clients.budget import ACCOUNTANT, Budget
 from edgekit.clients.node import task
 from edgekit.clients.node.folder import NodeFolder, NodeSettings
+from edgekit.clients.node.limits import Limits
 from edgekit.clients.node.sides import Side, side_of
 from edgekit.clients.node.task import Task
 from edgekit.clients.states import OwnState
@@ -143,6 +144,11 @@ class Held:
             history.append((planned.reports_noise, 1.0, planned.reports))
         most = epsilon(history, planned.delta, ACCOUNTANT)
         return Budget(self.ledger, most * (1 + 1e-9), planned.delta)
+
+    def limits(self) -> Limits:
+        """Return how often this device takes part in this run."""
+        assert self.task is not None
+        return Limits(self.folder.rounds / f"{self.task.state_name()}.json", self.node_settings)
 
     def own_state(self) -> OwnState:
         """Return what this device keeps between the rounds of this run."""

@@ -48,13 +48,18 @@ class Rounds:
         asked = wire.read(message)
         ask = wire.ask_of(asked)
         self._held.ready(str(asked.facts.get("task", "")), ask.bundles.get(WEIGHTS))
+        limits = self._held.limits()
+        if reason := limits.obstacle(ask.round):
+            raise DeclinedError(f"not in this round: {reason}")
         if self._held.side is not None:
+            limits.keep(ask.round)
             return self._interact(self._held.side, asked, ask, message)
         digest = self._held.digest("train", packed(ask.bundles), _told_as_text(ask))
         budget = self._held.budget()
         settings = ask.settings
         if budget is None and (settings.update_noise > 0 or settings.work in ("dp-sgd", "local-dp")):
             raise PrivacyError("the round adds noise on the device, but the task plans none")
+        limits.keep(ask.round)
         update = self._run_half(ask, budget, digest)
         log.info("round %d: trained on this device's examples (%s)", ask.round, settings.work)
         return self._reply(update, message, {"device": conditions.facts(self._held.node_settings.share)})

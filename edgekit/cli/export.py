@@ -57,12 +57,14 @@ def export(
 
     from edgekit.cli.terminal import Terminal
     from edgekit.errors import UsageError
-    from edgekit.export.settings import Preset, Runtime
+    from edgekit.export.settings import Runtime
+    from edgekit.plugins import is_import_path
+    from edgekit.registry import PRESETS
     from edgekit.runfolder import RunFolder
 
     presets: list[Any] = preset or []
-    for option, given, known in (("--preset", presets, get_args(Preset)), ("--runtime", runtime, get_args(Runtime))):
-        if unknown := [value for value in given or [] if value not in known]:
+    for option, given, known in (("--preset", presets, tuple(PRESETS)), ("--runtime", runtime, get_args(Runtime))):
+        if unknown := [value for value in given or [] if value not in known and not is_import_path(value)]:
             raise UsageError(f"{option} {unknown[0]}: there are {', '.join(known)}")
     if (run is None) == (model is None):
         raise UsageError("give a run's folder, or a module by --model package.module:Class")

@@ -37,6 +37,12 @@ def join(
         list[str] | None, typer.Option(help="Tell the coordinator: battery, load, temperature, statistics.")
     ] = None,
     only_when: Annotated[list[str] | None, typer.Option(help="Train only when idle, charging, unmetered.")] = None,
+    most_rounds: Annotated[
+        int | None, typer.Option(min=0, help="Take part in at most so many rounds of a run; 0: in all.")
+    ] = None,
+    rounds_apart: Annotated[
+        int | None, typer.Option(min=0, help="Take part at most each so many rounds; 0: in each.")
+    ] = None,
     module: Annotated[
         list[str] | None, typer.Option(help="A module of this device that the experiment may name.")
     ] = None,
@@ -58,6 +64,8 @@ def join(
         edgekit join 'https://192.168.1.10:8443#K7QM-2XR9-…' --data npz:mine.npz
 
         edgekit join --share battery --only-when charging
+
+        edgekit join --most-rounds 10 --rounds-apart 3
 
         edgekit join 'https://…#…' --client 3
 
@@ -95,6 +103,8 @@ def join(
             "epsilon": epsilon,
             "share": share or None,
             "only_when": only_when or None,
+            "most_rounds": most_rounds,
+            "rounds_apart": rounds_apart,
             "modules": module or None,
         }
         start = before.model_dump() if before else {"name": _host_name()}

@@ -1,32 +1,45 @@
 """Post-training quantisation, by ai-edge-quantizer."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from edgekit.data.federated import Floats
-from edgekit.errors import ExportError, MissingExtraError
+from edgekit.errors import ExperimentError, ExportError, MissingExtraError
 from edgekit.export import cache
 from edgekit.export.convert import SIGNATURE
 from edgekit.export.quiet import quiet
-from edgekit.export.settings import Preset
-
-PRESETS: dict[Preset, str] = {
-    "float32": "32-bit floats: what training gave",
-    "float16": "16-bit weights, computed in 32 bits: half the size",
-    "int8-weights": "8-bit weights, computed in 32 bits: a quarter of the size, no calibration",
-    "int8-dynamic": "8-bit weights, activations quantised as they come: small and fast, no calibration",
-    "int8": "8-bit weights and activations in convolutions and fully connected layers, float elsewhere",
-    "int8-full": "8-bit integers throughout, input and output too: for chips without floating point",
-}
-"""What each number format is."""
-
-CALIBRATED = ("int8", "int8-full")
-"""Presets that take the activations' ranges from examples."""
+from edgekit.registry import PRESETS
 
 
-def quantise(float32: bytes, preset: Preset, name: str, calibration: Floats | None) -> bytes:
+@dataclass(frozen=True)
+class NumberFormat:
+    """A number format of files; `edgekit.registry.PRESETS` names them.
+
+    Attributes:
+        recipe: tells ai-edge-quantizer's quantizer what becomes of which operator; None leaves the floats.
+        calibrated: whether it takes the activations' ranges from examples.
+    """
+
+    recipe: Callable[[Any], None] | None
+    calibrated: bool = False
+
+
+def number_format(preset: str) -> NumberFormat:
+    """Return a preset's number format.
+
+    Raises:
+        ExperimentError: there is none of this name.
+    """
+    found = PRESETS.load(preset)
+    if not isinstance(found, NumberFormat):
+        raise ExperimentError(f"export.presets {preset!r} is not an edgekit.export.quantise.NumberFormat")
+    return found
+
+
+def quantise(float32: bytes, preset: str, name: str, calibration: Floats | None) -> bytes:
     """Bring a float32 file into another number format.
 
     In `int8` only convolutions and fully connected layers become integers: normalisation in float costs little and is
@@ -34,31 +47,32 @@ def quantise(float32: bytes, preset: Preset, name: str, calibration: Floats | No
 
     Args:
         float32: the float32 file.
-        preset: the number format.
+        preset: the number format's name.
         name: of the signature's input.
-        calibration: examples as the file takes them, (examples, ...); needed by `CALIBRATED` presets.
+        calibration: examples as the file takes them, (examples, ...); needed by formats that are calibrated.
 
     Raises:
         MissingExtraError: ai-edge-quantizer is not installed.
         ExportError: there is no calibration data, or the quantiser failed.
     """
-    if preset == "float32":
+    form = number_format(preset)
+    if form.recipe is None:
         return float32
-    if preset in CALIBRATED and (calibration is None or len(calibration) == 0):
+    if form.calibrated and (calibration is None or len(calibration) == 0):
         raise ExportError(f"{preset} needs examples to calibrate on")
     with quiet():
         try:
             from ai_edge_quantizer import quantizer
         except ImportError:
             raise MissingExtraError("ai-edge-quantizer", "tflite") from None
-    examples = calibration if preset in CALIBRATED else None
+    examples = calibration if form.calibrated else None
     seen: list[bytes | str] = [float32, name]
     if examples is not None:
         seen += [repr((examples.dtype, examples.shape)), examples.tobytes()]
     try:
         with quiet():
             made = quantizer.Quantizer(float32)
-            RECIPES[preset](made)
+            form.recipe(made)
 
         def make() -> bytes:
             with quiet():
@@ -135,10 +149,9 @@ def _full(made: Any) -> None:
         made.add_static_config(".*", operator, 8, 8)
 
 
-RECIPES: dict[Preset, Callable[[Any], None]] = {
-    "float16": _float16,
-    "int8-weights": _weights,
-    "int8-dynamic": _dynamic,
-    "int8": _static,
-    "int8-full": _full,
-}
+FLOAT32 = NumberFormat(None)
+FLOAT16 = NumberFormat(_float16)
+INT8_WEIGHTS = NumberFormat(_weights)
+INT8_DYNAMIC = NumberFormat(_dynamic)
+INT8 = NumberFormat(_static, calibrated=True)
+INT8_FULL = NumberFormat(_full, calibrated=True)

@@ -2,11 +2,23 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from edgekit.errors import ExperimentError
+from edgekit.registry import PRESETS
 from edgekit.section import Positive, Section
 
-Preset = Literal["float32", "float16", "int8-weights", "int8-dynamic", "int8", "int8-full"]
+
+def _known(preset: str) -> str:
+    try:
+        PRESETS.entry(preset)
+    except ExperimentError as error:
+        raise ValueError(str(error).removeprefix(f"{PRESETS.key} {preset!r} ")) from None
+    return preset
+
+
+Preset = Annotated[str, AfterValidator(_known)]
+"""A number format's name, in the registry."""
 Runtime = Literal["ai-edge-litert", "tflite-runtime"]
 
 
@@ -14,7 +26,8 @@ class Export(Section):
     """The files for phones and boards."""
 
     presets: list[Preset] = ["float32", "int8"]
-    """Number formats of the .tflite files ([tflite.md](tflite.md))."""
+    """Number formats of the .tflite files: `float32`, `float16`, `int8-weights`, `int8-dynamic`, `int8`, `int8-full`
+    ([tflite.md](tflite.md)), those of installed packages, or `package.module:name`."""
     tolerance: Positive = 0.01
     """How much accuracy a file may lose against the network before it counts as broken (a fraction)."""
     runtimes: list[Runtime] = Field(default=["ai-edge-litert"], min_length=1)

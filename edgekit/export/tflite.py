@@ -16,8 +16,7 @@ from edgekit.errors import ExportError
 from edgekit.export import runtimes
 from edgekit.export.convert import OUTPUT, SIGNATURE, device_shape, input_name, to_float32
 from edgekit.export.metadata import add_metadata, describe
-from edgekit.export.quantise import CALIBRATED, quantise
-from edgekit.export.settings import Preset
+from edgekit.export.quantise import number_format, quantise
 from edgekit.export.verify import Latency, Ran, run_examples
 from edgekit.runfolder import write_whole
 
@@ -113,7 +112,7 @@ def check_calibration(labels: Integers) -> None:
 
 def export(
     subject: Subject,
-    presets: Sequence[Preset],
+    presets: Sequence[str],
     folder: Path,
     card: dict[str, Any],
     tolerance: float,
@@ -138,7 +137,7 @@ def export(
     calibration = None if subject.calibration is None else as_device(subject.calibration)
     done: dict[str, Exported] = {}
     for preset in presets:
-        needed = calibration if preset in CALIBRATED else None
+        needed = calibration if number_format(preset).calibrated else None
         content = quantise(subject.float32, preset, input_name(subject.shape), needed)
         ran = {name: run_examples(content, test, name) for name in claimed}
         checked = {name: check(preset, name, one, reference, subject.labels, tolerance) for name, one in ran.items()}
@@ -151,7 +150,7 @@ def export(
             "runtimes": list(accuracy),
         }
         content = add_metadata(content, {**facts, **card})
-        path = folder / f"{preset}.tflite"
+        path = folder / f"{preset.replace(':', '-')}.tflite"
         write_whole(path, content)
         largest = max(error for _, error in checked.values())
         done[preset] = Exported(

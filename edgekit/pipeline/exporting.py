@@ -15,7 +15,6 @@ from edgekit.data import FederatedDataset
 from edgekit.errors import EdgekitError
 from edgekit.experiment import Experiment
 from edgekit.export import cache
-from edgekit.export.settings import Preset
 from edgekit.export.tflite import Exported, Subject, export
 from edgekit.export.training.file import training_file
 from edgekit.export.training.steps import Options
@@ -34,7 +33,7 @@ def write_files(
     experiment: Experiment,
     folder: RunFolder,
     result: dict[str, Any],
-    presets: Sequence[Preset],
+    presets: Sequence[str],
     training: bool,
     notice: Notice,
     private: bool = True,
@@ -111,7 +110,7 @@ def _write_training(
 
 def export_run(
     path: Path,
-    presets: Sequence[Preset],
+    presets: Sequence[str],
     training: bool,
     runtimes: Sequence[str],
     batch: int | None,
@@ -166,7 +165,7 @@ def export_module(
     weights: Path | None,
     sample: Sequence[int],
     calibration: Path | None,
-    presets: Sequence[Preset],
+    presets: Sequence[str],
     runtimes: Sequence[str],
     options: Options | None,
     tolerance: float,

@@ -21,7 +21,6 @@ from edgekit.clients.node.delivery import Delivery
 from edgekit.clients.torch_trainer import load_weights
 from edgekit.data import FederatedDataset
 from edgekit.errors import EdgekitError, RunFolderError
-from edgekit.export.settings import Preset
 from edgekit.export.tflite import Subject, as_device, export
 from edgekit.export.verify import run_examples
 from edgekit.pipeline import job
@@ -46,7 +45,7 @@ PROBES = 4
 PROBE_TOLERANCE = 0.02
 """How far its scores may be off there, as a share of the largest."""
 LINGER_SECONDS = 2.0
-DELIVERED: Preset = "int8"
+DELIVERED = "int8"
 MOST_ROUNDS_SHOWN = 200
 
 app = ServerApp()

@@ -158,6 +158,8 @@ def test_other_tools_forms_are_written(edgekit, fails, copied):
         "codes.npy",
         "labels.npy",
         "run_in_lava.py",
+        "lava_models.py",
+        "lava_network.py",
     }
     assert "NOT RUN ON A\nCHIP" in (copied / "spiking/lava/run_in_lava.py").read_text()
 

@@ -29,7 +29,7 @@ from edgekit.devices import sensors
 from edgekit.errors import JoinError, RefusedError
 from edgekit.export.convert import to_float32
 from edgekit.export.verify import run_examples
-from edgekit.flower import NODE_LACKS_TASK, begin_run
+from edgekit.flower import CLIENT_DECLINED, NODE_LACKS_TASK, begin_run
 from edgekit.models import build
 from edgekit.models.settings import Model
 from edgekit.privacy import Ledger
@@ -276,6 +276,22 @@ def test_a_node_declines_when_its_owner_does_not_want_it_to_train(folder, make_t
     assert "may be metered" in conditions.obstacle(["unmetered"])
     monkeypatch.setattr(sensors, "metered", lambda: False)
     assert conditions.obstacle(["unmetered", "charging"]) is None
+
+
+def test_a_node_sits_rounds_out_and_goes_on_after_a_restart(folder, make_task, signer, model):
+    def started():
+        handler = Handler(folder)
+        _, name = install(handler, make_task(), signer)
+        handler.held.node_settings = handler.held.node_settings.model_copy(update={"rounds_apart": 2})
+        return lambda number: train(handler, name, state(model), number=number)
+
+    ask = started()
+    assert not ask(1).has_error()
+    again = started()
+    declined = again(2)
+    assert declined.error.code == CLIENT_DECLINED
+    assert "not in this round: it took part in round 1" in declined.error.reason
+    assert not again(3).has_error()
 
 
 def test_a_device_tells_what_its_owner_shares(tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from edgekit.export.tflite import Subject, export
 from edgekit.export.verify import Ran, call, run_examples
 from edgekit.models import build
 from edgekit.models.settings import Model
+from edgekit.registry import PRESETS
 
 NETS = [("mlp", "group"), ("dscnn", "weight-standardised"), ("dscnn", "group"), ("mobilenetv2", "none")]
 SMALL = {"mobilenetv2": {"stages": [[1, 16, 1, 1], [4, 24, 2, 2], [4, 24, 1, 1]], "head": 32}}
@@ -58,7 +59,7 @@ def test_the_float32_file_gives_torchs_scores(name, norm, digits):
     assert np.allclose(scores, model(torch.from_numpy(digits.test.x[:20])).detach().numpy(), atol=2e-6)
 
 
-@pytest.mark.parametrize("preset", quantise.PRESETS)
+@pytest.mark.parametrize("preset", list(PRESETS))
 def test_every_preset_keeps_the_accuracy_in_both_runtimes(preset, trained, digits, tmp_path, old_runtime):
     claimed = ["ai-edge-litert", old_runtime]
     done = export(Subject.of(trained, digits), [preset], tmp_path, {"name": "test"}, 0.01, claimed)[preset]
@@ -90,8 +91,8 @@ def test_dynamic_quantisation_with_a_scale_a_channel_is_garbage_in_the_old_runti
     trained, digits, old_runtime, monkeypatch, tmp_path
 ):
     """Why fully connected layers have one scale in int8-dynamic; and the check finds it although nothing crashes."""
-    by_channel = {**quantise.RECIPES, "int8-dynamic": lambda made: made.add_dynamic_config(".*", "*", 8)}
-    monkeypatch.setattr(quantise, "RECIPES", by_channel)
+    by_channel = quantise.NumberFormat(lambda made: made.add_dynamic_config(".*", "*", 8))
+    monkeypatch.setattr(quantise, "INT8_DYNAMIC", by_channel)
     with pytest.raises(ExportError, match=r"accuracy 0\.\d+ in tflite-runtime, the network 0\.9"):
         export(Subject.of(trained, digits), ["int8-dynamic"], tmp_path, {}, 0.01, ["ai-edge-litert", old_runtime])
     assert list(tmp_path.iterdir()) == []
