@@ -8,7 +8,7 @@ import difflib
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, get_args
 
 import tomli_w
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -158,7 +158,10 @@ def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
     """Return the keys of the section in which a location lies."""
     section: type[BaseModel] = Experiment
     for part in location[:-1]:
+        if isinstance(part, int):  # a place in a list
+            continue
         inner = section.model_fields[str(part)].annotation
+        inner = next((one for one in get_args(inner) if isinstance(one, type)), inner)
         if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
             return []
         section = inner

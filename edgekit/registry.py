@@ -4,7 +4,7 @@ All kinds are listed, described and missed alike. Nothing is imported before it 
 """
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any
@@ -225,11 +225,12 @@ OF_PRIVACY = "DifferentialPrivacy"
 """Beginning of Flower's strategies that stand for a mechanism: privacy has a section of its own."""
 
 
-def check_names(names: Mapping[str, str]) -> None:
+def check_names(names: Mapping[str, str], transforms: Iterable[str] = ()) -> None:
     """See that what an experiment names is known, without importing it.
 
     Args:
         names: by key, such as `model.name`; "" is nothing.
+        transforms: of `federation.transforms`.
 
     Raises:
         ExperimentError: one is not.
@@ -237,3 +238,5 @@ def check_names(names: Mapping[str, str]) -> None:
     for registry in (MODELS, SOURCES, ALGORITHMS, STRATEGIES, SELECTORS):
         if name := names.get(registry.key):
             registry.entry(name)
+    for name in transforms:
+        TRANSFORMS.entry(name)

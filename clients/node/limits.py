@@ -23,8 +23,13 @@ class Limits:
     def __init__(self, path: Path, settings: NodeSettings) -> None:
         self._path, self._most, self._apart = path, settings.most_rounds, settings.rounds_apart
 
-    def obstacle(self, number: int) -> str | None:
-        """Say why the device sits a round out; None if it does not. A round that is asked again is the same round.
+    def obstacle(self, number: int, asked: str = "") -> str | None:
+        """Say why the device sits a round out; None if it does not.
+
+        Args:
+            number: of the round, as the coordinator says.
+            asked: names what the round asks, to the last bit: asked again, it is the same round. Anything else counts
+                anew, whatever its number.
 
         Raises:
             EdgekitError: the file is damaged: nothing is guessed about how often the device took part.
@@ -32,27 +37,28 @@ class Limits:
         if not (self._most or self._apart):
             return None
         made = self._made()
-        if number in made:
+        if asked and asked in made:
             return None
         if self._most and len(made) >= self._most:
             return f"it took part {len(made)} times; its owner has it take part at most {self._most} times in a run"
-        near = next((one for one in made if abs(one - number) < self._apart), None)
-        if near is not None:
+        near = next((one for one in made.values() if abs(one - number) < max(1, self._apart)), None)
+        if near is not None and self._apart:
             return f"it took part in round {near}; its owner has it take part {self._apart} rounds apart"
         return None
 
-    def keep(self, number: int) -> None:
-        """Write down that the device takes part in a round, before it does."""
+    def keep(self, number: int, asked: str = "") -> None:
+        """Write down that the device takes part in a round, before anything leaves it; arguments as of `obstacle`."""
         if self._most or self._apart:
-            write_whole(self._path, json.dumps(sorted({*self._made(), number})))
+            made = self._made()
+            write_whole(self._path, json.dumps({**made, asked or f"once {len(made)}": number}))
 
-    def _made(self) -> list[int]:
+    def _made(self) -> dict[str, int]:
         if not self._path.exists():
-            return []
+            return {}
         try:
             made = json.loads(self._path.read_text())
-            if not isinstance(made, list) or not all(isinstance(one, int) for one in made):
-                raise ValueError("a list of rounds was expected")
+            if not isinstance(made, dict) or not all(type(one) is int for one in made.values()):
+                raise ValueError("rounds by what they asked were expected")
         except (OSError, ValueError) as error:
             raise EdgekitError(f"{self._path} does not tell which rounds this device took part in: {error}") from None
         return made

@@ -48,18 +48,17 @@ class Rounds:
         asked = wire.read(message)
         ask = wire.ask_of(asked)
         self._held.ready(str(asked.facts.get("task", "")), ask.bundles.get(WEIGHTS))
-        limits = self._held.limits()
-        if reason := limits.obstacle(ask.round):
+        # Over a stream nothing is ever the same again, so each round counts.
+        interacts = self._held.side is not None
+        digest = b"" if interacts else self._held.digest("train", packed(ask.bundles), _told_as_text(ask))
+        if reason := self._held.limits().obstacle(ask.round, digest.hex()):
             raise DeclinedError(f"not in this round: {reason}")
         if self._held.side is not None:
-            limits.keep(ask.round)
             return self._interact(self._held.side, asked, ask, message)
-        digest = self._held.digest("train", packed(ask.bundles), _told_as_text(ask))
         budget = self._held.budget()
         settings = ask.settings
         if budget is None and (settings.update_noise > 0 or settings.work in ("dp-sgd", "local-dp")):
             raise PrivacyError("the round adds noise on the device, but the task plans none")
-        limits.keep(ask.round)
         update = self._run_half(ask, budget, digest)
         log.info("round %d: trained on this device's examples (%s)", ask.round, settings.work)
         return self._reply(update, message, {"device": conditions.facts(self._held.node_settings.share)})
@@ -70,6 +69,7 @@ class Rounds:
         address, token, seconds = _where(asked, self._held.node_settings.url)
         with StreamLine(address, token, side.codec, seconds, self._held.folder.authority(), self._stop) as line:
             begun.connected()
+            self._held.limits().keep(ask.round)
             update = alone(begun.half, line)
             line.finish()
         update = protected(update, ask, begun.noise)
@@ -84,7 +84,7 @@ class Rounds:
         assert self._held.task is not None
         trainer, examples = self._held.trainer, self._held.fit(ask.settings)
         algorithm, transforms = self._held.algorithm, self._held.transforms
-        kept, asked = self._held.own_state(), digest.hex()
+        kept, limits, asked = self._held.own_state(), self._held.limits(), digest.hex()
         before = kept.before(asked) if keeps(algorithm, transforms) else {}
         if before:  # what is released depends on it, too
             digest = self._held.digest(digest.hex(), packed(before), "")
@@ -96,14 +96,17 @@ class Rounds:
             nonlocal made
             request, made = waiting[0], made + 1
             if isinstance(request, Score):
+                limits.keep(ask.round, asked)
                 return {0: self._held.trainer_of(request.module).score(request, examples)}
             own = digest if made == 1 else self._held.digest(digest.hex(), request.weights, str(made))
             task = LocalTask(examples, rng_of(own, "batches"), rng_of(own, "noise"))
             own_trainer = self._held.trainer_of(request.module)
             own_trainer.check(request, examples)
+            limits.keep(ask.round, asked)
             return {0: own_trainer.train(request, task)}
 
-        state = {name: dict(arrays) for name, arrays in before.items()}
+        # Copies: what the half changes in place must not change what the round is begun with again.
+        state = {name: {key: array.copy() for key, array in arrays.items()} for name, arrays in before.items()}
         client = client_of(ask, len(examples), trainer.learnt, state)
         found = run_halves({0: algorithm.local(ask, client)}, {0: ask}, answer)[0]
         if isinstance(found, Exception):

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from edgekit.algorithms.settings import Federation
 from edgekit.algorithms.split.settings import Split
+from edgekit.errors import ExperimentError
 
 if TYPE_CHECKING:
     from edgekit.algorithms.base import Algorithm
@@ -48,7 +49,12 @@ def make(
         found: Algorithm = FlowerStrategy(federation, released=released, measures=measures)
     else:
         found = made(federation.method, federation.arguments, released=released)
-    return found if split is None else kind(split).around(found, split)
+    if split is None or not split.on:
+        return found
+    if not found.plain:
+        which = f"federation.{'strategy' if federation.strategy else 'algorithm'} {federation.method}"
+        raise ExperimentError(f"{which} has a client half of its own, which split learning leaves no room for")
+    return kind(split).around(found, split)
 
 
 def mechanism_of(privacy: "Privacy", split: Split) -> "Mechanism | None":

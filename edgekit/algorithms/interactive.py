@@ -11,7 +11,7 @@ from edgekit.algorithms.base import PROXIMAL, Algorithm
 from edgekit.arrays import Weights
 from edgekit.asks import WEIGHTS, Aggregate, Ask, Client, Exchange, Request, Scored, State, Trained, Update
 from edgekit.data.batches import LocalTask
-from edgekit.errors import ExperimentError, TrainingError
+from edgekit.errors import TrainingError
 from edgekit.local_settings import LocalSettings
 
 Turns = Literal["step", "client", "together"]
@@ -80,23 +80,20 @@ class Interactive(Algorithm):
 
     Args:
         inner: the other method, whose clients train plainly.
-
-    Raises:
-        ExperimentError: its clients do more than that.
     """
 
     interactive = True
 
     def __init__(self, inner: Algorithm) -> None:
         super().__init__()
-        if not inner.plain:
-            raise ExperimentError(
-                f"{type(inner).__name__} has a client half of its own, which split learning leaves no room for: use a "
-                "method whose clients train plainly"
-            )
         self.inner = inner
-        self.reads, self.proximal, self.losses, self.unkept = inner.reads, inner.proximal, inner.losses, inner.unkept
+        self.reads, self.proximal, self.losses = inner.reads, inner.proximal, inner.losses
         self.bundles = inner.bundles
+
+    @property
+    def unkept(self) -> Sequence[str]:  # type: ignore[override]  # which it may learn late
+        """The other method's."""
+        return self.inner.unkept
 
     @property
     def plain(self) -> bool:

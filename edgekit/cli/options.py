@@ -63,6 +63,7 @@ def read_experiment(arguments: list[str] | None) -> "Experiment":
             "federation.algorithm": federation.algorithm,
             "federation.selector": federation.selector,
             "federation.strategy": "" if federation.strategy.startswith(OF_PRIVACY) else federation.strategy,
-        }
+        },
+        [one.name for one in federation.transforms],
     )
     return experiment

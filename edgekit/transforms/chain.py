@@ -68,6 +68,9 @@ class Chain:
         """Whether a round without updates goes on to the method all the same, as noise alone."""
         return self._mechanism is not None and self._mechanism.at_server
 
+    def _is_empty(self, got: Aggregate) -> bool:
+        return got.updates is not None and not got.updates and not self.needs_nobody
+
     def begin(self, like: Bundles) -> list[State]:
         """Return what the server remembers of each before the first round."""
         return [one.begin(like) for one in self._parts]
@@ -83,8 +86,10 @@ class Chain:
 
     def received(
         self, updates: Mapping[int, Update], states: Sequence[State], round_: Round, draw: Draw, reads: Seen
-    ) -> tuple[Aggregate, list[State]]:
+    ) -> tuple[Aggregate | None, list[State]]:
         """Return what the method gets of a round's updates, and what the server remembers of each transform.
+
+        None where there is no update, or a transform left none.
 
         Args:
             updates: valid ones, by client.
@@ -98,10 +103,17 @@ class Chain:
             if not one.at_server:
                 continue
             key = one.noise_key(round_.number) if isinstance(one, Mechanism) else ("transform", place, round_.number)
+            if self._is_empty(got):
+                return None, after
             given = _summed(got) if one.needs == "sum" else got
             got, after[place] = one.on_aggregate(given, states[place], round_, draw(*key))
             if not isinstance(got, Aggregate) or not isinstance(after[place], State):
                 raise TrainingError(f"{_name(one)} gives no Aggregate and State")
+            if (got.updates is None) != (one.gives == "sum"):
+                what = "single updates" if one.gives == "each" else "the mean alone"
+                raise TrainingError(f"{_name(one)} says that it gives {what}, and does not")
+        if self._is_empty(got):
+            return None, after
         return (_summed(got) if reads == "sum" else got), after
 
 
@@ -132,13 +144,16 @@ def on_update(
         if not one.on_clients:
             continue
         own = f"transform-{place}/"
-        state = {group.removeprefix(own): held for group, held in client.state.items() if group.startswith(own)}
+        state_of = [group for group in client.state if group.startswith(own)]
+        state = {group.removeprefix(own): client.state[group] for group in state_of}
         seen = Client(client.examples, client.learnt, state)
         update = one.on_update(update, ask, seen, draw("transform", place))
         problem = problem_with_update(update, like) if isinstance(update, Update) else "it is no Update"
         if problem:
             raise TrainingError(f"{_name(one)} cannot be sent: {problem}")
         if one.keeps:
+            for group in state_of:
+                del client.state[group]
             client.state.update({f"{own}{group}": held for group, held in seen.state.items()})
     return update
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from edgekit.algorithms.base import Algorithm, checked, checked_asks
 from edgekit.arrays import Weights, problem_with
-from edgekit.asks import WEIGHTS, Ask, Bundles, Reply, State, Update, check_noisable, problem_with_update
+from edgekit.asks import Ask, Bundles, Reply, State, Update, check_noisable, problem_with_update
 from edgekit.errors import DataError, ExperimentError, ModelError, TrainingError
 from edgekit.server.loop.metrics import rounded_all
 from edgekit.server.loop.server_trainer import ServerTrainer
@@ -98,12 +98,24 @@ class Merging:
         return accepted, reasons
 
     def merged(
-        self, before: State, states: Sequence[State], number: int, updates: Mapping[int, Update], like: Bundles
+        self,
+        before: State,
+        states: Sequence[State],
+        number: int,
+        updates: Mapping[int, Update],
+        like: Bundles,
+        weights: Weights,
     ) -> tuple[State, Sequence[State], Mapping[str, Any]]:
-        """Let the method make the next state of what it may see; return it, the transforms' and the round's metrics."""
-        if not updates and not self._chain.needs_nobody:
-            return before, states, {}
-        weights = before.bundles[WEIGHTS]
+        """Let the method make the next state of what it may see; return it, the transforms' and the round's metrics.
+
+        Args:
+            before: the method's state.
+            states: the transforms'.
+            number: of the round.
+            updates: valid ones, by client.
+            like: arrays such as each has.
+            weights: that clients began with.
+        """
         round_ = Round(number, weights, like, self._cohort, self._clients, self._examples)
         algorithm, received = self._algorithm, self._chain.received
         got, after_all = self.tried(
@@ -111,6 +123,8 @@ class Merging:
             "has a transform that failed at the server",
             lambda: received(updates, states, round_, self._draw, algorithm.reads),
         )
+        if got is None:
+            return before, [checked(one) for one in after_all], {}
 
         def merge() -> tuple[State, Any, dict[str, Any]]:
             made = algorithm.merge(before, got, number)

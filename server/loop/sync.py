@@ -11,7 +11,7 @@ from torch import nn
 from edgekit import algorithms
 from edgekit.algorithms.base import Algorithm
 from edgekit.arrays import problem_with
-from edgekit.asks import Ask, Scored, State
+from edgekit.asks import WEIGHTS, Ask, Scored, State
 from edgekit.clients.torch_trainer import learnt, state
 from edgekit.data import FederatedDataset
 from edgekit.errors import DataError, ExperimentError, TrainingError
@@ -216,7 +216,12 @@ class Coordinator:
         made = self.merging.asks(before.state, cohort or [0], number)
         like = self.merging.expected(number, next(iter(made.values())))
         states = before.transforms or self.merging.states(like, number)
-        asks = self._prepared(made if cohort else {}, number, states)
+        prepared = self._prepared(made, number, states)
+        shown = next(iter(prepared.values()))  # transforms may change what is sent
+        like, weights = self.merging.expected(number, shown), before.state.bundles[WEIGHTS]
+        if self.experiment.federation.transforms:
+            weights = shown.bundles.get(WEIGHTS, weights)
+        asks = prepared if cohort else {}
         exchanged = self.engine.exchange(asks)
         if self._never_the_same and exchanged.released:
             self.charging.forget_draw()
@@ -224,7 +229,7 @@ class Coordinator:
         if exchanged.again and asks and not accepted:
             self.on_notice(f"round {number} is run again: {reasons[-1][1] if reasons else 'nobody answered'}")
             return None
-        state, states, metrics = self.merging.merged(before.state, states, number, accepted, like)
+        state, states, metrics = self.merging.merged(before.state, states, number, accepted, like, weights)
         after = self._after(before, number, state, states)
         loss = accuracy = None
         if not skips(self.experiment.federation, number):

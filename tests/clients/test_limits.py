@@ -15,12 +15,14 @@ def test_at_most_so_many_rounds_and_so_many_apart(tmp_path):
     taken = []
     limits = _limits(tmp_path, most_rounds=3, rounds_apart=4)
     for number in range(1, 40):
-        if limits.obstacle(number) is None:
-            limits.keep(number)
+        if limits.obstacle(number, f"ask {number}") is None:
+            limits.keep(number, f"ask {number}")
             taken.append(number)
     assert taken == [1, 5, 9]
     assert "took part 3 times; its owner has it take part at most 3 times" in limits.obstacle(13)
-    assert limits.obstacle(5) is None  # asked again, since its answer was lost
+    assert limits.obstacle(5, "ask 5") is None  # asked again, since its answer was lost
+    assert "took part 3 times" in limits.obstacle(5, "something else")  # under the number of a round that was
+    assert "took part 3 times" in limits.obstacle(5)
     assert "took part in round 9; its owner has it take part 4 rounds apart" in _limits(
         tmp_path, rounds_apart=4
     ).obstacle(11)
@@ -32,5 +34,5 @@ def test_without_limits_nothing_is_kept_and_a_damaged_file_is_not_guessed(tmp_pa
     assert limits.obstacle(1) is None
     assert not (tmp_path / "run.json").exists()
     (tmp_path / "run.json").write_text('{"1": true}')
-    with pytest.raises(EdgekitError, match="does not tell which rounds this device took part in: a list of rounds"):
+    with pytest.raises(EdgekitError, match="does not tell which rounds this device took part in: rounds by what"):
         _limits(tmp_path, most_rounds=1).obstacle(2)

@@ -283,14 +283,24 @@ def test_a_node_sits_rounds_out_and_goes_on_after_a_restart(folder, make_task, s
         handler = Handler(folder)
         _, name = install(handler, make_task(), signer)
         handler.held.node_settings = handler.held.node_settings.model_copy(update={"rounds_apart": 2})
-        return lambda number: train(handler, name, state(model), number=number)
+        return handler, name
 
-    ask = started()
-    assert not ask(1).has_error()
-    again = started()
+    handler, name = started()
+    assert not train(handler, name, state(model)).has_error()
+    handler, name = started()
+
+    def again(number):
+        return train(handler, name, state(model), number=number)
+
+    def train_other(weights):
+        return train(handler, name, weights)
+
     declined = again(2)
     assert declined.error.code == CLIENT_DECLINED
     assert "not in this round: it took part in round 1" in declined.error.reason
+    assert not again(1).has_error()  # the same, since its answer was lost
+    other = {name: array + 1 for name, array in state(model).items()}
+    assert "it took part in round 1" in train_other(other).error.reason
     assert not again(3).has_error()
 
 

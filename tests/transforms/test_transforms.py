@@ -219,3 +219,51 @@ def test_a_mechanism_may_charge_once_for_a_whole_run(made, monkeypatch, tmp_path
     spent = epsilon([(plan.noise_multiplier, plan.sample_rate, 1)], plan.delta)
     assert coordinator.charging.epsilon == pytest.approx(spent, abs=1e-4)
     assert line["round"] == 1
+
+
+class Nobody(Transform):
+    """A filter that takes no update."""
+
+    needs = gives = "each"
+
+    def on_aggregate(self, got, state, round_, rng):
+        return Aggregate({}, {}, 0, got.clients, {}), state
+
+
+class Liar(Transform):
+    gives = "each"
+
+    def on_aggregate(self, got, state, round_, rng):
+        return got, state
+
+
+class Forgetting(Transform):
+    keeps = True
+
+    def on_update(self, update, ask, client, rng):
+        seen = sorted(client.state)
+        client.state.pop("first", None)
+        client.state["first" if ask.round == 1 else "later"] = {"n": np.ones(1, np.float32)}
+        return Update(update.bundles, update.weight, {"first": float("first" in seen), **update.facts})
+
+
+def test_a_round_of_which_a_transform_takes_no_update_leaves_the_model(made):
+    coordinator = made(transforms=["Nobody"])
+    first = {k: v.copy() for k, v in state(coordinator.model).items()}
+    found = coordinator.run().weights
+    assert all(np.array_equal(first[k], found[k]) for k in first)
+    with pytest.raises(TrainingError, match="Liar says that it gives single updates, and does not"):
+        made(transforms=["Liar"], name="liar").run()
+
+
+def test_what_a_transform_forgets_on_a_client_is_gone(made, tmp_path):
+    made(transforms=["Forgetting"]).run()
+    told = [line["metrics"]["first"] for line in read_lines(tmp_path / "run" / "metrics.jsonl")]
+    assert told == [0, 1, 0, 0]
+
+
+def test_an_unknown_key_of_a_transform_is_named_with_those_that_are_known():
+    from edgekit import experiment as experiments
+
+    with pytest.raises(ExperimentError, match="foo'; known keys here: name, arguments"):
+        experiments.load(None, ['federation.transforms=[{name="mine:One", foo=1}]'])

@@ -1,4 +1,4 @@
-// Random numbers of the browser's own secure source: batches and noise, as clients/batches.py draws them.
+// Random numbers of the browser's own secure source: batches and noise, as edgekit/data/batches.py draws them.
 
 const POOL = 16384; // words at a time: getRandomValues gives at most 65,536 bytes
 let words = new Uint32Array(POOL);
