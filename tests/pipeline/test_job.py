@@ -1,6 +1,7 @@
 """The main job end to end, small: every stage, its files, and what is kept when something fails."""
 
 import json
+import shutil
 import re
 from html.parser import HTMLParser
 
@@ -154,8 +155,9 @@ def test_the_pictures_of_one_page_do_not_share_ids(finished):
     assert [name for name, pictures in owners.items() if len(pictures) > 1] == []
 
 
-def test_a_finished_run_is_not_overwritten_and_resuming_it_changes_no_bit(finished, heard):
-    out, result, _ = finished
+def test_a_finished_run_is_not_overwritten_and_resuming_it_changes_no_bit(finished, heard, tmp_path):
+    whole, result, _ = finished
+    out = shutil.copytree(whole, tmp_path / "digits")
     before, _ = arrays.load(out / "model.safetensors")
     with pytest.raises(UsageError, match="edgekit resume"):
         job.run(experiments.load(TEMPLATE, OF_TEMPLATE), out, heard)
