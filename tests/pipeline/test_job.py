@@ -1,8 +1,8 @@
 """The main job end to end, small: every stage, its files, and what is kept when something fails."""
 
 import json
-import shutil
 import re
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
