@@ -79,8 +79,8 @@ class Algorithm:
     def __init__(self, settings: Section | None = None) -> None:
         self.settings = settings or self.Settings()
 
-    @staticmethod
-    def around(inner: "Algorithm", split: Split) -> "Algorithm":
+    @classmethod
+    def around(cls, inner: "Algorithm", split: Split) -> "Algorithm":
         """Return the method that an experiment asks for, where what is made of updates is `inner`'s."""
         return inner
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from edgekit.algorithms.base import PROXIMAL, Algorithm
+from edgekit.algorithms.split.settings import Split
 from edgekit.arrays import Weights
 from edgekit.asks import WEIGHTS, Aggregate, Ask, Client, Exchange, Request, Scored, State, Trained, Update
 from edgekit.data.batches import LocalTask
@@ -80,15 +81,21 @@ class Interactive(Algorithm):
 
     Args:
         inner: the other method, whose clients train plainly.
+        split: the experiment's section.
     """
 
     interactive = True
 
-    def __init__(self, inner: Algorithm) -> None:
+    def __init__(self, inner: Algorithm, split: Split) -> None:
         super().__init__()
-        self.inner = inner
+        self.inner, self.split = inner, split
         self.reads, self.proximal, self.losses = inner.reads, inner.proximal, inner.losses
         self.bundles = inner.bundles
+
+    @classmethod
+    def around(cls, inner: Algorithm, split: Split) -> Algorithm:
+        """Return the method around another."""
+        return cls(inner, split)
 
     @property
     def unkept(self) -> Sequence[str]:  # type: ignore[override]  # which it may learn late

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from edgekit.algorithms.base import Algorithm, Half
+from edgekit.algorithms.base import Half
 from edgekit.algorithms.interactive import Interactive
 from edgekit.algorithms.split.device import half
 from edgekit.algorithms.split.settings import Split
@@ -48,15 +48,6 @@ class Parties(Interactive):
         "network makes of its people and may rebuild their features from it, learns how many there are and whom of "
         "those that it asks about this device knows, and may ask about anybody",
     )
-
-    def __init__(self, inner: Algorithm, split: Split) -> None:
-        super().__init__(inner)
-        self.split = split
-
-    @staticmethod
-    def around(inner: Algorithm, split: Split) -> "Parties":
-        """Return the method around another."""
-        return Parties(inner, split)
 
     @staticmethod
     def mechanism(privacy: Privacy, split: Split) -> Mechanism:

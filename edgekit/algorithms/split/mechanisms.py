@@ -6,25 +6,15 @@ from edgekit.asks import Ask, State
 from edgekit.errors import PrivacyError
 from edgekit.guarantee import Plan, Schedule, Statement
 from edgekit.privacy.mechanisms.base import NOT_CLIENTS, PUBLIC_COHORT, GaussianMechanism
+from edgekit.privacy.mechanisms.example_by_client import ExampleByClient
 from edgekit.privacy.settings import Privacy
 
 
-class SplitByServer(GaussianMechanism):
-    """Devices and the server, who is trusted, add noise to the gradients of their parts."""
+class SplitByServer(ExampleByClient):
+    """Devices and the server, who is trusted, add noise to the gradients of their parts.
 
-    def plan(self, schedule: Schedule) -> Plan:
-        """Count `epochs / sample_rate` Poisson batches in each round, as seen by those who get the weights."""
-        return self.solved(
-            schedule,
-            rate=self.privacy.sample_rate,
-            steps=self.batches(schedule),
-            adjacency="add-or-remove-one",
-            sensitivity=self.privacy.clip,
-        )
-
-    def prepare(self, ask: Ask, state: State) -> Ask:
-        """Ask for noised steps."""
-        return replace(ask, settings=replace(self.of_examples(ask.settings), work="dp-sgd"))
+    For those who get the weights it is one DP-SGD, as if the network were whole.
+    """
 
     def statement(self) -> Statement:
         """Return the guarantee in words."""

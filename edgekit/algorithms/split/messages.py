@@ -5,7 +5,6 @@ With the labels at the server: `Forward` and `Gradient`. With the labels at the 
 """
 
 from dataclasses import dataclass
-from typing import Protocol
 
 from edgekit.data.federated import Floats, Integers
 
@@ -58,13 +57,3 @@ class Gradient:
 
 Asked = Forward | Backward
 Answer = Output | Gradient
-
-
-class Line(Protocol):
-    """A device's connection to the server; several messages may be under way, answers come in their order."""
-
-    def send(self, message: Asked) -> None:
-        """Send a message."""
-
-    def receive(self) -> Answer:
-        """Return the next answer."""

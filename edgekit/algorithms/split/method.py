@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from edgekit.algorithms.base import Algorithm, Half
+from edgekit.algorithms.base import Half
 from edgekit.algorithms.interactive import Interactive
 from edgekit.algorithms.split.device import half
 from edgekit.algorithms.split.settings import Split
@@ -38,15 +38,6 @@ class SplitLearning(Interactive):
         owners="Split learning is not private: whoever runs the coordinator sees what this device's part of the "
         "network makes of every example, and may rebuild examples and labels from it",
     )
-
-    def __init__(self, inner: Algorithm, split: Split) -> None:
-        super().__init__(inner)
-        self.split = split
-
-    @staticmethod
-    def around(inner: Algorithm, split: Split) -> "SplitLearning":
-        """Return the method around another."""
-        return SplitLearning(inner, split)
 
     @staticmethod
     def mechanism(privacy: Privacy, split: Split) -> Mechanism:
