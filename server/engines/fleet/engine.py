@@ -82,7 +82,7 @@ class FleetEngine:
         plain = algorithm.plain and not any(one.on_clients for one in chain.make(experiment.federation.transforms))
         kinds = KINDS if plain else ("torch", "litert")
         method, otherwise = experiment.federation.method, ""
-        if not plain:
+        if not plain and not algorithm.interactive:
             otherwise = f"phones train plainly, but clients of {method} do more than that: it needs edgekit join"
         facts = facts_of(
             experiment,
