@@ -84,7 +84,7 @@ class SimulatedClients:
                 update = leaving(found, ask, known, self.algorithm, self.transforms, draw, noise)
                 if self.states is not None:  # else the loop's own check is enough
                     check_kept(update, known.state, self.algorithm.expects(ask))
-                    self.states.save(client, ask.round, round_.clients[client].state)
+                    self.states.save(client, ask.round, known.state)
                 replies.append(Reply(client, update))
             except Exception as error:  # of its data, its training or the method: it costs this client's update
                 replies.append(failed(client, error))
@@ -126,12 +126,16 @@ class _Round:
     def __init__(self, whole: SimulatedClients, asks: Mapping[int, Ask]) -> None:
         self._whole, self._asks = whole, asks
         self._examples: dict[int, Examples] = {}
+        self._own: dict[int, LocalTask] = {}
+        """What an interactive method has its clients train on."""
         self._made: dict[int, int] = dict.fromkeys(asks, 0)
         self.clients: dict[int, Client] = {}
         self.failed: dict[int, Exception] = {}
         for client, ask in asks.items():
             try:
                 own = None if whole.counterpart is None else whole.counterpart.task(client, ask.round)
+                if own is not None:
+                    self._own[client] = own
                 drop = ask.settings.work != "sgd"
                 examples = whole.dataset.client(client, drop_unfit=drop) if own is None else own.examples
                 state = {} if whole.states is None else whole.states.load(client, ask.round)
@@ -188,10 +192,9 @@ class _Round:
         }
 
     def _task(self, client: int, settings: LocalSettings) -> LocalTask:
-        made, counterpart = self._made[client], self._whole.counterpart
-        own = None if counterpart is None else counterpart.task(client, self._asks[client].round)
-        if own is not None:
-            return own
+        if client in self._own:
+            return self._own[client]
+        made = self._made[client]
         more = (made,) if made else ()
         return LocalTask(
             self._examples[client],

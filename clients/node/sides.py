@@ -1,6 +1,5 @@
 """This device's side of an interactive method: what it trains with, and its half of a round over a stream."""
 
-import logging
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,8 +21,6 @@ from edgekit.errors import PrivacyError, RefusedError
 
 if TYPE_CHECKING:
     from edgekit.clients.node.held import Held
-
-log = logging.getLogger("edgekit.node")
 
 
 @dataclass(frozen=True)

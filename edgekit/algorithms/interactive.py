@@ -5,8 +5,6 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-import numpy as np
-
 from edgekit.algorithms.base import PROXIMAL, Algorithm
 from edgekit.algorithms.split.settings import Split
 from edgekit.arrays import Weights
@@ -251,8 +249,3 @@ def _in_turns(
         while running:  # all send a batch, then all make its step
             running = [one for one in running if next(one, None) is not None]
     return {client: ended[client] for client in halves}
-
-
-def fresh(rng: np.random.Generator) -> int:
-    """Return a secret number for a round of the server's."""
-    return int.from_bytes(rng.bytes(32))

@@ -7,7 +7,7 @@ from types import MappingProxyType
 import numpy as np
 
 from edgekit.arrays import Weights
-from edgekit.asks import Bundles
+from edgekit.asks import WEIGHTS, Bundles
 from edgekit.errors import ExperimentError
 from edgekit.guarantee import Adjacency, Plan, Schedule
 from edgekit.local_settings import LocalSettings
@@ -113,6 +113,6 @@ def stepped(start: Weights | None, step: float, total: Weights, like: Weights) -
     }
 
 
-def start_of(bundle: str, weights: Weights, like: Bundles, first: str) -> Weights | None:
+def start_of(bundle: str, weights: Weights, like: Bundles) -> Weights | None:
     """Return what a bundle's values are changes of: for the weights those that clients began with."""
-    return {name: weights[name] for name in like[bundle]} if bundle == first else None
+    return {name: weights[name] for name in like[bundle]} if bundle == WEIGHTS else None

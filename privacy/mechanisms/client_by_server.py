@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgekit.asks import WEIGHTS, Aggregate, Ask, State
+from edgekit.asks import Aggregate, Ask, State
 from edgekit.guarantee import Plan, Schedule, Statement
 from edgekit.privacy import gaussian
 from edgekit.privacy.mechanisms.base import FOR_ALL_OUTPUT, TRUSTED, GaussianMechanism, bounds_of, start_of, stepped
@@ -52,7 +52,7 @@ class ClientByServer(GaussianMechanism):
         """
         plan, found = self.plan_made, {}
         for bundle, like in round_.like.items():
-            start = start_of(bundle, round_.weights, round_.like, WEIGHTS)
+            start = start_of(bundle, round_.weights, round_.like)
             changes = [update.bundles[bundle] for update in (got.updates or {}).values()]
             if start is not None:
                 changes = [{name: array - start[name] for name, array in one.items()} for one in changes]

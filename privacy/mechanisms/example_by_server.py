@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgekit.asks import WEIGHTS, Aggregate, Ask, State
+from edgekit.asks import Aggregate, Ask, State
 from edgekit.errors import ExperimentError
 from edgekit.guarantee import Plan, Schedule, Statement
 from edgekit.privacy import gaussian
@@ -70,7 +70,7 @@ class ExampleByServer(GaussianMechanism):
         expected = plan.sample_rate * round_.examples() * round_.cohort / round_.clients
         found = {}
         for bundle, like in round_.like.items():
-            start = start_of(bundle, round_.weights, round_.like, WEIGHTS)
+            start = start_of(bundle, round_.weights, round_.like)
             sums = gaussian.total([update.bundles[bundle] for update in (got.updates or {}).values()], like)
             noised = gaussian.add_noise(sums, plan.noise_multiplier * plan.sensitivity, rng)
             found[bundle] = stepped(start, -self.privacy.learning_rate / expected, noised, like)

@@ -53,8 +53,7 @@ class LocalEngine:
         algorithm: Algorithm,
         transforms: Sequence[Transform] = (),
     ) -> None:
-        self._experiment, self._dataset, self._model = experiment, dataset, model
-        self._on_notice = on_notice
+        self._experiment, self._dataset, self._on_notice = experiment, dataset, on_notice
         single: OneTrainer = TorchTrainer(model)
         cohort_trainer: CohortTrainer | None = None
         others: Others[Trainers] | None = None

@@ -84,10 +84,11 @@ class Coordinator:
         """How good the model is for single clients, as they told last."""
         mechanism = algorithms.mechanism_of(experiment.privacy, experiment.split)
         transforms = chain.make(experiment.federation.transforms)
+        through = Chain(transforms, mechanism)
         self.algorithm = algorithms.make(
             experiment.federation,
             experiment.split,
-            released=Chain(transforms, mechanism).sums,
+            released=through.sums,
             measures=experiment.data.client_test_fraction > 0,
         )
         if self.algorithm.interactive and any(one.on_clients for one in transforms):
@@ -103,7 +104,7 @@ class Coordinator:
         self.charging = Charging(experiment, self.mechanism, run, private_seed)
         self.merging = Merging(
             self.algorithm,
-            Chain(transforms, self.mechanism),
+            through,
             self._method,
             noised=self.mechanism is not None,
             cohort=cohort,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from edgekit.algorithms.base import with_mu
-from edgekit.algorithms.interactive import Line, Own, Turns, fresh
+from edgekit.algorithms.interactive import Line, Own, Turns
 from edgekit.algorithms.split.by_torch import TorchDevice
 from edgekit.algorithms.split.codec import Codec, bytes_an_example
 from edgekit.algorithms.split.device import Device, Terms
@@ -105,7 +105,8 @@ class SplitCohort:
         for client in asks:
             self.plan.device.check(weights, tasks[client].examples, settings)
         own = [tasks[client] for client in asks]
-        self.server.begin(weights, settings, fresh(own[0].noise_rng), [len(task.examples) for task in own])
+        seed = int.from_bytes(own[0].noise_rng.bytes(32))
+        self.server.begin(weights, settings, seed, [len(task.examples) for task in own])
         self._lines = [DirectLine(_answers(self.server, place), self.plan.codec) for place in range(len(own))]
         return {
             client: (Own(self.plan.device, task, self.plan.terms), line)
