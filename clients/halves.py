@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.algorithms.base import Algorithm, Client
+from edgekit.algorithms.base import Algorithm, Client, expected_of
 from edgekit.arrays import Weights
 from edgekit.asks import (
+    BUFFERS,
     WEIGHTS,
     Ask,
     Bundles,
@@ -46,6 +47,9 @@ def run_halves(halves: Mapping[int, Half], asks: Mapping[int, Ask], answer: Answ
         halves: by client.
         asks: what each was asked; of protected rounds the halves can get one training, as privacy was planned for.
         answer: called with what all clients that wait ask for, so that equal work can be done together.
+
+    Running statistics are looked after here, so that no method has to: trainings begin with those that a client was
+    sent, and an update takes along what the last one left.
     """
     ended: dict[int, Any] = {
         client: TrainingError(f"the method's client half is {type(half).__name__}, not a generator: it must yield")
@@ -53,6 +57,8 @@ def run_halves(halves: Mapping[int, Half], asks: Mapping[int, Ask], answer: Answ
         if not isinstance(half, Generator)
     }
     found: Mapping[int, Any] = {client: None for client in halves if client not in ended}
+    buffers = {client: ask.bundles[BUFFERS] for client, ask in asks.items() if BUFFERS in ask.bundles}
+    own: dict[int, bool] = {}
     for made in range(MOST_REQUESTS):
         waiting = {}
         for client, given in found.items():
@@ -60,14 +66,19 @@ def run_halves(halves: Mapping[int, Half], asks: Mapping[int, Ask], answer: Answ
                 ended[client] = given
                 halves[client].close()
                 continue
+            if isinstance(given, Trained) and own[client] and client in buffers:
+                buffers[client] = given.buffers
             if isinstance(given, Trained) and asks[client].settings.protects:
                 given = dataclasses.replace(given, examples=1, loss=None)
             try:
                 request = halves[client].send(given)
                 _check_request(request, asks[client].settings, made)
+                own[client] = not request.module
+                if own[client] and request.buffers is None and client in buffers:
+                    request = dataclasses.replace(request, buffers=asks[client].bundles[BUFFERS])
                 waiting[client] = request
             except StopIteration as end:
-                ended[client] = end.value
+                ended[client] = _with(end.value, buffers.get(client))
             except Exception as error:  # a method may be the user's own
                 halves[client].close()
                 ended[client] = error
@@ -78,6 +89,13 @@ def run_halves(halves: Mapping[int, Half], asks: Mapping[int, Ask], answer: Answ
         halves[client].close()
         ended[client] = TrainingError(f"the method's client half made {MOST_REQUESTS} requests without an end")
     return {client: ended[client] for client in halves}
+
+
+def _with(update: object, buffers: Weights | None) -> object:
+    """Return an update with running statistics, where there are any."""
+    if buffers is None or not isinstance(update, Update) or not isinstance(update.bundles, Mapping):
+        return update
+    return dataclasses.replace(update, bundles={**update.bundles, BUFFERS: buffers})
 
 
 def measured(
@@ -147,9 +165,19 @@ def leaving(
     Raises:
         TrainingError: it is no update, or one that is not bounded as the round says.
     """
+    update, buffers = _without_buffers(update)
     if any(one.on_clients for one in transforms):
-        update = on_update(transforms, _well_formed(update), ask, client, algorithm.expects(ask), draw)
-    return protected(update, ask, noise)
+        update = on_update(transforms, _well_formed(update), ask, client, expected_of(algorithm, ask), draw)
+    left = protected(update, ask, noise)
+    return left if buffers is None else dataclasses.replace(left, bundles={**left.bundles, BUFFERS: buffers})
+
+
+def _without_buffers(update: object) -> tuple[object, Weights | None]:
+    """Return an update without its running statistics, which are no method's, and these."""
+    if not isinstance(update, Update) or not isinstance(update.bundles, Mapping) or BUFFERS not in update.bundles:
+        return update, None
+    bundles = {name: arrays for name, arrays in update.bundles.items() if name != BUFFERS}
+    return dataclasses.replace(update, bundles=bundles), update.bundles[BUFFERS]
 
 
 def protected(update: object, ask: Ask, rng: np.random.Generator) -> Update:

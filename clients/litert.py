@@ -1,6 +1,7 @@
 """Trains one client with a training file (`edgekit export --training`): numpy and LiteRT, no torch."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from edgekit.errors import DataError, MissingExtraError, ModelError, TrainingErr
 from edgekit.export.metadata import TRAINING, read_metadata
 from edgekit.local_settings import LocalSettings
 from edgekit.privacy import gaussian
+
+PROBED = 4
+"""Examples that the private step is tried on."""
 
 
 class LiteRTTrainer:
@@ -38,6 +42,10 @@ class LiteRTTrainer:
         self._run = {name: self._interpreter.get_signature_runner(name) for name in self._signatures()}
         self._sizes = [int(np.prod(p["shape"])) for p in found["parameters"]]
         self.batch = int(found["batch"])
+        self._frozen = {p["name"] for p in found["parameters"] if not p["trainable"]}
+        self._fixed = {name: array for name, array in self.initial().items() if name in self._frozen}
+        self._tried: set[str] = set()
+        self._alone = False
 
     def initial(self) -> Weights:
         """Return the weights that the file carries."""
@@ -47,6 +55,16 @@ class LiteRTTrainer:
     def learnt(self) -> frozenset[str]:
         """Names of the parameters that the file trains."""
         return frozenset(p["name"] for p in self.facts["parameters"] if p["trainable"])
+
+    def fix(self, arrays: Weights) -> None:
+        """Set frozen parameters, where they are not those of the file.
+
+        Raises:
+            ModelError: they are of another network.
+        """
+        if problem := problem_with({**self._fixed, **arrays}, self._fixed):
+            raise ModelError(f"what stays fixed is not of the training file's network: {problem}")
+        self._fixed = {**self._fixed, **arrays}
 
     def train(self, asked: Train, task: LocalTask) -> Trained:
         """Train one client.
@@ -61,6 +79,9 @@ class LiteRTTrainer:
             DataError: the examples do not fit it.
         """
         self.check(asked, task.examples)
+        return self._trained(asked, task)
+
+    def _trained(self, asked: Train, task: LocalTask) -> Trained:
         settings = asked.settings
         w = self._flat(asked.weights)
         plan = batches.draw(len(task.examples), settings, task.batches_rng)
@@ -70,14 +91,33 @@ class LiteRTTrainer:
         elif settings.work == "dp-sgd":
             w = self._dp_sgd(w, plan, task, asked)
         else:
-            return Trained(self._named(self._sum(w, plan[0], task.examples)), len(task.examples), None)
-        return Trained(self._named(w), len(task.examples), loss, len(plan))
+            return Trained(self._learnt_of(self._sum(w, plan[0], task.examples)), len(task.examples), None)
+        return Trained(self._learnt_of(w), len(task.examples), loss, len(plan))
 
     def check(self, asked: Train, examples: Examples) -> None:
-        """See that `train` can do this, before anything is spent for it; raises as `train` does."""
-        self._flat(asked.weights)
+        """See that `train` can do this, before anything is spent for it; raises as `train` does.
+
+        The first time a step is tried on real examples and thrown away. A private one is held against single examples':
+        where their sum is another, each example is run alone from then on.
+        """
+        w = self._flat(asked.weights)
         self._check_asked(asked)
         check_examples(self.facts, examples)
+        if asked.settings.work in self._tried:
+            return
+        few = Examples(examples.x[:PROBED], examples.y[:PROBED])
+        if asked.settings.work == "sgd":
+            size = asked.settings.batch_size
+            few = Examples(examples.x[:size], examples.y[:size])
+            nothing = np.random.default_rng(0)
+            quiet = replace(asked, settings=replace(asked.settings, epochs=1))
+            self._trained(quiet, LocalTask(few, nothing, nothing))
+        else:
+            together = self._sum(w, np.arange(len(few)), few)
+            alone = sum((self._sum(w, np.array([i]), few) for i in range(len(few))), np.zeros_like(w))
+            scale = float(np.abs(alone).max(initial=0.0))
+            self._alone = not np.allclose(together, alone, rtol=1e-3, atol=1e-4 * scale + 1e-6)
+        self._tried.add(asked.settings.work)
 
     def score(self, asked: Score, examples: Examples) -> Scored:
         """Return how good weights are on examples."""
@@ -155,7 +195,8 @@ class LiteRTTrainer:
 
     def _parts(self, indices: Integers) -> list[Integers]:
         """Cut a Poisson batch into parts that fit; an empty one is one empty part."""
-        return [indices[start : start + self.batch] for start in range(0, max(1, len(indices)), self.batch)]
+        size = 1 if self._alone else self.batch
+        return [indices[start : start + size] for start in range(0, max(1, len(indices)), size)]
 
     def _private_step(
         self, w: Array, indices: Integers, examples: Examples, rate: Array, step: dict[str, Array]
@@ -220,7 +261,7 @@ class LiteRTTrainer:
 
     def _check_asked(self, asked: Train) -> None:
         facts, settings = self.facts, asked.settings
-        check_train(asked, asked.weights, self.learnt)
+        check_train(asked, self.learnt)
         problem = None
         if settings.work == "sgd" and settings.batch_size > self.batch:
             problem = f"takes batches of at most {self.batch}, the round wants {settings.batch_size}"
@@ -244,9 +285,13 @@ class LiteRTTrainer:
 
     def _flat(self, weights: Weights) -> Floats:
         expected = {p["name"]: np.empty(p["shape"], np.float32) for p in self.facts["parameters"]}
-        if problem := problem_with(weights, expected):
+        whole = {**self._fixed, **weights}
+        if problem := problem_with(whole, expected):
             raise ModelError(f"these weights are not of the training file's network: {problem}")
-        return np.concatenate([weights[name].ravel() for name in expected])
+        return np.concatenate([whole[name].ravel() for name in expected])
+
+    def _learnt_of(self, w: Array) -> Weights:
+        return {name: array for name, array in self._named(w).items() if name not in self._frozen}
 
     def _named(self, w: Array) -> Weights:
         pieces = np.split(w, np.cumsum(self._sizes)[:-1])

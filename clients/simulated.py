@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.algorithms import interactive
-from edgekit.algorithms.base import Algorithm, Client, with_mu
+from edgekit.algorithms.base import Algorithm, Client, answer_like, with_mu
 from edgekit.algorithms.interactive import Counterpart
 from edgekit.asks import Ask, Reply, Score, Scored, Train
 from edgekit.clients.halves import Answered, check_kept, client_of, leaving, measured, run_halves
@@ -83,7 +83,7 @@ class SimulatedClients:
                 draw = partial(generator, self.seed, ask.round, client)
                 update = leaving(found, ask, known, self.algorithm, self.transforms, draw, noise)
                 if self.states is not None:  # else the loop's own check is enough
-                    check_kept(update, known.state, self.algorithm.expects(ask))
+                    check_kept(update, known.state, answer_like(self.algorithm, ask))
                     self.states.save(client, ask.round, known.state)
                 replies.append(Reply(client, update))
             except Exception as error:  # of its data, its training or the method: it costs this client's update

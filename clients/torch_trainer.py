@@ -1,7 +1,7 @@
 """One client at a time with ordinary torch: for modules that cannot be vectorised, and the reference for the others."""
 
 import copy
-import warnings
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -10,82 +10,139 @@ from torch import Tensor, nn
 
 from edgekit.arrays import Weights, problem_with
 from edgekit.asks import Score, Scored, Train, Trained
+from edgekit.clients.cohort.vectorised import gradients_of
+from edgekit.clients.draws import Draws, generator_of
+from edgekit.clients.per_example import PROBED, PerExample
 from edgekit.clients.trainer import LocalTask, check_train, pulled
 from edgekit.data import Examples, batches
 from edgekit.data.federated import Floats, Integers
-from edgekit.errors import ModelError, TrainingError
-from edgekit.privacy.tensors import add_noise, clipped
+from edgekit.errors import EdgekitError, ModelError, TrainingError
+from edgekit.models import check_private
+from edgekit.privacy.tensors import add_noise
 
 
 class TorchTrainer:
-    """Trains any module by plain SGD; private work takes its per-example gradients from Opacus.
+    """Trains any module by plain SGD; private work runs each example alone (`per_example`).
 
     Args:
         model: the module; it is copied, never changed.
+        on_notice: called with a line for people.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, on_notice: Callable[[str], None] = lambda line: None) -> None:
         self.model = model
+        self._on_notice = on_notice
+        self._own = {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
+        self._own = {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
+        self._tried: set[str] = set()
+        self._examples_alone: PerExample | None = None
 
     @property
     def learnt(self) -> frozenset[str]:
-        """Names of the parameters that are not frozen."""
+        """Names of the parameters that are trained, each once."""
         return learnt(self.model)
 
-    def check(self, asked: Train, examples: Examples) -> None:
-        """See that `train` can do this, before anything is spent for it.
+    @property
+    def per_example(self) -> PerExample:
+        """What takes single examples' gradients."""
+        if self._examples_alone is None:
+            self._examples_alone = PerExample(self.model, self._on_notice)
+        return self._examples_alone
+
+    def fix(self, arrays: Weights) -> None:
+        """Set what is never trained, where it is not as the module was made: frozen parameters, constants.
 
         Raises:
-            ModelError: the weights are of another network.
+            ModelError: they are of another network.
+        """
+        if problem := problem_with(arrays, {name: self._own[name] for name in arrays if name in self._own}):
+            raise ModelError(f"what stays fixed is not of this network: {problem}")
+        load_weights(self.model, arrays)
+
+    def check(self, asked: Train, examples: Examples) -> None:
+        """See that `train` can do this, before anything is spent for it: the first step is tried, and thrown away.
+
+        Raises:
+            ModelError: the weights are of another network, or it keeps something of protected examples.
             TrainingError: it is asked for what it cannot do.
         """
-        own = state(self.model)
-        if problem := problem_with(asked.weights, own):
-            raise ModelError(f"these weights are not of this device's network: {problem}")
-        check_train(asked, own, self.learnt)
+        self._check_asked(asked)
+        work = asked.settings.work
+        if work in self._tried:
+            return
+        if work != "sgd":
+            check_private(self.model, examples.x)
+        size = asked.settings.batch_size if work == "sgd" else PROBED
+        few = Examples(examples.x[:size], examples.y[:size])
+        if len(few):
+            nothing = np.random.default_rng(0)
+            try:
+                self._trained(asked, LocalTask(few, nothing, nothing), [np.arange(len(few))])
+            except EdgekitError:
+                raise
+            except Exception as error:  # a user's module may do anything
+                told = " ".join(str(error).split())[:200] or type(error).__name__
+                raise TrainingError(f"the network cannot be trained on this client's examples: {told}") from error
+        self._tried.add(work)
 
     def train(self, asked: Train, task: LocalTask) -> Trained:
         """Train one client.
 
         Args:
-            asked: weights by name (parameters and buffers), and the round's instructions.
+            asked: weights and buffers by name, and the round's instructions.
             task: the client's data and random numbers.
         """
-        check_train(asked, asked.weights, self.learnt)
-        model = copy.deepcopy(self.model).train()
-        load_weights(model, asked.weights)
-        plan = batches.draw(len(task.examples), asked.settings, task.batches_rng)
-        x, y = torch.from_numpy(task.examples.x), torch.from_numpy(task.examples.y)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(task.batches_rng.integers(2**63)))  # of layers that draw, as Dropout does
-            return _train(model, asked, x, y, plan, task)
+        self._check_asked(asked)
+        return self._trained(asked, task, batches.draw(len(task.examples), asked.settings, task.batches_rng))
 
     def score(self, asked: Score, examples: Examples) -> Scored:
         """Return how good weights are on examples."""
-        return scored(self.scores(asked.weights, examples.x), examples)
+        return scored(self.scores({**(asked.buffers or {}), **asked.weights}, examples.x), examples)
 
     @torch.no_grad()
     def scores(self, weights: Weights, x: Floats) -> Floats:
         """Return the network's scores for examples, (examples, classes)."""
+        if problem := problem_with(weights, {name: self._own[name] for name in weights if name in self._own}):
+            raise ModelError(f"these weights are not of this device's network: {problem}")
         model = copy.deepcopy(self.model).eval()
         load_weights(model, weights)
         found: Floats = torch.cat([model(part) for part in torch.from_numpy(x).split(256)]).numpy()
         return found
 
+    def _check_asked(self, asked: Train) -> None:
+        own, trained = self._own, self.learnt
+        if problem := problem_with(asked.weights, {name: own[name] for name in own if name in trained}):
+            raise ModelError(f"these weights are not of this device's network: {problem}")
+        buffers = asked.buffers or {}
+        if problem := problem_with(buffers, {name: own[name] for name in own if name in buffers}):
+            raise ModelError(f"these buffers are not of this device's network: {problem}")
+        check_train(asked, trained)
 
-def _train(model: nn.Module, asked: Train, x: Tensor, y: Tensor, plan: list[Integers], task: LocalTask) -> Trained:
-    settings = asked.settings
-    x = x.to(next(model.parameters()).dtype)
-    loss = None
-    if settings.work == "sgd":
-        loss = _sgd(model, x, y, plan, asked)
-    elif settings.work == "clipped-sum":
-        sums = _PerExample(model).clipped_sum(x[plan[0]], y[plan[0]], settings.clip)
-        frozen = {name: torch.zeros_like(p) for name, p in model.named_parameters() if not p.requires_grad}
-        return Trained(_numpy({**frozen, **sums}), len(y), None)
-    else:
-        _dp_sgd(model, x, y, plan, asked, task.noise_rng)
-    return Trained(state(model), len(y), loss, len(plan))
+    def _trained(self, asked: Train, task: LocalTask, plan: list[Integers]) -> Trained:
+        model = copy.deepcopy(self.model).train()
+        load_weights(model, {**(asked.buffers or {}), **asked.weights})
+        seed = int(task.batches_rng.integers(2**63))  # of layers that draw, as Dropout does
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self._work(model, asked, task, plan, generator_of(seed))
+
+    def _work(
+        self, model: nn.Module, asked: Train, task: LocalTask, plan: list[Integers], generator: torch.Generator
+    ) -> Trained:
+        settings, loss = asked.settings, None
+        x, y = torch.from_numpy(task.examples.x), torch.from_numpy(task.examples.y)
+        x = x.to(next(model.parameters()).dtype)
+        if settings.work == "sgd":
+            loss = _sgd(model, x, y, plan, asked, generator)
+        elif settings.work == "clipped-sum":
+            own = {name: p for name, p in model.named_parameters() if p.requires_grad}
+            sums = self.per_example.clipped_sum(own, x[plan[0]], y[plan[0]], settings.clip, generator)
+            return Trained({name: tensor.numpy() for name, tensor in sums.items()}, len(y), None)
+        else:
+            _dp_sgd(model, self.per_example, x, y, plan, asked, task.noise_rng, generator)
+        held, trained = state(model), self.learnt
+        buffers = {name: held[name] for name in asked.buffers or {}}
+        return Trained({name: held[name] for name in held if name in trained}, len(y), loss, len(plan), buffers)
 
 
 def scored(scores: Floats, examples: Examples) -> Scored:
@@ -96,21 +153,21 @@ def scored(scores: Floats, examples: Examples) -> Scored:
 
 
 def learnt(model: nn.Module) -> frozenset[str]:
-    """Return the names of the parameters that are not frozen; one that is shared has all its names."""
-    return frozenset(name for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad)
+    """Return the names of the parameters that are trained: not frozen, and each once by its first name."""
+    return frozenset(name for name, p in model.named_parameters() if p.requires_grad)
 
 
 def state(model: nn.Module) -> Weights:
-    """Return a module's parameters and buffers as numpy arrays."""
+    """Return a module's parameters and buffers as numpy arrays; shared ones under each of their names."""
     return {name: tensor.detach().cpu().numpy().copy() for name, tensor in model.state_dict().items()}
 
 
 def load_weights(model: nn.Module, weights: Weights) -> None:
-    """Set a module's parameters and buffers; values go back to each tensor's own dtype."""
+    """Set those of a module's parameters and buffers that are there; values go to each tensor's own dtype."""
     own = model.state_dict()
     with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(torch.from_numpy(np.array(weights[name], order="C")))
+        for name, array in weights.items():
+            own[name].copy_(torch.from_numpy(np.array(array, order="C")))
 
 
 class _Pull:
@@ -130,65 +187,42 @@ class _Pull:
             gradient.add_(self._drift[name].to(parameter.dtype))
 
 
-def _sgd(model: nn.Module, x: Tensor, y: Tensor, plan: list[Integers], asked: Train) -> float:
+def _sgd(
+    model: nn.Module, x: Tensor, y: Tensor, plan: list[Integers], asked: Train, generator: torch.Generator
+) -> float:
     settings, pull = asked.settings, _Pull(asked)
-    parameters = list(model.parameters())
-    optimiser = torch.optim.SGD(parameters, settings.learning_rate, settings.momentum)
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimiser = torch.optim.SGD(parameters.values(), settings.learning_rate, settings.momentum)
+    draws = Draws(lambda: [generator])
     total = 0.0
     for indices in plan:
-        optimiser.zero_grad()
-        loss = F.cross_entropy(model(x[indices]), y[indices])
-        loss.backward()
+        with draws:
+            loss = F.cross_entropy(model(x[indices]), y[indices])
+        gradients = gradients_of(loss, list(parameters.values()))
         with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if parameter.grad is not None:
-                    pull.add(name, parameter, parameter.grad)
+            for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
+                pull.add(name, parameter, gradient)
+                parameter.grad = gradient
         optimiser.step()
         total += float(loss.detach())
     return total / len(plan)
 
 
-class _PerExample:
-    """A module whose per-example gradients Opacus records."""
-
-    def __init__(self, model: nn.Module) -> None:
-        from opacus.grad_sample import GradSampleModule
-
-        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.recording = GradSampleModule(model, loss_reduction="sum", batch_first=True)
-
-    def clipped_sum(self, x: Tensor, y: Tensor, clip: float) -> dict[str, Tensor]:
-        """Return the sum of the examples' gradients, each clipped to l2 norm `clip`."""
-        if len(y) == 0:
-            return {name: torch.zeros_like(p) for name, p in self.parameters.items()}
-        self.recording.zero_grad()
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Full backward hook")  # the first layer's input needs no gradient
-            F.cross_entropy(self.recording(x), y, reduction="sum").backward()
-        each = {name: getattr(p, "grad_sample") for name, p in self.parameters.items()}  # noqa: B009 (set by Opacus)
-        for name, gradient in each.items():
-            if len(gradient) != len(y):  # clipping its parts one by one would bound nothing
-                raise TrainingError(
-                    f"parameter {name!r} sees each example in {len(gradient)} rows for {len(y)} examples, so single "
-                    'examples cannot be clipped one client at a time: use training.trainer = "cohort"'
-                )
-        scaled = clipped(list(each.values()), clip)
-        return {name: gradient.sum(0) for name, gradient in zip(each, scaled, strict=True)}
-
-    def detach(self) -> None:
-        """Take Opacus's hooks off the module again."""
-        self.recording.to_standard_module()
-
-
 def _dp_sgd(
-    model: nn.Module, x: Tensor, y: Tensor, plan: list[Integers], asked: Train, rng: np.random.Generator
+    model: nn.Module,
+    per_example: PerExample,
+    x: Tensor,
+    y: Tensor,
+    plan: list[Integers],
+    asked: Train,
+    rng: np.random.Generator,
+    generator: torch.Generator,
 ) -> None:
     settings, pull = asked.settings, _Pull(asked)
-    per_example = _PerExample(model)
-    parameters = per_example.parameters
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     momentum = {name: torch.zeros_like(p) for name, p in parameters.items()}
     for indices in plan:
-        sums = per_example.clipped_sum(x[indices], y[indices], settings.clip)
+        sums = per_example.clipped_sum(parameters, x[indices], y[indices], settings.clip, generator)
         add_noise(list(sums.values()), settings.noise_multiplier * settings.clip, rng)
         with torch.no_grad():
             for name, parameter in parameters.items():
@@ -196,8 +230,3 @@ def _dp_sgd(
                 pull.add(name, parameter, gradient)
                 momentum[name].mul_(settings.momentum).add_(gradient)
                 parameter.add_(momentum[name], alpha=-settings.learning_rate)
-    per_example.detach()
-
-
-def _numpy(tensors: dict[str, Tensor]) -> Weights:
-    return {name: tensor.detach().numpy().copy() for name, tensor in tensors.items()}

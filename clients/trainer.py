@@ -15,12 +15,12 @@ class OneTrainer(Protocol):
     """Trains one client.
 
     Attributes:
-        learnt: names of the arrays that training moves by gradients.
+        learnt: names of the parameters that are trained, each once: the arrays of `Train.weights`.
     """
 
     @property
     def learnt(self) -> frozenset[str]:
-        """Names of the arrays that training moves by gradients."""
+        """Names of the parameters that are trained, each once."""
 
     def train(self, asked: Train, task: LocalTask) -> Trained:
         """Return what the client made of the weights."""
@@ -31,6 +31,9 @@ class OneTrainer(Protocol):
 
 class Trainer(OneTrainer, Protocol):
     """Trains one client on its own device."""
+
+    def fix(self, arrays: Weights) -> None:
+        """Set what is never trained: frozen parameters, constants."""
 
     def check(self, asked: Train, examples: Examples) -> None:
         """See that `train` can do this, before anything is spent for it; raises as `train` does."""
@@ -46,8 +49,12 @@ class CohortTrainer(Protocol):
         """Return what each client made of its weights; all have the same settings."""
 
 
-def check_train(asked: Train, like: Weights, learnt: frozenset[str]) -> None:
-    """See that a request to train is of a network whose arrays are `like`.
+def check_train(asked: Train, learnt: frozenset[str]) -> None:
+    """See that a request to train fits together.
+
+    Args:
+        asked: the request, whose weights are of the network.
+        learnt: names of what is trained.
 
     Raises:
         TrainingError: it is not, or it is of split learning.
@@ -55,6 +62,7 @@ def check_train(asked: Train, like: Weights, learnt: frozenset[str]) -> None:
     if asked.settings.work == "local-dp":
         raise TrainingError("the round asks for split learning's work, but the network is not cut")
     for what, arrays in (("anchor", asked.anchor), ("drift", asked.drift)):
+        like = asked.weights
         expected = {name: like[name] for name in like if what == "anchor" or name in (arrays or {})}
         if arrays is not None and (problem := problem_with(arrays, expected)):
             raise TrainingError(f"the round's {what} is not of this network: {problem}")

@@ -15,6 +15,8 @@ Bundles = Mapping[str, Weights]
 """Named groups of arrays. What counts of the bundle `weights` of an update is its difference to what the client was
 sent; every other bundle counts as it is."""
 WEIGHTS = "weights"
+BUFFERS = "buffers"
+"""The bundle of running statistics, as BatchNorm keeps them: no method sees it; it is averaged plainly."""
 Fact = int | float | str | bool | bytes | list[Any]
 """What goes along with bundles: numbers and words."""
 LARGEST_FACT = 1e15
@@ -52,11 +54,12 @@ class Train:
     `gradient + mu * (w - anchor) + drift`, where mu is the settings' `proximal_mu`.
 
     Attributes:
-        weights: to start from.
+        weights: to start from: the trained parameters, each once.
         settings: how.
         anchor: what mu pulls to; None is `weights`.
         drift: added to each step's gradient, by parameter; None is nothing. A parameter that is left out has none.
         module: names the network, one of the method's own `modules`; "" is the run's.
+        buffers: running statistics to start from; None is those that the client was sent.
     """
 
     weights: Weights
@@ -64,6 +67,7 @@ class Train:
     anchor: Weights | None = None
     drift: Weights | None = None
     module: str = ""
+    buffers: Weights | None = None
 
 
 @dataclass(frozen=True)
@@ -75,12 +79,14 @@ class Trained:
         examples: how many examples the client trained on.
         loss: mean training loss of the local steps; None where the examples are protected, since it would tell of them.
         steps: that were made.
+        buffers: running statistics after it, of the names that it began with.
     """
 
     arrays: Weights
     examples: int
     loss: float | None
     steps: int = 1
+    buffers: Weights = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -90,10 +96,12 @@ class Score:
     Attributes:
         weights: to measure.
         module: names the network, as of `Train`.
+        buffers: running statistics, as of `Train`.
     """
 
     weights: Weights
     module: str = ""
+    buffers: Weights | None = None
 
 
 @dataclass(frozen=True)

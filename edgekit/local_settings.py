@@ -41,6 +41,7 @@ class LocalSettings:
         update_clip: largest l2 norm of the whole update, 0 for none (unit client).
         update_noise: standard deviation of the noise the client adds to its clipped update, 0 for none.
         update_bounds: of an update with several bundles, the largest l2 norm of each, in place of `update_clip`.
+        least_batch: an epoch's last batch of fewer examples joins the one before it (`sgd`).
     """
 
     work: Work = "sgd"
@@ -56,6 +57,7 @@ class LocalSettings:
     update_clip: float = 0.0
     update_noise: float = 0.0
     update_bounds: Mapping[str, float] = field(default_factory=dict, hash=False)
+    least_batch: int = 1
 
     def __post_init__(self) -> None:
         """Refuse settings out of range: they come over the network, and privacy is reckoned with them.
@@ -70,7 +72,7 @@ class LocalSettings:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
                 raise TrainingError(f"the round's {name} is {value!r}; it must be a finite number, not negative")
-        for name in ("epochs", "batch_size", "steps"):
+        for name in ("epochs", "batch_size", "steps", "least_batch"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise TrainingError(f"the round's {name} is {getattr(self, name)!r}; it must be a whole number from 1")
         if not 0 < self.sample_rate <= 1 or self.clip <= 0 or self.momentum >= 1:
@@ -94,6 +96,8 @@ class LocalSettings:
         held["update_bounds"] = dict(self.update_bounds)
         if not self.update_bounds:  # what noise is drawn from: runs of one bundle keep theirs
             del held["update_bounds"]
+        if self.least_batch == 1:  # likewise
+            del held["least_batch"]
         return json.dumps(held)
 
     @classmethod

@@ -1,5 +1,1 @@
-"""A whole cohort's local training in vectorised steps."""
-
-from edgekit.clients.cohort.trainer import VectorisedTrainer, obstacle
-
-__all__ = ["VectorisedTrainer", "obstacle"]
+"""Vectorised training of whole cohorts: one step for all clients, equal to training each alone up to rounding."""

@@ -189,6 +189,32 @@ def adaptive_avg_pool2d(x: Tensor, output_size: Any) -> Tensor:
     return F.adaptive_avg_pool2d(x, output_size) if x.dim() != 4 else _ruled_adaptive_avg_pool2d(x, output_size)
 
 
+def embedding(
+    x: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Tensor:
+    """Stand for torch.nn.functional.embedding, whose rule under `vmap` lets the padding row learn."""
+    if max_norm is not None or scale_grad_by_freq or sparse:
+        raise ValueError("an embedding with max_norm, scale_grad_by_freq or sparse gradients has no rule")
+    if padding_idx is not None:
+        row = torch.arange(len(weight)) == padding_idx % len(weight)
+        weight = torch.where(row[:, None], weight.detach(), weight)
+    return F.embedding(x, weight)
+
+
+def view(x: Tensor, *shape: Any, **kwargs: Any) -> Tensor:
+    """Stand for Tensor.view: clients side by side lie in memory otherwise than one alone, for which it was written."""
+    if kwargs or (len(shape) == 1 and isinstance(shape[0], torch.dtype)):
+        plain: Tensor = torch.Tensor.view(x, *shape, **kwargs)
+        return plain
+    return x.reshape(*shape)
+
+
 RULES: dict[Callable[..., Any], Callable[..., Any]] = {
     F.conv2d: conv2d,
     F.linear: linear,
@@ -196,6 +222,9 @@ RULES: dict[Callable[..., Any], Callable[..., Any]] = {
     F.max_pool2d: max_pool2d,
     F.avg_pool2d: avg_pool2d,
     F.adaptive_avg_pool2d: adaptive_avg_pool2d,
+    F.embedding: embedding,
+    torch.Tensor.view: view,
+    torch.Tensor.data.__get__: torch.Tensor.detach,
 }
 
 

@@ -1,82 +1,132 @@
 """The default trainer: the whole cohort takes each SGD step together."""
 
+import itertools
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
 
 from edgekit.arrays import Weights
 from edgekit.asks import Train, Trained
-from edgekit.clients.cohort.rules import ClientsInChannels
-from edgekit.clients.torch_trainer import TorchTrainer, learnt
+from edgekit.clients.cohort.vectorised import Tensors, Vectorised, as_convolution, gradients_of
+from edgekit.clients.draws import Draws, generator_of, of_examples, once
+from edgekit.clients.torch_trainer import TorchTrainer, learnt, state
 from edgekit.clients.trainer import LocalTask, check_train, pulled
 from edgekit.data import Examples, batches
 from edgekit.data.federated import Integers
 from edgekit.errors import EdgekitError
 from edgekit.local_settings import LocalSettings
-from edgekit.privacy.tensors import add_noise, clipped
+from edgekit.models.requirements import moving_buffers
+from edgekit.privacy.tensors import add_noise
 
-Tensors = tuple[Tensor, ...] | list[Tensor]
+PROBED_SIZES = (5, 3, 2)
+"""Examples of the clients on which `obstacle` tries a network: whole batches, and last ones of one."""
+PROBED = sum(PROBED_SIZES)
 LARGEST_CHUNK = 128
 """More clients at once gain nothing: measured best near 100."""
 
 
-def obstacle(model: nn.Module, shape: tuple[int, ...], classes: int) -> str | None:
+def obstacle(
+    model: nn.Module,
+    shape: tuple[int, ...],
+    classes: int,
+    examples: Examples | None = None,
+    settings: LocalSettings | None = None,
+) -> str | None:
     """Say why a cohort of this module cannot be trained in vectorised steps; None if it can.
 
-    Besides looking for layers that keep or draw something, it trains two clients both ways and compares.
+    It trains three clients of unequal sizes both ways, over whole batches and smaller last ones, and compares their
+    steps; for private work the sums of clipped gradients too.
 
     Args:
         model: the module.
         shape: one example's shape.
         classes: number of classes.
+        examples: real ones to train on; None draws random ones.
+        settings: how clients will train; None is plainly.
+
+    Raises:
+        EdgekitError: one client alone cannot be trained either.
     """
-    for name, layer in model.named_modules():
-        if any(True for _ in layer.buffers(recurse=False)):
-            return f"layer {name or type(layer).__name__!r} ({type(layer).__name__}) keeps buffers"
-        if isinstance(layer, nn.modules.dropout._DropoutNd):
-            return f"layer {name!r} ({type(layer).__name__}) draws random numbers"
-    if frozen := [name for name, parameter in model.named_parameters() if not parameter.requires_grad]:
-        return f"parameter {frozen[0]!r} is frozen"
-    rng = np.random.default_rng(0)
-    examples = [Examples(rng.random((size, *shape), np.float32), rng.integers(0, classes, size)) for size in (3, 2)]
-    weights = {name: p.detach().numpy().copy() for name, p in model.named_parameters()}
-    settings = LocalSettings(batch_size=2, learning_rate=1e-3)
+    if examples is None or len(examples) < PROBED:
+        rng = np.random.default_rng(0)
+        examples = Examples(rng.random((PROBED, *shape), np.float32), rng.integers(0, classes, PROBED))
+    if moving := moving_buffers(model, examples.x):
+        return f"it keeps {moving[0]!r} from the data it sees"
+    cuts = np.cumsum([0, *PROBED_SIZES])
+    blocks = [Examples(examples.x[a:b], examples.y[a:b]) for a, b in itertools.pairwise(cuts)]
+    held = state(model)
+    weights = {name: held[name] for name, p in model.named_parameters() if p.requires_grad}
+    settings = settings or LocalSettings()
+    works = ["sgd"] if settings.work == "sgd" else [settings.work, "clipped-sum"]
+    for work in dict.fromkeys(works):
+        asked = Train(weights, _few_steps(settings, work))
+        if reason := _difference(model, asked, blocks):
+            return reason
+    return None
+
+
+def _few_steps(settings: LocalSettings, work: Any) -> LocalSettings:
+    """Return settings under which a client of a few examples makes two steps, without noise."""
+    return replace(
+        settings,
+        work=work,
+        epochs=1,
+        steps=2,
+        batch_size=2,
+        learning_rate=0.05,
+        sample_rate=0.7,
+        noise_multiplier=0.0,
+        update_noise=0.0,
+    )
+
+
+def _difference(model: nn.Module, asked: Train, blocks: list[Examples]) -> str:
+    """Say how training clients together differs from each alone, "" if it does not."""
 
     def tasks() -> list[LocalTask]:
-        return [LocalTask(block, np.random.default_rng(1), np.random.default_rng(2)) for block in examples]
+        return [LocalTask(block, np.random.default_rng(1), np.random.default_rng(2)) for block in blocks]
 
+    trainer = TorchTrainer(model)
+    trainer.check(asked, blocks[0])
     try:
-        asked = Train(weights, settings)
-        together = VectorisedTrainer(model).train_cohort([asked] * len(examples), tasks())
-        alone = [TorchTrainer(model).train(asked, task) for task in tasks()]
+        alone = [trainer.train(asked, task) for task in tasks()]
+        together = VectorisedTrainer(model).train_cohort([asked] * len(blocks), tasks())
     except EdgekitError:
         raise
     except Exception as error:  # torch.func and user modules raise many kinds
         return f"torch.func cannot vectorise it: {' '.join(str(error).split())[:200] or type(error).__name__}"
+    start = asked.weights
+    if asked.settings.work == "clipped-sum":
+        start = {name: np.zeros_like(w) for name, w in start.items()}
     for one, other in zip(together, alone, strict=True):
-        if any(not np.allclose(one.arrays[name], other.arrays[name], rtol=1e-3, atol=1e-5) for name in weights):
-            return "its vectorised step differs from its ordinary one"
-    return None
+        steps = {name: other.arrays[name] - start[name] for name in start}
+        largest = max(float(np.abs(step).max(initial=0.0)) for step in steps.values())
+        rounding = max(1e-6 * float(np.abs(w).max(initial=0.0)) for w in start.values())
+        for name, step in steps.items():
+            if not np.allclose(one.arrays[name] - start[name], step, rtol=1e-3, atol=1e-3 * largest + rounding):
+                return "its vectorised step differs from its ordinary one"
+    return ""
 
 
 class VectorisedTrainer:
     """Trains a cohort in vectorised steps; equal to training each client alone, up to rounding.
 
     Args:
-        model: a module without buffers or random layers (see `obstacle`).
+        model: a module that keeps nothing of what it sees (see `obstacle`); it is copied.
         memory_bytes: bound on the working memory; larger cohorts are trained in chunks.
     """
 
     def __init__(self, model: nn.Module, memory_bytes: int = 512 << 20) -> None:
-        self.model = model
+        self._network = Vectorised(model, memory_bytes)
         self.memory_bytes = memory_bytes
-        self.names = [name for name, _ in model.named_parameters()]
+        self.names = self._network.names
         self.learnt = learnt(model)
-        self._counted: dict[tuple[int, ...], int] = {}
 
     def train_cohort(self, asked: Sequence[Train], tasks: Sequence[LocalTask]) -> list[Trained]:
         """Train all clients, each from its own weights.
@@ -94,8 +144,9 @@ class VectorisedTrainer:
         """
         settings = asked[0].settings
         for request in {id(one): one for one in asked}.values():
-            check_train(request, request.weights, self.learnt)
+            check_train(request, self.learnt)
         plans = [batches.draw(len(task.examples), settings, task.batches_rng) for task in tasks]
+        seeds = [int(task.batches_rng.integers(2**63)) for task in tasks]
         order = sorted(range(len(tasks)), key=lambda i: -len(plans[i]))
         made: list[Trained | None] = [None] * len(tasks)
         size = self._clients_at_once(tasks, settings)
@@ -103,7 +154,10 @@ class VectorisedTrainer:
             chunk = order[first : first + size]
             train = self._sgd if settings.work == "sgd" else self._private
             beginning = _Beginning(self.names, [asked[i] for i in chunk])
-            stacked, losses = train(beginning, [tasks[i] for i in chunk], [plans[i] for i in chunk], settings)
+            generators = [generator_of(seeds[i]) for i in chunk]
+            stacked, losses = train(
+                beginning, [tasks[i] for i in chunk], [plans[i] for i in chunk], settings, generators
+            )
             rows = [tensor.numpy() for tensor in stacked]
             for row, i in enumerate(chunk):
                 arrays = {name: np.asarray(array[row], order="C") for name, array in zip(self.names, rows, strict=True)}
@@ -112,9 +166,14 @@ class VectorisedTrainer:
         return [one for one in made if one is not None]
 
     def _sgd(
-        self, start: "_Beginning", tasks: list[LocalTask], plans: list[list[Integers]], settings: LocalSettings
+        self,
+        start: "_Beginning",
+        tasks: list[LocalTask],
+        plans: list[list[Integers]],
+        settings: LocalSettings,
+        generators: list[torch.Generator],
     ) -> tuple[list[Tensor], Tensor]:
-        stacked = [_as_convolution(tensor) for tensor in start.weights]
+        stacked = [as_convolution(tensor) for tensor in start.weights]
         momentum = [torch.zeros_like(tensor) for tensor in stacked] if settings.momentum else []
         x, y = _padded([task.examples for task in tasks])
         x = x.to(stacked[0].dtype)
@@ -125,10 +184,11 @@ class VectorisedTrainer:
             indices, mask = _rectangle(plan)
             rows = torch.arange(active)[:, None]
             weights = [tensor[:active].detach().requires_grad_() for tensor in stacked]
-            scores = self._scores(weights, x[rows, indices].transpose(0, 1))
+            draws = Draws(lambda: generators, [len(batch) for batch in plan], together=True)
+            scores = self._network.scores(weights, x[rows, indices].transpose(0, 1), draws)
             loss = F.cross_entropy(scores.flatten(0, 1), y[rows, indices].flatten(), reduction="none")
             loss = (loss.view(active, -1) * mask.to(loss.dtype)).sum(1)
-            gradients: Tensors = torch.autograd.grad(loss.sum(), weights)
+            gradients: Tensors = gradients_of(loss.sum(), weights)
             with torch.no_grad():
                 losses[:active] += loss
                 gradients = start.pull(gradients, weights, settings.proximal_mu)
@@ -141,7 +201,12 @@ class VectorisedTrainer:
         return stacked, losses / torch.tensor([len(plan) for plan in plans])
 
     def _private(
-        self, start: "_Beginning", tasks: list[LocalTask], plans: list[list[Integers]], settings: LocalSettings
+        self,
+        start: "_Beginning",
+        tasks: list[LocalTask],
+        plans: list[list[Integers]],
+        settings: LocalSettings,
+        generators: list[torch.Generator],
     ) -> tuple[list[Tensor], None]:
         """Poisson batches, each example clipped; `dp-sgd` steps with noise, `clipped-sum` gives the first sum."""
         stacked = [tensor.clone() for tensor in start.weights]
@@ -151,7 +216,10 @@ class VectorisedTrainer:
             blocks = [(task.examples, plan[step]) for task, plan in zip(tasks, plans, strict=True)]
             x = torch.from_numpy(np.concatenate([block.x[indices] for block, indices in blocks])).to(stacked[0].dtype)
             y = torch.from_numpy(np.concatenate([block.y[indices] for block, indices in blocks]))
-            sums = self._clipped_sums(stacked, torch.from_numpy(owners.astype(np.int64)), x, y, settings.clip)
+            each = once(partial(of_examples, generators, [len(plan[step]) for plan in plans]))
+            sums = self._network.clipped_sums(
+                stacked, torch.from_numpy(owners.astype(np.int64)), x, y, settings.clip, each
+            )
             if settings.work == "clipped-sum":
                 return sums, None
             for row, task in enumerate(tasks):
@@ -165,66 +233,14 @@ class VectorisedTrainer:
             torch._foreach_add_(stacked, momentum, alpha=-settings.learning_rate)
         return stacked, None
 
-    def _clipped_sums(self, stacked: list[Tensor], owners: Tensor, x: Tensor, y: Tensor, clip: float) -> list[Tensor]:
-        """Return, for each client, the sum of its examples' gradients, each clipped to l2 norm `clip`.
-
-        Every example is run as a client of its own, with its owner's weights and a batch of one, so the gradient by
-        its own copy of the weights is the per-example gradient, whatever the layers are.
-        """
-        sums = [torch.zeros_like(tensor) for tensor in stacked]
-        bytes_each = 4 * (3 * sum(tensor[0].numel() for tensor in stacked) + 8 * self._activations(tuple(x.shape[1:])))
-        size = max(1, self.memory_bytes // bytes_each)
-        for first in range(0, len(owners), size):
-            part = slice(first, first + size)
-            weights = [_as_convolution(tensor[owners[part]]).requires_grad_() for tensor in stacked]
-            loss = F.cross_entropy(self._scores(weights, x[None, part]).flatten(0, 1), y[part], reduction="none")
-            gradients = torch.autograd.grad(loss.sum(), weights)
-            with torch.no_grad():
-                for total, scaled in zip(sums, clipped(gradients, clip), strict=True):
-                    total.index_add_(0, owners[part], scaled)
-        return sums
-
-    def _scores(self, weights: list[Tensor], x: Tensor) -> Tensor:
-        """Run all clients: x (batch, clients, ...) -> scores (clients, batch, classes)."""
-
-        def forward(parameters: list[Tensor], inputs: Tensor) -> Tensor:
-            with ClientsInChannels():
-                scores: Tensor = functional_call(self.model, dict(zip(self.names, parameters, strict=True)), (inputs,))
-            return scores
-
-        scores: Tensor = vmap(forward, in_dims=(0, 1))(weights, x)
-        return scores
-
     def _clients_at_once(self, tasks: Sequence[LocalTask], settings: LocalSettings) -> int:
         """Return how many clients fit into the memory bound, by a count of weights, data and activations."""
         if not tasks:
             return 1
-        shape = tasks[0].examples.x.shape[1:]
         most = max(len(task.examples) for task in tasks)
-        floats = 4 * sum(p.numel() for p in self.model.parameters()) + most * int(np.prod(shape))
-        if settings.work == "sgd":
-            floats += 3 * min(settings.batch_size, most) * self._activations(shape)
+        batch = min(settings.batch_size, most) if settings.work == "sgd" else 0
+        floats = self._network.floats(tasks[0].examples.x.shape[1:], batch, most)
         return int(max(1, min(LARGEST_CHUNK, self.memory_bytes // (4 * floats))))
-
-    def _activations(self, shape: tuple[int, ...]) -> int:
-        """Return how many floats the layers' outputs for one example take."""
-        if shape not in self._counted:
-            total = 0
-
-            def count(_: nn.Module, __: object, output: object) -> None:
-                nonlocal total
-                total += output.numel() if isinstance(output, Tensor) else 0
-
-            leaves = [layer for layer in self.model.modules() if not any(True for _ in layer.children())]
-            handles = [layer.register_forward_hook(count) for layer in leaves]
-            try:
-                with torch.no_grad():
-                    self.model(torch.zeros(1, *shape, dtype=next(self.model.parameters()).dtype))
-            finally:
-                for handle in handles:
-                    handle.remove()
-            self._counted[shape] = total
-        return self._counted[shape]
 
 
 class _Beginning:
@@ -270,13 +286,6 @@ class _Beginning:
             shared = [torch.from_numpy(np.asarray(each[0][name], order="C")) for name in self._names]
             return [tensor.expand(len(each), *tensor.shape) for tensor in shared]
         return [torch.from_numpy(np.stack([one[name] for one in each])) for name in self._names]
-
-
-def _as_convolution(stacked: Tensor) -> Tensor:
-    """Copy stacked weights into the memory order that oneDNN wants: convolutions' channels last."""
-    if stacked.dim() == 5 and stacked.shape[2] > 1:
-        return stacked.permute(0, 1, 3, 4, 2).clone(memory_format=torch.contiguous_format).permute(0, 1, 4, 2, 3)
-    return stacked.clone(memory_format=torch.contiguous_format)
 
 
 def _padded(blocks: list[Examples]) -> tuple[Tensor, Tensor]:

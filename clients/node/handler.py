@@ -135,7 +135,10 @@ class Handler:
         if "statistics" not in self.held.node_settings.share:
             raise DeclinedError("this device's owner does not share statistics")
         weights = asked.weights()
-        self.held.ready(str(asked.facts.get("task", "")), weights)
+        self.held.ready(str(asked.facts.get("task", "")), None)
+        assert self.held.task is not None
+        buffers = {name: weights[name] for name in weights if name not in self.held.task.weights_like}
+        self.held.ready(self.held.name, {name: weights[name] for name in weights if name not in buffers})
         if self.held.trainer is None:
             raise DeclinedError("this device has a part of the network alone: it gives no statistics")
         assert self.held.examples is not None

@@ -12,10 +12,10 @@ import numpy as np
 from flwr.app import Message
 
 from edgekit import wire
-from edgekit.algorithms.base import with_mu
+from edgekit.algorithms.base import answer_like, with_mu
 from edgekit.algorithms.interactive import alone
 from edgekit.algorithms.split.stream import StreamLine
-from edgekit.asks import WEIGHTS, Ask, Score, Train, Update, packed
+from edgekit.asks import BUFFERS, WEIGHTS, Ask, Score, Train, Update, packed
 from edgekit.clients.budget import Budget, charge_for
 from edgekit.clients.halves import Answered, check_kept, client_of, keeps, leaving, measured, protected, run_halves
 from edgekit.clients.node import conditions
@@ -89,7 +89,8 @@ class Rounds:
         if before:  # what is released depends on it, too
             digest = self._held.digest(digest.hex(), packed(before), "")
         if budget is not None:
-            charge_for(trainer, budget, Train(ask.bundles[WEIGHTS], with_mu(ask)), examples, digest.hex()[:32])
+            asked_first = Train(ask.bundles[WEIGHTS], with_mu(ask), buffers=ask.bundles.get(BUFFERS))
+            charge_for(trainer, budget, asked_first, examples, digest.hex()[:32])
         made = 0
 
         def answer(waiting: Mapping[int, Any]) -> dict[int, Answered]:
@@ -116,7 +117,7 @@ class Rounds:
             return rng_of(digest, " ".join(map(str, purpose)))
 
         update = leaving(found, ask, client, algorithm, transforms, draw, rng_of(digest, "noise"))
-        check_kept(update, state, algorithm.expects(ask))
+        check_kept(update, state, answer_like(algorithm, ask))
         if keeps(algorithm, transforms):
             kept.keep(asked, before, state)
         return update

@@ -3,7 +3,8 @@
 import hashlib
 import importlib.util
 import json
-from dataclasses import dataclass, replace
+import logging
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from edgekit import algorithms, arrays, plugins
 from edgekit.algorithms.base import Algorithm
 from edgekit.algorithms.settings import Federation
 from edgekit.algorithms.split.device import HalvesMaker
-from edgekit.arrays import Array, Weights
+from edgekit.arrays import Array, Weights, problem_with
 from edgekit.clients.node.folder import NodeSettings
 from edgekit.clients.node.task_facts import TaskFacts
 from edgekit.clients.trainer import Trainer
@@ -29,8 +30,9 @@ from edgekit.transforms.base import Transform
 
 OWN_SOURCES = ("digits", "moving-digits", "gestures")
 """Data sets that come with edgekit's packages, which a task may choose; all else is the owner's to name."""
-OF_STATE = {"run", "run_id", "seed", "model", "parameters", "method", "transforms"}
-"""Of a task: what tells apart the runs for which this device keeps something."""
+FIXED = "fixed:"
+"""With which the names of arrays that are never trained begin, in a task."""
+log = logging.getLogger("edgekit.node")
 OF_STATE = {"run", "run_id", "seed", "model", "parameters", "method", "transforms"}
 """Of a task: what tells apart the runs for which this device keeps something."""
 
@@ -49,14 +51,17 @@ class Task:
     Attributes:
         facts: in words and numbers.
         training: the training graph for nodes without torch; None where it was left out.
+        fixed: what is never trained and not as the network is made: frozen parameters, constants.
     """
 
     facts: TaskFacts
     training: bytes | None
+    fixed: Weights = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         """Return the task as bytes, to be signed and sent."""
         held: Weights = {} if self.training is None else {"training": np.frombuffer(self.training, np.uint8)}
+        held |= {f"{FIXED}{name}": array for name, array in self.fixed.items()}
         return arrays.to_bytes(held, self.facts.model_dump(mode="json"))
 
     @classmethod
@@ -78,7 +83,10 @@ class Task:
         training: Array | None = held.get("training")
         if training is not None and training.dtype != np.uint8:
             raise RefusedError("the task's training graph is no file")
-        return cls(facts, None if training is None else training.tobytes())
+        fixed = {name.removeprefix(FIXED): array for name, array in held.items() if name.startswith(FIXED)}
+        if problem := problem_with(fixed, fixed):
+            raise RefusedError(f"what the task fixes cannot be taken: {problem}")
+        return cls(facts, None if training is None else training.tobytes(), fixed)
 
     @property
     def weights_like(self) -> Weights:
@@ -100,13 +108,17 @@ class Task:
 
             if self.training is None:
                 raise RefusedError("the task came without the training graph that this device needs")
-            return LiteRTTrainer(self.training)
+            by_graph = LiteRTTrainer(self.training)
+            by_graph.fix({name: array for name, array in self.fixed.items() if name in by_graph.initial()})
+            return by_graph
         from edgekit.clients.torch_trainer import TorchTrainer
         from edgekit.models import build
 
         facts = self.facts
         check_allowed(facts.model.name, modules)
-        return TorchTrainer(build(facts.model, facts.shape, len(facts.classes), facts.seed))
+        made = TorchTrainer(build(facts.model, facts.shape, len(facts.classes), facts.seed), log.warning)
+        made.fix(self.fixed)
+        return made
 
     def algorithm(self, modules: list[str]) -> Algorithm:
         """Return the method whose client half this device runs.

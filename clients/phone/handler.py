@@ -79,6 +79,16 @@ class Board:
             self.progress = dict(progress)
             self._on_news()
 
+    def whole(self, weights: Weights) -> Weights:
+        """Return all parameters of the training graph, in its order: those that are trained, and the task's others."""
+        with self._lock:
+            fixed = {} if self.task is None else self.task.fixed
+            names = [parameter["name"] for parameter in self.training["parameters"]]
+        held = {**fixed, **weights}
+        if missing := [name for name in names if name not in held]:
+            raise RefusedError(f"the task lacks the parameter {missing[0]!r} of its training graph")
+        return {name: held[name] for name in names}
+
     def frame(self, has: str = "") -> Frame | None:
         """Return the task for a page; without its training graph if it `has` this task. None if there is no task."""
         with self._lock:
@@ -185,7 +195,8 @@ class PhoneHandler:
         assert made is not None
         if problem := problem_with(weights, made.weights_like):
             raise RefusedError(f"the weights are not of the task's network: {problem}")
-        flat = np.concatenate([array.ravel() for array in weights.values()])
+        whole = self._board.whole(weights)
+        flat = np.concatenate([array.ravel() for array in whole.values()])
         facts = {
             "id": message.metadata.message_id,
             "task": self._board.name,
@@ -193,7 +204,7 @@ class PhoneHandler:
             "settings": dataclasses.asdict(settings),
         }
         reply = self._ask(Frame("train", facts, {"w": flat}), message, "update")
-        arrays = update_of(reply, weights)
+        arrays = {name: array for name, array in update_of(reply, whole).items() if name in weights}
         return wire.answer(_figures(reply, private=settings.protects), message, to_bytes(arrays))
 
     def _deliver(self, asked: wire.Message, message: Message) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from edgekit.algorithms.split.settings import Split
 from edgekit.arrays import Weights
-from edgekit.asks import WEIGHTS, Aggregate, Ask, Bundles, Request, Score, Scored, Train, Trained, Update
+from edgekit.asks import BUFFERS, WEIGHTS, Aggregate, Ask, Bundles, Request, Score, Scored, Train, Trained, Update
 from edgekit.asks import Client as Client
 from edgekit.asks import State as State
 from edgekit.data.settings import Data
@@ -115,8 +115,8 @@ class Algorithm:
         """Return the state before the first round.
 
         Args:
-            weights: the network's first.
-            learnt: names of those that training moves by gradients.
+            weights: the network's first: its trained parameters, each once.
+            learnt: names of those that training moves by gradients: of an interactive method not all.
         """
         return State({WEIGHTS: weights})
 
@@ -200,7 +200,7 @@ def checked(state: object) -> State:
     if not isinstance(state, State) or not isinstance(state.bundles, Mapping):
         raise TrainingError(f"its state is {type(state).__name__}, not a State with bundles of arrays")
     for bundle, arrays in state.bundles.items():
-        if ":" in bundle or bundle == AVERAGE or bundle.startswith(OF_TRANSFORMS):
+        if ":" in bundle or bundle in (AVERAGE, BUFFERS) or bundle.startswith(OF_TRANSFORMS):
             raise TrainingError(f"the bundle {bundle!r} of its state needs another name")
         if not isinstance(arrays, dict) or not all(
             isinstance(array, np.ndarray | np.generic) for array in arrays.values()
@@ -226,6 +226,18 @@ def checked_asks(made: object, clients: Sequence[int]) -> Mapping[int, Ask]:
     if strangers := sorted(set(made) - set(clients)):
         raise TrainingError(f"it asks client {strangers[0]}, which is not in the cohort")
     return made
+
+
+def answer_like(algorithm: Algorithm, ask: Ask) -> Bundles:
+    """Return arrays such as an answer to `ask` must have: what a method expects, and the running statistics."""
+    buffers = {BUFFERS: ask.bundles[BUFFERS]} if BUFFERS in ask.bundles else {}
+    return {**expected_of(algorithm, ask), **buffers}
+
+
+def expected_of(algorithm: Algorithm, ask: Ask) -> Bundles:
+    """Return what a method expects of an answer to `ask`; it does not see running statistics."""
+    bundles = {name: arrays for name, arrays in ask.bundles.items() if name != BUFFERS}
+    return dict(algorithm.expects(dataclasses.replace(ask, bundles=bundles)))
 
 
 def with_mu(ask: Ask) -> LocalSettings:

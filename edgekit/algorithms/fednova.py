@@ -17,20 +17,13 @@ class FedNova(Algorithm):
     bundles = (DIRECTION, NORMALISER)
 
     def local(self, ask: Ask, client: Client) -> Half:
-        """Train, and send the direction. Arrays that do not learn by gradients, such as statistics, go as they are."""
+        """Train, and send the direction."""
         before = ask.bundles[WEIGHTS]
         trained = yield Train(before, with_mu(ask))
         scale = step_weight(trained.steps, ask.settings.momentum)
-        direction = {
-            name: (array - before[name]) / array.dtype.type(scale) if name in client.learnt else array - before[name]
-            for name, array in trained.arrays.items()
-        }
+        direction = {name: (array - before[name]) / array.dtype.type(scale) for name, array in trained.arrays.items()}
         normaliser = {"a": np.array([scale], np.float32)}
         return Update({DIRECTION: direction, NORMALISER: normaliser}, trained.examples, facts_of(trained))
-
-    def begin(self, weights: dict[str, np.ndarray], learnt: frozenset[str]) -> State:
-        """Remember which arrays learn by gradients."""
-        return State({WEIGHTS: weights}, {"learnt": sorted(learnt)})
 
     def expects(self, ask: Ask) -> Bundles:
         """Expect a direction of the weights' shapes, and one number."""
@@ -39,9 +32,7 @@ class FedNova(Algorithm):
     def merge(self, state: State, got: Aggregate, number: int) -> State:
         """Move the model by the mean direction, as far as clients went on average."""
         far = max(0.0, float(got.bundles[NORMALISER]["a"][0]))  # noise may have made it negative
-        learnt = set(state.facts["learnt"])
         weights = {
-            name: (w + (far if name in learnt else 1.0) * got.bundles[DIRECTION][name]).astype(w.dtype)
-            for name, w in state.bundles[WEIGHTS].items()
+            name: (w + far * got.bundles[DIRECTION][name]).astype(w.dtype) for name, w in state.bundles[WEIGHTS].items()
         }
         return State({WEIGHTS: weights}, state.facts)

@@ -10,11 +10,11 @@ from pydantic import Field
 from edgekit.algorithms.base import Client, Half, State, facts_of, with_mu
 from edgekit.algorithms.fedavg import FedAvg
 from edgekit.arrays import Weights, problem_with
-from edgekit.asks import WEIGHTS, Aggregate, Ask, Bundles, Request, Score, Scored, Train, Update
+from edgekit.asks import BUFFERS, WEIGHTS, Aggregate, Ask, Bundles, Request, Score, Scored, Train, Update
 from edgekit.errors import ExperimentError
 from edgekit.section import Section
 
-OWN = "own"
+OWN, OWN_BUFFERS = "own", "own-buffers"
 
 
 class PersonalSettings(Section):
@@ -53,14 +53,15 @@ class Personal(FedAvg):
 
     def local(self, ask: Ask, client: Client) -> Half:
         """Train all layers, and send what is shared."""
-        trained = yield Train(self._joined(ask, client), with_mu(ask))
+        trained = yield Train(self._joined(ask, client), with_mu(ask), buffers=self._buffers(ask, client))
+        client.state[OWN_BUFFERS] = {name: held for name, held in trained.buffers.items() if self._stays(name)}
         client.state[OWN] = {name: array for name, array in trained.arrays.items() if self._stays(name)}
         shared = {name: array for name, array in trained.arrays.items() if not self._stays(name)}
         return Update({WEIGHTS: shared}, trained.examples, facts_of(trained))
 
     def evaluate(self, ask: Ask, client: Client) -> Generator[Request, Any, Scored]:
         """Measure the shared layers together with the client's own."""
-        scored: Scored = yield Score(self._joined(ask, client))
+        scored: Scored = yield Score(self._joined(ask, client), buffers=self._buffers(ask, client))
         return scored
 
     def expects(self, ask: Ask) -> Bundles:
@@ -75,6 +76,13 @@ class Personal(FedAvg):
         weights, own = ask.bundles[WEIGHTS], client.state.get(OWN, {})
         fits = not problem_with(own, {name: w for name, w in weights.items() if self._stays(name)})
         return {**weights, **own} if fits else weights
+
+    def _buffers(self, ask: Ask, client: Client) -> Weights:
+        """Return running statistics, of which those of personal layers are the client's own."""
+        sent = ask.bundles.get(BUFFERS, {})
+        own = client.state.get(OWN_BUFFERS, {})
+        fits = not problem_with(own, {name: held for name, held in sent.items() if self._stays(name)})
+        return {**sent, **own} if fits else sent
 
     def _stays(self, name: str) -> bool:
         return _is_of(name, self.settings.layers)

@@ -21,9 +21,7 @@ class Scaffold(Algorithm):
 
     def begin(self, weights: dict[str, np.ndarray], learnt: frozenset[str]) -> State:
         """Begin with controls of zero."""
-        return State(
-            {WEIGHTS: weights, CONTROL: {name: np.zeros_like(w) for name, w in weights.items() if name in learnt}}
-        )
+        return State({WEIGHTS: weights, CONTROL: {name: np.zeros_like(w) for name, w in weights.items()}})
 
     def ask(self, state: State, clients: Sequence[int], number: int) -> Mapping[int, Ask]:
         """Send the weights and the server's control."""
@@ -32,7 +30,7 @@ class Scaffold(Algorithm):
     def local(self, ask: Ask, client: Client) -> Half:
         """Train with the drift c - c_i; the new c_i is the mean gradient along the way (algorithm 1, line 12, ii)."""
         before, control = ask.bundles[WEIGHTS], ask.bundles[CONTROL]
-        if problem := problem_with(control, {name: w for name, w in before.items() if name in client.learnt}):
+        if problem := problem_with(control, before):
             raise TrainingError(f"the server's control is not of this network: {problem}")
         own = client.state.get(CONTROL, {})
         if problem_with(own, control):  # none yet, or of another network

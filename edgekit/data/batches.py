@@ -23,10 +23,19 @@ class LocalTask:
     noise_rng: np.random.Generator
 
 
-def shuffled(examples: int, batch_size: int, epochs: int, rng: np.random.Generator) -> list[Integers]:
-    """Shuffle anew each epoch and cut into batches; the last one of an epoch may be smaller."""
+def shuffled(
+    examples: int, batch_size: int, epochs: int, rng: np.random.Generator, least_batch: int = 1
+) -> list[Integers]:
+    """Shuffle anew each epoch and cut into batches; the last one of an epoch may be smaller.
+
+    One of fewer than `least_batch` joins the batch before it.
+    """
     orders = [rng.permutation(examples) for _ in range(epochs)]
-    return [order[start : start + batch_size] for order in orders for start in range(0, examples, batch_size)]
+    ends = [*range(batch_size, examples, batch_size), examples]
+    if len(ends) > 1 and examples - ends[-2] < least_batch:
+        del ends[-2]
+    starts = [0, *ends[:-1]]
+    return [order[start:end] for order in orders for start, end in zip(starts, ends, strict=True) if end]
 
 
 def poisson(examples: int, sample_rate: float, steps: int, rng: np.random.Generator) -> list[Integers]:
@@ -41,6 +50,6 @@ def poisson(examples: int, sample_rate: float, steps: int, rng: np.random.Genera
 def draw(examples: int, settings: LocalSettings, rng: np.random.Generator) -> list[Integers]:
     """Draw all batches of a client's round."""
     if settings.work in ("sgd", "local-dp"):
-        return shuffled(examples, settings.batch_size, settings.epochs, rng)
+        return shuffled(examples, settings.batch_size, settings.epochs, rng, settings.least_batch)
     steps = settings.steps if settings.work == "dp-sgd" else 1
     return poisson(examples, settings.sample_rate, steps, rng)

@@ -1,10 +1,17 @@
-"""What an experiment asks of a network, checked before training starts."""
+"""What an experiment asks of a network, tried on real examples before training starts."""
 
-from torch import nn
+import copy
+
+import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from edgekit.data.federated import Floats
 from edgekit.errors import ModelError
+
+PROBED = 8
+"""Examples that a network is tried on."""
 
 
 def batch_norms(model: nn.Module) -> list[str]:
@@ -16,11 +23,37 @@ def batch_norms(model: nn.Module) -> list[str]:
     ]
 
 
-def check_private(model: nn.Module) -> None:
-    """See that each example's gradient depends on that example alone, as clipping needs.
+def moving_buffers(model: nn.Module, x: Floats) -> list[str]:
+    """Return the names of the buffers that training changes, such as running statistics; the others are constants.
+
+    Found by a forward pass in training mode, on examples of two batches, since the name of a buffer tells nothing.
+
+    Args:
+        model: the network; it is copied.
+        x: real examples, (examples, ...).
 
     Raises:
-        ModelError: a layer mixes the examples of a batch, or keeps something of them; the layer is named.
+        ModelError: it cannot take the examples.
+    """
+    if not any(True for _ in model.buffers()):
+        return []
+    tried = copy.deepcopy(model).train()
+    before = {name: buffer.clone() for name, buffer in tried.named_buffers()}
+    _forward(tried, torch.from_numpy(x[:PROBED]))
+    if len(x) > PROBED + 1:
+        _forward(tried, torch.from_numpy(x[PROBED : 2 * PROBED]))
+    return [name for name, buffer in tried.named_buffers() if not _same(buffer, before[name])]
+
+
+def check_private(model: nn.Module, x: Floats | None = None) -> None:
+    """See that nothing but gradients is taken from examples, which clipping bounds and noise covers.
+
+    Args:
+        model: the network.
+        x: real examples, (examples, ...); without them the layers' kinds alone are looked at, and no buffer is tried.
+
+    Raises:
+        ModelError: a layer mixes the examples of a batch by its nature, or keeps something of them; it is named.
     """
     if names := batch_norms(model):
         kind = type(model.get_submodule(names[0]) if names[0] in dict(model.named_modules()) else model).__name__
@@ -28,9 +61,54 @@ def check_private(model: nn.Module) -> None:
             f"layer {names[0]!r} ({kind}) mixes the examples of a batch, so no example can be protected alone: "
             "use GroupNorm, weight standardisation or no norm, or privacy.unit = 'none'"
         )
-    for name, layer in model.named_modules():
-        for buffer, _ in layer.named_buffers(recurse=False):
-            raise ModelError(
-                f"layer {name or type(layer).__name__!r} ({type(layer).__name__}) keeps {buffer!r} from the data it "
-                "sees, which no noise covers: use a layer without buffers, or privacy.unit = 'none'"
-            )
+    moving = _running(model) if x is None else moving_buffers(model, x)
+    if moving:
+        name, _, buffer = moving[0].rpartition(".")
+        layer = model.get_submodule(name)
+        raise ModelError(
+            f"layer {name or type(layer).__name__!r} ({type(layer).__name__}) keeps {buffer!r} from the data it "
+            "sees, which no noise covers: use a layer without such buffers, or privacy.unit = 'none'"
+        )
+
+
+def mixes(model: nn.Module, x: Floats) -> bool:
+    """Whether examples change each other's scores in a batch, as far as a few show: in training mode, without dropout.
+
+    Args:
+        model: the network; it is copied.
+        x: real examples, (examples, ...).
+    """
+    tried = copy.deepcopy(model).train()
+    for layer in tried.modules():
+        if isinstance(layer, nn.modules.dropout._DropoutNd):
+            layer.eval()
+    part = torch.from_numpy(x[:PROBED])
+    with torch.no_grad():
+        try:
+            alone = torch.cat([_forward(tried, one) for one in part.split(1)])
+        except ModelError:  # as BatchNorm, which cannot normalise one
+            return True
+        together = _forward(tried, part)
+    scale = max(1e-6, float(alone.abs().max()))
+    return not bool(((alone - together).abs() <= 1e-3 * scale).all())
+
+
+def _running(model: nn.Module) -> list[str]:
+    """Return the running statistics of torch's own layers."""
+    layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, _InstanceNorm)]
+    found = [(name, buffer) for name, layer in layers for buffer, _ in layer.named_buffers(recurse=False)]
+    return [f"{name}.{buffer}".lstrip(".") for name, buffer in found]
+
+
+def _forward(model: nn.Module, x: Tensor) -> Tensor:
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            found: Tensor = model(x.clone())
+    except Exception as error:  # a user's forward may do anything
+        reason = " ".join(str(error).split())
+        raise ModelError(f"the network failed on {len(x)} examples of shape {tuple(x.shape[1:])}: {reason}") from error
+    return found
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(torch.nan_to_num(one), torch.nan_to_num(other))

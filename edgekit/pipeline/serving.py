@@ -182,9 +182,9 @@ class NodesOfAGrid:
         found = checkpoint.latest(self._folder.checkpoint)
         assert found is not None
         if watched:
-            engine.watch(number, algorithm.model(found.state))
+            engine.watch(number, {**algorithm.model(found.state), **found.buffers})
         if delivered:
-            load_weights(model, found.average or algorithm.model(found.state))
+            load_weights(model, found.average or {**algorithm.model(found.state), **found.buffers})
             model.eval()
             try:
                 card = {"edgekit": __version__, "name": self._experiment.name, "round": number}

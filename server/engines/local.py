@@ -7,18 +7,20 @@ from torch import nn
 
 from edgekit.algorithms.base import Algorithm
 from edgekit.algorithms.interactive import Counterpart, Interactive
-from edgekit.asks import Ask, Scored
-from edgekit.clients.cohort import VectorisedTrainer, obstacle
+from edgekit.asks import Ask, Scored, Train
+from edgekit.clients.cohort.trainer import VectorisedTrainer, obstacle
 from edgekit.clients.halves import keeps
 from edgekit.clients.litert import LiteRTTrainer
 from edgekit.clients.others import Others
 from edgekit.clients.simulated import SimulatedClients, Trainers
 from edgekit.clients.states import ClientStates
-from edgekit.clients.torch_trainer import TorchTrainer
-from edgekit.clients.trainer import CohortTrainer, OneTrainer
+from edgekit.clients.torch_trainer import TorchTrainer, learnt, state
+from edgekit.clients.trainer import CohortTrainer, Trainer
 from edgekit.data import FederatedDataset
 from edgekit.errors import ExperimentError, ModelError
+from edgekit.local_settings import LocalSettings
 from edgekit.models import check_private
+from edgekit.models.requirements import moving_buffers
 from edgekit.runfolder import RunFolder
 from edgekit.server.engines.base import Draw, Exchanged
 from edgekit.server.engines.graphs import kept_training_graph
@@ -38,6 +40,10 @@ class LocalEngine:
         on_notice: called with a line for people.
         algorithm: whose client half they run.
         transforms: what happens to their updates then.
+        settings: a round's instructions to clients, for which the network is tried on real examples; None is plainly.
+
+    Raises:
+        EdgekitError: the network cannot be trained so.
     """
 
     repeatable = True
@@ -52,9 +58,11 @@ class LocalEngine:
         on_notice: Callable[[str], None],
         algorithm: Algorithm,
         transforms: Sequence[Transform] = (),
+        settings: LocalSettings | None = None,
     ) -> None:
         self._experiment, self._dataset, self._on_notice = experiment, dataset, on_notice
-        single: OneTrainer = TorchTrainer(model)
+        self._settings = settings or LocalSettings()
+        single: Trainer = TorchTrainer(model, on_notice)
         cohort_trainer: CohortTrainer | None = None
         others: Others[Trainers] | None = None
         self._counterpart: Counterpart | None = None
@@ -74,6 +82,8 @@ class LocalEngine:
         else:
             cohort_trainer, self.trainer = self._choose_trainer(model)
             others = self._others(algorithm)
+        if self._counterpart is None and cohort_trainer is None:
+            self._try(single, model)
         self._clients = SimulatedClients(
             dataset,
             algorithm,
@@ -122,17 +132,26 @@ class LocalEngine:
 
         def made(model: nn.Module) -> Trainers:
             if self._experiment.privacy.on:
-                check_private(model)
-            return TorchTrainer(model), self._choose_trainer(model)[0]
+                check_private(model, data.calibration.x)
+            return TorchTrainer(model, self._on_notice), self._choose_trainer(model)[0]
 
         data, seed = self._dataset, self._experiment.seed
         return Others(algorithm.modules, made, data.shape, len(data.classes), seed, data.calibration.x)
+
+    def _try(self, trainer: Trainer, model: nn.Module) -> None:
+        """Try a round's work on the server's own examples, before anything is charged."""
+        held, trained = state(model), learnt(model)
+        weights = {name: held[name] for name in held if name in trained}
+        examples = self._dataset.calibration
+        buffers = {name: held[name] for name in moving_buffers(model, examples.x) if name in held}
+        trainer.check(Train(weights, self._settings, buffers=buffers), examples)
 
     def _choose_trainer(self, model: nn.Module) -> tuple[VectorisedTrainer | None, str]:
         training = self._experiment.training
         if training.trainer == "one-by-one":
             return None, "one client at a time, as training.trainer says"
-        reason = obstacle(model, self._dataset.shape, len(self._dataset.classes))
+        dataset = self._dataset
+        reason = obstacle(model, dataset.shape, len(dataset.classes), dataset.calibration, self._settings)
         if reason is None:
             return VectorisedTrainer(model, training.memory_mb << 20), "whole cohort in vectorised steps"
         if training.trainer == "cohort":

@@ -2,13 +2,13 @@
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgekit import arrays
 from edgekit.algorithms.base import AVERAGE, OF_TRANSFORMS, State
 from edgekit.arrays import Weights
-from edgekit.asks import packed, unpacked
+from edgekit.asks import BUFFERS, WEIGHTS, packed, unpacked
 from edgekit.errors import EdgekitError, RunFolderError
 
 KEPT = 2
@@ -26,6 +26,7 @@ class Checkpoint:
         averaged: how many rounds are in the mean.
         method: the name of the federated method; "" where that was not written down.
         transforms: what the server remembers of each, () before the first round.
+        buffers: running statistics of the network.
     """
 
     round: int
@@ -34,6 +35,7 @@ class Checkpoint:
     averaged: int = 0
     method: str = ""
     transforms: Sequence[State] = ()
+    buffers: Weights = field(default_factory=dict)
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:
@@ -43,7 +45,9 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
         for place, one in enumerate(checkpoint.transforms)
         for name, held in one.bundles.items()
     }
-    flat = packed({**checkpoint.state.bundles, **of_transforms, AVERAGE: checkpoint.average})
+    flat = packed(
+        {**checkpoint.state.bundles, **of_transforms, AVERAGE: checkpoint.average, BUFFERS: checkpoint.buffers}
+    )
     description = {
         "round": checkpoint.round,
         "averaged": checkpoint.averaged,
@@ -69,7 +73,7 @@ def latest(folder: Path) -> Checkpoint | None:
         try:
             flat, description = arrays.load(path)
             groups = unpacked(flat)
-            average = groups.pop(AVERAGE, {})
+            average, buffers = groups.pop(AVERAGE, {}), groups.pop(BUFFERS, {})
             groups |= {str(name): {} for name in description.get("empty", ())}
             if "facts" not in description:  # as they were when all methods were strategies of Flower's
                 description["facts"] = {"strategy": description["strategy"]}
@@ -85,12 +89,27 @@ def latest(folder: Path) -> Checkpoint | None:
                 int(description["averaged"]),
                 str(description.get("method", "")),
                 transforms,
+                buffers,
             )
         except (EdgekitError, KeyError, TypeError, ValueError, AttributeError) as error:
             problem = error
     if problem is not None:
         raise RunFolderError(f"no checkpoint in {folder} can be read: {problem}")
     return None
+
+
+def with_buffers_apart(found: Checkpoint, first: Checkpoint) -> Checkpoint:
+    """Return a checkpoint as it is kept today: statistics, frozen weights and second names were among the weights once.
+
+    Args:
+        found: the checkpoint.
+        first: one of the same network.
+    """
+    weights, buffers, trained = found.state.bundles[WEIGHTS], first.buffers, first.state.bundles[WEIGHTS]
+    if found.buffers or not (set(trained) | set(buffers)) <= set(weights) or set(weights) == set(trained):
+        return found
+    bundles = {**found.state.bundles, WEIGHTS: {name: weights[name] for name in trained}}
+    return replace(found, state=State(bundles, found.state.facts), buffers={name: weights[name] for name in buffers})
 
 
 def _of_transform(place: int) -> str:

@@ -1,13 +1,14 @@
 """The server's half of a round: what the updates become for the method, and the method makes of them."""
 
 from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
 
-from edgekit.algorithms.base import Algorithm, checked, checked_asks
+from edgekit.algorithms.base import Algorithm, answer_like, checked, checked_asks, expected_of
 from edgekit.arrays import Weights, problem_with
-from edgekit.asks import Ask, Bundles, Reply, State, Update, check_noisable, problem_with_update
+from edgekit.asks import BUFFERS, Ask, Bundles, Reply, State, Update, check_noisable, problem_with_update
 from edgekit.errors import DataError, ExperimentError, ModelError, TrainingError
 from edgekit.server.loop.metrics import rounded_all
 from edgekit.server.loop.server_trainer import ServerTrainer
@@ -72,7 +73,9 @@ class Merging:
 
     def expected(self, number: int, ask: Ask) -> Bundles:
         """Return arrays such as an ask's answer must have."""
-        like: Bundles = self.tried(number, "could not say what it expects", lambda: dict(self._algorithm.expects(ask)))
+        like: Bundles = self.tried(number, "could not say what it expects", lambda: expected_of(self._algorithm, ask))
+        if BUFFERS in like:
+            raise TrainingError(f"round {number}: {self._method} may not call a bundle {BUFFERS!r}: that is taken")
         if set(like) != set(self._algorithm.bundles):
             raise TrainingError(
                 f"round {number}: {self._method} expects the bundles {', '.join(like)}, but declares "
@@ -90,7 +93,9 @@ class Merging:
         for reply in replies:
             problem = reply.problem
             if reply.update is not None:
-                problem = problem_with_update(reply.update, self.expected(number, asks[reply.client]))
+                ask = asks[reply.client]
+                self.expected(number, ask)
+                problem = problem_with_update(reply.update, answer_like(self._algorithm, ask))
             if reply.update is None or problem:
                 reasons.append((reply.client, problem))
             else:
@@ -148,6 +153,26 @@ class Merging:
                 raise
             told = " ".join(str(error).split()) or type(error).__name__
             raise TrainingError(f"round {number}: {self._method} {problem}: {told}") from error
+
+
+def without_buffers(updates: Mapping[int, Update]) -> tuple[dict[int, Update], Weights]:
+    """Return updates without running statistics, which no method sees, and the plain mean of these by weight.
+
+    Taken in double precision; counts of batches are rounded. {} where there are none.
+    """
+    kept: dict[int, Update] = {}
+    means: dict[str, tuple[Any, Any]] = {}
+    total = sum(update.weight for update in updates.values())
+    for client, update in updates.items():
+        kept[client] = replace(update, bundles={name: of for name, of in update.bundles.items() if name != BUFFERS})
+        for name, array in update.bundles.get(BUFFERS, {}).items():
+            share = array.astype(np.float64) * (update.weight / total)
+            means[name] = (means[name][0] + share, array.dtype) if name in means else (share, array.dtype)
+    return kept, {name: _as(mean, dtype) for name, (mean, dtype) in means.items()}
+
+
+def _as(mean: Any, dtype: Any) -> Any:
+    return np.asarray(mean if np.issubdtype(dtype, np.floating) else np.rint(mean), dtype)
 
 
 def moved_on(average: Weights, averaged: int, weights: Weights) -> Weights:

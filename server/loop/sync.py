@@ -10,23 +10,24 @@ from torch import nn
 
 from edgekit import algorithms
 from edgekit.algorithms.base import Algorithm
-from edgekit.arrays import problem_with
-from edgekit.asks import WEIGHTS, Ask, Scored, State
-from edgekit.clients.torch_trainer import learnt, state
+from edgekit.arrays import Weights, problem_with
+from edgekit.asks import BUFFERS, WEIGHTS, Ask, Scored, State
+from edgekit.clients.torch_trainer import learnt, load_weights, state
 from edgekit.data import FederatedDataset
 from edgekit.errors import DataError, ExperimentError, TrainingError
 from edgekit.guarantee import Plan, Statement
 from edgekit.local_settings import LocalSettings
-from edgekit.models import check_private
+from edgekit.models import batch_norms, check_private
+from edgekit.models.requirements import moving_buffers
 from edgekit.randomness import generator
 from edgekit.runfolder import RunFolder, append_line
 from edgekit.server.engines.base import Engine
 from edgekit.server.engines.local import LocalEngine
 from edgekit.server.loop import checkpoint, selection
 from edgekit.server.loop.charging import Charging, planned
-from edgekit.server.loop.checkpoint import Checkpoint
+from edgekit.server.loop.checkpoint import Checkpoint, with_buffers_apart
 from edgekit.server.loop.evaluation import evaluate
-from edgekit.server.loop.merging import Merging, moved_on
+from edgekit.server.loop.merging import Merging, moved_on, without_buffers
 from edgekit.server.loop.metrics import Outcome, RoundMetrics, by_client, keep_rounds, rounded, rounded_all, skips
 from edgekit.server.loop.server_trainer import ServerTrainer
 from edgekit.server.settings import Sections
@@ -96,7 +97,7 @@ class Coordinator:
                 "federation.transforms: clients that have parts of a network alone have no update to transform"
             )
         if experiment.privacy.on:
-            check_private(model)
+            check_private(model, dataset.calibration.x)
         self.mechanism = planned(experiment, dataset, self.algorithm, mechanism, transforms)
         self.selector = selection.make(
             experiment.federation.selector or (mechanism.selector if mechanism else "uniform")
@@ -113,7 +114,16 @@ class Coordinator:
             draw=partial(generator, self.charging.seed),
             trainer=ServerTrainer(model, dict(self.algorithm.modules), dataset, experiment.seed),
         )
-        self._first = self.merging.begin(state(model), learnt(model))
+        self._plain = replace(experiment.training.plain(), least_batch=2 if batch_norms(model) else 1)
+        """A round's instructions before privacy; BatchNorm cannot take a single example."""
+        held, trained = state(model), learnt(model)
+        if self.algorithm.interactive:  # its clients have parts of the network, and all that is in them
+            weights, buffers = held, {}
+        else:
+            weights = {name: held[name] for name in held if name in trained}
+            moving = moving_buffers(model, dataset.calibration.x)
+            buffers = {name: held[name] for name in moving if name in held}
+        self._first = Checkpoint(0, self.merging.begin(weights, trained), method=self._method, buffers=buffers)
         self.engine: Engine
         if engine is not None:
             self.engine = engine(self.algorithm, self.mechanism)
@@ -121,7 +131,15 @@ class Coordinator:
                 self.charging.forget_draw()
         else:
             self.engine = LocalEngine(
-                experiment, dataset, model, run, self.charging.seed, on_notice, self.algorithm, transforms
+                experiment,
+                dataset,
+                model,
+                run,
+                self.charging.seed,
+                on_notice,
+                self.algorithm,
+                transforms,
+                self.local_settings,
             )
 
     @property
@@ -132,7 +150,7 @@ class Coordinator:
     @property
     def local_settings(self) -> LocalSettings:
         """A round's instructions to its clients."""
-        ask = Ask({}, settings=self.experiment.training.plain())
+        ask = Ask({}, settings=self._plain)
         return (ask if self.mechanism is None else self.mechanism.prepare(ask, State({}))).settings
 
     @property
@@ -149,8 +167,9 @@ class Coordinator:
             TrainingError: no client could train, or the method failed.
         """
         found = checkpoint.latest(self.run_folder.checkpoint)
-        current = found or Checkpoint(0, self._first, method=self._method)
-        if problem := problem_with(self.algorithm.model(current.state), state(self.model)):
+        current = self._first if found is None else with_buffers_apart(found, self._first)
+        whole, first = self._whole(current), self._whole(self._first)
+        if problem := problem_with(whole, first):
             raise TrainingError(f"the checkpoint is not one of this model: {problem}")
         if current.method not in ("", self._method):
             raise TrainingError(f"the run was begun with the method {current.method}, not {self._method}: start anew")
@@ -178,10 +197,14 @@ class Coordinator:
                     raise TrainingError(f"every client failed in {fruitless} rounds in a row; the last said: {reason}")
         except KeyboardInterrupt:
             interrupted = True
-            current = checkpoint.latest(self.run_folder.checkpoint) or current
+            current = with_buffers_apart(checkpoint.latest(self.run_folder.checkpoint) or current, self._first)
             keep_rounds(self.run_folder.metrics, current.round)
-        weights = current.average or self.algorithm.model(current.state)
-        return Outcome(weights, current.round, interrupted, self.engine.trainer)
+        load_weights(self.model, current.average or self._whole(current))
+        return Outcome(state(self.model), current.round, interrupted, self.engine.trainer)
+
+    def _whole(self, checkpoint: Checkpoint) -> Weights:
+        """Return all arrays of a global model that training changes."""
+        return {**self.algorithm.model(checkpoint.state), **checkpoint.buffers}
 
     def _draw_cohort(self, number: int, attempt: int) -> list[int]:
         hidden = self.charging.hides_cohort
@@ -217,7 +240,7 @@ class Coordinator:
         made = self.merging.asks(before.state, cohort or [0], number)
         like = self.merging.expected(number, next(iter(made.values())))
         states = before.transforms or self.merging.states(like, number)
-        prepared = self._prepared(made, number, states)
+        prepared = self._prepared(made, number, states, before.buffers)
         shown = next(iter(prepared.values()))  # transforms may change what is sent
         like, weights = self.merging.expected(number, shown), before.state.bundles[WEIGHTS]
         if self.experiment.federation.transforms:
@@ -230,11 +253,12 @@ class Coordinator:
         if exchanged.again and asks and not accepted:
             self.on_notice(f"round {number} is run again: {reasons[-1][1] if reasons else 'nobody answered'}")
             return None
+        accepted, buffers = without_buffers(accepted)
         state, states, metrics = self.merging.merged(before.state, states, number, accepted, like, weights)
-        after = self._after(before, number, state, states)
+        after = self._after(before, Checkpoint(number, state, transforms=states, buffers=buffers or before.buffers))
         loss = accuracy = None
         if not skips(self.experiment.federation, number):
-            loss, accuracy = evaluate(self.model, self.algorithm.model(after.state), self.dataset.test)
+            loss, accuracy = evaluate(self.model, self._whole(after), self.dataset.test)
         scores, own = self._measured(number, after, cohort)
         line = RoundMetrics(
             round=number,
@@ -269,31 +293,27 @@ class Coordinator:
             raise DataError("unit example with noise by the server needs to know how many examples there are in all")
         return examples
 
-    def _after(
-        self,
-        before: Checkpoint,
-        number: int,
-        after: State,
-        transforms: Sequence[State],
-    ) -> Checkpoint:
-        """Return the new checkpoint; in the last rounds the running mean of the weights moves on too."""
-        federation = self.experiment.federation
+    def _after(self, before: Checkpoint, after: Checkpoint) -> Checkpoint:
+        """Complete the new checkpoint; in the last rounds the running mean of the weights moves on too."""
+        federation, number = self.experiment.federation, after.round
         average, averaged = before.average, before.averaged
         if number > federation.rounds * (1 - federation.average_last):
             averaged += 1
-            average = moved_on(average, averaged, self.algorithm.model(after))
+            average = moved_on(average, averaged, self._whole(after))
         if number == 1 and self.algorithm.unkept:
             names = ", ".join(self.algorithm.unkept)
             self.on_notice(f"the strategy's {names} cannot be kept in checkpoints: a resumed run starts them anew")
-        return Checkpoint(number, after, average, averaged, self._method, transforms)
+        return replace(after, average=average, averaged=averaged, method=self._method)
 
-    def _prepared(self, made: Mapping[int, Ask], number: int, states: Sequence[State]) -> dict[int, Ask]:
+    def _prepared(
+        self, made: Mapping[int, Ask], number: int, states: Sequence[State], buffers: Weights
+    ) -> dict[int, Ask]:
         """Return what a round's clients are asked, with the settings they train with; equal asks stay one."""
-        settings = self.experiment.training.plain()
         once: dict[int, Ask] = {}
         for ask in made.values():
             if id(ask) not in once:
-                once[id(ask)] = self.merging.prepared(replace(ask, settings=settings, round=number), states)
+                one = self.merging.prepared(replace(ask, settings=self._plain, round=number), states)
+                once[id(ask)] = replace(one, bundles={**one.bundles, BUFFERS: buffers}) if buffers else one
         return {client: once[id(ask)] for client, ask in made.items()}
 
     def _measured(
@@ -304,7 +324,7 @@ class Coordinator:
             return {}, {}
         ask_scores, tried = self.algorithm.ask_scores, self.merging.tried
         made = tried(number, "could not configure the round", lambda: ask_scores(after.state, cohort, number))
-        scores = self.engine.measure(self._prepared(made, number, after.transforms))
+        scores = self.engine.measure(self._prepared(made, number, after.transforms, after.buffers))
         if not scores:
             return scores, {}
         tell = self.algorithm.tell_scores

@@ -98,7 +98,7 @@ def made(tmp_path, make_experiment, monkeypatch):
 @pytest.mark.parametrize("trainer", ["cohort", "one-by-one"])
 def test_clients_of_one_round_train_two_networks(made, trainer):
     coordinator = made("TwoSizes", f"training.trainer={trainer}", "federation.rounds=1")
-    first = coordinator._first
+    first = coordinator._first.state
     dataset, settings = coordinator.dataset, coordinator.local_settings
     expected = {}
     for name, model, clients in (

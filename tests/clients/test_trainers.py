@@ -11,8 +11,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from edgekit.clients import LocalSettings, LocalTask, Train
-from edgekit.clients.cohort import VectorisedTrainer, obstacle
 from edgekit.clients.cohort.depthwise import shifted_depthwise
+from edgekit.clients.cohort.trainer import VectorisedTrainer, obstacle
 from edgekit.clients.torch_trainer import TorchTrainer, state
 from edgekit.data import batches
 from edgekit.errors import TrainingError
@@ -174,9 +174,11 @@ def test_spiking_networks_and_qcfs_are_vectorised_too(name, kind, blocks):
 
 @pytest.mark.parametrize("name", SPIKING)
 def test_a_spiking_networks_clipped_sum_is_that_of_autograd(name, blocks):
+    """All time steps of a layer are one product: nobody may take each for an example of its own."""
     model, (examples,) = build(SPIKING[name], (1, 8, 8), 10, 0).double(), blocks(7)
     settings = LocalSettings(work="clipped-sum", sample_rate=1.0, clip=0.05)
-    (update,) = VectorisedTrainer(model).train_cohort([Train(state(model), settings)], _tasks([examples]))
+    (together,) = VectorisedTrainer(model).train_cohort([Train(state(model), settings)], _tasks([examples]))
+    alone = TorchTrainer(model).train(Train(state(model), settings), _tasks([examples])[0])
     wanted = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     for x, y in zip(examples.x, examples.y, strict=True):
         model.zero_grad()
@@ -184,15 +186,8 @@ def test_a_spiking_networks_clipped_sum_is_that_of_autograd(name, blocks):
         norm = torch.sqrt(sum(p.grad.square().sum() for p in model.parameters()))
         for name, parameter in model.named_parameters():
             wanted[name] += parameter.grad * min(1.0, 0.05 / float(norm + 1e-6))
-    assert all(np.allclose(update.arrays[name], tensor.numpy(), atol=1e-9) for name, tensor in wanted.items())
-
-
-def test_examples_in_several_rows_are_never_clipped_row_by_row(blocks):
-    """All time steps of a layer are one product; Opacus would take each for an example of its own."""
-    model, (examples,) = build(SPIKING["spiking-mlp"], (1, 8, 8), 10, 0), blocks(7)
-    settings = LocalSettings(work="clipped-sum", sample_rate=1.0, clip=0.05)
-    with pytest.raises(TrainingError, match=r"56 rows for 7 examples.*training.trainer = .cohort"):
-        TorchTrainer(model).train(Train(state(model), settings), _tasks([examples])[0])
+    for update in (together, alone):
+        assert all(np.allclose(update.arrays[name], tensor.numpy(), atol=1e-9) for name, tensor in wanted.items())
 
 
 def test_layers_without_a_rule_of_ours_are_vectorised_too(blocks):
@@ -302,24 +297,43 @@ def test_a_module_with_dropout_trains_alike_each_time(blocks):
     assert all(np.array_equal(one.arrays[name], same.arrays[name]) for name in one.arrays)
 
 
-def test_a_module_with_batch_norm_keeps_its_counter(blocks):
+def test_a_module_with_batch_norm_gives_its_statistics_beside_its_weights(blocks):
     (data,) = blocks(12)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10))
-    update = TorchTrainer(model).train(Train(state(model), LocalSettings(batch_size=4)), _tasks([data])[0])
-    assert update.arrays["2.num_batches_tracked"].shape == ()
-    assert update.arrays["2.num_batches_tracked"] == 3
+    held = state(model)
+    weights = {name: held[name] for name, _ in model.named_parameters()}
+    asked = Train(weights, LocalSettings(batch_size=4), buffers={name: held[name] for name in held.keys() - weights})
+    update = TorchTrainer(model).train(asked, _tasks([data])[0])
+    assert update.arrays.keys() == weights.keys()
+    assert update.buffers["2.num_batches_tracked"].shape == ()
+    assert update.buffers["2.num_batches_tracked"] == 3
 
 
 @pytest.mark.parametrize(
     ("module", "reason"),
     [
         (Recurrent(), "torch.func cannot vectorise it"),
-        (Dropping(), "layer 'body.1' (Dropout) draws random numbers"),
-        (nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10)), "layer '2' (BatchNorm1d) keeps buffers"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10)), "it keeps '2.running_mean' from the data"),
     ],
 )
 def test_what_cannot_be_vectorised_is_known_beforehand_and_says_why(module, reason):
     assert reason in (obstacle(module, (1, 8, 8), 10) or "")
+
+
+def test_a_last_batch_of_one_joins_the_one_before_it():
+    drawn = batches.shuffled(9, 4, 2, np.random.default_rng(0), least_batch=2)
+    assert [len(batch) for batch in drawn] == [4, 5, 4, 5]
+    assert [len(batch) for batch in batches.shuffled(9, 4, 1, np.random.default_rng(0))] == [4, 4, 1]
+    assert [len(batch) for batch in batches.shuffled(1, 4, 1, np.random.default_rng(0), least_batch=2)] == [1]
+    assert sorted(np.concatenate(drawn[:2]).tolist()) == list(range(9))
+    assert all(
+        np.array_equal(one, same)
+        for one, same in zip(
+            batches.shuffled(8, 4, 2, np.random.default_rng(1)),
+            batches.shuffled(8, 4, 2, np.random.default_rng(1), 2),
+            strict=True,
+        )
+    )
 
 
 @pytest.mark.parametrize(("name", "norm"), NETS)

@@ -23,7 +23,7 @@ from edgekit.algorithms.split.settings import Split
 from edgekit.algorithms.split.wire import pack_answer, read_answer
 from edgekit.clients import LocalSettings, LocalTask, Train
 from edgekit.clients.budget import Budget
-from edgekit.clients.cohort import VectorisedTrainer
+from edgekit.clients.cohort.trainer import VectorisedTrainer
 from edgekit.clients.torch_trainer import TorchTrainer, state
 from edgekit.data import Examples
 from edgekit.errors import ExperimentError, ModelError, PrivacyError, TrainingError

@@ -111,7 +111,7 @@ def test_clients_and_server_remember_what_plain_numpy_says(made):
     assert plain is not engine
     for number in range(1, 5):
         ask = coordinator.merging.asks(State({"weights": w}), range(5), number)
-        replies = plain.exchange(coordinator._prepared(ask, number, [])).replies
+        replies = plain.exchange(coordinator._prepared(ask, number, [], {})).replies
         updates = []
         for reply in replies:
             sent = {}

@@ -11,7 +11,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from edgekit import wire
-from edgekit.algorithms.base import Algorithm
+from edgekit.algorithms.base import Algorithm, answer_like
 from edgekit.arrays import Weights
 from edgekit.asks import WEIGHTS, Ask, Bundles, Reply, Scored, Update, problem_with_update
 from edgekit.clients.node.delivery import Delivery
@@ -51,6 +51,8 @@ class FleetEngine:
         on_notice: called with a line for people.
         host: of an interactive method, the server's side of the streams; None of others.
         run_id: of this run, whoever has the same experiment.
+        fixed: of the network, what is never trained and no training graph makes: frozen parameters, constants.
+            None is nothing.
     """
 
     repeatable = False
@@ -72,6 +74,7 @@ class FleetEngine:
         on_notice: Callable[[str], None],
         host: SplitHost | None = None,
         run_id: str = "",
+        fixed: Weights | None = None,
     ) -> None:
         self.trainer = "nodes of a real fleet"
         self.algorithm = algorithm
@@ -94,7 +97,7 @@ class FleetEngine:
             run_id=run_id,
             split=None if host is None else host.facts,
         )
-        self.tasks = Tasks(facts, training_graph)
+        self.tasks = Tasks(facts, training_graph, fixed)
         self._exchange = Exchange(grid, on_notice)
         self.presence = Presence(self._exchange, self.tasks, kinds, otherwise, sign, path, on_notice)
         self.drift = DriftWatch(path.with_name("drift.jsonl"), on_notice)
@@ -210,7 +213,7 @@ class FleetEngine:
             update = wire.update_of(said)
         except RefusedError as error:
             raise RefusedError(f"its reply cannot be read: {wire.one_line(error)}") from None
-        expected: Bundles = self.algorithm.expects(ask)
+        expected: Bundles = answer_like(self.algorithm, ask)
         if self._host is not None:
             expected = {WEIGHTS: self._host.device_like}
         if problem := problem_with_update(update, expected):

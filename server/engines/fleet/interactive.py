@@ -12,6 +12,7 @@ from edgekit.algorithms.base import Algorithm
 from edgekit.algorithms.parties.method import Parties
 from edgekit.algorithms.split.method import SplitLearning
 from edgekit.algorithms.split.service import Keys
+from edgekit.clients.torch_trainer import learnt, state
 from edgekit.data import FederatedDataset
 from edgekit.data.vertical import VerticalDataset
 from edgekit.guarantee import Plan
@@ -84,7 +85,9 @@ def engine_of(
             kept = kept_split_graph(fleet.experiment, host.plan, dataset, fleet.folder, making)
         return kept.read_bytes()
 
-    parameters: dict[str, Any] = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    held, trained = state(model), learnt(model)
+    parameters: dict[str, Any] = {name: array.shape for name, array in held.items() if name in trained}
+    fixed = {} if host is not None else {name: array for name, array in held.items() if name not in trained}
     made = FleetEngine(
         fleet.grid,
         fleet.experiment,
@@ -99,6 +102,7 @@ def engine_of(
         fleet.notice,
         host,
         run_id=fleet.run_id,
+        fixed=fixed,
     )
     return made, host
 

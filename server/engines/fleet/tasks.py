@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from edgekit.algorithms.base import Algorithm
+from edgekit.arrays import Weights
 from edgekit.clients.node.task import Task, name_of
 from edgekit.clients.node.task_facts import MethodFacts, Planned, SplitFacts, TaskFacts, VerticalFacts
 from edgekit.data import FederatedDataset
@@ -21,20 +22,21 @@ class Tasks:
     Args:
         facts: in words and numbers.
         training_graph: makes the training graph.
+        fixed: of the network, what is never trained; None is nothing.
 
     Attributes:
         facts: as given.
     """
 
-    def __init__(self, facts: TaskFacts, training_graph: Callable[[], bytes]) -> None:
-        self.facts, self._training_graph = facts, training_graph
+    def __init__(self, facts: TaskFacts, training_graph: Callable[[], bytes], fixed: Weights | None = None) -> None:
+        self.facts, self._training_graph, self._fixed = facts, training_graph, fixed or {}
         self._made: dict[bool, tuple[str, bytes]] = {}
 
     def of(self, kind: str) -> tuple[str, bytes]:
         """Return the task for a kind of node: (name, content)."""
         with_graph = kind in WITHOUT_TORCH
         if with_graph not in self._made:
-            content = Task(self.facts, self._training_graph() if with_graph else None).to_bytes()
+            content = Task(self.facts, self._training_graph() if with_graph else None, self._fixed).to_bytes()
             self._made[with_graph] = (name_of(content), content)
         return self._made[with_graph]
 

@@ -1,0 +1,126 @@
+"""Clipped sums of single examples' gradients with torch, whatever the layers are: each example is run alone.
+
+In vectorised steps where torch.func can, which is tried on real examples and held against one after the other; else one
+after the other. Nothing mixes examples in either, by construction.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from edgekit.clients.cohort.vectorised import Vectorised, gradients_of
+from edgekit.clients.draws import Draws, Makes, generator_of, of_examples, once, part_of
+from edgekit.errors import TrainingError
+from edgekit.privacy.tensors import clipped
+
+PROBED = 4
+"""Examples that both ways are tried on."""
+
+
+class PerExample:
+    """Takes clipped sums of a network's gradients.
+
+    Args:
+        model: the network; it is copied.
+        on_notice: called with a line for people, once, if examples are run one after the other.
+    """
+
+    def __init__(self, model: nn.Module, on_notice: Callable[[str], None] = lambda line: None) -> None:
+        self._vectorised, self._on_notice = Vectorised(model), on_notice
+        self._tried = self._alone = False
+        self._constants = {n: torch.nan_to_num(b).clone() for n, b in self._vectorised.model.named_buffers()}
+
+    def clipped_sum(
+        self, weights: Mapping[str, Tensor], x: Tensor, y: Tensor, clip: float, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Return the sum of the examples' gradients, each clipped to l2 norm `clip`.
+
+        Args:
+            weights: of the trained parameters, by name.
+            x: examples, (examples, ...); there may be none.
+            y: their classes.
+            clip: largest norm.
+            generator: the client's, for layers that draw.
+
+        Raises:
+            TrainingError: the network fails on an example, or keeps something of it.
+        """
+        if len(y) == 0:
+            return {name: torch.zeros_like(weights[name]) for name in self._vectorised.names}
+        self.choose(weights, x, y, clip)
+        take = self._one_by_one if self._alone else self._together
+        each = once(partial(of_examples, [generator], [len(y)]))
+        sums = take(weights, x, y, clip, each)
+        for name, buffer in self._vectorised.model.named_buffers():
+            if not torch.equal(torch.nan_to_num(buffer), self._constants[name]):
+                raise TrainingError(f"the buffer {name!r} keeps something of the examples, which no noise covers")
+        return dict(zip(self._vectorised.names, sums, strict=True))
+
+    def choose(self, weights: Mapping[str, Tensor], x: Tensor, y: Tensor, clip: float) -> None:
+        """Find out, the first time, whether examples can be run together; nothing is kept of them.
+
+        Raises:
+            TrainingError: the network fails on an example.
+        """
+        if self._tried or len(y) == 0:
+            return
+        x, y = x[:PROBED], y[:PROBED]
+        right = self._one_by_one(weights, x, y, clip, _seeded(len(y)))
+        try:
+            found = self._together(weights, x, y, clip, _seeded(len(y)))
+            reason = "" if _close(found, right) else "their vectorised sum differs"
+        except Exception as error:  # torch.func and user modules raise many kinds
+            reason = f"torch.func cannot vectorise them: {' '.join(str(error).split())[:120] or type(error).__name__}"
+        self._tried, self._alone = True, bool(reason)
+        if reason:
+            self._on_notice(f"single examples are run one after the other, correct and slower ({reason})")
+
+    def _together(
+        self,
+        weights: Mapping[str, Tensor],
+        x: Tensor,
+        y: Tensor,
+        clip: float,
+        generators: Makes,
+    ) -> list[Tensor]:
+        stacked = [weights[name].detach()[None] for name in self._vectorised.names]
+        owners = torch.zeros(len(y), dtype=torch.int64)
+        return [total[0] for total in self._vectorised.clipped_sums(stacked, owners, x, y, clip, generators)]
+
+    def _one_by_one(
+        self,
+        weights: Mapping[str, Tensor],
+        x: Tensor,
+        y: Tensor,
+        clip: float,
+        generators: Makes,
+    ) -> list[Tensor]:
+        model, names = self._vectorised.model, self._vectorised.names
+        sums = [torch.zeros_like(weights[name]) for name in names]
+        for i in range(len(y)):
+            own = [weights[name].detach().clone().requires_grad_() for name in names]
+            try:
+                with Draws(partial(part_of, generators, slice(i, i + 1))):
+                    scores = functional_call(model, dict(zip(names, own, strict=True)), (x[i : i + 1].clone(),))
+            except Exception as error:  # a user's forward may do anything
+                reason = " ".join(str(error).split())[:200] or type(error).__name__
+                raise TrainingError(f"the network cannot be run on one example alone: {reason}") from error
+            gradients = gradients_of(F.cross_entropy(scores, y[i : i + 1]), own)
+            with torch.no_grad():
+                for total, scaled in zip(sums, clipped([one[None] for one in gradients], clip), strict=True):
+                    total += scaled[0]
+        return sums
+
+
+def _seeded(examples: int) -> Makes:
+    return once(lambda: [generator_of(seed) for seed in range(examples)])
+
+
+def _close(found: Sequence[Tensor], right: Sequence[Tensor]) -> bool:
+    scale = max((float(one.abs().max()) for one in right if one.numel()), default=0.0)
+    pairs = zip(found, right, strict=True)
+    return all(bool(((one - other).abs() <= 1e-3 * other.abs() + 1e-4 * scale).all()) for one, other in pairs)

@@ -1,0 +1,196 @@
+"""What a run trains, averages and leaves alone: trained parameters each once, running statistics, frozen weights."""
+
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from edgekit.arrays import load as load_arrays
+from edgekit.asks import State, Train
+from edgekit.clients.torch_trainer import TorchTrainer, state
+from edgekit.clients.trainer import LocalTask
+from edgekit.data import load
+from edgekit.errors import ModelError
+from edgekit.models import build
+from edgekit.randomness import generator
+from edgekit.runfolder import RunFolder
+from edgekit.server.loop import checkpoint
+from edgekit.server.loop.sync import Coordinator
+
+HERE = "tests.server.test_what_is_trained"
+PRIVACY = [("none", "server"), ("example", "server"), ("example", "client"), ("client", "server"), ("client", "client")]
+
+
+class FrozenBody(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.out = nn.Linear(64, 16), nn.Linear(16, 10)
+        self.body.requires_grad_(False)
+
+    def forward(self, x):
+        return self.out(torch.relu(self.body(torch.flatten(x, 1))))
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.out = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 10)
+        self.b.weight = self.a.weight
+
+    def forward(self, x):
+        return self.out(torch.relu(self.b(torch.relu(self.a(torch.flatten(x, 1))))))
+
+
+class Normed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.bn, self.a, self.out = nn.BatchNorm1d(64), nn.Linear(64, 16), nn.Linear(16, 10)
+
+    def forward(self, x):
+        return self.out(torch.relu(self.a(self.bn(torch.flatten(x, 1)))))
+
+
+class Grown(Normed):
+    """Another network, which has a layer more."""
+
+    def __init__(self):
+        super().__init__()
+        self.more = nn.Linear(10, 10)
+
+
+@pytest.fixture
+def coordinate(tmp_path, make_experiment, monkeypatch):
+    monkeypatch.setitem(sys.modules, HERE, sys.modules[__name__])
+
+    def make(network, *overrides, name="run", **heard):
+        experiment = make_experiment(
+            f"model.name={HERE}:{network}", "data.clients=4", "data.alpha=100", "federation.rounds=2",
+            "training.epochs=1", *overrides,
+        )  # fmt: skip
+        dataset = load(experiment.data, 0)
+        model = build(experiment.model, dataset.shape, 10, 0, dataset.calibration.x)
+        (tmp_path / name).mkdir(exist_ok=True)
+        return Coordinator(experiment, dataset, model, RunFolder(tmp_path / name), **heard)
+
+    return make
+
+
+@pytest.mark.parametrize(("unit", "noise"), PRIVACY)
+def test_frozen_weights_stay_and_are_not_sent(coordinate, unit, noise):
+    metrics = []
+    made = coordinate("FrozenBody", f"privacy.unit={unit}", f"privacy.noise={noise}", on_round=metrics.append)
+    before = state(made.model)
+    after = made.run().weights
+    assert np.array_equal(after["body.weight"], before["body.weight"])
+    assert not np.array_equal(after["out.weight"], before["out.weight"])
+    assert metrics[0].bytes_up == 4 * 4 * (160 + 10)
+    assert metrics[0].bytes_down == metrics[0].bytes_up
+
+
+@pytest.mark.parametrize(("unit", "noise"), PRIVACY)
+def test_tied_weights_are_noised_and_sent_once(coordinate, unit, noise):
+    metrics = []
+    made = coordinate("Tied", f"privacy.unit={unit}", f"privacy.noise={noise}", on_round=metrics.append)
+    after = made.run().weights
+    assert np.array_equal(after["a.weight"], after["b.weight"])
+    assert metrics[0].bytes_up == 4 * 4 * (64 * 64 + 2 * 64 + 650)
+
+
+def test_noise_by_the_server_is_as_large_as_planned_on_each_weight_once(coordinate):
+    """So much of it that the examples' own part is nothing beside it: sigma * clip / expected for each weight."""
+    made = coordinate("Tied", "privacy.unit=example", "privacy.epsilon=0.02", "federation.rounds=1")
+    held = state(made.model)
+    made.run()
+    moved = {name: array - held[name] for name, array in state(made.model).items()}
+    plan = made.plan
+    wanted = plan.noise_multiplier / (plan.sample_rate * made.dataset.total_examples)
+    assert np.array_equal(moved["a.weight"], moved["b.weight"])
+    assert np.std(moved["a.weight"]) == pytest.approx(wanted, rel=0.05)
+
+
+def _after_one_round(made, client):
+    """Return what plain torch makes of a client's first round, and of how many examples."""
+    held, trained = state(made.model), dict(made.model.named_parameters())
+    examples = made.dataset.client(client)
+    asked = Train(
+        {name: held[name] for name in trained},
+        made.local_settings,
+        buffers={name: held[name] for name in held if name not in trained},
+    )
+    rng = generator(made.charging.seed, "batches", 1, client)
+    return TorchTrainer(made.model).train(asked, LocalTask(examples, rng, rng)), len(examples)
+
+
+@pytest.mark.parametrize("chosen", ["federation.strategy=FedAdam", "federation.algorithm=scaffold"])
+def test_running_statistics_are_averaged_plainly_whatever_the_method(coordinate, chosen):
+    made = coordinate("Normed", chosen, "federation.rounds=1")
+    each = [_after_one_round(made, client) for client in range(4)]
+    made.run()
+    found = checkpoint.latest(made.run_folder.checkpoint)
+    # SCAFFOLD's clients count alike, FedAdam's by their examples.
+    total = sum(1 if "scaffold" in chosen else size for _, size in each)
+    for name in ("bn.running_mean", "bn.running_var", "bn.num_batches_tracked"):
+        shares = [(1 if "scaffold" in chosen else size) / total for _, size in each]
+        mean = sum(share * one.buffers[name] for share, (one, _) in zip(shares, each, strict=True))
+        wanted = np.rint(mean) if name.endswith("tracked") else mean
+        assert np.allclose(found.buffers[name], wanted, rtol=1e-6)
+        assert found.buffers[name].dtype == each[0][0].buffers[name].dtype
+        assert name not in found.state.bundles["weights"]
+
+
+@pytest.mark.parametrize("strategy", ["FedAdam", "FedYogi", "FedAdagrad"])
+def test_adaptive_strategies_never_step_a_variance_below_zero(coordinate, strategy):
+    made = coordinate("Normed", f"federation.strategy={strategy}", "federation.rounds=6")
+    after = made.run().weights
+    assert (after["bn.running_var"] >= 0).all()
+
+
+def test_a_resumed_run_has_the_same_statistics(coordinate):
+    whole = coordinate("Normed", "federation.rounds=3", name="whole").run().weights
+    coordinate("Normed", "federation.rounds=2", name="cut").run()
+    resumed = coordinate("Normed", "federation.rounds=3", name="cut").run().weights
+    assert whole.keys() == resumed.keys()
+    assert all(np.array_equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_checkpoints_that_held_statistics_among_the_weights_go_on(coordinate):
+    whole = coordinate("Normed", "federation.rounds=3", name="whole").run().weights
+    cut = coordinate("Normed", "federation.rounds=2", name="cut")
+    cut.run()
+    found = checkpoint.latest(cut.run_folder.checkpoint)
+    old = State({"weights": {**found.state.bundles["weights"], **found.buffers}}, found.state.facts)
+    checkpoint.save(cut.run_folder.checkpoint, replace(found, state=old, buffers={}))
+    resumed = coordinate("Normed", "federation.rounds=3", name="cut").run().weights
+    assert all(np.array_equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_personal_layers_keep_their_own_statistics(coordinate):
+    made = coordinate("Normed", "federation.algorithm=personal", 'federation.arguments={layers=["bn"]}')
+    made.run()
+    kept = [load_arrays(path)[0] for path in sorted((made.run_folder.checkpoint / "clients").glob("**/*.safetensors"))]
+    means = [
+        array
+        for one in kept
+        for name, array in one.items()
+        if name.endswith("running_mean") and name.startswith("own-")
+    ]
+    assert len(means) >= 4
+    assert not np.allclose(means[0], means[1])
+
+
+def test_a_last_batch_of_one_trains_under_batch_norm(coordinate):
+    metrics = []
+    made = coordinate("Normed", "training.batch_size=7", "data.clients=29", on_round=metrics.append)
+    sizes = {len(made.dataset.client(client)) % 7 for client in range(29)}
+    assert 1 in sizes  # else this test shows nothing
+    made.run()
+    assert metrics[0].failures == 0
+
+
+def test_batch_norm_under_privacy_is_refused_before_anything_is_charged(coordinate, tmp_path):
+    with pytest.raises(ModelError, match="layer 'bn' .BatchNorm1d. mixes"):
+        coordinate("Normed", "privacy.unit=example")
+    assert not (tmp_path / "run" / "privacy.jsonl").exists()
