@@ -10,8 +10,8 @@ from edgekit.section import Section, Share
 class Spiking(Section):
     """The spiking form and its Loihi integers."""
 
-    enabled: bool = True
-    """Whether there is one."""
+    enabled: Literal["auto"] | bool = "auto"
+    """Whether there is one; `auto`: where the network has one, else that is said and the stage left out."""
     steps: Annotated[int, Field(ge=1, le=256)] = 8
     """Time steps of one inference."""
     coding: Literal["current", "rate", "latency"] = "current"

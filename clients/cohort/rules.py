@@ -20,6 +20,7 @@ from torch.nn.modules.utils import _pair
 from torch.overrides import TorchFunctionMode
 
 from edgekit.clients.cohort.depthwise import shifted_depthwise
+from edgekit.models.any_layout import view
 
 Dims = tuple[int | None, ...]
 Pair = tuple[int, int]
@@ -207,14 +208,6 @@ def embedding(
     return F.embedding(x, weight)
 
 
-def view(x: Tensor, *shape: Any, **kwargs: Any) -> Tensor:
-    """Stand for Tensor.view: clients side by side lie in memory otherwise than one alone, for which it was written."""
-    if kwargs or (len(shape) == 1 and isinstance(shape[0], torch.dtype)):
-        plain: Tensor = torch.Tensor.view(x, *shape, **kwargs)
-        return plain
-    return x.reshape(*shape)
-
-
 RULES: dict[Callable[..., Any], Callable[..., Any]] = {
     F.conv2d: conv2d,
     F.linear: linear,
@@ -224,7 +217,7 @@ RULES: dict[Callable[..., Any], Callable[..., Any]] = {
     F.adaptive_avg_pool2d: adaptive_avg_pool2d,
     F.embedding: embedding,
     torch.Tensor.view: view,
-    torch.Tensor.data.__get__: torch.Tensor.detach,
+    torch.Tensor.data.__get__: torch.Tensor.detach,  # type: ignore[attr-defined]
 }
 
 

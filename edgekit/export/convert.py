@@ -13,6 +13,7 @@ from edgekit.errors import ExportError, MissingExtraError
 from edgekit.export import cache
 from edgekit.export.group_norm import with_fast_group_norms
 from edgekit.export.quiet import quiet
+from edgekit.models.any_layout import AnyLayout
 from edgekit.models.norm import fold_weight_standardisation
 
 SIGNATURE = "classify"
@@ -40,7 +41,8 @@ class _Signature(nn.Module):
 
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
         (x,) = inputs.values()
-        return {OUTPUT: self.model(x.permute(0, 3, 1, 2) if self.image else x)}
+        with AnyLayout():
+            return {OUTPUT: self.model(x.permute(0, 3, 1, 2) if self.image else x)}
 
 
 def to_float32(model: nn.Module, shape: tuple[int, ...]) -> bytes:

@@ -21,6 +21,7 @@ from edgekit.errors import EdgekitError, UsageError
 from edgekit.experiment import Experiment
 from edgekit.export.convert import to_float32
 from edgekit.export.training.file import check_trainable
+from edgekit.models.spiking import SpikingNet
 from edgekit.neuromorphic.trace import trace
 from edgekit.pipeline import exporting
 from edgekit.pipeline.spiking import SpikingResult, make_spiking
@@ -65,6 +66,7 @@ class Job:
         result: what result.json will hold.
         failures: stages that failed; the others still run, so that nothing is lost.
         started: of the clock, in seconds.
+        spikes: whether there is a spiking stage.
     """
 
     experiment: Experiment
@@ -73,6 +75,7 @@ class Job:
     result: dict[str, Any] = field(default_factory=dict)
     failures: list[EdgekitError] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
+    spikes: bool = True
 
 
 def run(experiment: Experiment, out: Path, listener: Listener) -> dict[str, Any]:
@@ -165,6 +168,7 @@ def _work(job: Job, fleet: Fleet | None = None) -> dict[str, Any]:
     dataset, model = _load(job)
     whose = f"; {dataset.clients} clients" if fleet is None else f"; at least {experiment.serve.nodes} nodes"
     job.listener.notice(dataset.description + ("" if dataset.parties else whose))
+    job.spikes = _has_spiking_form(job, model, dataset)
     _check_early(model, dataset, experiment)
 
     def ended(metrics: RoundMetrics) -> None:
@@ -219,11 +223,6 @@ def _check_early(model: nn.Module, dataset: FederatedDataset, experiment: Experi
         made = MODELS.load(experiment.model.name)
         if isinstance(made, type) and isinstance(model, made):
             return
-    if experiment.spiking.enabled:
-        try:
-            trace(model, dataset.shape, torch.from_numpy(dataset.calibration.x))
-        except EdgekitError as error:
-            raise type(error)(f"{error}; or set spiking.enabled = false") from error
     if experiment.export.presets:
         try:
             to_float32(model, dataset.shape)
@@ -231,9 +230,28 @@ def _check_early(model: nn.Module, dataset: FederatedDataset, experiment: Experi
             raise type(error)(f"{error}; or set export.presets = []") from error
     if experiment.export.training:
         try:
-            check_trainable(model)
+            check_trainable(model, dataset.shape)
         except EdgekitError as error:
             raise type(error)(f"{error}; or set export.training = false") from error
+
+
+def _has_spiking_form(job: Job, model: nn.Module, dataset: FederatedDataset) -> bool:
+    """Whether there is to be a spiking form; with `auto` it is said here if the network has none.
+
+    Raises:
+        ConversionError: it has none, and the experiment asks for it; the layer is named.
+    """
+    wanted = job.experiment.spiking.enabled
+    if not wanted or isinstance(model, SpikingNet):
+        return bool(wanted)
+    try:
+        trace(model, dataset.shape, torch.from_numpy(dataset.calibration.x))
+    except EdgekitError as error:
+        if wanted is True:
+            raise type(error)(f"{error}; or set spiking.enabled = false") from error
+        job.listener.notice(f"no spiking form is made: {error}")
+        return False
+    return True
 
 
 def _keep_model(
@@ -307,7 +325,7 @@ def _export(job: Job, dataset: FederatedDataset, model: nn.Module) -> None:
 
 def _spike(job: Job, dataset: FederatedDataset, model: nn.Module) -> SpikingResult | None:
     job.result["spiking"] = None
-    if not job.experiment.spiking.enabled:
+    if not job.spikes:
         return None
     job.listener.stage("spiking")
     try:

@@ -199,9 +199,20 @@ def test_what_cannot_be_delivered_is_said_before_training(
     forward, features, error, message, tmp_path, monkeypatch, heard
 ):
     _use(tmp_path, monkeypatch, forward=forward, features=features)
+    wanted = experiments.load(None, [*QUICK, f"model.name={MODEL}", "spiking.enabled=true"])
     with pytest.raises(error, match=message):
-        job.run(experiments.load(None, [*QUICK, f"model.name={MODEL}"]), tmp_path / "run", heard)
+        job.run(wanted, tmp_path / "run", heard)
     assert heard.rounds == []
+
+
+def test_a_network_without_a_spiking_form_is_trained_all_the_same(tmp_path, monkeypatch, heard):
+    _use(tmp_path, monkeypatch, forward="nn.functional.max_pool2d(x, 2)", features=36)
+    chosen = [*QUICK, f"model.name={MODEL}", "federation.rounds=1", "export.presets=[]"]
+    result = job.run(experiments.load(None, chosen), tmp_path / "run", heard)
+    (line,) = [line for line in heard.notices if "no spiking form is made" in line]
+    assert "max_pool2d" in line
+    assert result["spiking"] is None
+    assert "failed" not in result
 
 
 def test_an_operator_without_tflite_form_is_said_before_training(tmp_path, monkeypatch, heard):

@@ -95,7 +95,7 @@ def _check_parties(split: Split, sections: Any) -> None:
             "what parties with features of the same people send is not protected yet: set privacy.unit = "
             '"none", and see docs/split.md for what the coordinator learns'
         )
-    if sections.spiking.enabled:
+    if sections.spiking.enabled is True:
         raise ValueError("a network of several parties has no spiking form: set spiking.enabled = false")
     if sections.federation.cohort not in (0, split.parties):
         raise ValueError("federation.cohort: with split.parties all take part in each round, leave it at 0")

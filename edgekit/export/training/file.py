@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgekit.arrays import Array
 from edgekit.errors import ExportError
@@ -18,6 +19,7 @@ from edgekit.export.metadata import TRAINING, add_metadata
 from edgekit.export.quiet import quiet
 from edgekit.export.training.steps import Options, Step, Steps
 from edgekit.export.verify import call
+from edgekit.models.requirements import PROBED, moving_buffers
 
 aten = torch.ops.aten
 
@@ -55,7 +57,7 @@ def training_file(
     """
     runtimes.check(claimed)
     model = copy.deepcopy(model).train()
-    check_trainable(model)
+    check_trainable(model, shape)
     check_size(model)
     steps = Steps(model, options)
     draws = [_samples(steps, shape, classes, seed) for seed in range(DRAWS)]
@@ -67,18 +69,22 @@ def training_file(
     return add_metadata(content, {**facts, **card}), error
 
 
-def check_trainable(model: nn.Module) -> None:
+def check_trainable(model: nn.Module, shape: Sequence[int]) -> None:
     """See that a network's training step is a function of weights and batch alone.
+
+    Args:
+        model: the network, or a part of one.
+        shape: of what it takes for one example.
 
     Raises:
         ExportError: a layer keeps or draws something, or has weights that are no float32; it is named.
     """
     for name, layer in model.named_modules():
-        kind = f"layer {name or type(layer).__name__!r} ({type(layer).__name__})"
-        for buffer, _ in layer.named_buffers(recurse=False):
+        kind = _kind(name, layer)
+        if isinstance(layer, _BatchNorm):
             raise ExportError(
-                f"{kind} keeps {buffer!r} beside its weights, which a training graph cannot: use group norm or weight "
-                "standardisation, or make a constant a plain attribute"
+                f"{kind} mixes the examples of a batch, which a training graph cannot: use group norm or weight "
+                "standardisation"
             )
         if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p:
             raise ExportError(f"{kind} draws random numbers, which a training graph cannot: set its p to 0")
@@ -87,10 +93,22 @@ def check_trainable(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if parameter.dtype != torch.float32:
             raise ExportError(f"parameter {name!r} is {parameter.dtype}; training graphs hold torch.float32")
-    if tied := set(model.state_dict()) - {name for name, _ in model.named_parameters()}:
+    random = np.random.default_rng(0).random((PROBED, *shape), np.float32)
+    if moving := moving_buffers(model, random):
+        name, _, buffer = moving[0].rpartition(".")
+        raise ExportError(
+            f"{_kind(name, model.get_submodule(name))} keeps {buffer!r} from the data it sees, which a training graph "
+            "cannot: use group norm or weight standardisation"
+        )
+    buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)}
+    if tied := set(model.state_dict()) - {name for name, _ in model.named_parameters()} - buffers:
         raise ExportError(
             f"parameter {min(tied)!r} is another name of a shared one, which a training graph cannot hold"
         )
+
+
+def _kind(name: str, layer: nn.Module) -> str:
+    return f"layer {name or type(layer).__name__!r} ({type(layer).__name__})"
 
 
 class _Traced(nn.Module):
@@ -315,7 +333,7 @@ def reference(model: nn.Module, options: Options, samples: dict[str, dict[str, T
 
 
 def _scores(model: nn.Module, x: Tensor) -> Tensor:
-    scores: Tensor = model(x.permute(0, 3, 1, 2) if x.dim() == 4 else x)
+    scores: Tensor = model(x.permute(0, 3, 1, 2).contiguous() if x.dim() == 4 else x)
     return scores
 
 

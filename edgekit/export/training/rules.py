@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from edgekit.errors import ExportError
 from edgekit.export.training import operators, pooling
 from edgekit.export.training.operators import Pair
+from edgekit.models.any_layout import view
 
 
 class Rules(TorchFunctionMode):
@@ -242,6 +243,10 @@ def _flatten(rules: Rules, input: Tensor, start_dim: int = 0, end_dim: int = -1)
     return as_map(input)[0, 0]
 
 
+def _view(rules: Rules, input: Tensor, *shape: Any, **options: Any) -> Tensor:
+    return view(input, *shape, **options)
+
+
 def _mean(rules: Rules, input: Tensor, dim: Any = None, keepdim: bool = False, **options: Any) -> Any:
     places = {place % 4 for place in dim} if isinstance(dim, tuple | list) else None
     if not _is_map(input) or places != {2, 3} or options:
@@ -300,6 +305,7 @@ RULES: dict[Any, Callable[..., Any]] = {
     F.dropout2d: _draws("dropout"),
     torch.flatten: _flatten,
     Tensor.flatten: _flatten,
+    Tensor.view: _view,
     torch.mean: _mean,
     Tensor.mean: _mean,
     torch.add: _add,

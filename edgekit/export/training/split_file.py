@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edgekit.errors import ExportError
 from edgekit.export import runtimes
 from edgekit.export.convert import check_size, device_shape
 from edgekit.export.metadata import SPLIT_TRAINING, add_metadata
@@ -115,8 +116,10 @@ def split_file(
     """
     runtimes.check(claimed)
     parts = [copy.deepcopy(part).train() for part in (bottom, tail) if part is not None]
-    for part in parts:
-        check_trainable(part)
+    for part, takes in zip(parts, (shape, crossing[-1]), strict=False):
+        check_trainable(part, takes)
+        if held := [name for name in part.state_dict() if name not in dict(part.named_parameters())]:
+            raise ExportError(f"{held[0]!r} travels beside the weights, which a part's training graph cannot hold")
         check_size(part)
     steps = SplitSteps(parts[0], parts[1] if tail is not None else None)
     draws = [_samples(steps, shape, crossing, classes, options, seed) for seed in range(DRAWS)]
