@@ -99,7 +99,8 @@ class Charge:
         Raises:
             PrivacyError: a number is out of range.
         """
-        if not (isfinite(self.noise_multiplier) and 0 < self.sample_rate <= 1 and self.steps >= 1):
+        fits = isfinite(self.noise_multiplier) and self.noise_multiplier > 0
+        if not (fits and 0 < self.sample_rate <= 1 and self.steps >= 1):
             raise PrivacyError(f"this is not a charge that can be counted: {self}")
 
 

@@ -1,5 +1,7 @@
 """The ledger: every use of data is written down, on the disk, before it happens."""
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -10,15 +12,23 @@ from edgekit.guarantee import Charge
 from edgekit.privacy.accounting import History, epsilon
 from edgekit.runfolder import append_line, read_lines
 
+CHAIN = "chain"
+"""Key of each line's hash."""
+
 
 class Ledger:
     """Charges of one run, in `privacy.jsonl`.
+
+    Each line carries a hash of itself and of all before it, so a line that is changed, missing or moved shows. What
+    does not show is a tail that is cut off: whoever needs to know keeps `head` elsewhere, as checkpoints do, and asks
+    whether the ledger `holds` it. That both are rolled back together cannot be seen.
 
     Args:
         path: the file; charges already there count.
 
     Raises:
-        PrivacyError: the file holds a line that is not a charge. Nothing is guessed about spent privacy.
+        PrivacyError: the file holds a line that is not a charge, or does not follow. Nothing is guessed about spent
+            privacy.
     """
 
     def __init__(self, path: Path) -> None:
@@ -27,12 +37,21 @@ class Ledger:
         self._everyone: Counter[tuple[float, float]] = Counter()
         self._own: dict[int, Counter[tuple[float, float]]] = {}
         self._epsilons: dict[tuple[object, ...], float] = {}
-        for line in read_lines(path):
+        self._heads = [""]
+        chained = False
+        for number, line in enumerate(read_lines(path), 1):
             try:
-                clients = line["clients"]
-                self._count(Charge(**{**line, "clients": None if clients is None else tuple(clients)}))
-            except (KeyError, TypeError):
+                chain, clients = line.pop(CHAIN, None), line["clients"]
+                charge = Charge(**{**line, "clients": None if clients is None else tuple(clients)})
+            except (KeyError, TypeError, AttributeError):
                 raise PrivacyError(f"{path} holds a line that is not a charge: {line}") from None
+            if chain != _next(self.head, charge) and (chained or chain is not None):  # once lines had no chain
+                raise PrivacyError(
+                    f"{path} line {number} does not follow from those before it: lines were changed or are missing; "
+                    "put the whole file back, since what was spent is not known without it"
+                )
+            chained = chain is not None
+            self._count(charge)
 
     def charge(self, charge: Charge) -> None:
         """Write a charge down, and count it; one written before, with the same random numbers, is not counted again.
@@ -48,8 +67,17 @@ class Ledger:
                 f"{self.path} holds round {charge.round} with other settings: the privacy of a run under way cannot be "
                 "changed; start a new run"
             )
-        append_line(self.path, asdict(charge))
+        append_line(self.path, {**asdict(charge), CHAIN: _next(self.head, charge)})
         self._count(charge)
+
+    @property
+    def head(self) -> str:
+        """What stands for all charges so far; "" before the first."""
+        return self._heads[-1]
+
+    def holds(self, head: str) -> bool:
+        """Whether this ledger goes on where `head` was that of one."""
+        return head in self._heads
 
     def epsilon(self, delta: float, accountant: str) -> float:
         """Return what the most-charged unit has spent."""
@@ -91,6 +119,7 @@ class Ledger:
 
     def _count(self, charge: Charge) -> None:
         self._charges.add(charge)
+        self._heads.append(_next(self.head, charge))
         key = (charge.noise_multiplier, charge.sample_rate)
         for counter in self._counters(charge.clients):
             counter[key] += charge.steps
@@ -106,3 +135,8 @@ class Ledger:
         if key not in self._epsilons:
             self._epsilons[key] = epsilon(history, delta, accountant)
         return self._epsilons[key]
+
+
+def _next(head: str, charge: Charge) -> str:
+    """Return the hash of a line that follows a head."""
+    return hashlib.sha256(f"{head} {json.dumps(asdict(charge), sort_keys=True)}".encode()).hexdigest()[:32]

@@ -27,6 +27,7 @@ class Checkpoint:
         method: the name of the federated method; "" where that was not written down.
         transforms: what the server remembers of each, () before the first round.
         buffers: running statistics of the network.
+        ledger: head of the ledger of spent privacy; "" without.
     """
 
     round: int
@@ -36,6 +37,7 @@ class Checkpoint:
     method: str = ""
     transforms: Sequence[State] = ()
     buffers: Weights = field(default_factory=dict)
+    ledger: str = ""
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:
@@ -55,6 +57,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
         "facts": dict(checkpoint.state.facts),
         "empty": [name for name, held in {**checkpoint.state.bundles, **of_transforms}.items() if not held],
         "transforms": [dict(one.facts) for one in checkpoint.transforms],
+        "ledger": checkpoint.ledger,
     }
     arrays.save(folder / f"round-{checkpoint.round:06d}.safetensors", flat, description)
     for old in sorted(folder.glob("round-*.safetensors"))[:-KEPT]:
@@ -90,6 +93,7 @@ def latest(folder: Path) -> Checkpoint | None:
                 str(description.get("method", "")),
                 transforms,
                 buffers,
+                str(description.get("ledger", "")),
             )
         except (EdgekitError, KeyError, TypeError, ValueError, AttributeError) as error:
             problem = error

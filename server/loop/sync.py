@@ -14,7 +14,7 @@ from edgekit.arrays import Weights, problem_with
 from edgekit.asks import BUFFERS, WEIGHTS, Ask, Scored, State
 from edgekit.clients.torch_trainer import learnt, load_weights, state
 from edgekit.data import FederatedDataset
-from edgekit.errors import DataError, ExperimentError, TrainingError
+from edgekit.errors import DataError, ExperimentError, PrivacyError, TrainingError
 from edgekit.guarantee import Plan, Statement
 from edgekit.local_settings import LocalSettings
 from edgekit.models import batch_norms, check_private
@@ -173,6 +173,11 @@ class Coordinator:
             raise TrainingError(f"the checkpoint is not one of this model: {problem}")
         if current.method not in ("", self._method):
             raise TrainingError(f"the run was begun with the method {current.method}, not {self._method}: start anew")
+        if not self.charging.ledger.holds(current.ledger):
+            raise PrivacyError(
+                f"{self.run_folder.privacy} does not hold what was spent until round {current.round}: it was cut, "
+                "deleted, or is another run's; put this run's own back, or start a new run"
+            )
         keep_rounds(self.run_folder.metrics, current.round)
         rounds = self.experiment.federation.rounds
         fruitless = attempt = 0
@@ -303,7 +308,8 @@ class Coordinator:
         if number == 1 and self.algorithm.unkept:
             names = ", ".join(self.algorithm.unkept)
             self.on_notice(f"the strategy's {names} cannot be kept in checkpoints: a resumed run starts them anew")
-        return replace(after, average=average, averaged=averaged, method=self._method)
+        head = self.charging.ledger.head
+        return replace(after, average=average, averaged=averaged, method=self._method, ledger=head)
 
     def _prepared(
         self, made: Mapping[int, Ask], number: int, states: Sequence[State], buffers: Weights

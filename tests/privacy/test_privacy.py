@@ -186,3 +186,71 @@ def test_a_guarantee_says_which_data_sets_are_neighbours_as_its_words_do(made, a
     assert plan.adjacency == adjacency
     (first, *_) = covered(made.statement(), plan, 1.0)
     assert first.startswith("Replacing" if adjacency == "replace-one" else "Adding or removing")
+
+
+def _lines(path):
+    return path.read_text().splitlines(keepends=True)
+
+
+def _unchained(line):
+    return json.dumps({key: value for key, value in json.loads(line).items() if key != "chain"}) + "\n"
+
+
+@pytest.mark.parametrize("harm", ["changed", "missing", "moved", "twice", "unchained", "foreign"])
+def test_a_ledger_whose_lines_do_not_follow_is_refused(tmp_path, harm):
+    path = tmp_path / "privacy.jsonl"
+    ledger = Ledger(path)
+    for number in (1, 2, 3):
+        ledger.charge(_charge(number))
+    assert Ledger(path).head == ledger.head
+    first, second, third = _lines(path)
+    if harm == "foreign":
+        other = Ledger(tmp_path / "other.jsonl")
+        other.charge(_charge(7))
+        other.charge(_charge(8))
+        lines = [first, _lines(other.path)[1], third]
+    else:
+        lines = {
+            "changed": [first, second.replace('"noise_multiplier": 2.0', '"noise_multiplier": 9.0'), third],
+            "missing": [first, third],
+            "moved": [second, first, third],
+            "twice": [first, second, second, third],
+            "unchained": [
+                first,
+                json.dumps({k: v for k, v in json.loads(second).items() if k != "chain"}) + "\n",
+                third,
+            ],
+        }[harm]
+    assert lines != [first, second, third]
+    path.write_text("".join(lines))
+    with pytest.raises(PrivacyError, match="does not follow from those before"):
+        Ledger(path)
+
+
+def test_a_cut_tail_shows_where_the_head_was_kept(tmp_path):
+    path = tmp_path / "privacy.jsonl"
+    ledger = Ledger(path)
+    for number in (1, 2, 3):
+        ledger.charge(_charge(number))
+    path.write_text("".join(_lines(path)[:2]))
+    cut = Ledger(path)
+    assert not cut.holds(ledger.head)
+    assert ledger.holds(cut.head)
+    assert Ledger(tmp_path / "none.jsonl").holds("")
+
+
+def test_ledgers_from_before_the_chain_go_on(tmp_path):
+    path = tmp_path / "privacy.jsonl"
+    Ledger(path).charge(_charge(1))
+    old = json.loads(path.read_text())
+    del old["chain"]
+    path.write_text(json.dumps(old) + "\n")
+    again = Ledger(path)
+    again.charge(_charge(2))
+    assert Ledger(path).rounds == 2
+
+
+@pytest.mark.parametrize("noise", [-1.0, 0.0, float("nan"), float("inf")])
+def test_a_charge_without_noise_is_none(noise):
+    with pytest.raises(PrivacyError, match="not a charge that can be counted"):
+        Charge(1, "example", "server", noise, 0.3, 1, None, "seed 0")

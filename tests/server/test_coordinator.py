@@ -13,7 +13,15 @@ from edgekit.algorithms.split.plan import with_figures
 from edgekit.clients.torch_trainer import state
 from edgekit.data import Examples, FederatedDataset
 from edgekit.devices import profile as profiles
-from edgekit.errors import DataError, ExperimentError, ModelError, RunFolderError, TrainingError, UsageError
+from edgekit.errors import (
+    DataError,
+    ExperimentError,
+    ModelError,
+    PrivacyError,
+    RunFolderError,
+    TrainingError,
+    UsageError,
+)
 from edgekit.models import build
 from edgekit.privacy import epsilon
 from edgekit.registry import STRATEGIES
@@ -493,3 +501,20 @@ def test_a_cut_is_picked_for_a_device_and_the_others_are_shown(coordinate, make_
         coordinate(make_experiment(*chosen, f"split.device={device}"), "small")
     with pytest.raises(UsageError, match="no device profile 'toaster'"):
         coordinate(make_experiment(*chosen, "split.device=toaster"), "none")
+
+
+@pytest.mark.parametrize("harm", ["deleted", "cut", "foreign"])
+def test_a_run_whose_ledger_does_not_reach_its_checkpoint_is_not_resumed(coordinate, make_experiment, tmp_path, harm):
+    private = ["privacy.unit=example", "model.name=mlp"]
+    coordinate(make_experiment(*private, "federation.rounds=3"), "run").run()
+    ledger = tmp_path / "run/privacy.jsonl"
+    lines = ledger.read_text().splitlines(keepends=True)
+    if harm == "deleted":
+        ledger.unlink()
+    elif harm == "cut":
+        ledger.write_text(lines[0])
+    else:
+        coordinate(make_experiment(*private, "privacy.epsilon=4"), "other").run()
+        ledger.write_bytes((tmp_path / "other/privacy.jsonl").read_bytes())
+    with pytest.raises(PrivacyError, match="does not hold what was spent until round 3.*put this run's own back"):
+        coordinate(make_experiment(*private, "federation.rounds=5"), "run").run()
