@@ -1,5 +1,7 @@
 """What a device lets be spent of its own data's privacy. No torch: every device keeps one."""
 
+from math import inf
+
 from edgekit.asks import Train
 from edgekit.clients.trainer import Trainer
 from edgekit.data import Examples
@@ -20,10 +22,11 @@ class Budget:
             the file must come from somebody the device trusts.
         epsilon: over all rounds, whoever asks.
         delta: the other half of the guarantee.
+        unit: whose data it limits: one example's, which a charge for all of the device's spends too, or all of it.
     """
 
-    def __init__(self, ledger: Ledger, epsilon: float, delta: float) -> None:
-        self.ledger, self.epsilon, self.delta = ledger, epsilon, delta
+    def __init__(self, ledger: Ledger, epsilon: float, delta: float, unit: str = "example") -> None:
+        self.ledger, self.epsilon, self.delta, self.unit = ledger, epsilon, delta, unit
 
     def spend(self, settings: LocalSettings, draw: str, releases: int = 1) -> None:
         """Write down what a round will spend, before it does.
@@ -51,7 +54,12 @@ class Budget:
         Raises:
             PrivacyError: there is not; nothing is spent then.
         """
-        after = self.ledger.epsilon_with([charge], self.delta, ACCOUNTANT)
+        after = self.ledger.epsilon_with([charge], self.delta, ACCOUNTANT, self.unit)
+        if after == inf:
+            raise PrivacyError(
+                "a guarantee for all of this device's data together is void once single examples' were spent: take "
+                "part with another --folder and other data"
+            )
         if not after <= self.epsilon:
             raise PrivacyError(
                 f"this device will spend epsilon {self.epsilon:.4g} at delta {self.delta:g} and no more; with this "

@@ -56,6 +56,11 @@ class Experiment(Section):
             raise ValueError(
                 "under privacy clients are not asked how good the model is: set data.client_test_fraction = 0"
             )
+        if self.privacy.unit == "client" and self.serve.statistics_every:
+            raise ValueError(
+                "devices' statistics are counted as single examples', which says nothing of a whole client: set "
+                "serve.statistics_every = 0"
+            )
         check_together(self)
         return self
 

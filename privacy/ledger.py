@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from math import inf
 from pathlib import Path
 
 from edgekit.errors import PrivacyError
@@ -88,8 +89,18 @@ class Ledger:
         histories = {self._history(own) for own in self._own.values()} or {self._history(Counter())}
         return max(histories, key=lambda history: self._spent(history, delta, accountant))
 
-    def epsilon_with(self, charges: Sequence[Charge], delta: float, accountant: str) -> float:
-        """Return what the most-charged unit would have spent after further charges."""
+    def epsilon_with(self, charges: Sequence[Charge], delta: float, accountant: str, unit: str = "example") -> float:
+        """Return what the most-charged unit would have spent after further charges.
+
+        Args:
+            charges: the further ones.
+            delta: the other half of the guarantee.
+            accountant: its name.
+            unit: whose data. What is spent of all that a client has is spent of each of its examples; but a guarantee
+                for all of it is void, and infinity given, once there is a charge for single examples.
+        """
+        if unit == "client" and any(charge.unit == "example" for charge in (*self._charges, *charges)):
+            return inf
         more: dict[int | None, Counter[tuple[float, float]]] = {None: Counter()}
         for charge in charges:
             if charge not in self._charges:

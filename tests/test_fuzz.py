@@ -55,7 +55,6 @@ FACTS = TaskFacts(
     shape=(1, 8, 8),
     classes=["a", "b"],
     parameters={"w": (2, 3)},
-    privacy="p",
     planned=Planned(noise_multiplier=1.0, sample_rate=0.5, steps=3, reports=0, reports_noise=8.0, delta=1e-5),
     counts=True,
 )

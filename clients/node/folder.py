@@ -43,7 +43,7 @@ class NodeSettings(Section):
     """With features of people whom other parties know too: which party this device is."""
     trainer: Literal["auto", "torch", "litert"] = "auto"
     epsilon: Annotated[float, Field(ge=0, le=1000)] = 0.0
-    """The most that may be spent of the data's privacy, over all rounds; 0 is what the experiment plans."""
+    """The most that may be spent of the data's privacy, over all tasks and runs; 0 is what the first task takes."""
     delta: Annotated[float, Field(gt=0, le=1e-3)] = 1e-5
     """The other half of the guarantee; a task's own delta counts if it is smaller."""
     share: list[Fact] = Field(default=[])
@@ -86,6 +86,7 @@ class NodeFolder:
         self.authority_file = path / "authority.crt"
         self.key_file = path / "node.key"
         self.ledger = path / "privacy.jsonl"
+        self.agreement = path / "agreement.json"
         self.inbox = path / "inbox"
         self.tasks = path / "tasks"
         self.models = path / "models"

@@ -12,6 +12,7 @@ from edgekit import __version__, wire
 from edgekit.arrays import to_bytes
 from edgekit.clients.budget import Budget
 from edgekit.clients.node import conditions, delivery, statistics, task
+from edgekit.clients.node.agreement import words
 from edgekit.clients.node.folder import NodeFolder
 from edgekit.clients.node.held import DeclinedError, Held, rng_of
 from edgekit.clients.node.party import NotAlignedError
@@ -89,7 +90,7 @@ class Handler:
         content = asked.content
         task.verify(self.folder.membership().signing_key, content, asked.facts.get("signature"))
         made = Task.from_bytes(content)  # refused before it is kept
-        log.info("the task: %s. %s", made.facts.run, made.facts.privacy)
+        log.info("the task: %s. %s", made.facts.run, words(made.facts))
         problem = ""
         try:
             self.held.load(task.keep(self.folder.tasks, content))
@@ -142,6 +143,9 @@ class Handler:
         if self.held.trainer is None:
             raise DeclinedError("this device has a part of the network alone: it gives no statistics")
         assert self.held.examples is not None
+        facts = self.held.task.facts
+        if "client" in (facts.claimed, facts.planned.unit if facts.planned else ""):
+            raise DeclinedError("statistics are counted as single examples', but the task protects whole devices")
         noise = float(asked.facts.get("noise", 0.0))
         if not (np.isfinite(noise) and noise >= statistics.LEAST_NOISE):
             raise PrivacyError(f"statistics need a noise multiplier of at least {statistics.LEAST_NOISE}")

@@ -9,8 +9,9 @@ import numpy as np
 
 from edgekit.algorithms.base import Algorithm
 from edgekit.arrays import Weights, problem_with
-from edgekit.clients.budget import ACCOUNTANT, Budget
+from edgekit.clients.budget import Budget
 from edgekit.clients.node import task
+from edgekit.clients.node.agreement import agree, agreed
 from edgekit.clients.node.folder import NodeFolder, NodeSettings
 from edgekit.clients.node.limits import Limits
 from edgekit.clients.node.sides import Side, side_of
@@ -21,7 +22,6 @@ from edgekit.data import Examples, FederatedDataset
 from edgekit.errors import EdgekitError, RefusedError
 from edgekit.local_settings import LocalSettings
 from edgekit.privacy import Ledger
-from edgekit.privacy.accounting import epsilon
 from edgekit.transforms.base import Transform
 
 log = logging.getLogger("edgekit.node")
@@ -79,6 +79,7 @@ class Held:
         if side is None or not side.own_data:
             examples = found.examples(self.node_settings)
             self._owned = _fingerprint(examples)
+        agree(self.folder.agreement, found.facts, self.node_settings.epsilon)
         self.trainer, self.side, self.examples = trainer, side, examples
         self.algorithm, self.transforms = algorithm, transforms
         self.task, self.name, self._others = found, name, None
@@ -130,20 +131,16 @@ class Held:
         return task.fitting(self.task.facts, self.examples)
 
     def budget(self) -> Budget | None:
-        """Return what limits this device; None where another protects the data, and the owner set no limit."""
+        """Return what limits this device; None where another protects the data, and the owner agreed to that."""
         assert self.task is not None
         planned = self.task.facts.planned
         if self.node_settings.epsilon:
             delta = min(self.node_settings.delta, planned.delta) if planned else self.node_settings.delta
             return Budget(self.ledger, self.node_settings.epsilon, delta)
-        if planned is None:
+        held = agreed(self.folder.agreement)
+        if held is None or not held.epsilon:
             return None
-        # As much as the plan takes, reckoned as this device reckons.
-        history = [(planned.noise_multiplier, planned.sample_rate, planned.steps)]
-        if planned.reports:
-            history.append((planned.reports_noise, 1.0, planned.reports))
-        most = epsilon(history, planned.delta, ACCOUNTANT)
-        return Budget(self.ledger, most * (1 + 1e-9), planned.delta)
+        return Budget(self.ledger, held.epsilon * (1 + 1e-9), held.delta, held.unit)
 
     def limits(self) -> Limits:
         """Return how often this device takes part in this run."""

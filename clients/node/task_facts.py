@@ -1,6 +1,6 @@
 """A task in words and numbers: what a coordinator asks a node to learn, and how."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -14,6 +14,8 @@ from edgekit.section import Arguments, Chosen, Section
 class Planned(Section):
     """What the experiment plans to spend of a node's privacy by noise of the node's own."""
 
+    unit: Literal["example", "client"] = "example"
+    """Whose data one step protects."""
     noise_multiplier: Annotated[float, Field(ge=1e-3, le=1e6)]
     sample_rate: Annotated[float, Field(gt=0, le=1)]
     steps: Annotated[int, Field(ge=1, le=10**9)]
@@ -115,7 +117,7 @@ class TaskFacts(Section):
         shape: of one example.
         classes: names, in the order of the indices.
         parameters: shapes of the network's arrays, in their order; of a network that is cut, of the device's own.
-        privacy: the statement for people: what an update tells, and to whom.
+        claimed: whose data noise by the coordinator protects, as it says.
         planned: where nodes add the noise; else None.
         counts: whether the coordinator needs to know how many examples there are.
         split: how the network is cut; None where it is not.
@@ -135,7 +137,7 @@ class TaskFacts(Section):
     shape: tuple[int, ...]
     classes: list[str]
     parameters: dict[str, tuple[int, ...]]
-    privacy: str
+    claimed: Literal["none", "example", "client"] = "none"
     planned: Planned | None
     counts: bool
     split: SplitFacts | None = None

@@ -2,6 +2,7 @@
 
 from typing import Any, Literal
 
+from edgekit.clients.node.agreement import words
 from edgekit.clients.node.task_facts import TaskFacts
 
 Activity = Literal["draw", "speak", "move"]
@@ -31,7 +32,7 @@ def told(facts: TaskFacts) -> dict[str, Any]:
         "audio": facts.data.audio.model_dump(),
         "shape": list(facts.shape),
         "classes": facts.classes,
-        "privacy": facts.privacy,
+        "privacy": words(facts),
         "planned": None if facts.planned is None else facts.planned.model_dump(),
         "counts": facts.counts,
     }

@@ -16,6 +16,7 @@ from edgekit.algorithms.base import with_mu
 from edgekit.arrays import Weights, problem_with, to_bytes
 from edgekit.asks import WEIGHTS
 from edgekit.clients.node import task
+from edgekit.clients.node.agreement import words
 from edgekit.clients.node.delivery import Delivery
 from edgekit.clients.node.handler import replying
 from edgekit.clients.node.held import DeclinedError
@@ -104,7 +105,7 @@ class Board:
             raise RefusedError("the task came without the training graph that phones need")
         with self._lock:
             self.name, self.task, self.training = name, made, training
-        log.info("the task: %s. %s", made.facts.run, made.facts.privacy)
+        log.info("the task: %s. %s", made.facts.run, words(made.facts))
         self._on_news()
 
 

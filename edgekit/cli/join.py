@@ -31,7 +31,9 @@ def join(
     trainer: Annotated[str | None, typer.Option(help="auto, torch or litert.")] = None,
     epsilon: Annotated[
         float | None,
-        typer.Option(min=0.0, help="The most to spend of the data's privacy; by default what the plan takes."),
+        typer.Option(
+            min=0.0, help="The most to spend of the data's privacy, ever; by default what the first task takes."
+        ),
     ] = None,
     share: Annotated[
         list[str] | None, typer.Option(help="Tell the coordinator: battery, load, temperature, statistics.")

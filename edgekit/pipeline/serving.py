@@ -156,7 +156,6 @@ class NodesOfAGrid:
             address=self._split_address,
             keys=self._authority.server_keys if self._split_tls else None,
             run_id=hashlib.sha256(f"run {self.private_seed}".encode()).hexdigest()[:16],
-            owners=owners,
         )
         made, self._host = engine_of(fleet, algorithm, dataset, model, plan)
         self._parts = made, dataset, model

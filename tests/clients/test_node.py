@@ -17,6 +17,7 @@ from edgekit.asks import Aggregate, Ask, Train, Update
 from edgekit.clients import LocalSettings, LocalTask
 from edgekit.clients.halves import run_halves
 from edgekit.clients.node import conditions, delivery, resident
+from edgekit.clients.node.agreement import words
 from edgekit.clients.node.delivery import Delivery
 from edgekit.clients.node.folder import Membership, NodeFolder, NodeSettings
 from edgekit.clients.node.handler import Handler
@@ -32,7 +33,7 @@ from edgekit.export.verify import run_examples
 from edgekit.flower import CLIENT_DECLINED, NODE_LACKS_TASK, begin_run
 from edgekit.models import build
 from edgekit.models.settings import Model
-from edgekit.privacy import Ledger
+from edgekit.privacy import Charge, Ledger
 from edgekit.privacy.accounting import epsilon
 
 PRIVATE = LocalSettings("dp-sgd", steps=2, sample_rate=0.5, clip=1.0, noise_multiplier=2.0)
@@ -70,7 +71,6 @@ def make_task(digits, model):
             "shape": digits.shape,
             "classes": digits.classes,
             "parameters": {name: array.shape for name, array in state(model).items()},
-            "privacy": "words",
             "planned": PLANNED,
             "counts": False,
         }
@@ -163,6 +163,86 @@ def test_a_node_keeps_to_the_plan_or_to_its_owners_limit(folder, make_task, sign
     assert not train(Handler(folder), name, state(model), number=3).has_error()
     bare = train(Handler(folder), name, state(model), LocalSettings(), number=4)
     assert "asks for an update without noise of its own" in bare.error.reason
+
+
+LAVISH = PLANNED.model_copy(update={"noise_multiplier": 0.001})
+MORE = PLANNED.model_copy(update={"noise_multiplier": 1.0, "steps": 100})
+
+
+def test_a_second_task_cannot_raise_what_the_first_one_took(folder, make_task, signer, model, caplog):
+    caplog.set_level("INFO", "edgekit.node")
+    handler = Handler(folder)
+    _, name = install(handler, make_task(), signer)
+    planned = epsilon([(2.0, 0.5, 4)], 1e-5, "rdp-integer")
+    assert f"agreed: this device spends epsilon {planned:.4g} at delta 1e-05 for one example" in caplog.text
+    for number in (1, 2):
+        weights = {k: v + np.float32(number) for k, v in state(model).items()}
+        assert not train(handler, name, weights, number=number).has_error()
+    spent = Ledger(folder.ledger).epsilon(1e-5, "rdp-integer")
+    for facts, work in (
+        ({"planned": MORE}, replace(PRIVATE, noise_multiplier=1.0)),
+        ({"planned": LAVISH}, replace(PRIVATE, noise_multiplier=0.001)),
+        ({"planned": PLANNED, "run_id": "another run"}, PRIVATE),
+    ):
+        handler = Handler(folder)
+        told, name = install(handler, make_task(**facts), signer)
+        assert told["problem"] == ""
+        assert "will spend epsilon" in train(handler, name, state(model), work, number=9).error.reason
+    told, name = install(handler, make_task(planned=None), signer)
+    assert "agreed to protect its data itself" in told["problem"]
+    assert train(handler, name, state(model), LocalSettings()).has_error()
+    assert Ledger(folder.ledger).epsilon(1e-5, "rdp-integer") == spent
+    folder.keep_node_settings(folder.node_settings().model_copy(update={"epsilon": 90.0}))
+    handler = Handler(folder)  # the owner's own word
+    _, name = install(handler, make_task(planned=MORE), signer)
+    work = replace(PRIVATE, noise_multiplier=1.0)
+    assert not train(handler, name, state(model), work, number=9).has_error()
+
+
+def test_a_first_task_that_would_spend_everything_needs_the_owners_word(folder, make_task, signer, model):
+    told, name = install(Handler(folder), make_task(planned=LAVISH), signer)
+    assert "would spend epsilon" in told["problem"]
+    assert "more than 100" in told["problem"]
+    lavish = replace(PRIVATE, noise_multiplier=0.001)
+    assert train(Handler(folder), name, state(model), lavish).has_error()
+    assert Ledger(folder.ledger).rounds == 0
+    assert not folder.agreement.exists()
+
+
+def test_who_agreed_to_protect_all_of_a_device_protects_no_less(folder, make_task, signer, model):
+    whole = Planned(
+        unit="client", noise_multiplier=3.0, sample_rate=1.0, steps=4, reports=0, reports_noise=8.0, delta=1e-5
+    )
+    handler = Handler(folder)
+    _, name = install(handler, make_task(planned=whole), signer)
+    work = LocalSettings(update_clip=1.0, update_noise=6.0)
+    assert not train(handler, name, state(model), work).has_error()
+    told, _ = install(handler, make_task(), signer)
+    assert "protects single examples alone" in told["problem"]
+    folder.keep_node_settings(folder.node_settings().model_copy(update={"share": ["statistics"]}))
+    handler = Handler(folder)
+    install(handler, make_task(planned=whole), signer)
+    question = {"action": "statistics", "noise": 8.0, "task": name}
+    declined = ask(handler, question, to_bytes(state(model)))
+    assert "counted as single examples" in declined.error.reason
+    Ledger(folder.ledger).charge(Charge(9, "example", "client", 5.0, 1.0, 1, None, "a statistic"))
+    void = train(Handler(folder), name, {k: v + np.float32(1) for k, v in state(model).items()}, work, number=2)
+    assert "void once single examples' were spent" in void.error.reason
+
+
+def test_a_device_shows_its_own_words(make_task):
+    plan = epsilon([(2.0, 0.5, 4)], 1e-5, "rdp-integer")
+    assert f"epsilon {plan:.4g} at delta 1e-05 for one example by its own count" in words(make_task().facts)
+    bare = words(make_task(planned=None).facts)
+    assert "whoever runs the coordinator sees its own updates" in bare
+    claimed = words(make_task(planned=None, claimed="client").facts)
+    assert "The coordinator says that it adds noise, which protects everything on this device" in claimed
+
+
+def test_an_agreement_that_cannot_be_read_is_said(folder, make_task, signer):
+    folder.agreement.write_text("{}")
+    told, _ = install(Handler(folder), make_task(), signer)
+    assert "put it back, or join with another --folder" in told["problem"]
 
 
 def test_wrong_weights_settings_and_questions_cost_nothing(folder, make_task, signer, model):

@@ -39,7 +39,7 @@ def _task(source="digits"):
     vertical = VerticalFacts(parties=tuple(parties), embedding=4, codec="float32", window=1, coverage=1.0)
     facts = TaskFacts(
         run="r", seed=0, model=MODEL, data=Data(source=source), shape=(4,), classes=["0", "1"], parameters={},
-        privacy="", planned=None, counts=False, vertical=vertical,
+        planned=None, counts=False, vertical=vertical,
     )  # fmt: skip
     return Task.from_bytes(Task(facts, None).to_bytes())  # as it travels
 

@@ -204,7 +204,6 @@ def test_the_activity_follows_from_the_data(source, shape, expected):
         shape=shape,
         classes=["0"],
         parameters={},
-        privacy="",
         planned=None,
         counts=True,
     )

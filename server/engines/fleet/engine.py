@@ -44,7 +44,6 @@ class FleetEngine:
         dataset: the coordinator's own: shape, classes and data settings.
         parameters: shapes of the network's arrays.
         plan: of privacy.
-        privacy: the statement for people.
         training_graph: makes the training graph for nodes without torch; called when the first of them comes.
         sign: signs what nodes shall trust.
         path: `nodes.json` of the run.
@@ -67,7 +66,6 @@ class FleetEngine:
         dataset: FederatedDataset,
         parameters: dict[str, tuple[int, ...]],
         plan: Plan | None,
-        privacy: str,
         training_graph: Callable[[], bytes],
         sign: Callable[[bytes], bytes],
         path: Path,
@@ -92,7 +90,6 @@ class FleetEngine:
             algorithm,
             dataset,
             parameters,
-            privacy,
             plan,
             run_id=run_id,
             split=None if host is None else host.facts,

@@ -40,7 +40,6 @@ class Fleet:
         address: host:port for streams to listen on.
         keys: of the streams' server; None for no TLS.
         run_id: of this run, whoever has the same experiment.
-        owners: what owners of devices are told of privacy.
     """
 
     grid: Grid
@@ -52,7 +51,6 @@ class Fleet:
     address: str
     keys: Keys | None
     run_id: str
-    owners: str
 
     @property
     def nodes(self) -> Path:
@@ -95,7 +93,6 @@ def engine_of(
         dataset,
         parameters,
         plan,
-        fleet.owners,
         training_graph,
         fleet.sign,
         fleet.nodes,
@@ -120,7 +117,6 @@ def _parties(
         grid=fleet.grid,
         experiment=fleet.experiment,
         algorithm=algorithm,
-        privacy=fleet.owners,
         sign=fleet.sign,
         path=fleet.nodes,
         on_notice=fleet.notice,

@@ -48,7 +48,6 @@ class PartyEngine:
         grid: Flower's.
         experiment: the experiment.
         algorithm: the method, whose clients train plainly.
-        privacy: the statement for people.
         sign: signs what nodes shall trust.
         path: `nodes.json` of the run.
         on_notice: called with a line for people.
@@ -67,7 +66,6 @@ class PartyEngine:
         grid: Grid,
         experiment: Sections,
         algorithm: Algorithm,
-        privacy: str,
         sign: Callable[[bytes], bytes],
         path: Path,
         on_notice: Callable[[str], None],
@@ -76,7 +74,7 @@ class PartyEngine:
         self.algorithm = algorithm
         self._host, self._ids, self._labels = host, dataset.ids, dataset.labels
         self._experiment, self._on_notice = experiment, on_notice
-        facts = facts_of(experiment, algorithm, dataset, {}, privacy, None, vertical=host.facts)
+        facts = facts_of(experiment, algorithm, dataset, {}, None, vertical=host.facts)
         self.tasks = Tasks(facts, _no_graph)
         self._exchange = Exchange(grid, on_notice)
         self.presence = Presence(self._exchange, self.tasks, ("torch",), "", sign, path, on_notice, admit=self._admit)

@@ -59,7 +59,6 @@ def facts_of(
     algorithm: Algorithm,
     dataset: FederatedDataset,
     parameters: dict[str, tuple[int, ...]],
-    privacy: str,
     plan: Plan | None,
     *,
     run_id: str = "",
@@ -73,7 +72,6 @@ def facts_of(
         algorithm: its method.
         dataset: the coordinator's own: shape, classes and data settings.
         parameters: shapes of the arrays that nodes get.
-        privacy: the statement for people.
         plan: of privacy.
         run_id: of this run, whoever has the same experiment.
         split: how the network is cut.
@@ -82,6 +80,7 @@ def facts_of(
     serve, planned = experiment.serve, None
     if plan is not None and plan.noise == "client":
         planned = Planned(
+            unit="client" if plan.unit == "client" else "example",
             noise_multiplier=plan.noise_multiplier,
             sample_rate=plan.sample_rate,
             steps=plan.steps * plan.rounds,
@@ -98,7 +97,7 @@ def facts_of(
         shape=dataset.shape,
         classes=dataset.classes,
         parameters=parameters,
-        privacy=privacy,
+        claimed=experiment.privacy.unit if planned is None else "none",
         planned=planned,
         counts=planned is None and vertical is None,
         split=split,
