@@ -161,7 +161,7 @@ class LiteRTTrainer:
 
     def _dp_sgd(self, w: Array, plan: list[Integers], task: LocalTask, asked: Train) -> Array:
         settings = asked.settings
-        expected = settings.sample_rate * len(task.examples)
+        expected = settings.batch_of(len(task.examples))
         rate = _single(settings.learning_rate / expected)
         more = self._more(w, asked, expected)
         for indices in plan:

@@ -226,7 +226,7 @@ def _dp_sgd(
         add_noise(list(sums.values()), settings.noise_multiplier * settings.clip, rng)
         with torch.no_grad():
             for name, parameter in parameters.items():
-                gradient = sums[name] / (settings.sample_rate * len(y))
+                gradient = sums[name] / settings.batch_of(len(y))
                 pull.add(name, parameter, gradient)
                 momentum[name].mul_(settings.momentum).add_(gradient)
                 parameter.add_(momentum[name], alpha=-settings.learning_rate)

@@ -61,6 +61,8 @@ class Experiment(Section):
                 "devices' statistics are counted as single examples', which says nothing of a whole client: set "
                 "serve.statistics_every = 0"
             )
+        if self.privacy.expected_examples and self.privacy.unit != "example":
+            raise ValueError('privacy.expected_examples is of privacy.unit = "example": leave it out')
         check_together(self)
         return self
 

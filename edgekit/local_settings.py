@@ -41,6 +41,7 @@ class LocalSettings:
         update_clip: largest l2 norm of the whole update, 0 for none (unit client).
         update_noise: standard deviation of the noise the client adds to its clipped update, 0 for none.
         update_bounds: of an update with several bundles, the largest l2 norm of each, in place of `update_clip`.
+        expected_examples: by which means are taken, times the sample rate (`dp-sgd`); 0 is the client's own number.
         least_batch: an epoch's last batch of fewer examples joins the one before it (`sgd`).
     """
 
@@ -58,6 +59,12 @@ class LocalSettings:
     update_noise: float = 0.0
     update_bounds: Mapping[str, float] = field(default_factory=dict, hash=False)
     least_batch: int = 1
+    expected_examples: float = 0.0
+
+    @property
+    def _unset(self) -> dict[str, object]:
+        """What is left out of a message where it has no effect: noise is drawn by its text, and runs keep theirs."""
+        return {"update_bounds": {}, "least_batch": 1, "expected_examples": 0.0}
 
     def __post_init__(self) -> None:
         """Refuse settings out of range: they come over the network, and privacy is reckoned with them.
@@ -94,11 +101,11 @@ class LocalSettings:
         """Return the settings as JSON, for the message's config."""
         held = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
         held["update_bounds"] = dict(self.update_bounds)
-        if not self.update_bounds:  # what noise is drawn from: runs of one bundle keep theirs
-            del held["update_bounds"]
-        if self.least_batch == 1:  # likewise
-            del held["least_batch"]
-        return json.dumps(held)
+        return json.dumps({name: value for name, value in held.items() if value != self._unset.get(name, ...)})
+
+    def batch_of(self, examples: int) -> float:
+        """Return how many examples a Poisson batch has on average, of a client with so many."""
+        return self.sample_rate * (self.expected_examples or examples)
 
     @classmethod
     def from_json(cls, text: str) -> "LocalSettings":

@@ -38,7 +38,15 @@ def not_covered(statement: Statement, plan: Plan | None, randomness: str) -> lis
     """Return what the guarantee does not cover; `randomness` is `privacy.randomness`."""
     if plan is None:
         return list(statement.open)
-    lines = [*statement.open, "Settings chosen by looking at results of earlier runs are not counted."]
+    lines = [
+        *statement.open,
+        "Other runs on the same data: what they spend adds up, and this figure is of this run alone. Settings chosen "
+        "by looking at their results are not counted.",
+        "Statistics of inputs that devices share are counted by the devices themselves, not here.",
+        "Which clients failed, when each answered and how long it took.",
+        "Noise is drawn and added in floating point, whose gaps can tell more than real numbers would (Mironov 2012); "
+        "nothing is done against that.",
+    ]
     if randomness == "seed":
         lines.append(
             "The random numbers come from the experiment's seed, so that the run can be repeated; whoever knows the "

@@ -223,7 +223,7 @@ class VectorisedTrainer:
             if settings.work == "clipped-sum":
                 return sums, None
             for row, task in enumerate(tasks):
-                expected = settings.sample_rate * len(task.examples)
+                expected = settings.batch_of(len(task.examples))
                 add_noise([total[row] for total in sums], settings.noise_multiplier * settings.clip, task.noise_rng)
                 for total in sums:
                     total[row] /= expected

@@ -80,7 +80,28 @@ class GaussianMechanism(Mechanism):
             clip=plan.clip,
             sample_rate=self.privacy.sample_rate,
             noise_multiplier=plan.noise_multiplier,
+            expected_examples=self.privacy.expected_examples,
         )
+
+    @property
+    def adjacency_of_examples(self) -> Adjacency:
+        """Which data sets are neighbours: where means are taken by true numbers, these are public."""
+        return "add-or-remove-one" if self.privacy.expected_examples else "replace-by-zero"
+
+    @property
+    def neighbours_of_examples(self) -> str:
+        """The claim's beginning."""
+        if self.privacy.expected_examples:
+            return "Adding or removing any single training example changes the probability of any outcome"
+        return (
+            "Replacing any single training example by a blank one (the numbers of examples are public) changes the "
+            "probability of any outcome"
+        )
+
+    @property
+    def public_of_examples(self) -> str:
+        """What is taken as public."""
+        return "Who takes part is taken as public." if self.privacy.expected_examples else PUBLIC_COHORT
 
     def batches(self, schedule: Schedule) -> int:
         """Return how many Poisson batches make up the local passes."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from edgekit.asks import Ask, State
 from edgekit.guarantee import Plan, Schedule, Statement
-from edgekit.privacy.mechanisms.base import FOR_MESSAGES, NOT_CLIENTS, PUBLIC_COHORT, GaussianMechanism
+from edgekit.privacy.mechanisms.base import FOR_MESSAGES, NOT_CLIENTS, GaussianMechanism
 
 
 class ExampleByClient(GaussianMechanism):
@@ -19,7 +19,7 @@ class ExampleByClient(GaussianMechanism):
             schedule,
             rate=self.privacy.sample_rate,
             steps=self.batches(schedule),
-            adjacency="add-or-remove-one",
+            adjacency=self.adjacency_of_examples,
             sensitivity=self.privacy.clip,
         )
 
@@ -32,9 +32,9 @@ class ExampleByClient(GaussianMechanism):
         return Statement(
             whose="one example",
             by="client",
-            neighbours="Adding or removing any single training example changes the probability of any outcome",
+            neighbours=self.neighbours_of_examples,
             holds=(FOR_MESSAGES,),
-            open=(NOT_CLIENTS, PUBLIC_COHORT),
+            open=(NOT_CLIENTS, self.public_of_examples),
             owners="This device adds the noise itself: {guarantee} for one example against everybody, the coordinator "
             "too",
         )

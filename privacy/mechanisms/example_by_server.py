@@ -16,7 +16,6 @@ from edgekit.privacy import gaussian
 from edgekit.privacy.mechanisms.base import (
     FOR_ALL_OUTPUT,
     NOT_CLIENTS,
-    PUBLIC_COHORT,
     TRUSTED,
     GaussianMechanism,
     start_of,
@@ -52,7 +51,7 @@ class ExampleByServer(GaussianMechanism):
         examples.
         """
         rate, clip = self.privacy.sample_rate, self.privacy.clip
-        return self.solved(schedule, rate=rate, steps=1, adjacency="add-or-remove-one", sensitivity=clip)
+        return self.solved(schedule, rate=rate, steps=1, adjacency=self.adjacency_of_examples, sensitivity=clip)
 
     def prepare(self, ask: Ask, state: State) -> Ask:
         """Ask for the clipped sum of one batch."""
@@ -63,11 +62,14 @@ class ExampleByServer(GaussianMechanism):
     ) -> tuple[Aggregate, State]:
         """Return the weights after `w - learning_rate * (sum + noise) / expected`.
 
-        The divisor is the expected batch, fixed beforehand: dividing by the drawn one would tell its size. With no
-        updates the result is pure noise, as the guarantee demands.
+        The divisor is the expected batch, fixed beforehand: dividing by the drawn one would tell its size. It is of the
+        true number of examples, unless the experiment names a public one. With no updates the result is pure noise, as
+        the guarantee demands.
         """
         plan = self.plan_made
-        expected = plan.sample_rate * round_.examples() * round_.cohort / round_.clients
+        public = self.privacy.expected_examples
+        examples = public * round_.clients if public else round_.examples()
+        expected = plan.sample_rate * examples * round_.cohort / round_.clients
         found = {}
         for bundle, like in round_.like.items():
             start = start_of(bundle, round_.weights, round_.like)
@@ -81,9 +83,9 @@ class ExampleByServer(GaussianMechanism):
         return Statement(
             whose="one example",
             by="server",
-            neighbours="Adding or removing any single training example changes the probability of any outcome",
+            neighbours=self.neighbours_of_examples,
             holds=(FOR_ALL_OUTPUT,),
-            open=(TRUSTED, NOT_CLIENTS, PUBLIC_COHORT),
+            open=(TRUSTED, NOT_CLIENTS, self.public_of_examples),
             owners="The coordinator adds the noise: {guarantee} for one example against who sees the model; who runs "
             "the coordinator sees this device's own updates",
         )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from edgekit.algorithms.base import Algorithm
 from edgekit.data import FederatedDataset
-from edgekit.errors import ExperimentError
+from edgekit.errors import ExperimentError, PrivacyError
 from edgekit.guarantee import Charge, Plan, Schedule
 from edgekit.privacy import Ledger
 from edgekit.runfolder import RunFolder
@@ -122,6 +122,12 @@ def planned(
     sampling = selection.make(federation.selector or mechanism.selector).sampling(
         federation.cohort or dataset.clients, dataset.clients
     )
+    units = dataset.clients if experiment.privacy.unit == "client" else dataset.total_examples
+    if units and experiment.privacy.delta > 1 / units:
+        raise PrivacyError(
+            f"privacy.delta {experiment.privacy.delta:g} is above 1/{units}: so much could be given away of one of "
+            f"{units} and still be called private; take less"
+        )
     epochs, bundles = experiment.training.epochs, tuple(algorithm.bundles)
     mechanism.plan(Schedule(federation.rounds, sampling.amplifies, epochs, bundles, federation.method))
     return mechanism

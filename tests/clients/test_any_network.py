@@ -191,6 +191,20 @@ def map_tasks(blocks):
     return [_task(block) for block in blocks]
 
 
+@pytest.mark.parametrize("public", [0, 40])
+def test_a_private_step_is_divided_by_the_true_number_or_by_a_public_one(public):
+    """Else the noise tells how many examples there are: with a public number 9 and 8 move the weights alike."""
+    model = _made("plain")
+    settings = replace(SUM, work="dp-sgd", learning_rate=1.0, expected_examples=public)
+    for size in (9, 8):
+        examples = _examples(size)
+        step = {name: -total / (public or size) for name, total in _by_autograd(model, examples).items()}
+        weights = _weights(model)
+        (together,) = VectorisedTrainer(model).train_cohort([Train(weights, settings)], [_task(examples)])
+        for found in (together, TorchTrainer(model).train(Train(weights, settings), _task(examples))):
+            assert all(np.allclose(found.arrays[k] - weights[k], step[k].numpy(), atol=2e-6) for k in step)
+
+
 def test_what_mixes_is_seen():
     x = _examples(9).x
     assert {name for name in NETWORKS if mixes(_made(name), x)} == MIXING

@@ -173,11 +173,13 @@ def test_from_a_runs_events_an_outsider_computes_epsilon_again(history):
 @pytest.mark.parametrize(
     ("made", "adjacency"),
     [
-        (mechanisms.make(Privacy(unit="example", noise="server")), "add-or-remove-one"),
-        (mechanisms.make(Privacy(unit="example", noise="client")), "add-or-remove-one"),
+        (mechanisms.make(Privacy(unit="example", noise="server")), "replace-by-zero"),
+        (mechanisms.make(Privacy(unit="example", noise="client")), "replace-by-zero"),
+        (mechanisms.make(Privacy(unit="example", noise="server", expected_examples=30)), "add-or-remove-one"),
+        (mechanisms.make(Privacy(unit="example", noise="client", expected_examples=30)), "add-or-remove-one"),
         (mechanisms.make(Privacy(unit="client", noise="server")), "add-or-remove-one"),
         (mechanisms.make(Privacy(unit="client", noise="client")), "replace-one"),
-        (SplitByServer(Privacy(unit="example")), "add-or-remove-one"),
+        (SplitByServer(Privacy(unit="example")), "replace-by-zero"),
         (SplitByDevices(Privacy(unit="example", noise="client"), 2, 1.0, 1e9), "replace-one"),
     ],
 )
@@ -185,7 +187,13 @@ def test_a_guarantee_says_which_data_sets_are_neighbours_as_its_words_do(made, a
     plan = made.plan(Schedule(3, 0.5, 1, ("weights",)))
     assert plan.adjacency == adjacency
     (first, *_) = covered(made.statement(), plan, 1.0)
-    assert first.startswith("Replacing" if adjacency == "replace-one" else "Adding or removing")
+    assert first.startswith("Adding or removing" if adjacency == "add-or-remove-one" else "Replacing")
+    assert ("blank" in first) == (adjacency == "replace-by-zero")
+    told = " ".join(not_covered(made.statement(), plan, "system"))
+    public = adjacency == "replace-by-zero"
+    assert ("how many examples each client has, is taken as public" in told) >= public
+    for what in ("adds up", "Statistics of inputs", "Which clients failed", "how long it took", "Mironov 2012"):
+        assert what in told
 
 
 def _lines(path):

@@ -13,7 +13,7 @@ from edgekit.asks import State, Train
 from edgekit.clients.torch_trainer import TorchTrainer, state
 from edgekit.clients.trainer import LocalTask
 from edgekit.data import load
-from edgekit.errors import ModelError
+from edgekit.errors import ModelError, PrivacyError
 from edgekit.models import build
 from edgekit.randomness import generator
 from edgekit.runfolder import RunFolder
@@ -109,6 +109,25 @@ def test_noise_by_the_server_is_as_large_as_planned_on_each_weight_once(coordina
     wanted = plan.noise_multiplier / (plan.sample_rate * made.dataset.total_examples)
     assert np.array_equal(moved["a.weight"], moved["b.weight"])
     assert np.std(moved["a.weight"]) == pytest.approx(wanted, rel=0.05)
+
+
+@pytest.mark.parametrize("public", [0, 25])
+def test_the_noise_of_a_mean_is_by_the_true_number_or_by_a_public_one(coordinate, public):
+    chosen = ["privacy.unit=example", "privacy.epsilon=0.02", "federation.rounds=1"]
+    made = coordinate("FrozenBody", *chosen, f"privacy.expected_examples={public}")
+    before = state(made.model)
+    moved = made.run().weights["out.weight"] - before["out.weight"]
+    examples = 4 * public or made.dataset.total_examples
+    wanted = made.plan.noise_multiplier / (made.plan.sample_rate * examples)
+    assert moved.std() == pytest.approx(wanted, rel=0.2)
+    assert made.plan.adjacency == ("add-or-remove-one" if public else "replace-by-zero")
+
+
+def test_a_delta_that_gives_one_of_them_away_is_refused(coordinate):
+    with pytest.raises(PrivacyError, match="privacy.delta 0.01 is above 1/"):
+        coordinate("FrozenBody", "privacy.unit=example", "privacy.delta=0.01")
+    with pytest.raises(PrivacyError, match="privacy.delta 0.3 is above 1/4"):
+        coordinate("FrozenBody", "privacy.unit=client", "privacy.delta=0.3")
 
 
 def _after_one_round(made, client):

@@ -172,7 +172,7 @@ export class Trainer {
   }
 
   async _dpSgd(w, examples, settings, draws) {
-    const expected = settings.sample_rate * examples.count;
+    const expected = settings.sample_rate * (settings.expected_examples || examples.count);
     const rate = single(settings.learning_rate / expected);
     const more = this._more(w, settings, expected);
     for (const indices of draws.plan) {

@@ -21,7 +21,7 @@ class SplitByServer(ExampleByClient):
         return Statement(
             whose="one example",
             by="devices and the server, who is trusted",
-            neighbours="Adding or removing any single training example changes the probability of any outcome",
+            neighbours=self.neighbours_of_examples,
             holds=(
                 "It holds against everybody but the server: other devices, and whoever gets the model or files made "
                 "of it. Devices add noise to the gradients of their parts of the network, the server to those of its "

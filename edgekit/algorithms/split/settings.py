@@ -102,6 +102,8 @@ def _check_parties(split: Split, sections: Any) -> None:
 
 
 def _check_private(split: Split, privacy: Any) -> None:
+    if privacy.expected_examples:
+        raise ValueError("split learning takes means by true numbers: leave privacy.expected_examples out")
     if privacy.unit == "client":
         raise ValueError('split learning protects single examples: set privacy.unit = "example", not "client"')
     if privacy.noise == "client" and split.labels == "server":
