@@ -58,6 +58,10 @@ def run_halves(halves: Mapping[int, Half], asks: Mapping[int, Ask], answer: Answ
     }
     found: Mapping[int, Any] = {client: None for client in halves if client not in ended}
     buffers = {client: ask.bundles[BUFFERS] for client, ask in asks.items() if BUFFERS in ask.bundles}
+    for client in buffers:
+        if asks[client].settings.protects:
+            ended[client] = TrainingError("a protected round takes no running statistics along: they tell of examples")
+    found = {client: None for client in found if client not in ended}
     own: dict[int, bool] = {}
     for made in range(MOST_REQUESTS):
         waiting = {}
@@ -166,6 +170,10 @@ def leaving(
         TrainingError: it is no update, or one that is not bounded as the round says.
     """
     update, buffers = _without_buffers(update)
+    if buffers is not None:
+        if ask.settings.protects:
+            raise TrainingError("running statistics tell of examples: they do not leave a protected round")
+        buffers = {name: held for name, held in buffers.items() if algorithm.shares(name)}
     if any(one.on_clients for one in transforms):
         update = on_update(transforms, _well_formed(update), ask, client, expected_of(algorithm, ask), draw)
     left = protected(update, ask, noise)

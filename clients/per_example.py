@@ -4,6 +4,7 @@ In vectorised steps where torch.func can, which is tried on real examples and he
 after the other. Nothing mixes examples in either, by construction.
 """
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
@@ -15,6 +16,7 @@ from torch.func import functional_call
 from edgekit.clients.cohort.vectorised import Vectorised, gradients_of
 from edgekit.clients.draws import Draws, Makes, generator_of, of_examples, once, part_of
 from edgekit.errors import TrainingError
+from edgekit.models.requirements import attributes, changed, untrained
 from edgekit.privacy.tensors import clipped
 
 PROBED = 4
@@ -31,8 +33,9 @@ class PerExample:
 
     def __init__(self, model: nn.Module, on_notice: Callable[[str], None] = lambda line: None) -> None:
         self._vectorised, self._on_notice = Vectorised(model), on_notice
-        self._tried = self._alone = False
-        self._constants = {n: torch.nan_to_num(b).clone() for n, b in self._vectorised.model.named_buffers()}
+        self._tried = self._alone = self._afresh = False
+        self._constants = {n: torch.nan_to_num(b).clone() for n, b in untrained(self._vectorised.model).items()}
+        self._attributes = attributes(self._vectorised.model)
 
     def clipped_sum(
         self, weights: Mapping[str, Tensor], x: Tensor, y: Tensor, clip: float, generator: torch.Generator
@@ -55,9 +58,8 @@ class PerExample:
         take = self._one_by_one if self._alone else self._together
         each = once(partial(of_examples, [generator], [len(y)]))
         sums = take(weights, x, y, clip, each)
-        for name, buffer in self._vectorised.model.named_buffers():
-            if not torch.equal(torch.nan_to_num(buffer), self._constants[name]):
-                raise TrainingError(f"the buffer {name!r} keeps something of the examples, which no noise covers")
+        if name := self._kept():
+            raise TrainingError(f"{name!r} keeps something of the examples, which no noise covers")
         return dict(zip(self._vectorised.names, sums, strict=True))
 
     def choose(self, weights: Mapping[str, Tensor], x: Tensor, y: Tensor, clip: float) -> None:
@@ -69,15 +71,29 @@ class PerExample:
         if self._tried or len(y) == 0:
             return
         x, y = x[:PROBED], y[:PROBED]
+        pristine = copy.deepcopy(self._vectorised.model)
+        self._one_by_one(weights, x, y, clip, _seeded(len(y)))
+        self._afresh = bool(kept := self._kept())  # then each example gets a copy of its own
+        self._vectorised.model = copy.deepcopy(pristine)
         right = self._one_by_one(weights, x, y, clip, _seeded(len(y)))
         try:
             found = self._together(weights, x, y, clip, _seeded(len(y)))
             reason = "" if _close(found, right) else "their vectorised sum differs"
         except Exception as error:  # torch.func and user modules raise many kinds
             reason = f"torch.func cannot vectorise them: {' '.join(str(error).split())[:120] or type(error).__name__}"
+        if kept:
+            reason = f"the network keeps {kept!r} from one to the next"
+        self._vectorised.model, self._attributes = pristine, attributes(pristine)
         self._tried, self._alone = True, bool(reason)
         if reason:
             self._on_notice(f"single examples are run one after the other, correct and slower ({reason})")
+
+    def _kept(self) -> str:
+        """Return the name of something that the network's forward passes changed, "" if they changed nothing."""
+        for name, tensor in untrained(self._vectorised.model).items():
+            if not torch.equal(torch.nan_to_num(tensor), self._constants[name]):
+                return name
+        return changed(self._attributes, attributes(self._vectorised.model))
 
     def _together(
         self,
@@ -99,10 +115,11 @@ class PerExample:
         clip: float,
         generators: Makes,
     ) -> list[Tensor]:
-        model, names = self._vectorised.model, self._vectorised.names
+        names = self._vectorised.names
         sums = [torch.zeros_like(weights[name]) for name in names]
         for i in range(len(y)):
             own = [weights[name].detach().clone().requires_grad_() for name in names]
+            model = copy.deepcopy(self._vectorised.model) if self._afresh else self._vectorised.model
             try:
                 with Draws(partial(part_of, generators, slice(i, i + 1))):
                     scores = functional_call(model, dict(zip(names, own, strict=True)), (x[i : i + 1].clone(),))

@@ -18,6 +18,7 @@ from edgekit.data import Examples, batches
 from edgekit.data.federated import Floats, Integers
 from edgekit.errors import EdgekitError, ModelError, TrainingError
 from edgekit.models import check_private
+from edgekit.models.requirements import untrained
 from edgekit.privacy.tensors import add_noise
 
 
@@ -32,9 +33,9 @@ class TorchTrainer:
     def __init__(self, model: nn.Module, on_notice: Callable[[str], None] = lambda line: None) -> None:
         self.model = model
         self._on_notice = on_notice
-        self._own = {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
-        self._own = {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
-        self._tried: set[str] = set()
+        held = {name: tensor for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
+        self._own = {name: tensor.detach().cpu().numpy() for name, tensor in held.items()}
+        self._tried: set[tuple[str, bool]] = set()
         self._examples_alone: PerExample | None = None
 
     @property
@@ -67,10 +68,10 @@ class TorchTrainer:
             TrainingError: it is asked for what it cannot do.
         """
         self._check_asked(asked)
-        work = asked.settings.work
-        if work in self._tried:
+        work, what = asked.settings.work, (asked.settings.work, asked.settings.protects)
+        if what in self._tried:
             return
-        if work != "sgd":
+        if asked.settings.protects:
             check_private(self.model, examples.x)
         size = asked.settings.batch_size if work == "sgd" else PROBED
         few = Examples(examples.x[:size], examples.y[:size])
@@ -83,7 +84,7 @@ class TorchTrainer:
             except Exception as error:  # a user's module may do anything
                 told = " ".join(str(error).split())[:200] or type(error).__name__
                 raise TrainingError(f"the network cannot be trained on this client's examples: {told}") from error
-        self._tried.add(work)
+        self._tried.add(what)
 
     def train(self, asked: Train, task: LocalTask) -> Trained:
         """Train one client.
@@ -114,7 +115,10 @@ class TorchTrainer:
         if problem := problem_with(asked.weights, {name: own[name] for name in own if name in trained}):
             raise ModelError(f"these weights are not of this device's network: {problem}")
         buffers = asked.buffers or {}
-        if problem := problem_with(buffers, {name: own[name] for name in own if name in buffers}):
+        if buffers and asked.settings.protects:
+            raise TrainingError("a protected round takes no running statistics along: they tell of examples")
+        kept = untrained(self.model)
+        if problem := problem_with(buffers, {name: own[name] for name in own if name in buffers and name in kept}):
             raise ModelError(f"these buffers are not of this device's network: {problem}")
         check_train(asked, trained)
 
@@ -159,7 +163,8 @@ def learnt(model: nn.Module) -> frozenset[str]:
 
 def state(model: nn.Module) -> Weights:
     """Return a module's parameters and buffers as numpy arrays; shared ones under each of their names."""
-    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in model.state_dict().items()}
+    held = {name: tensor for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
+    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in held.items()}
 
 
 def load_weights(model: nn.Module, weights: Weights) -> None:

@@ -1,5 +1,6 @@
 """The default trainer: the whole cohort takes each SGD step together."""
 
+import copy
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,7 +22,7 @@ from edgekit.data import Examples, batches
 from edgekit.data.federated import Integers
 from edgekit.errors import EdgekitError
 from edgekit.local_settings import LocalSettings
-from edgekit.models.requirements import moving_buffers
+from edgekit.models.requirements import attributes, changed, moving_buffers
 from edgekit.privacy.tensors import add_noise
 
 PROBED_SIZES = (5, 3, 2)
@@ -58,6 +59,12 @@ def obstacle(
         examples = Examples(rng.random((PROBED, *shape), np.float32), rng.integers(0, classes, PROBED))
     if moving := moving_buffers(model, examples.x):
         return f"it keeps {moving[0]!r} from the data it sees"
+    tried = copy.deepcopy(model).train()
+    before = attributes(tried)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        tried(torch.from_numpy(examples.x[:PROBED]).to(next(model.parameters()).dtype))
+    if name := changed(before, attributes(tried)):
+        return f"it keeps {name!r} from one step to the next"
     cuts = np.cumsum([0, *PROBED_SIZES])
     blocks = [Examples(examples.x[a:b], examples.y[a:b]) for a, b in itertools.pairwise(cuts)]
     held = state(model)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -98,12 +98,17 @@ class Algorithm:
 
     @staticmethod
     def network(
-        model: Model, split: Split, dataset: "FederatedDataset", seed: int, calibration: "Floats | None" = None
+        model: Model,
+        split: Split,
+        dataset: "FederatedDataset",
+        seed: int,
+        calibration: "Floats | None" = None,
+        on_notice: Callable[[str], None] = lambda line: None,
     ) -> "nn.Module":
         """Return an experiment's network, not trained yet; its first weights are scaled by calibration examples."""
         from edgekit.models import build
 
-        return build(model, dataset.shape, len(dataset.classes), seed, calibration)
+        return build(model, dataset.shape, len(dataset.classes), seed, calibration, on_notice)
 
     @property
     def plain(self) -> bool:
@@ -146,6 +151,10 @@ class Algorithm:
     def expects(self, ask: Ask) -> Bundles:
         """Return arrays of the names, shapes and types that an answer to `ask` must have."""
         return {WEIGHTS: ask.bundles[WEIGHTS]}
+
+    def shares(self, name: str) -> bool:
+        """Whether the server sees clients' values of a running statistic, and averages them."""
+        return True
 
     def merge(self, state: State, got: Aggregate, number: int) -> State | Generator[Request, Any, State]:
         """Return the state after a round.
@@ -230,8 +239,9 @@ def checked_asks(made: object, clients: Sequence[int]) -> Mapping[int, Ask]:
 
 def answer_like(algorithm: Algorithm, ask: Ask) -> Bundles:
     """Return arrays such as an answer to `ask` must have: what a method expects, and the running statistics."""
-    buffers = {BUFFERS: ask.bundles[BUFFERS]} if BUFFERS in ask.bundles else {}
-    return {**expected_of(algorithm, ask), **buffers}
+    sent = ask.bundles.get(BUFFERS)
+    shared = {} if sent is None else {name: array for name, array in sent.items() if algorithm.shares(name)}
+    return {**expected_of(algorithm, ask), **({} if sent is None else {BUFFERS: shared})}
 
 
 def expected_of(algorithm: Algorithm, ask: Ask) -> Bundles:

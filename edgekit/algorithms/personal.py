@@ -68,19 +68,25 @@ class Personal(FedAvg):
         """Expect what is shared."""
         return {WEIGHTS: {name: w for name, w in ask.bundles[WEIGHTS].items() if not self._stays(name)}}
 
+    def shares(self, name: str) -> bool:
+        """Whether a statistic is of a shared layer."""
+        return not self._stays(name)
+
     def merge(self, state: State, got: Aggregate, number: int) -> State:
         """Average what is shared."""
         return State({WEIGHTS: {**state.bundles[WEIGHTS], **got.bundles[WEIGHTS]}}, state.facts)
 
     def _joined(self, ask: Ask, client: Client) -> Weights:
-        weights, own = ask.bundles[WEIGHTS], client.state.get(OWN, {})
+        weights = ask.bundles[WEIGHTS]
+        # Clients once kept statistics and frozen weights among their own layers.
+        own = {name: array for name, array in client.state.get(OWN, {}).items() if name in weights}
         fits = not problem_with(own, {name: w for name, w in weights.items() if self._stays(name)})
         return {**weights, **own} if fits else weights
 
     def _buffers(self, ask: Ask, client: Client) -> Weights:
         """Return running statistics, of which those of personal layers are the client's own."""
         sent = ask.bundles.get(BUFFERS, {})
-        own = client.state.get(OWN_BUFFERS, {})
+        own = client.state.get(OWN_BUFFERS) or {n: a for n, a in client.state.get(OWN, {}).items() if n in sent}
         fits = not problem_with(own, {name: held for name, held in sent.items() if self._stays(name)})
         return {**sent, **own} if fits else sent
 

@@ -1,5 +1,8 @@
 """From the experiment's [model] section to a torch module."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import torch
 from torch import nn
 
@@ -8,11 +11,17 @@ from edgekit.errors import EdgekitError, ExperimentError, ModelError
 from edgekit.models.lsuv import unit_variance
 from edgekit.models.qcfs import fit_thresholds, use_qcfs
 from edgekit.models.settings import Model
+from edgekit.models.weights_file import take
 from edgekit.registry import MODELS
 
 
 def build(
-    settings: Model, shape: tuple[int, ...], classes: int, seed: int, calibration: Floats | None = None
+    settings: Model,
+    shape: tuple[int, ...],
+    classes: int,
+    seed: int,
+    calibration: Floats | None = None,
+    on_notice: Callable[[str], None] = lambda line: None,
 ) -> nn.Module:
     """Build the network with weights drawn from the seed, and see that it maps examples to class scores.
 
@@ -22,7 +31,8 @@ def build(
         classes: how many scores the network must give.
         seed: the same seed gives the same weights.
         calibration: the server's own examples, (examples, ...); networks of the zoo without activation norms are
-            scaled to unit variance on them (`lsuv`). Without them they keep their random scale.
+            scaled to unit variance on them (`lsuv`). Without them, or with a weights file, they keep their scale.
+        on_notice: called with lines for people, on what a weights file holds.
 
     Raises:
         ExperimentError: no such model, or arguments it does not take.
@@ -44,7 +54,12 @@ def build(
     for name, parameter in model.named_parameters():
         if parameter.dtype != torch.float32:
             raise ModelError(f"parameter {name!r} is {parameter.dtype}; networks are trained in torch.float32")
+    if settings.new and not settings.weights:
+        raise ExperimentError("model.new is of a weights file: give model.weights, or leave it out")
     begin(model, settings, calibration)
+    if settings.weights:
+        for line in take(model, Path(settings.weights), settings.new):
+            on_notice(line)
     return model
 
 
@@ -56,7 +71,8 @@ def begin(model: nn.Module, settings: Model, calibration: Floats | None) -> None
         settings: the experiment's [model] section.
         calibration: examples that cost no privacy, (examples, ...).
     """
-    if settings.name in MODELS and settings.norm != "group" and calibration is not None:
+    own_scale = settings.norm == "group" or settings.weights
+    if settings.name in MODELS and not own_scale and calibration is not None:
         unit_variance(model, torch.from_numpy(calibration))
     if settings.activation == "qcfs":
         use_qcfs(model, settings.levels)

@@ -23,10 +23,38 @@ def batch_norms(model: nn.Module) -> list[str]:
     ]
 
 
-def moving_buffers(model: nn.Module, x: Floats) -> list[str]:
-    """Return the names of the buffers that training changes, such as running statistics; the others are constants.
+def untrained(model: nn.Module) -> dict[str, Tensor]:
+    """Return what a network holds beside its trained parameters: buffers and frozen parameters, by name."""
+    frozen = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
+    return {**frozen, **dict(model.named_buffers())}
 
-    Found by a forward pass in training mode, on examples of two batches, since the name of a buffer tells nothing.
+
+def attributes(model: nn.Module) -> dict[str, object]:
+    """Return what a network's modules hold in plain Python, in a form that shows when a forward pass changed it."""
+    held: dict[str, object] = {}
+    for place, module in model.named_modules():
+        for name, value in vars(module).items():
+            if not name.startswith("_") and name != "training":
+                size = len(value) if isinstance(value, list | dict | set) else None
+                plain = isinstance(value, int | float | str | bool | tuple | type(None)) and not _holds_tensors(value)
+                held[f"{place}.{name}".lstrip(".")] = (value if plain else id(value), size)
+    return held
+
+
+def changed(before: dict[str, object], after: dict[str, object]) -> str:
+    """Return the name of something that two answers of `attributes` hold otherwise, "" if nothing."""
+    return next((name for name in {**before, **after} if before.get(name) != after.get(name)), "")
+
+
+def _holds_tensors(value: object) -> bool:
+    return isinstance(value, tuple) and any(isinstance(one, Tensor) for one in value)
+
+
+def moving_buffers(model: nn.Module, x: Floats) -> list[str]:
+    """Return the names of what training changes otherwise than by gradients, such as running statistics.
+
+    What else is held beside trained parameters, buffers and frozen ones, is constant. Found by a forward pass in
+    training mode, on examples of two batches, since the name of a buffer tells nothing.
 
     Args:
         model: the network; it is copied.
@@ -35,14 +63,14 @@ def moving_buffers(model: nn.Module, x: Floats) -> list[str]:
     Raises:
         ModelError: it cannot take the examples.
     """
-    if not any(True for _ in model.buffers()):
+    if not untrained(model):
         return []
     tried = copy.deepcopy(model).train()
-    before = {name: buffer.clone() for name, buffer in tried.named_buffers()}
+    before = {name: tensor.clone() for name, tensor in untrained(tried).items()}
     _forward(tried, torch.from_numpy(x[:PROBED]))
     if len(x) > PROBED + 1:
         _forward(tried, torch.from_numpy(x[PROBED : 2 * PROBED]))
-    return [name for name, buffer in tried.named_buffers() if not _same(buffer, before[name])]
+    return [name for name, tensor in untrained(tried).items() if not _same(tensor, before[name])]
 
 
 def check_private(model: nn.Module, x: Floats | None = None) -> None:

@@ -20,5 +20,9 @@ class Model(Section):
     """`qcfs` trains the ReLUs as the spikes that will stand for them (Bu et al. 2022; [spiking.md](spiking.md))."""
     levels: Annotated[int, Field(ge=1, le=256)] = 4
     """Levels of `qcfs`; with as many time steps each spike stands for one."""
+    weights: str = ""
+    """A file to begin with: .safetensors, or what `torch.save` made of a state_dict."""
+    new: list[str] = []
+    """Layers that do not come from that file, such as `["head"]` for other classes."""
     arguments: Arguments = {}
     """Of the network's constructor."""

@@ -15,7 +15,7 @@ from edgekit import __version__, algorithms, arrays
 from edgekit import experiment as experiments
 from edgekit.algorithms.base import Algorithm
 from edgekit.clients.cohort.memory import keep_freed_memory
-from edgekit.clients.torch_trainer import load_weights
+from edgekit.clients.torch_trainer import load_weights, state
 from edgekit.data import FederatedDataset
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.experiment import Experiment
@@ -39,6 +39,8 @@ from edgekit.server.loop.metrics import Outcome, RoundMetrics, by_client
 from edgekit.server.loop.sync import Coordinator
 from edgekit.transforms.base import Mechanism
 
+START = "start.safetensors"
+"""In a run's checkpoints: the network that it began with, where that came from a file."""
 STATED_PACKAGES = ("torch", "flwr", "opacus", "dp-accounting", "litert-torch", "ai-edge-litert", "snntorch", "numpy")
 
 
@@ -158,9 +160,12 @@ def _load(job: Job) -> tuple[FederatedDataset, nn.Module]:
     torch.set_num_threads(1)
     keep_freed_memory()
     job.listener.stage("data")
-    experiment = job.experiment
+    experiment, begun = job.experiment, job.folder.checkpoint / START
     dataset = load_dataset(experiment)
-    return dataset, build_network(experiment, dataset, dataset.calibration.x)
+    if experiment.model.weights and begun.exists():  # a file of the user's may have changed, or gone
+        again = experiment.model.model_copy(update={"weights": str(begun), "new": []})
+        experiment = experiment.model_copy(update={"model": again})
+    return dataset, build_network(experiment, dataset, dataset.calibration.x, job.listener.notice)
 
 
 def _work(job: Job, fleet: Fleet | None = None) -> dict[str, Any]:
@@ -192,6 +197,8 @@ def _work(job: Job, fleet: Fleet | None = None) -> dict[str, Any]:
             f"planned: epsilon {plan.epsilon:.2f} at delta {plan.delta:g} for one {plan.unit}, {plan.rounds} rounds, "
             f"noise multiplier {plan.noise_multiplier:.3f}, added by the {plan.noise}"
         )
+    if experiment.model.weights and not (job.folder.checkpoint / START).exists():
+        arrays.save(job.folder.checkpoint / START, state(model))
     job.listener.stage("training")
     outcome = coordinator.run()
     _keep_model(job, dataset, model, coordinator, outcome, simulated=fleet is None)

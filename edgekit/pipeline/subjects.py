@@ -1,5 +1,6 @@
 """What a command works on: a finished run's network, or a module of the user's, and examples for it."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from edgekit.data.federated import Floats
 from edgekit.errors import EdgekitError, ModelError, RunFolderError, UsageError
 from edgekit.experiment import Experiment
 from edgekit.export.tflite import check_calibration
+from edgekit.models.weights_file import take
 from edgekit.runfolder import RunFolder
 
 
@@ -25,19 +27,25 @@ def load_dataset(experiment: Experiment) -> FederatedDataset:
     )
 
 
-def build_network(experiment: Experiment, dataset: FederatedDataset, calibration: Floats | None = None) -> nn.Module:
+def build_network(
+    experiment: Experiment,
+    dataset: FederatedDataset,
+    calibration: Floats | None = None,
+    on_notice: Callable[[str], None] = lambda line: None,
+) -> nn.Module:
     """Return an experiment's network, not trained yet.
 
     Args:
         experiment: the experiment.
         dataset: its data.
         calibration: examples to scale the initial values by.
+        on_notice: called with lines for people.
 
     Raises:
         EdgekitError: it cannot be built.
     """
     network = algorithms.kind(experiment.split).network
-    return network(experiment.model, experiment.split, dataset, experiment.seed, calibration)
+    return network(experiment.model, experiment.split, dataset, experiment.seed, calibration, on_notice)
 
 
 def load_run(folder: RunFolder, experiment: Experiment) -> tuple[nn.Module, FederatedDataset]:
@@ -49,7 +57,8 @@ def load_run(folder: RunFolder, experiment: Experiment) -> tuple[nn.Module, Fede
     if not folder.model.exists():
         raise RunFolderError(f"{folder.path} holds no trained network yet: go on with edgekit resume {folder.path}")
     dataset = load_dataset(experiment)
-    model = build_network(experiment, dataset)
+    begun = experiment.model.model_copy(update={"weights": "", "new": []})  # all of it is in the run
+    model = build_network(experiment.model_copy(update={"model": begun}), dataset)
     weights, _ = arrays.load(folder.model)
     if problem := arrays.problem_with(weights, _state(model)):
         raise RunFolderError(f"{folder.model} is not of the experiment's network: {problem}")
@@ -79,7 +88,7 @@ def load_module(model_path: str, arguments: dict[str, Any], weights: Path | None
         raise ModelError(f"{model_path} gave {type(made).__name__}, not a torch.nn.Module")
     model = made.eval()
     if weights is not None:
-        _take_weights(model, weights)
+        take(model, weights)
     try:
         with torch.no_grad():
             scores = model(example)
@@ -123,22 +132,3 @@ def read_examples(option: str, path: Path, shape: tuple[int, ...] | None) -> tup
 
 def _state(model: nn.Module) -> arrays.Weights:
     return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-
-
-def _take_weights(model: nn.Module, path: Path) -> None:
-    if not path.exists():
-        raise UsageError(f"--weights {path} does not exist")
-    if path.suffix == ".safetensors":
-        weights, _ = arrays.load(path)
-    else:
-        try:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-            found = found.get("state_dict", found)
-            weights = {name: tensor.numpy() for name, tensor in found.items()}
-        except Exception as error:
-            raise ModelError(
-                f"{path} holds no state that can be read safely: give .safetensors, or torch.save of a state_dict"
-            ) from error
-    if problem := arrays.problem_with(weights, _state(model)):
-        raise ModelError(f"{path} is not of this module: {problem}")
-    load_weights(model, weights)

@@ -1,6 +1,7 @@
 """Checkpoints: everything a run needs to go on with the same bits, one file a round, without pickle."""
 
 import contextlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from edgekit import arrays
 from edgekit.algorithms.base import AVERAGE, OF_TRANSFORMS, State
 from edgekit.arrays import Weights
 from edgekit.asks import BUFFERS, WEIGHTS, packed, unpacked
-from edgekit.errors import EdgekitError, RunFolderError
+from edgekit.errors import EdgekitError, RunFolderError, TrainingError
 
 KEPT = 2
 """The newest checkpoints that stay; an older one is there in case the newest is damaged."""
@@ -108,10 +109,21 @@ def with_buffers_apart(found: Checkpoint, first: Checkpoint) -> Checkpoint:
     Args:
         found: the checkpoint.
         first: one of the same network.
+
+    Raises:
+        TrainingError: the method remembers something of what is no weight any more.
     """
     weights, buffers, trained = found.state.bundles[WEIGHTS], first.buffers, first.state.bundles[WEIGHTS]
     if found.buffers or not (set(trained) | set(buffers)) <= set(weights) or set(weights) == set(trained):
         return found
+    apart = set(weights) - set(trained)
+    others = [held for bundle, held in found.state.bundles.items() if bundle != WEIGHTS]
+    facts = json.dumps(dict(found.state.facts))
+    if any(f'"{name}"' in facts or any(name in held for held in others) for name in apart):
+        raise TrainingError(
+            f"the run was begun when strategies saw {min(apart)!r} too, which is no trained weight, and remembers what "
+            "it made of it: start a new run"
+        )
     bundles = {**found.state.bundles, WEIGHTS: {name: weights[name] for name in trained}}
     return replace(found, state=State(bundles, found.state.facts), buffers={name: weights[name] for name in buffers})
 

@@ -96,6 +96,10 @@ class Merging:
                 ask = asks[reply.client]
                 self.expected(number, ask)
                 problem = problem_with_update(reply.update, answer_like(self._algorithm, ask))
+            if reply.update is not None and not problem:
+                variances = [n for n in reply.update.bundles.get(BUFFERS, {}) if n.endswith("running_var")]
+                if below := [n for n in variances if (reply.update.bundles[BUFFERS][n] < 0).any()]:
+                    problem = f"{below[0]!r} is a variance below zero"
             if reply.update is None or problem:
                 reasons.append((reply.client, problem))
             else:

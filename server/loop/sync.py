@@ -260,7 +260,7 @@ class Coordinator:
             return None
         accepted, buffers = without_buffers(accepted)
         state, states, metrics = self.merging.merged(before.state, states, number, accepted, like, weights)
-        after = self._after(before, Checkpoint(number, state, transforms=states, buffers=buffers or before.buffers))
+        after = self._after(before, Checkpoint(number, state, transforms=states, buffers={**before.buffers, **buffers}))
         loss = accuracy = None
         if not skips(self.experiment.federation, number):
             loss, accuracy = evaluate(self.model, self._whole(after), self.dataset.test)

@@ -8,11 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from edgekit.asks import Train
+from edgekit.algorithms.base import Algorithm, Client
+from edgekit.asks import Ask, Train, Update
 from edgekit.clients.cohort.trainer import VectorisedTrainer, obstacle
+from edgekit.clients.halves import leaving, run_halves
 from edgekit.clients.torch_trainer import TorchTrainer, state
 from edgekit.clients.trainer import LocalTask
-from edgekit.data import Examples
+from edgekit.data import Examples, batches
 from edgekit.errors import EdgekitError, ModelError, TrainingError
 from edgekit.local_settings import LocalSettings
 from edgekit.models import check_private
@@ -302,13 +304,118 @@ class Sly(Body):
         return super().forward(x)
 
 
+class Counting(Body):
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return super().forward(x) * (1 + self.calls)
+
+
+class Remembering(Body):
+    def __init__(self):
+        super().__init__()
+        self.memory = []
+
+    def forward(self, x):
+        self.memory.append(x.detach().mean())
+        return super().forward(x) + torch.stack(self.memory).sum()
+
+
+class Smoothed(Body):
+    def __init__(self):
+        super().__init__()
+        self.last = torch.zeros(())
+
+    def forward(self, x):
+        self.last = 0.5 * self.last + x.mean()
+        return super().forward(x) + self.last
+
+
+class MovingFrozen(Body):
+    def __init__(self):
+        super().__init__()
+        self.level = nn.Parameter(torch.zeros(()), requires_grad=False)
+
+    def forward(self, x):
+        with torch.no_grad():
+            self.level.add_(x.mean())
+        return super().forward(x) + self.level
+
+
+@pytest.mark.parametrize("kind", [Counting, Remembering, Smoothed])
+def test_what_is_kept_in_plain_python_mixes_no_examples_and_goes_one_at_a_time(kind):
+    torch.manual_seed(0)
+    model, examples, said = kind(), _examples(9), []
+    trainer = TorchTrainer(model, said.append)
+    trainer.check(Train(_weights(model), SUM), examples)
+    whole = trainer.train(Train(_weights(model), SUM), _task(examples)).arrays
+    one = [trainer.train(Train(_weights(model), SUM), _task(Examples(examples.x[i : i + 1], examples.y[i : i + 1])))
+           for i in range(9)]  # fmt: skip
+    assert all(np.allclose(whole[k], sum(each.arrays[k] for each in one), atol=1e-6) for k in whole)
+    assert any("run one after the other" in line and "keeps" in line for line in said)
+    assert "keeps" in obstacle(model, (1, 8, 8), 10, _examples(16))
+
+
+def test_a_frozen_parameter_that_forward_moves_is_no_constant():
+    model = MovingFrozen()
+    assert moving_buffers(model, _examples(9).x) == ["level"]
+    with pytest.raises(ModelError, match="keeps 'level' from the data"):
+        check_private(model, _examples(9).x)
+    assert "keeps 'level'" in obstacle(model, (1, 8, 8), 10, _examples(16))
+
+
+@pytest.mark.parametrize("names", [["a.weight"], ["between.running_mean"]])
+@pytest.mark.parametrize("work", [LocalSettings(update_clip=1.0, update_noise=1.0), replace(SUM, work="dp-sgd")])
+def test_a_protected_round_takes_and_gives_no_statistics(names, work):
+    """Else whoever asks could have anything by that name, without clip and noise."""
+    model = Body(nn.BatchNorm1d(12))
+    held, weights = state(model), _weights(model)
+    asked = Train(weights, work, buffers={name: held[name] for name in names})
+    with pytest.raises(EdgekitError, match="takes no running statistics|mixes the examples"):
+        TorchTrainer(model).check(asked, _examples(9))
+    with pytest.raises(EdgekitError, match="takes no running statistics"):
+        TorchTrainer(model).train(asked, _task(_examples(9)))
+    bundles = {"weights": weights, "buffers": {name: held[name] for name in names}}
+    ask = Ask(bundles, settings=work)
+    ended = run_halves({0: Algorithm().local(ask, Client(9, frozenset(weights)))}, {0: ask}, lambda waiting: {})[0]
+    assert "takes no running statistics" in str(ended)
+    update = Update({**bundles})
+    with pytest.raises(TrainingError, match="do not leave a protected round"):
+        leaving(update, ask, Client(9, frozenset(weights)), Algorithm(), [], None, np.random.default_rng(0))
+
+
+def test_parameters_are_no_statistics():
+    model = Body(nn.BatchNorm1d(12))
+    asked = Train(_weights(model), LocalSettings(batch_size=4), buffers={"a.weight": state(model)["a.weight"]})
+    with pytest.raises(ModelError, match="these buffers are not of this device's network"):
+        TorchTrainer(model).train(asked, _task(_examples(9)))
+
+
+@pytest.mark.parametrize("trainer", ["cohort", "alone"])
+def test_a_private_step_is_divided_by_the_expected_batch_not_by_the_drawn_one(trainer):
+    model, examples = _made("plain"), _examples(11)
+    settings = replace(SUM, work="dp-sgd", learning_rate=1.0, sample_rate=0.5)
+    (drawn,) = batches.draw(11, settings, np.random.default_rng(1))
+    assert len(drawn) != 5.5
+    step = {n: -total / 5.5 for n, total in _by_autograd(model, Examples(examples.x[drawn], examples.y[drawn])).items()}
+    weights, task = _weights(model), _task(examples)
+    if trainer == "cohort":
+        (found,) = VectorisedTrainer(model).train_cohort([Train(weights, settings)], [task])
+    else:
+        found = TorchTrainer(model).train(Train(weights, settings), task)
+    assert all(np.allclose(found.arrays[n] - weights[n], step[n].numpy(), atol=2e-6) for n in step)
+
+
 def test_a_buffer_that_changes_late_ends_the_private_round():
     model, calm = Sly(), Examples(np.full((4, 1, 8, 8), 0.01, np.float32), np.zeros(4, np.int64))
     check_private(model, calm.x)
-    trainer = TorchTrainer(model)
+    trainer, settings = TorchTrainer(model), replace(SUM, work="dp-sgd")
+    trainer.train(Train(_weights(model), settings), _task(calm))
     loud = Examples(np.ones((4, 1, 8, 8), np.float32), calm.y)
-    settings = replace(SUM, work="dp-sgd")
-    with pytest.raises(TrainingError, match="'kept' keeps something|cannot be run on one example"):
+    with pytest.raises(TrainingError, match="'kept' keeps something|in-place arithmetic"):
         trainer.train(Train(_weights(model), settings), _task(loud))
 
 

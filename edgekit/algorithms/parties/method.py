@@ -12,7 +12,7 @@ from edgekit.algorithms.interactive import Interactive
 from edgekit.algorithms.split.device import half
 from edgekit.algorithms.split.settings import Split
 from edgekit.asks import Ask, Client
-from edgekit.errors import PrivacyError
+from edgekit.errors import ExperimentError, PrivacyError
 from edgekit.guarantee import UNPROTECTED
 from edgekit.privacy.settings import Privacy
 from edgekit.transforms.base import Mechanism
@@ -67,11 +67,18 @@ class Parties(Interactive):
 
     @staticmethod
     def network(
-        model: "Model", split: Split, dataset: Any, seed: int, calibration: "Floats | None" = None
+        model: "Model",
+        split: Split,
+        dataset: Any,
+        seed: int,
+        calibration: "Floats | None" = None,
+        on_notice: Callable[[str], None] = lambda line: None,
     ) -> "nn.Module":
         """Return a network for each party, and what joins them."""
         from edgekit.models.vertical import build_vertical
 
+        if model.weights:
+            raise ExperimentError("model.weights is of one network, but each party has its own: leave it out")
         shape, classes = dataset.shape, len(dataset.classes)
         return build_vertical(model, shape, dataset.widths, split.embedding, classes, seed, calibration)
 

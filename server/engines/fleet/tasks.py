@@ -92,7 +92,7 @@ def facts_of(
         run=experiment.name,
         run_id=run_id,
         seed=experiment.seed,
-        model=experiment.model,
+        model=experiment.model.model_copy(update={"weights": "", "new": []}),  # nodes are sent what is in the file
         data=experiment.data,
         shape=dataset.shape,
         classes=dataset.classes,
