@@ -1,6 +1,5 @@
 """Trains one client with a training file (`edgekit export --training`): numpy and LiteRT, no torch."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,11 @@ import numpy as np
 
 from edgekit.arrays import Array, Weights, problem_with
 from edgekit.asks import Score, Scored, Train, Trained
+from edgekit.clients.litert_runtime import check_examples, check_signatures, for_device, interpreter_of
 from edgekit.clients.trainer import LocalTask, check_train, pulled
 from edgekit.data import Examples, batches
 from edgekit.data.federated import Floats, Integers
-from edgekit.errors import DataError, MissingExtraError, ModelError, TrainingError
+from edgekit.errors import ModelError, TrainingError
 from edgekit.export.metadata import TRAINING, read_metadata
 from edgekit.local_settings import LocalSettings
 from edgekit.privacy import gaussian
@@ -265,6 +265,8 @@ class LiteRTTrainer:
         problem = None
         if settings.work == "sgd" and settings.batch_size > self.batch:
             problem = f"takes batches of at most {self.batch}, the round wants {settings.batch_size}"
+        elif name := settings.needs_torch:
+            raise TrainingError(f"a training file makes steps of plain SGD, the round's {name} needs torch")
         elif settings.work != "sgd" and not facts["private"]:
             problem = "was made without a private step"
         elif settings.work != "sgd" and not np.isclose(settings.clip, facts["clip"], rtol=1e-6, atol=0):
@@ -316,60 +318,3 @@ def _nobodys_step(w: Array, rate: Array, step: dict[str, Array]) -> dict[str, Ar
     if "velocity" in step:
         direction = step["momentum"] * step["velocity"] + direction
     return {"w": w - rate * direction, "velocity": direction}
-
-
-def for_device(x: Floats) -> Floats:
-    """Return a batch in a training file's layout: images are (batch, height, width, channels)."""
-    x = np.asarray(x, np.float32)
-    return np.ascontiguousarray(x.transpose(0, 2, 3, 1)) if x.ndim == 4 else x
-
-
-def check_examples(facts: Mapping[str, Any], examples: Examples) -> None:
-    """See that examples fit a training file.
-
-    Raises:
-        DataError: they do not.
-    """
-    shape, classes = tuple(facts["shape"]), int(facts["classes"])
-    if len(examples) == 0:
-        raise DataError("this client has no examples")
-    if examples.x.shape[1:] != shape:
-        raise DataError(f"the training file takes examples of {shape}, this client's are {examples.x.shape[1:]}")
-    if examples.y.min() < 0 or examples.y.max() >= classes:
-        raise DataError(
-            f"the training file has {classes} classes, this client's labels go from "
-            f"{examples.y.min()} to {examples.y.max()}"
-        )
-
-
-def check_signatures(interpreter: Any, wanted: Sequence[str]) -> None:
-    """See that a training file has what is called of it.
-
-    Raises:
-        ModelError: it has not.
-    """
-    there = interpreter.get_signature_list()
-    if missing := [name for name in wanted if name not in there]:
-        raise ModelError(f"the training file lacks the signature {missing[0]!r}: export it anew")
-
-
-def interpreter_of(content: bytes) -> Any:
-    """Return LiteRT's or tflite-runtime's interpreter of a training file.
-
-    Raises:
-        MissingExtraError: neither is installed.
-        ModelError: it refuses the file.
-    """
-    try:
-        from ai_edge_litert.interpreter import Interpreter
-    except ImportError:
-        try:
-            from tflite_runtime.interpreter import Interpreter
-        except ImportError:
-            raise MissingExtraError("ai-edge-litert", "node") from None
-    try:
-        interpreter = Interpreter(model_content=content, num_threads=1)
-        interpreter.allocate_tensors()
-    except (RuntimeError, ValueError) as error:
-        raise ModelError(f"the runtime refuses the training file: {' '.join(str(error).split())[:200]}") from error
-    return interpreter

@@ -9,7 +9,7 @@ from edgekit.algorithms.split.codec import LARGEST
 from edgekit.algorithms.split.hiding import Noise
 from edgekit.algorithms.split.noise import check_work, noise_of_device
 from edgekit.arrays import Array, Weights, problem_with
-from edgekit.clients.litert import check_examples, check_signatures, for_device, interpreter_of
+from edgekit.clients.litert_runtime import check_examples, check_signatures, for_device, interpreter_of
 from edgekit.clients.trainer import LocalTask
 from edgekit.data import Examples
 from edgekit.data.federated import Floats, Integers

@@ -1,13 +1,16 @@
 """[training]: one client's local training."""
 
-from typing import Literal
+import math
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
 
 from edgekit.local_settings import LocalSettings
 from edgekit.section import Count, Positive, Section, Share
 
 
 class Training(Section):
-    """One client's local training: plain SGD, with momentum if asked."""
+    """One client's local training."""
 
     trainer: Literal["auto", "cohort", "one-by-one", "litert"] = "auto"
     """`cohort` is vectorised, or an error; `litert` is as devices without torch train."""
@@ -15,16 +18,64 @@ class Training(Section):
     """Passes over a client's examples in one round."""
     batch_size: Count = 8
     """Examples a step."""
+    optimiser: Literal["sgd", "adam", "adamw"] = "sgd"
+    """As torch has them, begun anew in each round; all but `sgd` need clients with torch."""
     learning_rate: Positive = 0.1
     """Step size."""
+    schedule: Literal["constant", "cosine", "step"] = "constant"
+    """Of the step size over the rounds: `cosine` falls to almost nothing in the last one (Loshchilov & Hutter 2017),
+    `step` is `step_factor` of what it was after each `step_rounds`."""
+    warm_up: Annotated[int, Field(ge=0)] = 0
+    """Rounds in which the step size grows to its full length."""
+    step_rounds: Count = 20
+    """Of `schedule = "step"`."""
+    step_factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Of `schedule = "step"`."""
     momentum: Share = 0.0
     """Of SGD."""
+    nesterov: bool = False
+    """Nesterov's form of the momentum; needs clients with torch."""
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """As torch's optimisers have it; needs clients with torch."""
+    gradient_clip: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Largest l2 norm of a step's gradient, against explosions; 0 is any. No privacy comes of it; needs clients with
+    torch."""
     memory_mb: Count = 512
     """Bound on the vectorised trainer's working memory."""
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov is a form of momentum: set momentum, or leave it out")
+        if self.optimiser != "sgd" and self.momentum:
+            raise ValueError(f"momentum is of sgd, {self.optimiser} has its own: leave it out")
+        return self
+
+    @property
+    def needs_torch(self) -> str:
+        """Name of a key that only clients with torch can follow, "" if there is none."""
+        keys = {"optimiser": self.optimiser != "sgd", "nesterov": self.nesterov}
+        keys |= {"weight_decay": self.weight_decay > 0, "gradient_clip": self.gradient_clip > 0}
+        return next((key for key, wanted in keys.items() if wanted), "")
+
+    def rate(self, number: int, rounds: int) -> float:
+        """Return a round's step size, of so many rounds in all."""
+        if number <= self.warm_up:
+            return self.learning_rate * number / self.warm_up
+        after = number - 1 - self.warm_up
+        if self.schedule == "cosine":
+            return self.learning_rate * (1 + math.cos(math.pi * after / max(1, rounds - self.warm_up))) / 2
+        if self.schedule == "step":
+            return self.learning_rate * self.step_factor ** (after // self.step_rounds)
+        return self.learning_rate
 
     def plain(self) -> LocalSettings:
         """Return the instructions for plain training."""
         return LocalSettings(
+            optimiser=self.optimiser,
+            nesterov=self.nesterov,
+            weight_decay=self.weight_decay,
+            gradient_clip=self.gradient_clip,
             epochs=self.epochs,
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,

@@ -17,6 +17,7 @@ from edgekit.clients.trainer import LocalTask, check_train, pulled
 from edgekit.data import Examples, batches
 from edgekit.data.federated import Floats, Integers
 from edgekit.errors import EdgekitError, ModelError, TrainingError
+from edgekit.local_settings import LocalSettings
 from edgekit.models import check_private
 from edgekit.models.requirements import untrained
 from edgekit.privacy.tensors import add_noise
@@ -197,7 +198,7 @@ def _sgd(
 ) -> float:
     settings, pull = asked.settings, _Pull(asked)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimiser = torch.optim.SGD(parameters.values(), settings.learning_rate, settings.momentum)
+    optimiser = _optimiser(settings, list(parameters.values()))
     draws = Draws(lambda: [generator])
     total = 0.0
     for indices in plan:
@@ -208,9 +209,20 @@ def _sgd(
             for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
                 pull.add(name, parameter, gradient)
                 parameter.grad = gradient
+        if settings.gradient_clip:
+            torch.nn.utils.clip_grad_norm_(list(parameters.values()), settings.gradient_clip)
         optimiser.step()
         total += float(loss.detach())
     return total / len(plan)
+
+
+def _optimiser(settings: LocalSettings, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    rate, decay = settings.learning_rate, settings.weight_decay
+    if settings.optimiser == "adam":
+        return torch.optim.Adam(parameters, rate, weight_decay=decay)
+    if settings.optimiser == "adamw":
+        return torch.optim.AdamW(parameters, rate, weight_decay=decay)
+    return torch.optim.SGD(parameters, rate, settings.momentum, weight_decay=decay, nesterov=settings.nesterov)
 
 
 def _dp_sgd(

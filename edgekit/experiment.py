@@ -52,6 +52,13 @@ class Experiment(Section):
                 "training.momentum has no effect when the server adds the noise: "
                 'use federation.strategy = "FedAvgM" with server_momentum'
             )
+        if self.privacy.unit == "example" and (key := self.training.needs_torch):
+            raise ValueError(f"private steps are of plain SGD: leave training.{key} out")
+        if central and (self.training.schedule != "constant" or self.training.warm_up):
+            raise ValueError(
+                "the server takes the step when it adds the noise, of privacy.learning_rate: leave training.schedule "
+                "and training.warm_up out"
+            )
         if self.data.client_test_fraction and self.privacy.on:
             raise ValueError(
                 "under privacy clients are not asked how good the model is: set data.client_test_fraction = 0"

@@ -21,6 +21,8 @@ the noise.
 leaves the device is clipped and noised, activations and gradients too; the server need not be trusted.
 """
 
+Optimiser = Literal["sgd", "adam", "adamw"]
+
 
 @dataclass(frozen=True)
 class LocalSettings:
@@ -42,6 +44,10 @@ class LocalSettings:
         update_noise: standard deviation of the noise the client adds to its clipped update, 0 for none.
         update_bounds: of an update with several bundles, the largest l2 norm of each, in place of `update_clip`.
         expected_examples: by which means are taken, times the sample rate (`dp-sgd`); 0 is the client's own number.
+        optimiser: of `sgd`'s steps, begun anew in each training.
+        nesterov: whether momentum is Nesterov's.
+        weight_decay: as torch's optimisers have it.
+        gradient_clip: largest l2 norm of a step's gradient, pull and drift included; 0 is any.
         least_batch: an epoch's last batch of fewer examples joins the one before it (`sgd`).
     """
 
@@ -60,11 +66,29 @@ class LocalSettings:
     update_bounds: Mapping[str, float] = field(default_factory=dict, hash=False)
     least_batch: int = 1
     expected_examples: float = 0.0
+    optimiser: Optimiser = "sgd"
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    gradient_clip: float = 0.0
 
     @property
     def _unset(self) -> dict[str, object]:
         """What is left out of a message where it has no effect: noise is drawn by its text, and runs keep theirs."""
-        return {"update_bounds": {}, "least_batch": 1, "expected_examples": 0.0}
+        return {
+            "update_bounds": {},
+            "least_batch": 1,
+            "expected_examples": 0.0,
+            "optimiser": "sgd",
+            "nesterov": False,
+            "weight_decay": 0.0,
+            "gradient_clip": 0.0,
+        }
+
+    @property
+    def needs_torch(self) -> str:
+        """Name of a setting that trainers without torch cannot follow, "" if there is none."""
+        names = ("optimiser", "nesterov", "weight_decay", "gradient_clip")
+        return next((name for name in names if getattr(self, name) != self._unset[name]), "")
 
     def __post_init__(self) -> None:
         """Refuse settings out of range: they come over the network, and privacy is reckoned with them.
@@ -72,7 +96,12 @@ class LocalSettings:
         Raises:
             TrainingError: a setting is out of range; it is named.
         """
-        numbers = [one.name for one in dataclasses.fields(self) if one.name not in ("work", "update_bounds")]
+        others = ("work", "update_bounds", "optimiser", "nesterov")
+        numbers = [one.name for one in dataclasses.fields(self) if one.name not in others]
+        if self.optimiser not in get_args(Optimiser) or not isinstance(self.nesterov, bool):
+            raise TrainingError(
+                f"the round asks for the unknown optimiser {self.optimiser!r}, nesterov {self.nesterov!r}"
+            )
         if self.work not in get_args(Work):
             raise TrainingError(f"the round asks for the unknown work {self.work!r}")
         for name in numbers:

@@ -91,3 +91,20 @@ def test_each_key_says_what_it_is():
                 yield path + name
 
     assert list(unsaid(Experiment)) == []
+
+
+@pytest.mark.parametrize(
+    ("chosen", "problem"),
+    [
+        (["training.optimiser=adam", "training.momentum=0.9"], "momentum is of sgd"),
+        (["training.nesterov=true"], "nesterov is a form of momentum"),
+        (["training.optimiser=adam", "privacy.unit=example", "privacy.noise=client"], "private steps are of plain SGD"),
+        (["training.schedule=cosine", "privacy.unit=example"], "privacy.learning_rate"),
+        (["training.weight_decay=0.1", "split.cut=layers.2"], "split learning makes steps of plain SGD"),
+        (["privacy.unit=client", "serve.statistics_every=2"], "says nothing of a whole client"),
+        (["privacy.unit=client", "privacy.expected_examples=20"], "leave it out"),
+    ],
+)
+def test_settings_that_do_not_go_together_say_what_would(chosen, problem):
+    with pytest.raises(ExperimentError, match=problem):
+        experiments.load(None, chosen)

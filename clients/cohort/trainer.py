@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from edgekit.arrays import Weights
 from edgekit.asks import Train, Trained
+from edgekit.clients.cohort.stepper import Stepper
 from edgekit.clients.cohort.vectorised import Tensors, Vectorised, as_convolution, gradients_of
 from edgekit.clients.draws import Draws, generator_of, of_examples, once
 from edgekit.clients.torch_trainer import TorchTrainer, learnt, state
@@ -181,7 +182,7 @@ class VectorisedTrainer:
         generators: list[torch.Generator],
     ) -> tuple[list[Tensor], Tensor]:
         stacked = [as_convolution(tensor) for tensor in start.weights]
-        momentum = [torch.zeros_like(tensor) for tensor in stacked] if settings.momentum else []
+        optimiser = Stepper(settings, stacked)
         x, y = _padded([task.examples for task in tasks])
         x = x.to(stacked[0].dtype)
         losses = torch.zeros(len(tasks))
@@ -199,12 +200,7 @@ class VectorisedTrainer:
             with torch.no_grad():
                 losses[:active] += loss
                 gradients = start.pull(gradients, weights, settings.proximal_mu)
-                if momentum:
-                    running = [tensor[:active] for tensor in momentum]
-                    torch._foreach_mul_(running, settings.momentum)
-                    torch._foreach_add_(running, gradients)
-                    gradients = tuple(running)
-                torch._foreach_add_([w.detach() for w in weights], gradients, alpha=-settings.learning_rate)
+                optimiser.step(gradients, active)
         return stacked, losses / torch.tensor([len(plan) for plan in plans])
 
     def _private(

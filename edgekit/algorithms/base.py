@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Half = Generator[Request, Any, Update]
 """A client's half of a round: it yields what it wants done, is sent the answers, and returns the update."""
-AVERAGE = "average"
+AVERAGE, BEST = "average", "best"
 """What checkpoints hold beside the bundles of a method's state: no bundle may be called so."""
 OF_TRANSFORMS = "transform-"
 """With which no bundle of a method's state may begin: in checkpoints transforms' do."""
@@ -56,6 +56,7 @@ class Algorithm:
         bundles: names of those that clients send.
         proximal: whether clients are told a mu.
         drifts: whether clients train with a drift.
+        plain_sgd: whether it reckons with steps of plain SGD, of whichever length.
         keeps: whether clients keep something between rounds.
         losses: whether it needs the clients' training losses, which private ones keep to themselves.
         unkept: names of what it remembers but checkpoints cannot hold.
@@ -69,6 +70,7 @@ class Algorithm:
     bundles: tuple[str, ...] = (WEIGHTS,)
     proximal: bool = False
     drifts: bool = False
+    plain_sgd: bool = False
     keeps: bool = False
     losses: bool = False
     unkept: Sequence[str] = ()
@@ -209,7 +211,7 @@ def checked(state: object) -> State:
     if not isinstance(state, State) or not isinstance(state.bundles, Mapping):
         raise TrainingError(f"its state is {type(state).__name__}, not a State with bundles of arrays")
     for bundle, arrays in state.bundles.items():
-        if ":" in bundle or bundle in (AVERAGE, BUFFERS) or bundle.startswith(OF_TRANSFORMS):
+        if ":" in bundle or bundle in (AVERAGE, BEST, BUFFERS) or bundle.startswith(OF_TRANSFORMS):
             raise TrainingError(f"the bundle {bundle!r} of its state needs another name")
         if not isinstance(arrays, dict) or not all(
             isinstance(array, np.ndarray | np.generic) for array in arrays.values()

@@ -18,6 +18,7 @@ class Scaffold(Algorithm):
     bundles = (WEIGHTS, CONTROL)
     drifts = True
     keeps = True
+    plain_sgd = True
 
     def begin(self, weights: dict[str, np.ndarray], learnt: frozenset[str]) -> State:
         """Begin with controls of zero."""

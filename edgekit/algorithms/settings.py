@@ -1,6 +1,6 @@
 """[federation]: rounds, cohorts and the federated method."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -27,10 +27,26 @@ class Federation(Section):
     transforms: list[Chosen] = []
     """What happens to updates on their way, in this order on clients: names, or `package.module:Class`, each alone or
     with `arguments`."""
+    keep: Literal["last", "best", "average"] = "last"
+    """Which global model is released: the last, the one that is best on the server's own examples
+    (`data.calibration_examples`, which no client owns; never the test set), or the mean of the last ones."""
+    stop_at: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """End early once the accuracy on the server's own examples is so high; 0 never does."""
     average_last: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """The released model is the mean of the global models of this last fraction of the rounds; 0 is the last model."""
+    """Fraction of the rounds, the last ones, whose global models' mean is released; 0 is the last model alone, and a
+    quarter with `keep = "average"`."""
     evaluate_every: Count = 1
     """Rounds between measurements."""
+
+    @property
+    def averaged(self) -> float:
+        """The fraction of the rounds whose models are averaged."""
+        return self.average_last or (0.25 if self.keep == "average" else 0.0)
+
+    @property
+    def validates(self) -> bool:
+        """Whether models are measured on the server's own examples."""
+        return self.keep == "best" or self.stop_at > 0
 
     @property
     def method(self) -> str:
@@ -43,4 +59,6 @@ class Federation(Section):
             raise ValueError(
                 f"algorithm = {self.algorithm!r} and strategy = {self.strategy!r} are two methods: leave one out"
             )
+        if self.keep == "best" and self.average_last:
+            raise ValueError("keep = 'best' and average_last release two models: leave one out")
         return self

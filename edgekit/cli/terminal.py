@@ -94,6 +94,8 @@ def round_line(metrics: Any, rounds: int) -> str:
         parts.append(f"accuracy {metrics.accuracy:.4f}")
     if metrics.epsilon is not None:
         parts.append(f"epsilon {metrics.epsilon:.2f}")
+    if metrics.problem:
+        parts.append(metrics.problem)
     parts.append(f"{metrics.replies}/{metrics.cohort} clients")
     parts.append(f"{metrics.seconds:.2f} s")
     return "  ".join(parts)

@@ -71,6 +71,8 @@ class LocalEngine:
             self._counterpart = algorithm.counterpart(model, dataset, training, seed, on_notice)
             self.trainer = self._counterpart.trainer
         elif experiment.training.trainer == "litert":
+            if key := experiment.training.needs_torch:
+                raise ExperimentError(f"training.{key} needs torch: set training.trainer = 'auto'")
             if algorithm.modules:
                 raise ExperimentError(
                     f"{experiment.federation.method} has clients train further networks than the run's own, but a "

@@ -54,6 +54,22 @@ class Charging:
         plan = self._plan
         return None if plan is None else round(self.ledger.epsilon(plan.delta, plan.accountant), 4)
 
+    def check_goes_on(self, head: str, number: int) -> None:
+        """See that the ledger holds what was spent until a checkpoint.
+
+        Args:
+            head: of the ledger, as the checkpoint keeps it.
+            number: of its round.
+
+        Raises:
+            PrivacyError: it does not.
+        """
+        if not self.ledger.holds(head):
+            raise PrivacyError(
+                f"{self.ledger.path} does not hold what was spent until round {number}: it was cut, deleted, or is "
+                "another run's; put this run's own back, or start a new run"
+            )
+
     def forget_draw(self) -> None:
         """Name the random numbers anew: what was released with them is never the same again."""
         self._draw = secrets.token_hex(8)

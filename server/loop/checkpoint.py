@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgekit import arrays
-from edgekit.algorithms.base import AVERAGE, OF_TRANSFORMS, State
+from edgekit.algorithms.base import AVERAGE, BEST, OF_TRANSFORMS, State
 from edgekit.arrays import Weights
 from edgekit.asks import BUFFERS, WEIGHTS, packed, unpacked
 from edgekit.errors import EdgekitError, RunFolderError, TrainingError
@@ -29,6 +29,8 @@ class Checkpoint:
         transforms: what the server remembers of each, () before the first round.
         buffers: running statistics of the network.
         ledger: head of the ledger of spent privacy; "" without.
+        best: the global model that was best on the server's own examples, {} where none is kept.
+        best_accuracy: there.
     """
 
     round: int
@@ -39,6 +41,8 @@ class Checkpoint:
     transforms: Sequence[State] = ()
     buffers: Weights = field(default_factory=dict)
     ledger: str = ""
+    best: Weights = field(default_factory=dict)
+    best_accuracy: float = -1.0
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:
@@ -48,9 +52,8 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
         for place, one in enumerate(checkpoint.transforms)
         for name, held in one.bundles.items()
     }
-    flat = packed(
-        {**checkpoint.state.bundles, **of_transforms, AVERAGE: checkpoint.average, BUFFERS: checkpoint.buffers}
-    )
+    own = {AVERAGE: checkpoint.average, BUFFERS: checkpoint.buffers, BEST: checkpoint.best}
+    flat = packed({**checkpoint.state.bundles, **of_transforms, **own})
     description = {
         "round": checkpoint.round,
         "averaged": checkpoint.averaged,
@@ -59,6 +62,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
         "empty": [name for name, held in {**checkpoint.state.bundles, **of_transforms}.items() if not held],
         "transforms": [dict(one.facts) for one in checkpoint.transforms],
         "ledger": checkpoint.ledger,
+        "best_accuracy": checkpoint.best_accuracy,
     }
     arrays.save(folder / f"round-{checkpoint.round:06d}.safetensors", flat, description)
     for old in sorted(folder.glob("round-*.safetensors"))[:-KEPT]:
@@ -78,6 +82,7 @@ def latest(folder: Path) -> Checkpoint | None:
             flat, description = arrays.load(path)
             groups = unpacked(flat)
             average, buffers = groups.pop(AVERAGE, {}), groups.pop(BUFFERS, {})
+            best = groups.pop(BEST, {})
             groups |= {str(name): {} for name in description.get("empty", ())}
             if "facts" not in description:  # as they were when all methods were strategies of Flower's
                 description["facts"] = {"strategy": description["strategy"]}
@@ -95,6 +100,8 @@ def latest(folder: Path) -> Checkpoint | None:
                 transforms,
                 buffers,
                 str(description.get("ledger", "")),
+                best,
+                float(description.get("best_accuracy", -1.0)),
             )
         except (EdgekitError, KeyError, TypeError, ValueError, AttributeError) as error:
             problem = error

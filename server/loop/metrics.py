@@ -31,6 +31,7 @@ class RoundMetrics:
         metrics: the method's own, such as the clients' mean training loss.
         clients: accuracy on what clients hold back: `mean`, `worst_tenth` (the mean of the worst tenth of the clients)
             and how many `clients` told; {} where none are asked.
+        problem: why a figure is missing that was measured; "" if none is.
     """
 
     round: int
@@ -45,6 +46,7 @@ class RoundMetrics:
     epsilon: float | None
     metrics: Mapping[str, Any] = field(default_factory=dict)
     clients: Mapping[str, Any] = field(default_factory=dict)
+    problem: str = ""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from math import isfinite
 from typing import Any
 
 from torch import nn
@@ -14,7 +15,7 @@ from edgekit.arrays import Weights, problem_with
 from edgekit.asks import BUFFERS, WEIGHTS, Ask, Scored, State
 from edgekit.clients.torch_trainer import learnt, load_weights, state
 from edgekit.data import FederatedDataset
-from edgekit.errors import DataError, ExperimentError, PrivacyError, TrainingError
+from edgekit.errors import DataError, ExperimentError, TrainingError
 from edgekit.guarantee import Plan, Statement
 from edgekit.local_settings import LocalSettings
 from edgekit.models import batch_norms, check_private
@@ -26,7 +27,7 @@ from edgekit.server.engines.local import LocalEngine
 from edgekit.server.loop import checkpoint, selection
 from edgekit.server.loop.charging import Charging, planned
 from edgekit.server.loop.checkpoint import Checkpoint, with_buffers_apart
-from edgekit.server.loop.evaluation import evaluate
+from edgekit.server.loop.evaluation import Validation, evaluate
 from edgekit.server.loop.merging import Merging, moved_on, without_buffers
 from edgekit.server.loop.metrics import Outcome, RoundMetrics, by_client, keep_rounds, rounded, rounded_all, skips
 from edgekit.server.loop.server_trainer import ServerTrainer
@@ -81,6 +82,7 @@ class Coordinator:
         if cohort > dataset.clients:
             raise DataError(f"federation.cohort is {cohort}, but there are only {dataset.clients} clients")
         self.cohort = cohort
+        self._validation = Validation(model, dataset.calibration, experiment.federation)
         self.scores: Mapping[int, Scored] = {}
         """How good the model is for single clients, as they told last."""
         mechanism = algorithms.mechanism_of(experiment.privacy, experiment.split)
@@ -98,6 +100,10 @@ class Coordinator:
             )
         if experiment.privacy.on:
             check_private(model, dataset.calibration.x)
+        if self.algorithm.plain_sgd and (key := experiment.training.needs_torch):
+            raise ExperimentError(
+                f"{experiment.federation.method} reckons with steps of plain SGD: leave training.{key} out"
+            )
         self.mechanism = planned(experiment, dataset, self.algorithm, mechanism, transforms)
         self.selector = selection.make(
             experiment.federation.selector or (mechanism.selector if mechanism else "uniform")
@@ -173,11 +179,7 @@ class Coordinator:
             raise TrainingError(f"the checkpoint is not one of this model: {problem}")
         if current.method not in ("", self._method):
             raise TrainingError(f"the run was begun with the method {current.method}, not {self._method}: start anew")
-        if not self.charging.ledger.holds(current.ledger):
-            raise PrivacyError(
-                f"{self.run_folder.privacy} does not hold what was spent until round {current.round}: it was cut, "
-                "deleted, or is another run's; put this run's own back, or start a new run"
-            )
+        self.charging.check_goes_on(current.ledger, current.round)
         keep_rounds(self.run_folder.metrics, current.round)
         rounds = self.experiment.federation.rounds
         fruitless = attempt = 0
@@ -200,11 +202,14 @@ class Coordinator:
                 fruitless = fruitless + 1 if metrics.failures and not metrics.replies else 0
                 if fruitless == min(FRUITLESS_ROUNDS, rounds):
                     raise TrainingError(f"every client failed in {fruitless} rounds in a row; the last said: {reason}")
+                if self._validation.enough:
+                    self.on_notice(f"stopped after round {number}: accurate enough on the server's own examples")
+                    break
         except KeyboardInterrupt:
             interrupted = True
             current = with_buffers_apart(checkpoint.latest(self.run_folder.checkpoint) or current, self._first)
             keep_rounds(self.run_folder.metrics, current.round)
-        load_weights(self.model, current.average or self._whole(current))
+        load_weights(self.model, current.average or current.best or self._whole(current))
         return Outcome(state(self.model), current.round, interrupted, self.engine.trainer)
 
     def _whole(self, checkpoint: Checkpoint) -> Weights:
@@ -264,6 +269,7 @@ class Coordinator:
         loss = accuracy = None
         if not skips(self.experiment.federation, number):
             loss, accuracy = evaluate(self.model, self._whole(after), self.dataset.test)
+            after = self._validation.measured(after, self._whole(after))
         scores, own = self._measured(number, after, cohort)
         line = RoundMetrics(
             round=number,
@@ -276,8 +282,9 @@ class Coordinator:
             bytes_down=exchanged.bytes_down,
             seconds=round(time.perf_counter() - started, 4),
             epsilon=self.charging.epsilon,
-            metrics={**metrics, **own},
+            metrics={**metrics, **own, **self._validation.metrics},
             clients=by_client(scores),
+            problem="the test loss is not finite" if loss is not None and not isfinite(loss) else "",
         )
         append_line(self.run_folder.metrics, asdict(line))
         checkpoint.save(self.run_folder.checkpoint, after)
@@ -302,7 +309,8 @@ class Coordinator:
         """Complete the new checkpoint; in the last rounds the running mean of the weights moves on too."""
         federation, number = self.experiment.federation, after.round
         average, averaged = before.average, before.averaged
-        if number > federation.rounds * (1 - federation.average_last):
+        after = replace(after, best=before.best, best_accuracy=before.best_accuracy)
+        if number > federation.rounds * (1 - federation.averaged):
             averaged += 1
             average = moved_on(average, averaged, self._whole(after))
         if number == 1 and self.algorithm.unkept:
@@ -315,10 +323,12 @@ class Coordinator:
         self, made: Mapping[int, Ask], number: int, states: Sequence[State], buffers: Weights
     ) -> dict[int, Ask]:
         """Return what a round's clients are asked, with the settings they train with; equal asks stay one."""
+        rate = self.experiment.training.rate(number, self.experiment.federation.rounds)
+        settings = replace(self._plain, learning_rate=rate)
         once: dict[int, Ask] = {}
         for ask in made.values():
             if id(ask) not in once:
-                one = self.merging.prepared(replace(ask, settings=self._plain, round=number), states)
+                one = self.merging.prepared(replace(ask, settings=settings, round=number), states)
                 once[id(ask)] = replace(one, bundles={**one.bundles, BUFFERS: buffers}) if buffers else one
         return {client: once[id(ask)] for client, ask in made.items()}
 

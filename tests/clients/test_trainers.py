@@ -1,6 +1,7 @@
 """The vectorised cohort equals clients trained alone, which equal torch's own optimiser; private work equals Opacus."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -368,3 +369,70 @@ def test_shuffled_batches_hold_every_example_once_an_epoch():
     drawn = batches.shuffled(10, 4, 2, np.random.default_rng(0))
     assert [len(indices) for indices in drawn] == [4, 4, 2, 4, 4, 2]
     assert sorted(np.concatenate(drawn[:3]).tolist()) == list(range(10))
+
+
+OPTIMISERS = {
+    "weight decay": {"weight_decay": 0.1, "momentum": 0.9},
+    "nesterov": {"momentum": 0.9, "nesterov": True},
+    "adam": {"optimiser": "adam", "learning_rate": 0.01, "weight_decay": 0.01},
+    "adamw": {"optimiser": "adamw", "learning_rate": 0.01, "weight_decay": 0.1},
+    "clipped": {"gradient_clip": 0.3},
+    "clipped adam and fedprox": {"optimiser": "adam", "gradient_clip": 0.3, "proximal_mu": 0.5},
+}
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_optimisers_of_a_cohort_are_torchs(name, blocks):
+    model, data = _net("mlp", "none").double(), blocks(17, 9, 5)
+    weights, settings = state(model), LocalSettings(epochs=2, batch_size=4, **OPTIMISERS[name])
+    together = VectorisedTrainer(model).train_cohort([Train(weights, settings)] * 3, _tasks(data))
+    for update, task in zip(together, _tasks(data), strict=True):
+        assert _same(update, TorchTrainer(model).train(Train(weights, settings), task), 1e-10)
+    plain = replace(settings, optimiser="sgd", nesterov=False, weight_decay=0.0, gradient_clip=0.0)
+    assert not _same(together[0], TorchTrainer(model).train(Train(weights, plain), _tasks(data)[0]), 1e-6)
+
+
+def test_adam_is_torchs_own_over_a_clients_batches(blocks):
+    """Held against a loop that anybody would write."""
+
+    model, (data,) = copy.deepcopy(_net("mlp", "none")).float(), blocks(12)
+    settings = LocalSettings(batch_size=4, optimiser="adamw", learning_rate=0.02, weight_decay=0.1, gradient_clip=0.5)
+    own = copy.deepcopy(model)
+    optimiser = torch.optim.AdamW(own.parameters(), 0.02, weight_decay=0.1)
+    for indices in batches.draw(12, settings, _tasks([data])[0].batches_rng):
+        optimiser.zero_grad()
+        F.cross_entropy(own(torch.from_numpy(data.x[indices])), torch.from_numpy(data.y[indices])).backward()
+        torch.nn.utils.clip_grad_norm_(own.parameters(), 0.5)
+        optimiser.step()
+    for trained in (
+        TorchTrainer(model).train(Train(state(model), settings), _tasks([data])[0]),
+        VectorisedTrainer(model).train_cohort([Train(state(model), settings)], _tasks([data]))[0],
+    ):
+        assert all(np.allclose(trained.arrays[name], w, atol=1e-6) for name, w in state(own).items())
+
+
+def test_private_steps_are_of_plain_sgd(blocks):
+    model, (data,) = _net("mlp", "none"), blocks(12)
+    for work in ("dp-sgd", "clipped-sum"):
+        with pytest.raises(TrainingError, match="private steps are of plain SGD: the round's optimiser"):
+            TorchTrainer(model).train(Train(state(model), LocalSettings(work, optimiser="adam")), _tasks([data])[0])
+
+
+def test_schedules_are_torchs():
+    from edgekit.clients.settings import Training
+
+    rounds, dummy = 10, torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.4)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(dummy, rounds)
+    wanted = []
+    for _ in range(rounds):
+        wanted.append(dummy.param_groups[0]["lr"])
+        dummy.step()
+        cosine.step()
+    training = Training(learning_rate=0.4, schedule="cosine")
+    assert [training.rate(number, rounds) for number in range(1, 11)] == pytest.approx(wanted)
+    stepped = Training(learning_rate=0.4, schedule="step", step_rounds=3, step_factor=0.1)
+    assert [stepped.rate(number, rounds) for number in (1, 3, 4, 7)] == pytest.approx([0.4, 0.4, 0.04, 0.004])
+    warm = Training(learning_rate=0.4, warm_up=4, schedule="cosine")
+    assert [warm.rate(number, rounds) for number in (1, 2, 4, 5)] == pytest.approx([0.1, 0.2, 0.4, 0.4])
+    assert 0 < warm.rate(10, rounds) < 0.05
+    assert Training(learning_rate=0.4).rate(9, rounds) == 0.4

@@ -431,6 +431,7 @@ def test_the_metrics_have_the_contracts_keys(coordinate, make_experiment, tmp_pa
         "epsilon",
         "metrics",
         "clients",
+        "problem",
     ]
     assert all(list(line) == keys for line in lines)
     size = sum(a.nbytes for a in arrays.load(tmp_path / "run/checkpoint/round-000002.safetensors")[0].values())

@@ -10,14 +10,15 @@ from torch import nn
 
 from edgekit.arrays import load as load_arrays
 from edgekit.asks import State, Train
-from edgekit.clients.torch_trainer import TorchTrainer, state
+from edgekit.clients.torch_trainer import TorchTrainer, load_weights, state
 from edgekit.clients.trainer import LocalTask
 from edgekit.data import load
-from edgekit.errors import ModelError, PrivacyError
+from edgekit.errors import ExperimentError, ModelError, PrivacyError
 from edgekit.models import build
 from edgekit.randomness import generator
 from edgekit.runfolder import RunFolder
 from edgekit.server.loop import checkpoint
+from edgekit.server.loop.evaluation import evaluate
 from edgekit.server.loop.sync import Coordinator
 
 HERE = "tests.server.test_what_is_trained"
@@ -213,3 +214,69 @@ def test_batch_norm_under_privacy_is_refused_before_anything_is_charged(coordina
     with pytest.raises(ModelError, match="layer 'bn' .BatchNorm1d. mixes"):
         coordinate("Normed", "privacy.unit=example")
     assert not (tmp_path / "run" / "privacy.jsonl").exists()
+
+
+def test_a_round_trains_with_the_step_size_of_its_schedule(coordinate, monkeypatch):
+    made = coordinate("FrozenBody", "training.schedule=step", "training.step_rounds=1", "federation.rounds=3")
+    seen, exchange = [], made.engine.exchange
+    monkeypatch.setattr(made.engine, "exchange", lambda asks: seen.append(asks[0].settings) or exchange(asks))
+    made.run()
+    assert [settings.learning_rate for settings in seen] == pytest.approx([0.1, 0.05, 0.025])
+
+
+def test_adam_learns_and_methods_that_reckon_with_sgd_refuse_it(coordinate):
+    metrics = []
+    chosen = ["training.optimiser=adam", "training.learning_rate=0.01", "federation.rounds=4"]
+    coordinate("Normed", *chosen, on_round=metrics.append).run()
+    assert metrics[-1].accuracy > 0.5
+    for method in ("scaffold", "fednova"):
+        with pytest.raises(ExperimentError, match="reckons with steps of plain SGD"):
+            coordinate("Normed", *chosen, f"federation.algorithm={method}", name=method)
+    with pytest.raises(ExperimentError, match="training.optimiser needs torch"):
+        coordinate("FrozenBody", *chosen, "training.trainer=litert", name="litert")
+
+
+def test_a_loss_that_is_not_finite_is_said_in_the_round(coordinate):
+    from edgekit.cli.terminal import round_line
+
+    metrics = []
+    made = coordinate("FrozenBody", "federation.rounds=1", on_round=metrics.append)
+    made.dataset.test.x[0] = np.inf
+    made.run()
+    assert metrics[0].loss is None
+    assert "the test loss is not finite" in round_line(metrics[0], 1)
+
+
+def test_the_best_model_by_the_servers_own_examples_is_kept_over_a_crash(coordinate):
+    """At a step size that goes up and down, the best is not the last."""
+    chosen = ["training.learning_rate=1.5", "federation.keep=best"]
+    metrics = []
+    whole = coordinate("Normed", *chosen, "federation.rounds=6", name="whole", on_round=metrics.append)
+    weights = whole.run().weights
+    figures = [line.metrics["validation"] for line in metrics]
+    load_weights(whole.model, weights)
+    _, accuracy = evaluate(whole.model, weights, whole.dataset.calibration)
+    assert accuracy == pytest.approx(max(figures), abs=1e-6)
+    assert checkpoint.latest(whole.run_folder.checkpoint).best_accuracy == pytest.approx(max(figures), abs=1e-6)
+    coordinate("Normed", *chosen, "federation.rounds=4", name="cut").run()
+    resumed = coordinate("Normed", *chosen, "federation.rounds=6", name="cut").run().weights
+    assert all(np.array_equal(weights[name], resumed[name]) for name in weights)
+
+
+def test_a_run_ends_when_it_is_accurate_enough(coordinate):
+    metrics, said = [], []
+    chosen = ["federation.stop_at=0.5", "federation.rounds=9", "training.learning_rate=0.3"]
+    outcome = coordinate("Normed", *chosen, on_round=metrics.append, on_notice=said.append).run()
+    assert outcome.rounds == len(metrics) < 9
+    assert metrics[-1].metrics["validation"] >= 0.5 > max([0, *(m.metrics["validation"] for m in metrics[:-1])])
+    assert any("accurate enough on the server's own examples" in line for line in said)
+    assert not outcome.interrupted
+
+
+def test_keep_average_is_the_mean_of_the_last_quarter(coordinate):
+    average = coordinate("FrozenBody", "federation.keep=average", "federation.rounds=4", name="a").run().weights
+    same = coordinate("FrozenBody", "federation.average_last=0.25", "federation.rounds=4", name="b").run().weights
+    last = coordinate("FrozenBody", "federation.keep=average", "federation.rounds=8", name="c").run().weights
+    plain = coordinate("FrozenBody", "federation.rounds=8", name="d").run().weights
+    assert all(np.array_equal(average[name], same[name]) for name in average)
+    assert not np.array_equal(last["out.weight"], plain["out.weight"])

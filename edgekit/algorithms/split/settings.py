@@ -70,6 +70,10 @@ def check_together(sections: Any) -> None:
         _check_parties(split, sections)
     if not split.on:
         return
+    if key := sections.training.needs_torch:
+        raise ValueError(f"split learning makes steps of plain SGD: leave training.{key} out")
+    if sections.training.schedule != "constant" or sections.training.warm_up:
+        raise ValueError("split learning keeps its step size: leave training.schedule and training.warm_up out")
     if sections.data.client_test_fraction:
         raise ValueError(
             "in split learning clients are not asked how good the model is: set data.client_test_fraction = 0"

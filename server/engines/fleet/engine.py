@@ -81,9 +81,11 @@ class FleetEngine:
             self.trainer += f", {host.trainer}"
             parameters = {name: array.shape for name, array in host.device_like.items()}
         plain = algorithm.plain and not any(one.on_clients for one in chain.make(experiment.federation.transforms))
-        kinds = KINDS if plain else ("torch", "litert")
+        kinds: tuple[str, ...] = KINDS if plain else ("torch", "litert")
         method, otherwise = experiment.federation.method, ""
-        if not plain and not algorithm.interactive:
+        if key := experiment.training.needs_torch:
+            kinds, plain, otherwise = ("torch",), False, f"training.{key} needs nodes with torch"
+        elif not plain and not algorithm.interactive:
             otherwise = f"phones train plainly, but clients of {method} do more than that: it needs edgekit join"
         facts = facts_of(
             experiment,
