@@ -33,6 +33,7 @@ lint: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/simulation.py
+	$(BIN)/python benchmarks/trainers.py
 	$(BIN)/python benchmarks/example.py
 	$(BIN)/python benchmarks/tflite.py
 	$(BIN)/edgekit spike setup-lava

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 from torch import nn
 
 from edgekit.algorithms.base import Algorithm
 from edgekit.algorithms.interactive import Counterpart, Interactive
 from edgekit.asks import Ask, Scored, Train
+from edgekit.clients.cohort.choice import slower
 from edgekit.clients.cohort.trainer import VectorisedTrainer, obstacle
 from edgekit.clients.halves import keeps
 from edgekit.clients.litert import LiteRTTrainer
@@ -21,11 +23,14 @@ from edgekit.errors import ExperimentError, ModelError
 from edgekit.local_settings import LocalSettings
 from edgekit.models import check_private
 from edgekit.models.requirements import moving_buffers
-from edgekit.runfolder import RunFolder
+from edgekit.runfolder import RunFolder, write_whole
 from edgekit.server.engines.base import Draw, Exchanged
 from edgekit.server.engines.graphs import kept_training_graph
 from edgekit.server.settings import Sections
 from edgekit.transforms.base import Transform
+
+TRAINER = "trainer.txt"
+"""In a run's checkpoints: why its clients train one after the other, empty if they do not."""
 
 
 class LocalEngine:
@@ -82,7 +87,7 @@ class LocalEngine:
             single = LiteRTTrainer(kept_training_graph(experiment, algorithm, dataset, model, run, making))
             self.trainer = "one client at a time in LiteRT, as devices without torch train"
         else:
-            cohort_trainer, self.trainer = self._choose_trainer(model)
+            cohort_trainer, self.trainer = self._choose_trainer(model, run.checkpoint / TRAINER)
             others = self._others(algorithm)
         if self._counterpart is None and cohort_trainer is None:
             self._try(single, model)
@@ -135,10 +140,19 @@ class LocalEngine:
         def made(model: nn.Module) -> Trainers:
             if self._experiment.privacy.on:
                 check_private(model, data.calibration.x)
-            return TorchTrainer(model, self._on_notice), self._choose_trainer(model)[0]
+            return TorchTrainer(model, self._on_notice), self._choose_trainer(model, None)[0]
 
         data, seed = self._dataset, self._experiment.seed
         return Others(algorithm.modules, made, data.shape, len(data.classes), seed, data.calibration.x)
+
+    def _slower(self, model: nn.Module, kept: Path | None) -> str:
+        """Return why clients train faster one after the other, "" if they do not; what the run began with holds."""
+        if kept is not None and kept.exists():
+            return kept.read_text()
+        reason = slower(model, self._experiment.federation.cohort or self._dataset.clients)
+        if kept is not None:
+            write_whole(kept, reason)
+        return reason
 
     def _try(self, trainer: Trainer, model: nn.Module) -> None:
         """Try a round's work on the server's own examples, before anything is charged."""
@@ -148,12 +162,20 @@ class LocalEngine:
         buffers = {name: held[name] for name in moving_buffers(model, examples.x) if name in held}
         trainer.check(Train(weights, self._settings, buffers=buffers), examples)
 
-    def _choose_trainer(self, model: nn.Module) -> tuple[VectorisedTrainer | None, str]:
+    def _choose_trainer(self, model: nn.Module, kept: Path | None) -> tuple[VectorisedTrainer | None, str]:
+        """Return the cohort's trainer, None for one client at a time, and words on the choice.
+
+        Args:
+            model: the network.
+            kept: where the run keeps its choice, so that it goes on with the same bits.
+        """
         training = self._experiment.training
         if training.trainer == "one-by-one":
             return None, "one client at a time, as training.trainer says"
         dataset = self._dataset
         reason = obstacle(model, dataset.shape, len(dataset.classes), dataset.calibration, self._settings)
+        if reason is None and training.trainer == "auto" and self._settings.work == "sgd":
+            reason = self._slower(model, kept) or None
         if reason is None:
             return VectorisedTrainer(model, training.memory_mb << 20), "whole cohort in vectorised steps"
         if training.trainer == "cohort":

@@ -247,6 +247,21 @@ def test_a_loss_that_is_not_finite_is_said_in_the_round(coordinate):
     assert "the test loss is not finite" in round_line(metrics[0], 1)
 
 
+def test_the_faster_trainer_is_chosen_by_shapes_said_and_kept(coordinate, tmp_path):
+    said = []
+    wide = ["model.name=mlp", "model.arguments={hidden=[4000]}", "data.clients=3", "training.epochs=1"]
+    made = coordinate("FrozenBody", *wide, name="wide", on_notice=said.append)
+    assert "one client at a time: faster so, with 300,010 trained parameters in" in made.engine.trainer
+    assert any("faster so" in line for line in said)
+    assert "vectorised" in coordinate("FrozenBody", *wide, "training.trainer=cohort", name="c").engine.trainer
+    small = ["model.name=mlp", "model.arguments={hidden=[16]}", "data.clients=12"]
+    assert "vectorised" in coordinate("FrozenBody", *small, name="small").engine.trainer
+    assert "one client at a time" in coordinate("FrozenBody", *small, "federation.cohort=2", name="two").engine.trainer
+    assert "vectorised" in coordinate("FrozenBody", *wide, "privacy.unit=example", name="private").engine.trainer
+    (tmp_path / "small/checkpoint/trainer.txt").write_text("as it was begun")  # by another rule, of another version
+    assert "as it was begun" in coordinate("FrozenBody", *small, name="small").engine.trainer
+
+
 def test_the_best_model_by_the_servers_own_examples_is_kept_over_a_crash(coordinate):
     """At a step size that goes up and down, the best is not the last."""
     chosen = ["training.learning_rate=1.5", "federation.keep=best"]
