@@ -2,12 +2,14 @@
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from edgekit import experiment as experiments
 from edgekit.arrays import load as load_arrays
 from edgekit.asks import State, Train
 from edgekit.clients.torch_trainer import TorchTrainer, load_weights, state
@@ -245,6 +247,17 @@ def test_a_loss_that_is_not_finite_is_said_in_the_round(coordinate):
     made.run()
     assert metrics[0].loss is None
     assert "the test loss is not finite" in round_line(metrics[0], 1)
+
+
+def test_the_example_of_a_frozen_body_trains_its_head_alone(tmp_path, monkeypatch, heard):
+    from edgekit.pipeline import job
+
+    examples = Path(__file__).parents[2] / "examples"
+    monkeypatch.syspath_prepend(str(examples))
+    quick = ["federation.rounds=2", "export.presets=[]", "spiking.enabled=false"]
+    result = job.run(experiments.load(examples / "frozen-head.toml", quick), tmp_path / "run", heard)
+    assert heard.rounds[0].bytes_up == 20 * 4 * 4010
+    assert result["privacy"]["adjacency"] == "replace-by-zero"
 
 
 def test_the_faster_trainer_is_chosen_by_shapes_said_and_kept(coordinate, tmp_path):
