@@ -94,6 +94,8 @@ def round_line(metrics: Any, rounds: int) -> str:
         parts.append(f"accuracy {metrics.accuracy:.4f}")
     if metrics.epsilon is not None:
         parts.append(f"epsilon {metrics.epsilon:.2f}")
+    if "balanced_accuracy" in metrics.metrics:
+        parts.append(f"balanced {metrics.metrics['balanced_accuracy']:.4f}")
     if metrics.problem:
         parts.append(metrics.problem)
     parts.append(f"{metrics.replies}/{metrics.cohort} clients")

@@ -1,5 +1,6 @@
 """`audio:` recordings (wav) as log-mel features, read only when a client is sampled."""
 
+import math
 import re
 import wave
 from dataclasses import dataclass
@@ -73,10 +74,10 @@ def read_folder(folder: Path, settings: Audio) -> AudioFolder:
 
 
 def read_wav(path: Path, sample_rate: int) -> Floats:
-    """Return a recording's samples in -1..1, its channels averaged.
+    """Return a recording's samples in -1..1, its channels averaged; of another rate it is resampled.
 
     Raises:
-        DataError: not a PCM wav file, or another sample rate.
+        DataError: not a PCM wav file, or one of another rate where scipy is not installed.
     """
     try:
         with wave.open(str(path)) as file:
@@ -84,15 +85,28 @@ def read_wav(path: Path, sample_rate: int) -> Floats:
             data = file.readframes(file.getnframes())
     except (OSError, EOFError, wave.Error) as error:
         raise DataError(f"{path} is not a readable wav file: {error or 'it is cut short'}") from None
-    if rate != sample_rate:
-        raise DataError(f"{path} has {rate} samples a second; set data.audio.sample_rate to it, or resample the file")
     if size not in (1, 2, 4):
         raise DataError(f"{path} has {8 * size}-bit samples; 8, 16 or 32 bits are read")
     data = data[: len(data) // (size * channels) * (size * channels)]
     samples = np.frombuffer(data, {1: "<u1", 2: "<i2", 4: "<i4"}[size]).astype(np.float32)
     samples = samples / np.float32(128) - 1 if size == 1 else samples / np.float32(2.0 ** (8 * size - 1))
     mono: Floats = samples.reshape(-1, channels).mean(1)
-    return mono
+    return mono if rate == sample_rate else _resampled(mono, rate, sample_rate, path)
+
+
+def _resampled(samples: Floats, rate: int, wanted: int, path: Path) -> Floats:
+    """Bring a recording to another rate, by scipy's polyphase filter, which lets nothing alias."""
+    try:
+        from scipy.signal import resample_poly
+    except ImportError:
+        raise DataError(
+            f"{path} has {rate} samples a second: set data.audio.sample_rate to it, or install scipy to resample"
+        ) from None
+    if not 1000 <= rate <= 1_000_000:
+        raise DataError(f"{path} says that it has {rate} samples a second, which no recording has")
+    common = math.gcd(rate, wanted)
+    found: Floats = resample_poly(samples, wanted // common, rate // common).astype(np.float32)
+    return found
 
 
 def mel_filters(bands: int, window: int, sample_rate: int) -> Floats:

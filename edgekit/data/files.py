@@ -10,41 +10,117 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.data.federated import ArraySource, Floats
+from edgekit.data.federated import ArraySource, Floats, Integers
 from edgekit.errors import DataError
 
 Array = NDArray[Any]
 
+MOST_CHANNELS = 4
+"""Of images whose channels come last."""
 _IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
 def as_features(x: Array, where: str) -> Floats:
     """Bring examples into float32 (examples, channels, height, width) or (examples, features).
 
-    uint8 is scaled to 0..1. Images may be (n, h, w), (n, h, w, channels) or (n, channels, h, w), with 1, 3 or 4
-    channels; sequences of frames are (n, steps, channels, h, w).
+    uint8 is scaled to 0..1, and so are whole numbers of other types that are images' (`scale_of`). Images may be
+    (n, h, w), (n, h, w, channels) or (n, channels, h, w), with up to 4 channels; sequences of frames are
+    (n, steps, channels, h, w).
 
     Raises:
         DataError: another shape or dtype, or values that are not finite.
     """
     if x.dtype.kind not in "uif":
         raise DataError(f"{where}: examples have dtype {x.dtype}; numbers are needed")
-    x = x.astype(np.float32) / 255 if x.dtype == np.uint8 else x.astype(np.float32)
+    scale = scale_of(x)
+    x = x.astype(np.float32) / np.float32(scale) if scale != 1 else x.astype(np.float32)
     if x.ndim == 3:
         x = x[:, None]
-    elif x.ndim == 4 and x.shape[1] not in (1, 3, 4) and x.shape[3] in (1, 3, 4):
+    elif x.ndim == 4 and x.shape[3] <= MOST_CHANNELS < x.shape[1]:
         x = x.transpose(0, 3, 1, 2)
+    elif x.ndim == 4 and x.shape[3] <= MOST_CHANNELS and x.shape[1] not in (1, 3, 4) and x.shape[2] > MOST_CHANNELS:
+        raise DataError(
+            f"{where}: examples of shape {x.shape} may be images with {x.shape[1]} channels first, or {x.shape[3]} "
+            "last: give (n, channels, height, width)"
+        )
     elif x.ndim not in (2, 4, 5):
         raise DataError(f"{where}: examples have shape {x.shape}; (n, features) or 3 to 5 dimensions are needed")
     if not np.isfinite(x).all():
-        raise DataError(f"{where}: some values are not finite")
+        places = np.argwhere(~np.isfinite(x))
+        first, many = places[0].tolist(), len(np.unique(places[:, 0]))
+        raise DataError(
+            f"{where}: some values are not finite: in {many} example{'s' * (many > 1)}, first in example {first[0]} at "
+            f"{tuple(first[1:])}"
+        )
     return np.ascontiguousarray(x)
 
 
+def scale_of(x: Array) -> float:
+    """Return what raw values are divided by: 255 for images' bytes, of whichever type of whole numbers."""
+    if x.dtype == np.uint8:
+        return 255.0
+    images = x.dtype.kind in "ui" and x.ndim >= 3 and x.size > 0
+    return 255.0 if images and x.min() >= 0 and 1 < x.max() <= 255 else 1.0
+
+
+def as_labels(y: Array, where: str, known: Array | None = None) -> tuple[Integers, list[str], str]:
+    """Return class indices, the classes' names, and words on what numbers became, "" where they are as they were.
+
+    Args:
+        y: names, or whole numbers of whichever type; numbers that leave gaps, or begin elsewhere than at 0, are classes
+            by their order.
+        where: for messages.
+        known: labels that there are besides, as in a test set.
+
+    Raises:
+        DataError: they are neither names nor whole numbers from 0.
+    """
+    y = _plain(y)
+    everything = y if known is None else np.concatenate([y, _plain(known)])
+    if y.dtype.kind in "US" and everything.dtype.kind in "US":
+        found = np.unique(everything)
+        return np.searchsorted(found, y).astype(np.int64), [str(name) for name in found], ""
+    if everything.dtype.kind not in "ui" or everything.min(initial=0) < 0:
+        raise DataError(f"{where}: labels must be whole numbers from 0, or names; these are {y.dtype}")
+    numbers = np.unique(everything)
+    names = [str(number) for number in numbers]
+    text = ""
+    if int(numbers[-1]) != len(numbers) - 1:
+        shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+        text = f"labels {shown} are its {len(names)} classes"
+    return np.searchsorted(numbers, y).astype(np.int64), names, text
+
+
+def _plain(y: Array) -> Array:
+    """Return labels of a table's types as numpy's: objects that are text or numbers, whole floats, truth values."""
+    if y.dtype == object:
+        if len(y) and all(isinstance(one, str) for one in y):
+            return y.astype(str)
+        if len(y) and all(isinstance(one, int | float | np.number) for one in y):
+            y = y.astype(np.float64)
+    if y.dtype.kind == "b" or (y.dtype.kind == "f" and np.isfinite(y).all() and (y == np.rint(y)).all()):
+        return y.astype(np.int64)
+    return y
+
+
 def array_source(
-    x: Array, y: Array, where: str, *, groups: Array | None = None, classes: list[str] | None = None
+    x: Array,
+    y: Array,
+    where: str,
+    *,
+    groups: Array | None = None,
+    classes: list[str] | None = None,
+    known: Array | None = None,
 ) -> ArraySource:
     """Check arrays and make a source of them.
+
+    Args:
+        x: examples.
+        y: labels.
+        where: for messages.
+        groups: owners.
+        classes: names of the labels 0, 1, … where somebody gave them.
+        known: labels that there are besides, as in a test set.
 
     Raises:
         DataError: lengths differ, labels are not whole numbers from 0, or the examples are unfit.
@@ -55,25 +131,26 @@ def array_source(
         )
     if groups is not None and groups.shape != y.shape:
         raise DataError(f"{where}: groups have shape {groups.shape}; one group an example is needed")
-    if y.dtype.kind in "US":
-        names, labels = np.unique(y, return_inverse=True)
-        classes = [str(name) for name in names]
-    elif y.dtype.kind in "ui" and y.min() >= 0:
-        labels = y
-        classes = classes or [str(label) for label in range(int(y.max()) + 1)]
-    else:
-        raise DataError(f"{where}: labels must be whole numbers from 0, or names; these are {y.dtype}")
-    if len(classes) > len(labels):
-        raise DataError(f"{where}: labels go up to {labels.max()}, but there are only {len(labels)} examples")
+    labels, names, text = as_labels(y, where, known)
+    plain = _plain(y)
+    if classes is not None and plain.dtype.kind in "ui" and plain.max() < len(classes):
+        labels, names, text = plain.astype(np.int64), classes, ""
+    if len(names) > len(labels) and classes is None and known is None:
+        raise DataError(f"{where}: {len(names)} classes, but there are only {len(labels)} examples")
     features = as_features(x, where)
     shape = " x ".join(str(size) for size in features.shape[1:])
+    notes = [text] if text else []
+    if x.dtype != np.uint8 and scale_of(x) != 1:
+        notes.append("whole numbers up to 255 scaled to 0..1")
+    elif x.dtype.kind == "f" and x.ndim >= 3 and float(np.abs(features).max()) > 100:
+        notes.append(f"values up to {float(np.abs(features).max()):.4g}: networks learn better from 0 to 1")
     return ArraySource(
         features,
-        labels.astype(np.int64),
-        classes,
-        f"{where}, {len(labels)} examples of {shape}",
+        labels,
+        names,
+        "; ".join([f"{where}, {len(labels)} examples of {shape}", *notes]),
         None if groups is None else groups.astype(str),
-        {"mean": 0.0, "std": 255.0 if x.dtype == np.uint8 else 1.0},
+        {"mean": 0.0, "std": scale_of(x)},
     )
 
 
@@ -88,8 +165,15 @@ def read_npz(path: Path) -> tuple[ArraySource, ArraySource | None]:
     if f"x{prefix}" not in arrays or f"y{prefix}" not in arrays:
         held = ", ".join(arrays) or "nothing"
         raise DataError(f"{path} holds {held}; it needs x and y, or x_train, y_train (and x_test, y_test)")
-    train = array_source(arrays[f"x{prefix}"], arrays[f"y{prefix}"], str(path), groups=arrays.get(f"groups{prefix}"))
-    if "x_test" not in arrays or "y_test" not in arrays:
+    tested = "x_test" in arrays and "y_test" in arrays
+    train = array_source(
+        arrays[f"x{prefix}"],
+        arrays[f"y{prefix}"],
+        str(path),
+        groups=arrays.get(f"groups{prefix}"),
+        known=arrays["y_test"] if tested else None,
+    )
+    if not tested:
         return train, None
     return train, _same_kind(train, array_source(arrays["x_test"], arrays["y_test"], str(path)), str(path))
 

@@ -59,8 +59,9 @@ class Events(Section):
 class Hub(Section):
     """Columns of a dataset of the `datasets` library (`hf:`)."""
 
-    features: str = "image"
-    """Column of the examples."""
+    features: str | list[str] = "image"
+    """Column of the examples, or several columns of numbers; pictures of mixed sizes are brought to those of
+    `[data.images]`."""
     label: str = "label"
     """Column of the classes."""
     group: str = ""

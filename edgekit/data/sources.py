@@ -211,7 +211,7 @@ def hub_dataset(place: str, settings: Data) -> Loaded:
     """Read a data set of the `datasets` library."""
     from edgekit.data import hub
 
-    return hub.read(place, settings.hub)
+    return hub.read(place, settings.hub, settings.images)
 
 
 def hand_gestures(place: str, settings: Data) -> Loaded:

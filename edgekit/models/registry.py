@@ -51,6 +51,11 @@ def build(
     if not isinstance(scores, torch.Tensor) or scores.shape != (2, classes):
         found = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
         raise ModelError(f"{settings.name} gives {found} for two examples; it must give scores of shape (2, {classes})")
+    if _ends_in_softmax(model, shape):
+        on_notice(
+            f"{settings.name} seems to end in a softmax, which the loss takes itself: give the scores before it, or it "
+            "learns slowly"
+        )
     for name, parameter in model.named_parameters():
         if parameter.dtype != torch.float32:
             raise ModelError(f"parameter {name!r} is {parameter.dtype}; networks are trained in torch.float32")
@@ -78,6 +83,17 @@ def begin(model: nn.Module, settings: Model, calibration: Floats | None) -> None
         use_qcfs(model, settings.levels)
         if calibration is not None:
             fit_thresholds(model, torch.from_numpy(calibration))
+
+
+def _ends_in_softmax(model: nn.Module, shape: tuple[int, ...]) -> bool:
+    """Whether scores are chances: never negative, and one in all, for whatever comes."""
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            scores = model(torch.rand(4, *shape))
+        except Exception:  # it takes special values alone, and has shown what it gives for zeros
+            return False
+    return bool((scores >= 0).all() and torch.allclose(scores.sum(1), torch.ones(len(scores)), atol=1e-4))
 
 
 def _construct(settings: Model, shape: tuple[int, ...], classes: int) -> nn.Module:

@@ -34,7 +34,7 @@ from edgekit.runfolder import RunFolder
 from edgekit.server.engines.base import Engine
 from edgekit.server.engines.fleet.nodes import by_kind
 from edgekit.server.loop.charging import planned
-from edgekit.server.loop.evaluation import evaluate
+from edgekit.server.loop.evaluation import measured
 from edgekit.server.loop.metrics import Outcome, RoundMetrics, by_client
 from edgekit.server.loop.sync import Coordinator
 from edgekit.transforms.base import Mechanism
@@ -272,13 +272,16 @@ def _keep_model(
 ) -> None:
     """Save the trained weights, and write down how training went."""
     arrays.save(job.folder.model, outcome.weights, {"model": job.experiment.model.model_dump()})
-    _, accuracy = evaluate(model, outcome.weights, dataset.test)
+    found = measured(model, outcome.weights, dataset.test)
     load_weights(model, outcome.weights)
     plan, ledger = coordinator.plan, coordinator.charging.ledger
     job.result.update(
         {
             "name": job.experiment.name,
-            "accuracy": round(accuracy, 6),
+            "accuracy": round(found.accuracy, 6),
+            "balanced_accuracy": round(found.balanced_accuracy, 6),
+            "f1": round(found.f1, 6),
+            "majority_baseline": round(found.baseline, 6),
             "rounds": outcome.rounds,
             "interrupted": outcome.interrupted,
             "parameters": sum(p.numel() for p in model.parameters()),

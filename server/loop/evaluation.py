@@ -1,7 +1,8 @@
 """Accuracy and loss of the global model: on the server's test set, and on its own examples for choosing by them."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -10,16 +11,50 @@ from edgekit.algorithms.settings import Federation
 from edgekit.arrays import Weights
 from edgekit.clients.torch_trainer import load_weights
 from edgekit.data import Examples
+from edgekit.data.federated import Integers
 from edgekit.errors import ModelError
 from edgekit.server.loop.checkpoint import Checkpoint
 
+UNEQUAL = 1.5
+"""Classes are unequal where the largest has so many times its even share."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """How good a model is on examples.
+
+    Attributes:
+        loss: mean cross-entropy in nats.
+        accuracy: share of right answers.
+        balanced_accuracy: mean over the classes of the share of each that is found.
+        f1: mean over the classes of the harmonic mean of precision and recall.
+        baseline: accuracy of always naming the largest class.
+        unequal: whether classes are so unequal that accuracy alone says little.
+    """
+
+    loss: float
+    accuracy: float
+    balanced_accuracy: float
+    f1: float
+    baseline: float
+    unequal: bool
+
+    @property
+    def beside(self) -> dict[str, float]:
+        """What is told beside accuracy where classes are unequal."""
+        return {"balanced_accuracy": round(self.balanced_accuracy, 6), "f1": round(self.f1, 6)} if self.unequal else {}
+
 
 @torch.no_grad()
-def evaluate(model: nn.Module, weights: Weights, test: Examples, batch_size: int = 500) -> tuple[float, float]:
-    """Return (loss, accuracy): mean cross-entropy in nats, and the share of right answers."""
+def measured(model: nn.Module, weights: Weights, test: Examples, batch_size: int = 500) -> Figures:
+    """Return how good weights are on examples.
+
+    Raises:
+        ModelError: the network fails on them.
+    """
     load_weights(model, weights)
     model.eval()
-    loss = correct = 0.0
+    loss, answers = 0.0, []
     for start in range(0, len(test), batch_size):
         x = torch.from_numpy(test.x[start : start + batch_size])
         y = torch.from_numpy(test.y[start : start + batch_size])
@@ -31,8 +66,32 @@ def evaluate(model: nn.Module, weights: Weights, test: Examples, batch_size: int
                 f"the network failed on {len(x)} test examples of shape {tuple(x.shape[1:])}: {reason}"
             ) from error
         loss += float(F.cross_entropy(scores, y, reduction="sum"))
-        correct += int((scores.argmax(1) == y).sum())
-    return loss / len(test), correct / len(test)
+        answers.append(scores.argmax(1).numpy())
+    return _figures(loss / len(test), np.concatenate(answers), test.y)
+
+
+def evaluate(model: nn.Module, weights: Weights, test: Examples) -> tuple[float, float]:
+    """Return (loss, accuracy); errors as of `measured`."""
+    found = measured(model, weights, test)
+    return found.loss, found.accuracy
+
+
+def _figures(loss: float, answers: Integers, labels: Integers) -> Figures:
+    classes = max(int(answers.max()), int(labels.max())) + 1
+    counts, named = np.bincount(labels, minlength=classes), np.bincount(answers, minlength=classes)
+    right = np.bincount(labels[answers == labels], minlength=classes)
+    there = counts > 0
+    recall = right[there] / counts[there]
+    f1 = 2 * right[there] / (counts[there] + named[there])
+    largest = float(counts.max() / len(labels))
+    return Figures(
+        loss,
+        float(right.sum() / len(labels)),
+        float(recall.mean()),
+        float(f1.mean()),
+        largest,
+        largest > UNEQUAL / int(there.sum()),
+    )
 
 
 class Validation:

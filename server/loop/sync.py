@@ -27,7 +27,7 @@ from edgekit.server.engines.local import LocalEngine
 from edgekit.server.loop import checkpoint, selection
 from edgekit.server.loop.charging import Charging, planned
 from edgekit.server.loop.checkpoint import Checkpoint, with_buffers_apart
-from edgekit.server.loop.evaluation import Validation, evaluate
+from edgekit.server.loop.evaluation import Validation, measured
 from edgekit.server.loop.merging import Merging, moved_on, without_buffers
 from edgekit.server.loop.metrics import Outcome, RoundMetrics, by_client, keep_rounds, rounded, rounded_all, skips
 from edgekit.server.loop.server_trainer import ServerTrainer
@@ -268,7 +268,8 @@ class Coordinator:
         after = self._after(before, Checkpoint(number, state, transforms=states, buffers={**before.buffers, **buffers}))
         loss = accuracy = None
         if not skips(self.experiment.federation, number):
-            loss, accuracy = evaluate(self.model, self._whole(after), self.dataset.test)
+            found = measured(self.model, self._whole(after), self.dataset.test)
+            loss, accuracy, metrics = found.loss, found.accuracy, {**metrics, **found.beside}
             after = self._validation.measured(after, self._whole(after))
         scores, own = self._measured(number, after, cohort)
         line = RoundMetrics(

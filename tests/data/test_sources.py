@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from edgekit.data import Examples, FederatedDataset, load
-from edgekit.data.audio import log_mel, mel_filters
+from edgekit.data.audio import log_mel, mel_filters, read_wav
+from edgekit.data.files import array_source
 from edgekit.data.settings import Audio, Data, Hub, Images
 from edgekit.errors import DataError, ExperimentError
 
@@ -249,3 +250,121 @@ def test_spoken_digits_by_speaker(large_data, tmp_path):
     dataset = load(Data(source=f"audio:{tmp_path}", partition="natural", audio=audio), 0)
     assert dataset.clients == 6
     assert dataset.shape == (1, 32, 31)
+
+
+def _blobs(size=60):
+    y = RNG.integers(0, 3, size)
+    return (RNG.standard_normal((size, 6)) + 3 * np.eye(6)[y]).astype(np.float32), y
+
+
+@pytest.mark.parametrize(
+    ("made", "classes", "said"),
+    [
+        (lambda y: np.array(["low", "mid", "high"], object)[y], ["high", "low", "mid"], ""),
+        (lambda y: y.astype(np.float64), ["0", "1", "2"], ""),
+        (lambda y: np.array([5, 15, 25])[y], ["5", "15", "25"], "labels 5, 15, 25 are its 3 classes"),
+        (lambda y: y + 1, ["1", "2", "3"], "labels 1, 2, 3 are its 3 classes"),
+        (lambda y: y > 0, ["0", "1"], ""),
+        (lambda y: y.astype(object), ["0", "1", "2"], ""),
+    ],
+)
+def test_labels_as_tables_have_them(made, classes, said):
+    x, y = _blobs()
+    source = array_source(x, made(y), "here")
+    assert source.classes == classes
+    assert said in source.description
+    right = np.array([str(one) for one in made(y).astype(int)]) if classes[0] != "high" else made(y)
+    assert [source.classes[label] for label in source.labels] == [str(one) for one in right]
+
+
+@pytest.mark.parametrize("labels", [np.array([0.5] * 60), np.array([None] * 60, object), np.array([-1] * 60)])
+def test_other_labels_are_refused(labels):
+    with pytest.raises(DataError, match="labels must be whole numbers from 0, or names"):
+        array_source(_blobs()[0], labels, "here")
+
+
+def test_a_pandas_categorical_is_names():
+    pandas = pytest.importorskip("pandas")
+    x, y = _blobs()
+    names = pandas.Categorical(np.array(["a", "b", "c"])[y])
+    assert array_source(x, np.asarray(names), "here").classes == ["a", "b", "c"]
+
+
+def test_a_class_that_only_the_test_set_has_is_counted(tmp_path):
+    x, _ = _blobs()
+    train, test = np.array([2, 4] * 30), np.array([2, 4, 9] * 20)
+    np.savez(tmp_path / "d.npz", x_train=x, y_train=train, x_test=x, y_test=test)
+    dataset = load(Data(source=f"npz:{tmp_path / 'd.npz'}", clients=3), 0)
+    assert dataset.classes == ["2", "4", "9"]
+    assert set(dataset.test.y.tolist()) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint16])
+def test_images_of_any_whole_numbers_are_scaled_as_bytes_are(dtype):
+    pixels = RNG.integers(0, 256, (60, 8, 8))
+    pixels[0, 0, 0] = 255
+    source = array_source(pixels.astype(dtype), RNG.integers(0, 3, 60), "here")
+    same = array_source(pixels.astype(np.uint8), RNG.integers(0, 3, 60), "here")
+    assert np.array_equal(source.x, same.x)
+    assert source.normalisation["std"] == 255
+    assert "scaled to 0..1" in source.description
+    floats = array_source(pixels.astype(np.float32), RNG.integers(0, 3, 60), "here")
+    assert "networks learn better from 0 to 1" in floats.description
+    tokens = array_source(RNG.integers(0, 200, (60, 12)), RNG.integers(0, 3, 60), "here")
+    assert tokens.x.max() > 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "read"),
+    [
+        ((9, 12, 10, 2), (2, 12, 10)),
+        ((9, 8, 16, 16), (8, 16, 16)),
+        ((9, 28, 28, 3), (3, 28, 28)),
+        ((9, 3, 5, 2), (3, 5, 2)),
+    ],
+)
+def test_channels_first_or_last(shape, read):
+    assert array_source(RNG.random(shape, np.float32), np.arange(9) % 2, "here").x.shape[1:] == read
+
+
+def test_channels_that_may_be_first_or_last_are_asked_about():
+    with pytest.raises(DataError, match="2 channels first, or 2 last: give"):
+        array_source(RNG.random((9, 2, 10, 2), np.float32), np.arange(9) % 2, "here")
+
+
+def test_where_a_value_is_not_finite_is_said():
+    x, y = _blobs()
+    x[7, 2], x[9, 0] = np.nan, np.inf
+    with pytest.raises(DataError, match=r"in 2 examples, first in example 7 at .2,."):
+        array_source(x, y, "here")
+
+
+def test_recordings_of_other_rates_are_resampled(tmp_path):
+    time = np.arange(8000) / 16000
+    tone = 0.3 * np.sin(2 * np.pi * 440 * time)
+    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16000)
+        file.writeframes((tone * 32767).astype("<i2").tobytes())
+    found = read_wav(tmp_path / "a.wav", 8000)
+    wanted = 0.3 * np.sin(2 * np.pi * 440 * np.arange(4000) / 8000)
+    assert len(found) == 4000
+    assert np.abs(found - wanted)[100:-100].max() < 0.01
+
+
+def test_pictures_of_mixed_sizes_and_several_columns_through_hf(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    pictures = [Image.fromarray(RNG.integers(0, 256, (8 + i % 3, 9, 3), np.uint8)) for i in range(60)]
+    made = {"image": pictures, "label": [i % 2 for i in range(60)], "a": RNG.random(60), "b": list(range(60))}
+    features = datasets.Features(
+        image=datasets.Image(), label=datasets.Value("int64"), a=datasets.Value("float64"), b=datasets.Value("int64")
+    )
+    datasets.Dataset.from_dict(made, features=features).save_to_disk(str(tmp_path / "set"))
+    source = f"hf:{tmp_path / 'set'}"
+    mixed = load(Data(source=source, clients=3, images=Images(height=6, width=7)), 0)
+    assert mixed.shape == (1, 6, 7)
+    columns = load(Data(source=source, clients=3, hub=Hub(features=["a", "b"])), 0)
+    assert columns.shape == (2,)
+    with pytest.raises(DataError, match="column 'image' holds no single numbers"):
+        load(Data(source=source, clients=3, hub=Hub(features=["a", "image"])), 0)

@@ -308,3 +308,32 @@ def test_keep_average_is_the_mean_of_the_last_quarter(coordinate):
     plain = coordinate("FrozenBody", "federation.rounds=8", name="d").run().weights
     assert all(np.array_equal(average[name], same[name]) for name in average)
     assert not np.array_equal(last["out.weight"], plain["out.weight"])
+
+
+def test_balanced_accuracy_and_f1_are_scikit_learns():
+    from sklearn.metrics import balanced_accuracy_score, f1_score
+
+    from edgekit.server.loop.evaluation import _figures
+
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(4), [70, 20, 7, 3])
+    answers = np.where(rng.random(100) < 0.7, labels, rng.integers(0, 3, 100))
+    found = _figures(0.5, answers, labels)
+    assert found.accuracy == pytest.approx((answers == labels).mean())
+    assert found.balanced_accuracy == pytest.approx(balanced_accuracy_score(labels, answers))
+    assert found.f1 == pytest.approx(f1_score(labels, answers, average="macro"))
+    assert found.baseline == 0.7
+    assert set(found.beside) == {"balanced_accuracy", "f1"}
+    assert _figures(0.5, answers, np.arange(100) % 4).beside == {}
+
+
+def test_unequal_classes_have_their_figure_in_the_rounds_line(coordinate):
+    from edgekit.cli.terminal import round_line
+    from edgekit.data import Examples
+
+    metrics = []
+    made = coordinate("FrozenBody", "federation.rounds=1", on_round=metrics.append)
+    kept = np.concatenate([np.flatnonzero(made.dataset.test.y == 3), np.flatnonzero(made.dataset.test.y == 4)[:5]])
+    made.dataset = replace(made.dataset, test=Examples(made.dataset.test.x[kept], made.dataset.test.y[kept]))
+    made.run()
+    assert f"balanced {metrics[0].metrics['balanced_accuracy']:.4f}" in round_line(metrics[0], 1)
