@@ -38,15 +38,7 @@ def not_covered(statement: Statement, plan: Plan | None, randomness: str) -> lis
     """Return what the guarantee does not cover; `randomness` is `privacy.randomness`."""
     if plan is None:
         return list(statement.open)
-    lines = [
-        *statement.open,
-        "Other runs on the same data: what they spend adds up, and this figure is of this run alone. Settings chosen "
-        "by looking at their results are not counted.",
-        "Statistics of inputs that devices share are counted by the devices themselves, not here.",
-        "Which clients failed, when each answered and how long it took.",
-        "Noise is drawn and added in floating point, whose gaps can tell more than real numbers would (Mironov 2012); "
-        "nothing is done against that.",
-    ]
+    lines = [*statement.open, *always_open()]
     if randomness == "seed":
         lines.append(
             "The random numbers come from the experiment's seed, so that the run can be repeated; whoever knows the "
@@ -61,6 +53,18 @@ def not_covered(statement: Statement, plan: Plan | None, randomness: str) -> lis
         "data shows it as it is. It is for simulations; keep it with the data."
     )
     return lines
+
+
+def always_open() -> list[str]:
+    """Return what no guarantee here covers."""
+    return [
+        "Other runs on the same data: what they spend adds up, and this figure is of this run alone. Settings chosen "
+        "by looking at their results are not counted.",
+        "Statistics of inputs that devices share are counted by the devices themselves, not here.",
+        "Which clients failed, when each answered and how long it took.",
+        "Noise is drawn and added in floating point, whose gaps can tell more than real numbers would (Mironov 2012); "
+        "nothing is done against that.",
+    ]
 
 
 def for_owners(statement: Statement, plan: Plan | None) -> str:

@@ -16,6 +16,7 @@ from edgekit.cli import (
     models,
     new,
     phone,
+    privacy,
     resume,
     run,
     serve,
@@ -39,6 +40,7 @@ app.command()(export.export)
 app.command()(inspect.inspect)
 app.add_typer(spike.app, name="spike")
 app.add_typer(split.app, name="split")
+app.add_typer(privacy.app, name="privacy")
 app.command()(serve.serve)
 app.command()(join.join)
 app.command()(phone.phone)
