@@ -27,6 +27,7 @@ WRONG = {
     "split plan training.epoch=1": "did you mean 'epochs'",
     "split plan --device toaster": "no device profile 'toaster'",
     "split attack training.epoch=1": "did you mean 'epochs'",
+    "privacy report nothing": "nothing is neither a run folder nor a node",
     "serve training.epoch=1": "did you mean 'epochs'",
     "join nonsense": "nonsense",
     "phone nonsense": "nonsense",
