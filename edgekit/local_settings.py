@@ -21,6 +21,8 @@ the noise.
 leaves the device is clipped and noised, activations and gradients too; the server need not be trusted.
 """
 
+LEAST_BOUND = 1e-12
+"""Smaller bounds, and larger than one over it, are lost in the rounding of numbers."""
 Optimiser = Literal["sgd", "adam", "adamw"]
 
 
@@ -117,6 +119,12 @@ class LocalSettings:
                 "they must be in (0, 1], above 0, and below 1"
             )
 
+        for name in ("clip", "update_clip"):
+            value = getattr(self, name)
+            if value and not LEAST_BOUND <= value <= 1 / LEAST_BOUND:
+                raise TrainingError(
+                    f"the round's {name} is {value!r}; it must be {LEAST_BOUND:g} to {1 / LEAST_BOUND:g}"
+                )
         bounds = self.update_bounds
         if not isinstance(bounds, Mapping) or not all(_is_bound(bound) for bound in bounds.values()):
             raise TrainingError(f"the round's update_bounds are {bounds!r}; they must be numbers above 0, by name")
@@ -150,4 +158,4 @@ class LocalSettings:
 
 
 def _is_bound(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+    return isinstance(value, int | float) and not isinstance(value, bool) and LEAST_BOUND <= value <= 1 / LEAST_BOUND

@@ -1,6 +1,7 @@
 """The Gaussian mechanism: clipping bounds what a unit can change, noise hides it (Dwork & Roth 2014, section 3.5)."""
 
 from collections.abc import Iterable
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,14 @@ from edgekit.arrays import Array, Weights, total_norm
 
 
 def clip(arrays: Weights, bound: float) -> Weights:
-    """Scale arrays so that their joint l2 norm is at most `bound`; shorter ones stay as they are."""
-    factor = min(1.0, bound / (total_norm(arrays.values()) + 1e-12))
+    """Scale arrays so that their joint l2 norm is at most `bound`; shorter ones stay as they are.
+
+    What is not finite counts as nothing, all of it: otherwise it would show through any noise.
+    """
+    norm = total_norm(arrays.values())
+    if not isfinite(norm):
+        return {name: np.zeros_like(array) for name, array in arrays.items()}
+    factor = min(1.0, bound / (norm + 1e-12))
     return {name: (factor * array).astype(array.dtype) for name, array in arrays.items()}
 
 

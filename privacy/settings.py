@@ -24,7 +24,7 @@ class Privacy(Section):
     """With `unit = "client"` and a method that sends more than weights: bounds of the further bundles, by name."""
     sample_rate: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Chance of each example to be in a step (unit example)."""
-    expected_examples: Annotated[float, Field(ge=0)] = 0.0
+    expected_examples: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """Examples of a client, as anybody may know, by which means of unit example are taken: then adding or removing an
     example is covered. 0 takes the true numbers, which are public then."""
     learning_rate: Positive = 1.0

@@ -27,8 +27,10 @@ RAISE = "its owner can raise this with edgekit join --epsilon"
 class Agreement(Section):
     """What was agreed: `agreement.json`."""
 
+    protects: bool
+    """Whether this device protects its data itself; else updates go as they are."""
     epsilon: Annotated[float, Field(ge=0)]
-    """The most that may be spent; 0 where updates go unprotected by this device."""
+    """The most that may be spent."""
     delta: Annotated[float, Field(gt=0, le=1e-3)]
     """The other half of the guarantee."""
     unit: Literal["example", "client"]
@@ -51,7 +53,7 @@ def agreed(path: Path) -> Agreement | None:
 
 
 def agree(path: Path, facts: TaskFacts, own: float) -> Agreement:
-    """Return what holds for a task: what was agreed before, or what the first task takes, written down.
+    """Return what holds for a task: what was agreed before, or what the first task takes; nothing is kept yet.
 
     Args:
         path: of `agreement.json`.
@@ -62,9 +64,14 @@ def agree(path: Path, facts: TaskFacts, own: float) -> Agreement:
         PrivacyError: the task asks for what was not agreed, or for more than goes without the owner's word.
     """
     before, planned = agreed(path), facts.planned
+    if facts.vertical is not None and (planned is not None or own or (before is not None and before.protects)):
+        raise PrivacyError(
+            "this device protects its data itself, but what parties with other features send is not protected: take "
+            "part with another --folder if that is wanted"
+        )
     if own:
-        return Agreement(epsilon=own, delta=1e-5 if planned is None else planned.delta, unit="example")
-    if before is not None and before.epsilon:
+        return Agreement(protects=True, epsilon=own, delta=1e-5 if planned is None else planned.delta, unit="example")
+    if before is not None and before.protects:
         if planned is None:
             raise PrivacyError(
                 f"this device agreed to protect its data itself (epsilon {before.epsilon:.4g}), but the task plans no "
@@ -77,14 +84,20 @@ def agree(path: Path, facts: TaskFacts, own: float) -> Agreement:
             )
         return before
     if planned is None:
-        made = Agreement(epsilon=0.0, delta=1e-5, unit="example")
-    else:
-        most = spent_by(planned)
-        if most > MOST:
-            raise PrivacyError(
-                f"the task would spend epsilon {most:.4g} of this device's data, more than {MOST:g}: {RAISE}"
-            )
-        made = Agreement(epsilon=most, delta=planned.delta, unit=planned.unit)
+        return Agreement(protects=False, epsilon=0.0, delta=1e-5, unit="example")
+    most = spent_by(planned)
+    if most > MOST:
+        raise PrivacyError(
+            f"the task would spend epsilon {most:.4g} of this device's data, more than {MOST:g}: {RAISE}"
+        )
+    return Agreement(protects=True, epsilon=most, delta=planned.delta, unit=planned.unit)
+
+
+def keep(path: Path, made: Agreement) -> None:
+    """Write an agreement down, and say it, where it is a new one."""
+    if made == agreed(path):
+        return
+    if made.protects:
         whose = "one example" if made.unit == "example" else "all of its data"
         log.info(
             "agreed: this device spends epsilon %.4g at delta %g for %s, over all tasks, and no more; %s",
@@ -93,9 +106,7 @@ def agree(path: Path, facts: TaskFacts, own: float) -> Agreement:
             whose,
             RAISE,
         )
-    if made != before:
-        write_whole(path, made.model_dump_json())
-    return made
+    write_whole(path, made.model_dump_json())
 
 
 def spent_by(planned: Planned) -> float:

@@ -11,7 +11,7 @@ from edgekit.algorithms.base import Algorithm
 from edgekit.arrays import Weights, problem_with
 from edgekit.clients.budget import Budget
 from edgekit.clients.node import task
-from edgekit.clients.node.agreement import agree, agreed
+from edgekit.clients.node.agreement import agree, agreed, keep
 from edgekit.clients.node.folder import NodeFolder, NodeSettings
 from edgekit.clients.node.limits import Limits
 from edgekit.clients.node.sides import Side, side_of
@@ -19,7 +19,7 @@ from edgekit.clients.node.task import Task
 from edgekit.clients.states import OwnState
 from edgekit.clients.trainer import Trainer
 from edgekit.data import Examples, FederatedDataset
-from edgekit.errors import EdgekitError, RefusedError
+from edgekit.errors import DataError, EdgekitError, RefusedError
 from edgekit.local_settings import LocalSettings
 from edgekit.privacy import Ledger
 from edgekit.transforms.base import Transform
@@ -70,16 +70,27 @@ class Held:
         found = task.kept(self.folder.tasks, name)
         if found is None or (self.kind == "litert" and found.training is None):
             return False
+        agreement = agree(self.folder.agreement, found.facts, self.node_settings.epsilon)
         trainer = examples = None
         side = side_of(found, self.kind, self.node_settings, lasting=self._lasting)
         if side is None:
             trainer = found.trainer(self.kind, self.node_settings.modules)
         algorithm = found.algorithm(self.node_settings.modules)
         transforms = found.transforms(self.node_settings.modules)
+        owned = ""
         if side is None or not side.own_data:
-            examples = found.examples(self.node_settings)
-            self._owned = _fingerprint(examples)
-        agree(self.folder.agreement, found.facts, self.node_settings.epsilon)
+            try:
+                examples = found.examples(self.node_settings)
+            except DataError as error:
+                if not agreement.protects:
+                    raise
+                # What does not fit tells of the data: of a class that is there, or a value that is not.
+                log.warning("this device's data does not fit the task: %s", error)
+                raise RefusedError("this device's data does not fit the task; its own log says why") from None
+            owned = _fingerprint(examples)
+        if not self.node_settings.epsilon:
+            keep(self.folder.agreement, agreement)
+        self._owned = owned
         self.trainer, self.side, self.examples = trainer, side, examples
         self.algorithm, self.transforms = algorithm, transforms
         self.task, self.name, self._others = found, name, None
@@ -138,7 +149,7 @@ class Held:
             delta = min(self.node_settings.delta, planned.delta) if planned else self.node_settings.delta
             return Budget(self.ledger, self.node_settings.epsilon, delta)
         held = agreed(self.folder.agreement)
-        if held is None or not held.epsilon:
+        if held is None or not held.protects:
             return None
         return Budget(self.ledger, held.epsilon * (1 + 1e-9), held.delta, held.unit)
 

@@ -12,7 +12,7 @@ import numpy as np
 from flwr.app import Message
 
 from edgekit import wire
-from edgekit.algorithms.base import answer_like, with_mu
+from edgekit.algorithms.base import answer_like, expected_of, with_mu
 from edgekit.algorithms.interactive import alone
 from edgekit.algorithms.split.stream import StreamLine
 from edgekit.asks import BUFFERS, WEIGHTS, Ask, Score, Train, Update, packed
@@ -23,7 +23,7 @@ from edgekit.clients.node.held import DeclinedError, Held, rng_of
 from edgekit.clients.node.sides import Side
 from edgekit.clients.trainer import LocalTask
 from edgekit.enrolment import parse_url
-from edgekit.errors import PrivacyError, RefusedError
+from edgekit.errors import DataError, PrivacyError, RefusedError
 
 log = logging.getLogger("edgekit.node")
 
@@ -59,7 +59,13 @@ class Rounds:
         settings = ask.settings
         if budget is None and (settings.update_noise > 0 or settings.work in ("dp-sgd", "local-dp")):
             raise PrivacyError("the round adds noise on the device, but the task plans none")
-        update = self._run_half(ask, budget, digest)
+        try:
+            update = self._run_half(ask, budget, digest)
+        except DataError as error:
+            if budget is None:
+                raise
+            log.warning("this device's data does not fit the round: %s", error)
+            raise RefusedError("this device's data does not fit the round; its own log says why") from None
         log.info("round %d: trained on this device's examples (%s)", ask.round, settings.work)
         return self._reply(update, message, {"device": conditions.facts(self._held.node_settings.share)})
 
@@ -111,12 +117,22 @@ class Rounds:
         client = client_of(ask, len(examples), trainer.learnt, state)
         found = run_halves({0: algorithm.local(ask, client)}, {0: ask}, answer)[0]
         if isinstance(found, Exception):
-            raise found
+            if made == 0 or not ask.settings.update_clip:
+                raise found
+            # It was charged, and whether a training fails may tell of the examples: what leaves is noise alone.
+            log.warning("the training failed, and noise alone is sent: %s", found)
+            nothing = expected_of(algorithm, ask)
+            start = {WEIGHTS: {name: ask.bundles[WEIGHTS][name] for name in nothing.get(WEIGHTS, {})}}
+            zeros = {bundle: {name: np.zeros_like(a) for name, a in of.items()} for bundle, of in nothing.items()}
+            found = Update({bundle: start.get(bundle, held) for bundle, held in zeros.items()})
 
         def draw(*purpose: object) -> np.random.Generator:
             return rng_of(digest, " ".join(map(str, purpose)))
 
         update = leaving(found, ask, client, algorithm, transforms, draw, rng_of(digest, "noise"))
+        if ask.settings.protects and not all(np.isfinite(a).all() for of in state.values() for a in of.values()):
+            log.warning("what the method would keep is not finite: what it kept before stays")
+            state = before
         check_kept(update, state, answer_like(algorithm, ask))
         if keeps(algorithm, transforms):
             kept.keep(asked, before, state)

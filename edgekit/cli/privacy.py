@@ -26,7 +26,7 @@ def report(
 
         edgekit privacy report runs/digits-001
 
-        edgekit privacy report ~/.edgekit/node --json
+        edgekit privacy report ~/.local/share/edgekit/node --json
     """
     import json
 

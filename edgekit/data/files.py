@@ -20,19 +20,24 @@ MOST_CHANNELS = 4
 _IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
-def as_features(x: Array, where: str) -> Floats:
+def as_features(x: Array, where: str, scale: float | None = None) -> Floats:
     """Bring examples into float32 (examples, channels, height, width) or (examples, features).
 
     uint8 is scaled to 0..1, and so are whole numbers of other types that are images' (`scale_of`). Images may be
     (n, h, w), (n, h, w, channels) or (n, channels, h, w), with up to 4 channels; sequences of frames are
     (n, steps, channels, h, w).
 
+    Args:
+        x: examples.
+        where: for messages.
+        scale: what they are divided by; None goes by their type.
+
     Raises:
         DataError: another shape or dtype, or values that are not finite.
     """
     if x.dtype.kind not in "uif":
         raise DataError(f"{where}: examples have dtype {x.dtype}; numbers are needed")
-    scale = scale_of(x)
+    scale = scale_of(x) if scale is None else scale
     x = x.astype(np.float32) / np.float32(scale) if scale != 1 else x.astype(np.float32)
     if x.ndim == 3:
         x = x[:, None]
@@ -60,45 +65,44 @@ def scale_of(x: Array) -> float:
     if x.dtype == np.uint8:
         return 255.0
     images = x.dtype.kind in "ui" and x.ndim >= 3 and x.size > 0
-    return 255.0 if images and x.min() >= 0 and 1 < x.max() <= 255 else 1.0
+    return 255.0 if images and x.min() >= 0 and 100 < x.max() <= 255 else 1.0
 
 
-def as_labels(y: Array, where: str, known: Array | None = None) -> tuple[Integers, list[str], str]:
+def as_labels(y: Array, where: str) -> tuple[Integers, list[str], str]:
     """Return class indices, the classes' names, and words on what numbers became, "" where they are as they were.
 
     Args:
-        y: names, or whole numbers of whichever type; numbers that leave gaps, or begin elsewhere than at 0, are classes
-            by their order.
+        y: names, or whole numbers of whichever type, at least one; numbers that leave gaps, or begin elsewhere than at
+            0, are classes by their order.
         where: for messages.
-        known: labels that there are besides, as in a test set.
 
     Raises:
         DataError: they are neither names nor whole numbers from 0.
     """
     y = _plain(y)
-    everything = y if known is None else np.concatenate([y, _plain(known)])
-    if y.dtype.kind in "US" and everything.dtype.kind in "US":
-        found = np.unique(everything)
-        return np.searchsorted(found, y).astype(np.int64), [str(name) for name in found], ""
-    if everything.dtype.kind not in "ui" or everything.min(initial=0) < 0:
+    if y.dtype.kind not in "USui" or (y.dtype.kind in "ui" and y.min() < 0):
         raise DataError(f"{where}: labels must be whole numbers from 0, or names; these are {y.dtype}")
-    numbers = np.unique(everything)
-    names = [str(number) for number in numbers]
+    found = np.unique(y)
+    try:
+        names = [one.decode() if isinstance(one, bytes) else str(one) for one in found.tolist()]
+    except UnicodeDecodeError:
+        raise DataError(f"{where}: labels must be text in UTF-8, or whole numbers from 0") from None
     text = ""
-    if int(numbers[-1]) != len(numbers) - 1:
+    if y.dtype.kind in "ui" and int(found[-1]) != len(found) - 1:
         shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
         text = f"labels {shown} are its {len(names)} classes"
-    return np.searchsorted(numbers, y).astype(np.int64), names, text
+    return np.searchsorted(found, y).astype(np.int64), names, text
 
 
 def _plain(y: Array) -> Array:
     """Return labels of a table's types as numpy's: objects that are text or numbers, whole floats, truth values."""
-    if y.dtype == object:
-        if len(y) and all(isinstance(one, str) for one in y):
+    if y.dtype == object and len(y):
+        if all(isinstance(one, str) for one in y):
             return y.astype(str)
-        if len(y) and all(isinstance(one, int | float | np.number) for one in y):
-            y = y.astype(np.float64)
-    if y.dtype.kind == "b" or (y.dtype.kind == "f" and np.isfinite(y).all() and (y == np.rint(y)).all()):
+        whole = all(isinstance(one, int | np.integer) or (isinstance(one, float) and one.is_integer()) for one in y)
+        if whole and all(abs(one) < 2**62 for one in y):
+            return np.array([int(one) for one in y], np.int64)
+    if y.dtype.kind == "b" or (y.dtype.kind == "f" and len(y) and (y == np.rint(y)).all() and np.abs(y).max() < 2**53):
         return y.astype(np.int64)
     return y
 
@@ -110,7 +114,7 @@ def array_source(
     *,
     groups: Array | None = None,
     classes: list[str] | None = None,
-    known: Array | None = None,
+    scale: float | None = None,
 ) -> ArraySource:
     """Check arrays and make a source of them.
 
@@ -120,7 +124,7 @@ def array_source(
         where: for messages.
         groups: owners.
         classes: names of the labels 0, 1, … where somebody gave them.
-        known: labels that there are besides, as in a test set.
+        scale: what raw values are divided by; None goes by their type.
 
     Raises:
         DataError: lengths differ, labels are not whole numbers from 0, or the examples are unfit.
@@ -131,16 +135,17 @@ def array_source(
         )
     if groups is not None and groups.shape != y.shape:
         raise DataError(f"{where}: groups have shape {groups.shape}; one group an example is needed")
-    labels, names, text = as_labels(y, where, known)
+    if x.size == 0:
+        raise DataError(f"{where}: examples of shape {x.shape} hold no values")
+    labels, names, text = as_labels(y, where)
     plain = _plain(y)
     if classes is not None and plain.dtype.kind in "ui" and plain.max() < len(classes):
         labels, names, text = plain.astype(np.int64), classes, ""
-    if len(names) > len(labels) and classes is None and known is None:
-        raise DataError(f"{where}: {len(names)} classes, but there are only {len(labels)} examples")
-    features = as_features(x, where)
+    scale = scale_of(x) if scale is None else scale
+    features = as_features(x, where, scale)
     shape = " x ".join(str(size) for size in features.shape[1:])
     notes = [text] if text else []
-    if x.dtype != np.uint8 and scale_of(x) != 1:
+    if x.dtype != np.uint8 and scale != 1:
         notes.append("whole numbers up to 255 scaled to 0..1")
     elif x.dtype.kind == "f" and x.ndim >= 3 and float(np.abs(features).max()) > 100:
         notes.append(f"values up to {float(np.abs(features).max()):.4g}: networks learn better from 0 to 1")
@@ -150,7 +155,7 @@ def array_source(
         names,
         "; ".join([f"{where}, {len(labels)} examples of {shape}", *notes]),
         None if groups is None else groups.astype(str),
-        {"mean": 0.0, "std": scale_of(x)},
+        {"mean": 0.0, "std": scale},
     )
 
 
@@ -165,17 +170,10 @@ def read_npz(path: Path) -> tuple[ArraySource, ArraySource | None]:
     if f"x{prefix}" not in arrays or f"y{prefix}" not in arrays:
         held = ", ".join(arrays) or "nothing"
         raise DataError(f"{path} holds {held}; it needs x and y, or x_train, y_train (and x_test, y_test)")
-    tested = "x_test" in arrays and "y_test" in arrays
-    train = array_source(
-        arrays[f"x{prefix}"],
-        arrays[f"y{prefix}"],
-        str(path),
-        groups=arrays.get(f"groups{prefix}"),
-        known=arrays["y_test"] if tested else None,
-    )
-    if not tested:
+    train = array_source(arrays[f"x{prefix}"], arrays[f"y{prefix}"], str(path), groups=arrays.get(f"groups{prefix}"))
+    if "x_test" not in arrays or "y_test" not in arrays:
         return train, None
-    return train, _same_kind(train, array_source(arrays["x_test"], arrays["y_test"], str(path)), str(path))
+    return train, _same_kind(train, _tested(arrays["x_test"], arrays["y_test"], train, str(path)), str(path))
 
 
 def read_arrays(path: Path) -> dict[str, Array]:
@@ -202,8 +200,13 @@ def read_idx(folder: Path) -> tuple[ArraySource, ArraySource | None]:
     train = array_source(_idx(folder, "train-images"), _idx(folder, "train-labels"), str(folder))
     if not any(folder.glob("t10k-images*")):
         return train, None
-    test = array_source(_idx(folder, "t10k-images"), _idx(folder, "t10k-labels"), str(folder))
+    test = _tested(_idx(folder, "t10k-images"), _idx(folder, "t10k-labels"), train, str(folder))
     return train, _same_kind(train, test, str(folder))
+
+
+def _tested(x: Array, y: Array, train: ArraySource, where: str) -> ArraySource:
+    """Return a test set, scaled as its training set is where both hold whole numbers."""
+    return array_source(x, y, where, scale=train.normalisation["std"] if x.dtype.kind in "ui" else None)
 
 
 def _same_kind(train: ArraySource, test: ArraySource, where: str) -> ArraySource:

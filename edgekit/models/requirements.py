@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -10,6 +11,8 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from edgekit.data.federated import Floats
 from edgekit.errors import ModelError
 
+_OF_TORCH = {*vars(nn.Module()), "training"}
+"""What every module has, beside what its author gave it."""
 PROBED = 8
 """Examples that a network is tried on."""
 
@@ -31,23 +34,35 @@ def untrained(model: nn.Module) -> dict[str, Tensor]:
 
 def attributes(model: nn.Module) -> dict[str, object]:
     """Return what a network's modules hold in plain Python, in a form that shows when a forward pass changed it."""
-    held: dict[str, object] = {}
-    for place, module in model.named_modules():
-        for name, value in vars(module).items():
-            if not name.startswith("_") and name != "training":
-                size = len(value) if isinstance(value, list | dict | set) else None
-                plain = isinstance(value, int | float | str | bool | tuple | type(None)) and not _holds_tensors(value)
-                held[f"{place}.{name}".lstrip(".")] = (value if plain else id(value), size)
-    return held
+    return {
+        f"{place}.{name}".lstrip("."): _content(value, 4)
+        for place, module in model.named_modules()
+        for name, value in vars(module).items()
+        if name not in _OF_TORCH
+    }
+
+
+def _content(value: object, depth: int) -> object:
+    """Return something that is equal as long as a value is."""
+    if isinstance(value, nn.Module | type) or depth == 0:
+        return id(value)
+    if isinstance(value, Tensor):
+        try:
+            return value.detach().numpy().tobytes()
+        except (RuntimeError, TypeError):  # of a transform of torch.func, or elsewhere than in memory
+            return id(value)
+    if isinstance(value, np.ndarray):
+        return value.tobytes()
+    if isinstance(value, list | tuple | set | frozenset):
+        return tuple(_content(one, depth - 1) for one in value)
+    if isinstance(value, dict):
+        return tuple((str(key), _content(one, depth - 1)) for key, one in value.items())
+    return value if isinstance(value, int | float | complex | str | bytes | bool | type(None)) else id(value)
 
 
 def changed(before: dict[str, object], after: dict[str, object]) -> str:
     """Return the name of something that two answers of `attributes` hold otherwise, "" if nothing."""
     return next((name for name in {**before, **after} if before.get(name) != after.get(name)), "")
-
-
-def _holds_tensors(value: object) -> bool:
-    return isinstance(value, tuple) and any(isinstance(one, Tensor) for one in value)
 
 
 def moving_buffers(model: nn.Module, x: Floats) -> list[str]:

@@ -17,6 +17,16 @@ PREFIXES = ("module.", "_orig_mod.", "model.")
 COUNTER = "num_batches_tracked"
 """Of batch norms: files of old torch lack it, and nothing depends on it."""
 SHOWN = 3
+_TYPES = {
+    torch.float16,
+    torch.bfloat16,
+    torch.float32,
+    torch.float64,
+    torch.int32,
+    torch.int64,
+    torch.bool,
+    torch.uint8,
+}
 
 
 def take(model: nn.Module, path: Path, new: Sequence[str] = ()) -> list[str]:
@@ -31,7 +41,7 @@ def take(model: nn.Module, path: Path, new: Sequence[str] = ()) -> list[str]:
     Raises:
         ModelError: it cannot be read, or is not of this network; the message names what.
     """
-    own = model.state_dict()
+    own = {name: tensor for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
     held = {name: tensor for name, tensor in own.items() if not _is_of(name, new)}
     for layer in new:
         if not any(_is_of(name, [layer]) for name in own):
@@ -56,8 +66,16 @@ def take(model: nn.Module, path: Path, new: Sequence[str] = ()) -> list[str]:
         if tensor.shape != held[name].shape:
             shapes = f"{tuple(tensor.shape)}, the network's is {tuple(held[name].shape)}"
             raise ModelError(f"{path}: {name!r} has shape {shapes}; a layer for other classes can be new: model.new")
-        if not torch.isfinite(tensor).all():
-            raise ModelError(f"{path}: {name!r} holds values that are not finite")
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized or tensor.dtype not in _TYPES:
+            raise ModelError(f"{path}: {name!r} holds no plain numbers ({tensor.dtype}, {tensor.layout})")
+        if tensor.is_floating_point() != held[name].is_floating_point():
+            raise ModelError(f"{path}: {name!r} is {tensor.dtype}, the network's is {held[name].dtype}")
+        found[name] = tensor.to(held[name].dtype)
+        if not torch.isfinite(found[name]).all():
+            raise ModelError(f"{path}: {name!r} holds values that are not finite, or too large for {held[name].dtype}")
+        first = found[same[held[name].data_ptr()]] if held[name].numel() else tensor
+        if not torch.equal(first.to(held[name].dtype), found[name]):
+            raise ModelError(f"{path}: {name!r} is shared with {same[held[name].data_ptr()]!r}, but holds other values")
     with torch.no_grad():
         for name, tensor in found.items():
             held[name].copy_(tensor)
@@ -87,6 +105,8 @@ def read(path: Path) -> dict[str, Tensor]:
     for key in INSIDE:
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
+    if isinstance(found, Mapping):
+        found = {name: one for name, one in found.items() if not str(name).endswith("_extra_state")}
     if not isinstance(found, Mapping) or not found or not all(isinstance(one, Tensor) for one in found.values()):
         raise ModelError(f"{path} holds no state_dict: give .safetensors, or torch.save of a state_dict")
     return {str(name): tensor.detach() for name, tensor in found.items()}

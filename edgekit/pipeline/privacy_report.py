@@ -27,7 +27,9 @@ def of(path: Path) -> dict[str, Any]:
         return _of_run(RunFolder.open(path))
     if NodeFolder(path).joined or (path / "agreement.json").exists():
         return _of_node(NodeFolder(path))
-    raise UsageError(f"{path} is neither a run folder nor a node's: give one, such as runs/NAME or ~/.edgekit/node")
+    raise UsageError(
+        f"{path} is neither a run folder nor a node's: give one, such as runs/NAME or ~/.local/share/edgekit/node"
+    )
 
 
 def _of_run(folder: RunFolder) -> dict[str, Any]:

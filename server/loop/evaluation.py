@@ -124,7 +124,6 @@ class Validation:
         """The figure for a round's line."""
         return {} if self.accuracy is None else {"validation": round(self.accuracy, 6)}
 
-    @property
-    def enough(self) -> bool:
+    def is_enough(self) -> bool:
         """Whether the run may end."""
         return self.accuracy is not None and 0 < self._federation.stop_at <= self.accuracy

@@ -174,18 +174,20 @@ class Coordinator:
         """
         found = checkpoint.latest(self.run_folder.checkpoint)
         current = self._first if found is None else with_buffers_apart(found, self._first)
-        whole, first = self._whole(current), self._whole(self._first)
-        if problem := problem_with(whole, first):
+        whole = self._whole(current)
+        if problem := problem_with(whole, self._whole(self._first)):
             raise TrainingError(f"the checkpoint is not one of this model: {problem}")
         if current.method not in ("", self._method):
             raise TrainingError(f"the run was begun with the method {current.method}, not {self._method}: start anew")
         self.charging.check_goes_on(current.ledger, current.round)
         keep_rounds(self.run_folder.metrics, current.round)
         rounds = self.experiment.federation.rounds
+        if found is not None:
+            self._validation.measured(current, whole)
         fruitless = attempt = 0
         interrupted = False
         try:
-            while current.round < rounds:
+            while current.round < rounds and not self._validation.is_enough():
                 number = current.round + 1
                 cohort = self._draw_cohort(number, attempt)
                 if not self.charging.can_afford(number, self._whom(cohort), again=not self.engine.repeatable):
@@ -202,9 +204,8 @@ class Coordinator:
                 fruitless = fruitless + 1 if metrics.failures and not metrics.replies else 0
                 if fruitless == min(FRUITLESS_ROUNDS, rounds):
                     raise TrainingError(f"every client failed in {fruitless} rounds in a row; the last said: {reason}")
-                if self._validation.enough:
+                if self._validation.is_enough():
                     self.on_notice(f"stopped after round {number}: accurate enough on the server's own examples")
-                    break
         except KeyboardInterrupt:
             interrupted = True
             current = with_buffers_apart(checkpoint.latest(self.run_folder.checkpoint) or current, self._first)

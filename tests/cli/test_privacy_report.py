@@ -53,7 +53,7 @@ def test_a_ledger_that_was_cut_or_changed_shows(run, capsys):
 def test_a_node_tells_what_was_spent_of_its_data(tmp_path, capsys):
     folder = NodeFolder(tmp_path)
     folder.keep_node_settings(NodeSettings(url="https://h:1", name="pi", client=0))
-    folder.agreement.write_text(Agreement(epsilon=4.0, delta=1e-5, unit="example").model_dump_json())
+    folder.agreement.write_text(Agreement(protects=True, epsilon=4.0, delta=1e-5, unit="example").model_dump_json())
     Ledger(folder.ledger).charge(Charge(1, "example", "client", 2.0, 0.5, 4, None, "a"))
     _, out, _ = _told(capsys, tmp_path, "--json")
     found = json.loads(out)

@@ -334,6 +334,17 @@ class Smoothed(Body):
         return super().forward(x) + self.last
 
 
+class InPlace(Body):
+    def __init__(self):
+        super().__init__()
+        self._held = {"tensor": torch.zeros(()), "array": np.zeros(1)}
+
+    def forward(self, x):
+        self._held["tensor"].add_(x.detach().mean())
+        self._held["array"] += 1
+        return super().forward(x) + self._held["tensor"] + float(self._held["array"][0])
+
+
 class MovingFrozen(Body):
     def __init__(self):
         super().__init__()
@@ -345,7 +356,7 @@ class MovingFrozen(Body):
         return super().forward(x) + self.level
 
 
-@pytest.mark.parametrize("kind", [Counting, Remembering, Smoothed])
+@pytest.mark.parametrize("kind", [Counting, Remembering, Smoothed, InPlace])
 def test_what_is_kept_in_plain_python_mixes_no_examples_and_goes_one_at_a_time(kind):
     torch.manual_seed(0)
     model, examples, said = kind(), _examples(9), []

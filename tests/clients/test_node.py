@@ -280,8 +280,62 @@ def test_data_that_does_not_fit_is_told(folder, make_task, signer, tmp_path):
         ("dreams", "known are digits"),
     ):
         folder.keep_node_settings(folder.node_settings().model_copy(update={"client": -1, "data": source}))
-        told, _ = install(Handler(folder), make_task(), signer)
+        told, _ = install(Handler(folder), make_task(planned=None), signer)
         assert complaint in told["problem"], source
+
+
+def test_a_device_that_protects_its_data_tells_nothing_of_what_does_not_fit(
+    folder, make_task, signer, tmp_path, caplog
+):
+    """Else a coordinator could ask class by class which ones there are."""
+    x = np.zeros((4, 1, 8, 8), np.float32)
+    np.savez(tmp_path / "x.npz", x=x, y=np.array(["0", "rare", "0", "0"]))
+    folder.keep_node_settings(folder.node_settings().model_copy(update={"client": -1, "data": f"npz:{tmp_path}/x.npz"}))
+    told, _ = install(Handler(folder), make_task(), signer)
+    assert told["problem"] == "this device's data does not fit the task; its own log says why"
+    assert "rare" in caplog.text
+    assert not folder.agreement.exists()
+
+
+def test_a_plan_that_spends_next_to_nothing_protects_all_the_same(folder, make_task, signer, model):
+    tiny = Planned(noise_multiplier=1e6, sample_rate=1.0, steps=1, reports=0, reports_noise=8.0, delta=1e-3)
+    handler = Handler(folder)
+    _, name = install(handler, make_task(planned=tiny), signer)
+    bare = train(handler, name, state(model), LocalSettings())
+    assert "without noise of its own" in bare.error.reason
+    told, _ = install(Handler(folder), make_task(planned=None), signer)
+    assert "agreed to protect its data itself" in told["problem"]
+    assert told["examples"] == -1
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_a_training_that_overflows_shows_in_nothing(folder, make_task, signer, digits, number):
+    """Whether it does may tell of the data: a device that protects all of it answers with noise alone."""
+    whole = Planned(
+        unit="client", noise_multiplier=3.0, sample_rate=1.0, steps=9, reports=0, reports_noise=8.0, delta=1e-5
+    )
+    folder.keep_node_settings(folder.node_settings().model_copy(update={"client": number}))
+    handler = Handler(folder)
+    _, name = install(handler, make_task(planned=whole), signer)
+    start = state(build(Model(name="mlp"), digits.shape, 10, 0))
+    work = LocalSettings(update_clip=1.0, update_noise=6.0, learning_rate=1e30, epochs=3)
+    reply = train(handler, name, start, work)
+    assert not reply.has_error()
+    moved = np.concatenate([(array - start[key]).ravel() for key, array in wire.read(reply).weights().items()])
+    assert np.isfinite(moved).all()
+    assert moved.std() == pytest.approx(6.0, rel=0.1)
+
+
+def test_a_refused_task_leaves_the_fingerprint_of_the_examples_in_use(folder, make_task, signer, digits, tmp_path):
+    own, names = digits.client(0), np.array(digits.classes)
+    folder.keep_node_settings(folder.node_settings().model_copy(update={"client": -1, "data": f"npz:{tmp_path}/x.npz"}))
+    np.savez(tmp_path / "x.npz", x=own.x, y=names[own.y])
+    handler = Handler(folder)
+    install(handler, make_task(), signer)
+    before = handler.held._owned
+    np.savez(tmp_path / "x.npz", x=own.x[1:], y=names[own.y[1:]])
+    install(handler, make_task(planned=None), signer)
+    assert handler.held._owned == before
 
 
 def test_labels_go_by_name_whatever_their_order_on_the_device(folder, make_task, digits, tmp_path):

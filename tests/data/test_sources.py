@@ -290,13 +290,40 @@ def test_a_pandas_categorical_is_names():
     assert array_source(x, np.asarray(names), "here").classes == ["a", "b", "c"]
 
 
-def test_a_class_that_only_the_test_set_has_is_counted(tmp_path):
-    x, _ = _blobs()
-    train, test = np.array([2, 4] * 30), np.array([2, 4, 9] * 20)
-    np.savez(tmp_path / "d.npz", x_train=x, y_train=train, x_test=x, y_test=test)
+def test_a_test_set_goes_by_the_training_sets_classes_and_scale(tmp_path):
+    x = RNG.integers(0, 256, (60, 4, 4))
+    x[0, 0, 0] = 255
+    dark = x // 20
+    np.savez(tmp_path / "d.npz", x_train=x, y_train=np.array([2, 4, 9] * 20), x_test=dark, y_test=np.array([9, 4] * 30))
     dataset = load(Data(source=f"npz:{tmp_path / 'd.npz'}", clients=3), 0)
     assert dataset.classes == ["2", "4", "9"]
-    assert set(dataset.test.y.tolist()) == {0, 1, 2}
+    assert dataset.test.y[:2].tolist() == [2, 1]
+    assert np.allclose(dataset.test.x[:, 0], dark / 255)
+    np.savez(tmp_path / "e.npz", x_train=x, y_train=np.array([2, 4] * 30), x_test=dark, y_test=np.array([9, 4] * 30))
+    with pytest.raises(DataError, match="the test set has classes that training lacks"):
+        load(Data(source=f"npz:{tmp_path / 'e.npz'}", clients=3), 0)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "problem"),
+    [
+        (np.zeros((5, 0, 4)), np.arange(5) % 2, "hold no values"),
+        (np.zeros((5, 3)), np.array([10**400] * 5, object), "labels must be whole numbers"),
+        (np.zeros((5, 3)), np.array([2**70] * 5, object), "labels must be whole numbers"),
+        (np.zeros((5, 3)), np.array([b"\xff"] * 5), "text in UTF-8"),
+        (np.zeros((5, 3)), np.array([np.nan] * 5), "labels must be whole numbers"),
+        (np.zeros((5, 3)), np.array([["a"]] * 5), "one label an example"),
+    ],
+)
+def test_odd_arrays_are_one_line(x, y, problem):
+    with pytest.raises(DataError, match=problem):
+        array_source(x, y, "here")
+
+
+def test_bytes_are_text_and_large_numbers_stay_apart():
+    assert array_source(np.zeros((4, 3)), np.array([b"cat", b"dog"] * 2), "here").classes == ["cat", "dog"]
+    near = array_source(np.zeros((4, 3)), np.array([2**60, 2**60 + 1] * 2, object), "here")
+    assert len(near.classes) == 2
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint16])

@@ -87,6 +87,9 @@ def test_tied_weights_as_safetensors_saves_them(tmp_path):
     assert again.b.weight is again.a.weight
     torch.save(net.state_dict(), tmp_path / "t.pt")
     take(Tied(), tmp_path / "t.pt")
+    torch.save({**net.state_dict(), "b.weight": torch.zeros(8, 8)}, tmp_path / "t.pt")
+    with pytest.raises(ModelError, match="is shared with 'a.weight', but holds other values|shared with"):
+        take(Tied(), tmp_path / "t.pt")
 
 
 class Pickled:
@@ -106,6 +109,11 @@ class Pickled:
         (lambda: {**_held(), "extra": torch.zeros(1)}, "it has 'extra' besides"),
         (lambda: Net(5).state_dict(), r"'head.weight' has shape .5, 144., the network's is .10, 144.*model.new"),
         (lambda: {**_held(), "c.bias": torch.full((4,), torch.nan)}, "not finite"),
+        (lambda: {**_held(), "c.bias": torch.full((4,), 1e300, dtype=torch.float64)}, "too large for"),
+        (lambda: {**_held(), "c.bias": torch.zeros(4, dtype=torch.complex64)}, "no plain numbers"),
+        (lambda: {**_held(), "c.bias": torch.zeros(4, dtype=torch.int64)}, "'c.bias' is torch.int64"),
+        (lambda: {**_held(), "c.bias": torch.zeros(4).to_sparse()}, "no plain numbers"),
+        (lambda: {**_held(), "c.bias": torch.zeros(4, device="meta")}, "no plain numbers|cannot be read"),
     ],
 )
 def test_what_does_not_fit_is_named_and_nothing_is_run(tmp_path, content, problem, capsys):

@@ -273,6 +273,10 @@ def test_the_faster_trainer_is_chosen_by_shapes_said_and_kept(coordinate, tmp_pa
     assert "vectorised" in coordinate("FrozenBody", *wide, "privacy.unit=example", name="private").engine.trainer
     (tmp_path / "small/checkpoint/trainer.txt").write_text("as it was begun")  # by another rule, of another version
     assert "as it was begun" in coordinate("FrozenBody", *small, name="small").engine.trainer
+    begun = coordinate("FrozenBody", *wide, name="old")
+    (tmp_path / "old/checkpoint/trainer.txt").unlink()
+    checkpoint.save(begun.run_folder.checkpoint, replace(begun._first, round=1))  # as versions before this one
+    assert "vectorised" in coordinate("FrozenBody", *wide, name="old").engine.trainer
 
 
 def test_the_best_model_by_the_servers_own_examples_is_kept_over_a_crash(coordinate):
@@ -299,6 +303,9 @@ def test_a_run_ends_when_it_is_accurate_enough(coordinate):
     assert metrics[-1].metrics["validation"] >= 0.5 > max([0, *(m.metrics["validation"] for m in metrics[:-1])])
     assert any("accurate enough on the server's own examples" in line for line in said)
     assert not outcome.interrupted
+    again = coordinate("Normed", *chosen).run()  # a stage behind training failed: it does not train on
+    assert again.rounds == outcome.rounds
+    assert all(np.array_equal(again.weights[name], outcome.weights[name]) for name in outcome.weights)
 
 
 def test_keep_average_is_the_mean_of_the_last_quarter(coordinate):
