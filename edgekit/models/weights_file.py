@@ -119,7 +119,9 @@ def _reason(path: Path, error: Exception) -> str:
             if any("/code/" in name for name in archive.namelist()):
                 return "is a TorchScript program, not weights"
     told = str(error)
-    if "Unsupported global" in told or "weights_only" in told.lower():
+    with path.open("rb") as file:
+        pickled = file.read(1) == b"\x80" or zipfile.is_zipfile(path)
+    if pickled and ("Unsupported global" in told or "weights_only" in told.lower()):
         return "holds whole pickled objects, which are code that would run when they are read"
     return f"cannot be read ({' '.join(told.split())[:120] or type(error).__name__})"
 

@@ -127,8 +127,7 @@ class Coordinator:
             weights, buffers = held, {}
         else:
             weights = {name: held[name] for name in held if name in trained}
-            moving = moving_buffers(model, dataset.calibration.x)
-            buffers = {name: held[name] for name in moving if name in held}
+            buffers = {name: held[name] for name in moving_buffers(model, dataset.calibration.x) if name in held}
         self._first = Checkpoint(0, self.merging.begin(weights, trained), method=self._method, buffers=buffers)
         self.engine: Engine
         if engine is not None:

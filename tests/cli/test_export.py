@@ -154,8 +154,16 @@ def test_a_module_of_the_users_is_exported_without_a_run(edgekit, place):
         (["--model", "nets:Net", "--sample", "1,1,8,8", "--arguments", "{"], 2, "give a JSON object"),
         (["--model", "nets:Net", "--sample", "1,1,8,8", "--arguments", '{"depth": 2}'], 1, "unexpected keyword"),
         (["--model", "nets:Net", "--sample", "1,1,8,8", "--weights", "no.pt"], 2, "no.pt does not exist"),
-        (["--model", "nets:Net", "--sample", "1,1,8,8", "--weights", "nets.py"], 1, "no state that can be read safely"),
-        (["--model", "nets:Net", "--sample", "1,1,8,8", "--weights", "r/model.safetensors"], 1, "is missing"),
+        (
+            ["--model", "nets:Net", "--sample", "1,1,8,8", "--weights", "nets.py"],
+            1,
+            "nets.py cannot be read",
+        ),
+        (
+            ["--model", "nets:Net", "--sample", "1,1,8,8", "--weights", "r/model.safetensors"],
+            1,
+            "it lacks .layers.0.weight",
+        ),
         (["--model", "nets:Net", "--sample", "1,1,8,8", "--preset", "int8"], 1, "int8 needs examples to calibrate on"),
         (["--model", "nets:Net", "--sample", "1,1,8,8", "--calibration", "r/model.safetensors"], 2, "give .npz with x"),
         (["--model", "nets:Net", "--sample", "1,1,8,8", "--calibration", "one.npz"], 1, "are of one class, number 4"),

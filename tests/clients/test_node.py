@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from flwr.app import Message
 
 from edgekit import wire
@@ -19,10 +18,10 @@ from edgekit.clients.halves import run_halves
 from edgekit.clients.node import conditions, delivery, resident
 from edgekit.clients.node.agreement import words
 from edgekit.clients.node.delivery import Delivery
-from edgekit.clients.node.folder import Membership, NodeFolder, NodeSettings
+from edgekit.clients.node.folder import NodeFolder
 from edgekit.clients.node.handler import Handler
 from edgekit.clients.node.task import Task, name_of
-from edgekit.clients.node.task_facts import MethodFacts, Planned, TaskFacts
+from edgekit.clients.node.task_facts import MethodFacts, Planned
 from edgekit.clients.torch_trainer import TorchTrainer, state
 from edgekit.data import load
 from edgekit.data.settings import Data
@@ -30,7 +29,7 @@ from edgekit.devices import sensors
 from edgekit.errors import JoinError, RefusedError
 from edgekit.export.convert import to_float32
 from edgekit.export.verify import run_examples
-from edgekit.flower import CLIENT_DECLINED, NODE_LACKS_TASK, begin_run
+from edgekit.flower import CLIENT_DECLINED, NODE_LACKS_TASK
 from edgekit.models import build
 from edgekit.models.settings import Model
 from edgekit.privacy import Charge, Ledger
@@ -38,45 +37,6 @@ from edgekit.privacy.accounting import epsilon
 
 PRIVATE = LocalSettings("dp-sgd", steps=2, sample_rate=0.5, clip=1.0, noise_multiplier=2.0)
 PLANNED = Planned(noise_multiplier=2.0, sample_rate=0.5, steps=4, reports=0, reports_noise=8.0, delta=1e-5)
-
-
-@pytest.fixture(scope="module")
-def model(digits):
-    return build(Model(name="mlp"), digits.shape, 10, 0)
-
-
-@pytest.fixture
-def signer():
-    return Ed25519PrivateKey.generate()
-
-
-@pytest.fixture
-def folder(tmp_path, signer):
-    made = NodeFolder(tmp_path / "node")
-    public = signer.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
-    made.keep_membership(Membership(node_id=7, signing_key=public.hex(), secure=True), b"authority")
-    made.keep_node_settings(NodeSettings(url="https://h:1", name="pi", client=0, trainer="torch"))
-    begin_run(1)
-    return made
-
-
-@pytest.fixture
-def make_task(digits, model):
-    def make(**changed):
-        facts = {
-            "run": "digits",
-            "seed": 0,
-            "model": Model(name="mlp"),
-            "data": Data(clients=6),
-            "shape": digits.shape,
-            "classes": digits.classes,
-            "parameters": {name: array.shape for name, array in state(model).items()},
-            "planned": PLANNED,
-            "counts": False,
-        }
-        return Task(TaskFacts(**{**facts, **changed}), None)
-
-    return make
 
 
 def ask(handler, facts, content=b"", kind="query"):
