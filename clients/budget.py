@@ -55,7 +55,7 @@ class Budget:
             PrivacyError: there is not; nothing is spent then.
         """
         after = self.ledger.epsilon_with([charge], self.delta, ACCOUNTANT, self.unit)
-        if after == inf:
+        if after == inf and self.unit == "client":
             raise PrivacyError(
                 "a guarantee for all of this device's data together is void once single examples' were spent: take "
                 "part with another --folder and other data"

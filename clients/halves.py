@@ -19,6 +19,7 @@ from edgekit.asks import (
     Trained,
     Update,
     check_noisable,
+    own_bundles,
     problem_with_update,
 )
 from edgekit.errors import TrainingError
@@ -184,8 +185,7 @@ def _without_buffers(update: object) -> tuple[object, Weights | None]:
     """Return an update without its running statistics, which are no method's, and these."""
     if not isinstance(update, Update) or not isinstance(update.bundles, Mapping) or BUFFERS not in update.bundles:
         return update, None
-    bundles = {name: arrays for name, arrays in update.bundles.items() if name != BUFFERS}
-    return dataclasses.replace(update, bundles=bundles), update.bundles[BUFFERS]
+    return dataclasses.replace(update, bundles=own_bundles(update.bundles)), update.bundles[BUFFERS]
 
 
 def protected(update: object, ask: Ask, rng: np.random.Generator) -> Update:

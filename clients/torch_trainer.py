@@ -168,6 +168,12 @@ def state(model: nn.Module) -> Weights:
     return {name: tensor.detach().cpu().numpy().copy() for name, tensor in held.items()}
 
 
+def trained_weights(model: nn.Module) -> Weights:
+    """Return a module's trained parameters, each once, in the order of its state."""
+    held, trained = state(model), learnt(model)
+    return {name: held[name] for name in held if name in trained}
+
+
 def load_weights(model: nn.Module, weights: Weights) -> None:
     """Set those of a module's parameters and buffers that are there; values go to each tensor's own dtype."""
     own = model.state_dict()

@@ -223,6 +223,11 @@ class Client:
     own: Any = None
 
 
+def own_bundles(bundles: Bundles) -> Bundles:
+    """Return a method's own bundles: all but the running statistics."""
+    return {name: arrays for name, arrays in bundles.items() if name != BUFFERS}
+
+
 def size_of(bundles: Bundles) -> int:
     """Return the bytes of all arrays."""
     return sum(array.nbytes for arrays in bundles.values() for array in arrays.values())

@@ -17,7 +17,7 @@ from edgekit.asks import Train, Trained
 from edgekit.clients.cohort.stepper import Stepper
 from edgekit.clients.cohort.vectorised import Tensors, Vectorised, as_convolution, gradients_of
 from edgekit.clients.draws import Draws, generator_of, of_examples, once
-from edgekit.clients.torch_trainer import TorchTrainer, learnt, state
+from edgekit.clients.torch_trainer import TorchTrainer, learnt, trained_weights
 from edgekit.clients.trainer import LocalTask, check_train, pulled
 from edgekit.data import Examples, batches
 from edgekit.data.federated import Integers
@@ -68,8 +68,7 @@ def obstacle(
         return f"it keeps {name!r} from one step to the next"
     cuts = np.cumsum([0, *PROBED_SIZES])
     blocks = [Examples(examples.x[a:b], examples.y[a:b]) for a, b in itertools.pairwise(cuts)]
-    held = state(model)
-    weights = {name: held[name] for name, p in model.named_parameters() if p.requires_grad}
+    weights = trained_weights(model)
     settings = settings or LocalSettings()
     works = ["sgd"] if settings.work == "sgd" else [settings.work, "clipped-sum"]
     for work in dict.fromkeys(works):

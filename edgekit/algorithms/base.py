@@ -11,7 +11,20 @@ from pydantic import ValidationError
 
 from edgekit.algorithms.split.settings import Split
 from edgekit.arrays import Weights
-from edgekit.asks import BUFFERS, WEIGHTS, Aggregate, Ask, Bundles, Request, Score, Scored, Train, Trained, Update
+from edgekit.asks import (
+    BUFFERS,
+    WEIGHTS,
+    Aggregate,
+    Ask,
+    Bundles,
+    Request,
+    Score,
+    Scored,
+    Train,
+    Trained,
+    Update,
+    own_bundles,
+)
 from edgekit.asks import Client as Client
 from edgekit.asks import State as State
 from edgekit.data.settings import Data
@@ -248,8 +261,7 @@ def answer_like(algorithm: Algorithm, ask: Ask) -> Bundles:
 
 def expected_of(algorithm: Algorithm, ask: Ask) -> Bundles:
     """Return what a method expects of an answer to `ask`; it does not see running statistics."""
-    bundles = {name: arrays for name, arrays in ask.bundles.items() if name != BUFFERS}
-    return dict(algorithm.expects(dataclasses.replace(ask, bundles=bundles)))
+    return dict(algorithm.expects(dataclasses.replace(ask, bundles=own_bundles(ask.bundles))))
 
 
 def with_mu(ask: Ask) -> LocalSettings:

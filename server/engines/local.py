@@ -16,7 +16,7 @@ from edgekit.clients.litert import LiteRTTrainer
 from edgekit.clients.others import Others
 from edgekit.clients.simulated import SimulatedClients, Trainers
 from edgekit.clients.states import ClientStates
-from edgekit.clients.torch_trainer import TorchTrainer, learnt, state
+from edgekit.clients.torch_trainer import TorchTrainer, state, trained_weights
 from edgekit.clients.trainer import CohortTrainer, Trainer
 from edgekit.data import FederatedDataset
 from edgekit.errors import ExperimentError, ModelError
@@ -158,11 +158,9 @@ class LocalEngine:
 
     def _try(self, trainer: Trainer, model: nn.Module) -> None:
         """Try a round's work on the server's own examples, before anything is charged."""
-        held, trained = state(model), learnt(model)
-        weights = {name: held[name] for name in held if name in trained}
-        examples = self._dataset.calibration
+        held, examples = state(model), self._dataset.calibration
         buffers = {name: held[name] for name in moving_buffers(model, examples.x) if name in held}
-        trainer.check(Train(weights, self._settings, buffers=buffers), examples)
+        trainer.check(Train(trained_weights(model), self._settings, buffers=buffers), examples)
 
     def _choose_trainer(self, model: nn.Module, kept: Path | None) -> tuple[VectorisedTrainer | None, str]:
         """Return the cohort's trainer, None for one client at a time, and words on the choice.

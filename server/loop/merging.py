@@ -8,7 +8,7 @@ import numpy as np
 
 from edgekit.algorithms.base import Algorithm, answer_like, checked, checked_asks, expected_of
 from edgekit.arrays import Weights, problem_with
-from edgekit.asks import BUFFERS, Ask, Bundles, Reply, State, Update, check_noisable, problem_with_update
+from edgekit.asks import BUFFERS, Ask, Bundles, Reply, State, Update, check_noisable, own_bundles, problem_with_update
 from edgekit.errors import DataError, ExperimentError, ModelError, TrainingError
 from edgekit.server.loop.metrics import rounded_all
 from edgekit.server.loop.server_trainer import ServerTrainer
@@ -168,7 +168,7 @@ def without_buffers(updates: Mapping[int, Update]) -> tuple[dict[int, Update], W
     means: dict[str, tuple[Any, Any]] = {}
     total = sum(update.weight for update in updates.values())
     for client, update in updates.items():
-        kept[client] = replace(update, bundles={name: of for name, of in update.bundles.items() if name != BUFFERS})
+        kept[client] = replace(update, bundles=own_bundles(update.bundles))
         for name, array in update.bundles.get(BUFFERS, {}).items():
             share = array.astype(np.float64) * (update.weight / total)
             means[name] = (means[name][0] + share, array.dtype) if name in means else (share, array.dtype)

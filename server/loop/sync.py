@@ -13,7 +13,7 @@ from edgekit import algorithms
 from edgekit.algorithms.base import Algorithm
 from edgekit.arrays import Weights, problem_with
 from edgekit.asks import BUFFERS, WEIGHTS, Ask, Scored, State
-from edgekit.clients.torch_trainer import learnt, load_weights, state
+from edgekit.clients.torch_trainer import learnt, load_weights, state, trained_weights
 from edgekit.data import FederatedDataset
 from edgekit.errors import DataError, ExperimentError, TrainingError
 from edgekit.guarantee import Plan, Statement
@@ -126,7 +126,7 @@ class Coordinator:
         if self.algorithm.interactive:  # its clients have parts of the network, and all that is in them
             weights, buffers = held, {}
         else:
-            weights = {name: held[name] for name in held if name in trained}
+            weights = trained_weights(self.model)
             buffers = {name: held[name] for name in moving_buffers(model, dataset.calibration.x) if name in held}
         self._first = Checkpoint(0, self.merging.begin(weights, trained), method=self._method, buffers=buffers)
         self.engine: Engine
