@@ -86,9 +86,11 @@ def load(name: str) -> DeviceProfile:
     path = Path(name)
     if path.suffix == ".toml":
         try:
-            return _parse(path.read_text(), name)
+            return _parse(path.read_bytes().decode(), name)
         except OSError as error:
             raise UsageError(f"{name} cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{name} is not valid TOML: {error}") from None
     if name not in names():
         raise UsageError(f"no device profile {name!r}: there are {', '.join(names())}, or a file NAME.toml of your own")
     return _parse((_folder() / f"{name}.toml").read_text(), name)

@@ -85,7 +85,7 @@ def load(path: Path | None, overrides: Sequence[str] = ()) -> Experiment:
     if path is not None:
         where = str(path)
         try:
-            settings = tomllib.loads(path.read_text())
+            settings = tomllib.loads(path.read_bytes().decode())
         except FileNotFoundError:
             raise ExperimentError(f"{path} does not exist; `edgekit new {path}` writes a file to start from") from None
         except (OSError, UnicodeDecodeError) as error:

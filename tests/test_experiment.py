@@ -65,6 +65,13 @@ def test_a_missing_file_names_the_command_that_writes_one(tmp_path):
         experiments.load(tmp_path / "none.toml")
 
 
+def test_a_carriage_return_alone_ends_no_line_as_in_toml(tmp_path):
+    path = tmp_path / "experiment.toml"
+    path.write_bytes(b"seed = 3\rname = 'x'\n")
+    with pytest.raises(ExperimentError, match="is not valid TOML"):
+        experiments.load(path)
+
+
 def test_broken_toml_names_the_line(tmp_path):
     path = tmp_path / "a.toml"
     path.write_text("seed = = 3\n")

@@ -105,7 +105,7 @@ class NodeFolder:
             JoinError: the file is missing or breaks the schema; the key is named.
         """
         try:
-            return NodeSettings.model_validate(tomllib.loads(self.node_settings_file.read_text()))
+            return NodeSettings.model_validate(tomllib.loads(self.node_settings_file.read_bytes().decode()))
         except FileNotFoundError:
             raise JoinError(f"{self.path} holds no node: join first, with edgekit join URL#CODE") from None
         except ValidationError as error:
