@@ -82,6 +82,7 @@ class Charge:
         clients: whose data is charged; None is everybody's.
         draw: names the random numbers, so that a round repeated with the same ones, which releases nothing new, is
             told from one with fresh numbers, which does.
+        plan: names what it was planned with, over which a device counts together; "" of none.
     """
 
     round: int
@@ -92,6 +93,7 @@ class Charge:
     steps: int
     clients: tuple[int, ...] | None
     draw: str
+    plan: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be counted.

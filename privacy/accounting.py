@@ -4,8 +4,8 @@
 upper bound, tight to a fraction of a percent, and the fastest. `prv` (Opacus; Gopi et al. 2021) agrees with it; `rdp`
 (Opacus; Mironov et al. 2019) is looser. A figure of epsilon means nothing without its accountant's name.
 
-Devices have none of these packages. They reckon with `rdp-integer`, which is `rdp` at integer orders in plain Python:
-an upper bound too, a few percent looser.
+Devices have none of these packages. They reckon with `pld-numpy` (`edgekit/privacy/pld.py`), an upper bound too, on a
+grid that fits the history.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +14,7 @@ from math import exp, inf, isfinite, lgamma, log, log1p
 from typing import Any
 
 from edgekit.errors import MissingExtraError, PrivacyError
+from edgekit.privacy.pld import pld_epsilon
 
 Mechanism = tuple[float, float, int]
 """(noise multiplier, sample rate, steps): Poisson-subsampled Gaussian mechanisms of the same kind."""
@@ -58,11 +59,11 @@ def _opacus(name: str) -> Callable[[History, float], float]:
 
 LEAST_NOISE = 1e-3
 """Less noise than this protects nothing, and its square would leave the range of numbers."""
-_ORDERS = (*range(2, 65), 80, 96, 128, 192, 256, 512)
+ORDERS = (*range(2, 65), 80, 96, 128, 192, 256, 512)
 
 
 @lru_cache(maxsize=256)
-def _renyi(noise_multiplier: float, sample_rate: float, order: int) -> float:
+def renyi(noise_multiplier: float, sample_rate: float, order: int) -> float:
     """Return a subsampled Gaussian mechanism's Renyi divergence at an integer order (Mironov et al. 2019, section 3.3).
 
     log(sum_k C(order, k) (1 - q)^(order - k) q^k exp((k^2 - k) / (2 sigma^2))) / (order - 1)
@@ -83,27 +84,23 @@ def _renyi(noise_multiplier: float, sample_rate: float, order: int) -> float:
     return float(largest + log(sum(exp(term - largest) for term in terms))) / (order - 1)
 
 
-def _rdp_integer(history: History, delta: float) -> float:
+@lru_cache(maxsize=256)
+def _pld_numpy(history: tuple[Mechanism, ...], delta: float) -> float:
     if not history:
         return 0.0
     if not 0 < delta < 1:
         return inf
     if not all(noise >= LEAST_NOISE and isfinite(noise) and 0 < r <= 1 and steps >= 0 for noise, r, steps in history):
         return inf
-    found: list[float] = []
-    for order in _ORDERS:
-        spent = sum(steps * _renyi(noise_multiplier, rate, order) for noise_multiplier, rate, steps in history)
-        # Balle et al. 2020, theorem 21: from Renyi divergence to (epsilon, delta).
-        found.append(spent - (log(delta) + log(order)) / (order - 1) + log1p(-1 / order))
-    best = min(found)
-    return max(0.0, best) if best == best else inf
+    found = pld_epsilon(history, delta)
+    return found if found == found else inf
 
 
 _ACCOUNTANTS: dict[str, Callable[[History, float], float]] = {
     "pld": _pld,
     "prv": _opacus("prv"),
     "rdp": _opacus("rdp"),
-    "rdp-integer": _rdp_integer,
+    "pld-numpy": lambda history, delta: _pld_numpy(tuple(history), delta),
 }
 
 
@@ -113,7 +110,7 @@ def epsilon(history: History, delta: float, accountant: str = "pld") -> float:
     Args:
         history: (noise multiplier, sample rate, steps) of each stretch; stretches may differ.
         delta: the other half of the guarantee.
-        accountant: `pld`, `prv`, `rdp`, or a device's `rdp-integer`.
+        accountant: `pld`, `prv`, `rdp`, or a device's `pld-numpy`.
     """
     return _ACCOUNTANTS[accountant]([part for part in history if part[2]], delta)
 

@@ -1,58 +1,41 @@
 """The ledger: every use of data is written down, on the disk, before it happens."""
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from math import inf
 from pathlib import Path
 
 from edgekit.errors import PrivacyError
 from edgekit.guarantee import Charge
 from edgekit.privacy.accounting import History, epsilon
-from edgekit.runfolder import append_line, read_lines
-
-CHAIN = "chain"
-"""Key of each line's hash."""
+from edgekit.privacy.chain import ChainedLines
 
 
 class Ledger:
-    """Charges of one run, in `privacy.jsonl`.
-
-    Each line carries a hash of itself and of all before it, so a line that is changed, missing or moved shows. What
-    does not show is a tail that is cut off: whoever needs to know keeps `head` elsewhere, as checkpoints do, and asks
-    whether the ledger `holds` it. That both are rolled back together cannot be seen.
+    """Charges of one run, or of a node, in `privacy.jsonl`: lines that follow from each other.
 
     Args:
         path: the file; charges already there count.
+        head: where the head is kept beside it; None where checkpoints do.
 
     Raises:
-        PrivacyError: the file holds a line that is not a charge, or does not follow. Nothing is guessed about spent
-            privacy.
+        PrivacyError: the file holds a line that is not a charge, or does not follow, or ends too early. Nothing is
+            guessed about spent privacy.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, head: Path | None = None) -> None:
         self.path = path
+        self._lines = ChainedLines(path, head)
         self._charges: set[Charge] = set()
         self._everyone: Counter[tuple[float, float]] = Counter()
         self._own: dict[int, Counter[tuple[float, float]]] = {}
         self._epsilons: dict[tuple[object, ...], float] = {}
-        self._heads = [""]
-        chained = False
-        for number, line in enumerate(read_lines(path), 1):
+        for line in self._lines.lines:
             try:
-                chain, clients = line.pop(CHAIN, None), line["clients"]
-                charge = Charge(**{**line, "clients": None if clients is None else tuple(clients)})
-            except (KeyError, TypeError, AttributeError):
+                clients = line["clients"]
+                self._count(Charge(**{**line, "clients": None if clients is None else tuple(clients)}))
+            except (KeyError, TypeError):
                 raise PrivacyError(f"{path} holds a line that is not a charge: {line}") from None
-            if chain != _next(self.head, charge) and (chained or chain is not None):  # once lines had no chain
-                raise PrivacyError(
-                    f"{path} line {number} does not follow from those before it: lines were changed or are missing; "
-                    "put the whole file back, since what was spent is not known without it"
-                )
-            chained = chain is not None
-            self._count(charge)
 
     def charge(self, charge: Charge) -> None:
         """Write a charge down, and count it; one written before, with the same random numbers, is not counted again.
@@ -68,17 +51,18 @@ class Ledger:
                 f"{self.path} holds round {charge.round} with other settings: the privacy of a run under way cannot be "
                 "changed; start a new run"
             )
-        append_line(self.path, {**asdict(charge), CHAIN: _next(self.head, charge)})
+        # As lines always were, where a charge is of no plan.
+        self._lines.append({key: value for key, value in asdict(charge).items() if key != "plan" or value})
         self._count(charge)
 
     @property
     def head(self) -> str:
         """What stands for all charges so far; "" before the first."""
-        return self._heads[-1]
+        return self._lines.head
 
     def holds(self, head: str) -> bool:
         """Whether this ledger goes on where `head` was that of one."""
-        return head in self._heads
+        return self._lines.holds(head)
 
     def epsilon(self, delta: float, accountant: str) -> float:
         """Return what the most-charged unit has spent."""
@@ -89,18 +73,8 @@ class Ledger:
         histories = {self._history(own) for own in self._own.values()} or {self._history(Counter())}
         return max(histories, key=lambda history: self._spent(history, delta, accountant))
 
-    def epsilon_with(self, charges: Sequence[Charge], delta: float, accountant: str, unit: str = "example") -> float:
-        """Return what the most-charged unit would have spent after further charges.
-
-        Args:
-            charges: the further ones.
-            delta: the other half of the guarantee.
-            accountant: its name.
-            unit: whose data. What is spent of all that a client has is spent of each of its examples; but a guarantee
-                for all of it is void, and infinity given, once there is a charge for single examples.
-        """
-        if unit == "client" and any(charge.unit == "example" for charge in (*self._charges, *charges)):
-            return inf
+    def epsilon_with(self, charges: Sequence[Charge], delta: float, accountant: str) -> float:
+        """Return what the most-charged unit would have spent after further charges."""
         more: dict[int | None, Counter[tuple[float, float]]] = {None: Counter()}
         for charge in charges:
             if charge not in self._charges:
@@ -113,6 +87,23 @@ class Ledger:
             for client in {*self._own, *(client for client in more if client is not None)}
         } or {self._history(everybody)}
         return max(self._spent(history, delta, accountant) for history in histories)
+
+    def by_plan(self, *charges: Charge) -> dict[str, History]:
+        """Return what was done, and would be with further charges, whoever they are of: by the plan's name.
+
+        Charges of no plan stand by themselves, kind by kind: whatever was seen before may have decided over them, so
+        they are not one history that was settled beforehand. What is spent of them adds up.
+        """
+        plans: dict[str, Counter[tuple[float, float]]] = {}
+        for charge in (*self._charges, *(one for one in charges if one not in self._charges)):
+            kind = (charge.noise_multiplier, charge.sample_rate)
+            plans.setdefault(charge.plan or f"no plan, {kind}", Counter())[kind] += charge.steps
+        return {name: _history(counted) for name, counted in plans.items()}
+
+    @property
+    def charges(self) -> Sequence[Charge]:
+        """All that was charged, by round."""
+        return sorted(self._charges, key=lambda charge: (charge.round, charge.draw))
 
     def round_of(self, draw: str) -> int | None:
         """Return the round that was charged under these random numbers; None if none was."""
@@ -130,7 +121,6 @@ class Ledger:
 
     def _count(self, charge: Charge) -> None:
         self._charges.add(charge)
-        self._heads.append(_next(self.head, charge))
         key = (charge.noise_multiplier, charge.sample_rate)
         for counter in self._counters(charge.clients):
             counter[key] += charge.steps
@@ -139,7 +129,7 @@ class Ledger:
         return [self._everyone] if clients is None else [self._own.setdefault(client, Counter()) for client in clients]
 
     def _history(self, own: Counter[tuple[float, float]]) -> tuple[tuple[float, float, int], ...]:
-        return tuple(sorted((noise, rate, steps) for (noise, rate), steps in (own + self._everyone).items()))
+        return _history(own + self._everyone)
 
     def _spent(self, history: tuple[tuple[float, float, int], ...], delta: float, accountant: str) -> float:
         key = (history, delta, accountant)
@@ -148,6 +138,5 @@ class Ledger:
         return self._epsilons[key]
 
 
-def _next(head: str, charge: Charge) -> str:
-    """Return the hash of a line that follows a head."""
-    return hashlib.sha256(f"{head} {json.dumps(asdict(charge), sort_keys=True)}".encode()).hexdigest()[:32]
+def _history(counted: Counter[tuple[float, float]]) -> tuple[tuple[float, float, int], ...]:
+    return tuple(sorted((noise, rate, steps) for (noise, rate), steps in counted.items()))

@@ -34,6 +34,10 @@ class Privacy(Section):
     randomness: Literal["seed", "system"] = "seed"
     """`seed` can be repeated; `system` is secret, for a model to be released."""
 
+    ledger: str = ""
+    """A file over all runs on the same data, made by `edgekit privacy ledger FILE --epsilon E`: it fixes what they may
+    spend together; "" counts this run alone. Needs `randomness = "system"`."""
+
     @property
     def on(self) -> bool:
         """Whether the run is private at all."""

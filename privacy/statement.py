@@ -1,5 +1,7 @@
 """Sentences with figures, made of a mechanism's statement: for reports, cards and owners of devices."""
 
+from pathlib import Path
+
 from edgekit.guarantee import Plan, Statement
 
 
@@ -34,11 +36,11 @@ def covered(statement: Statement, plan: Plan | None, spent: float) -> list[str]:
     ]
 
 
-def not_covered(statement: Statement, plan: Plan | None, randomness: str) -> list[str]:
-    """Return what the guarantee does not cover; `randomness` is `privacy.randomness`."""
+def not_covered(statement: Statement, plan: Plan | None, randomness: str, ledger: str = "") -> list[str]:
+    """Return what the guarantee does not cover; `randomness` and `ledger` are of [privacy]."""
     if plan is None:
         return list(statement.open)
-    lines = [*statement.open, *always_open()]
+    lines = [*statement.open, *always_open(ledger)]
     if randomness == "seed":
         lines.append(
             "The random numbers come from the experiment's seed, so that the run can be repeated; whoever knows the "
@@ -55,11 +57,19 @@ def not_covered(statement: Statement, plan: Plan | None, randomness: str) -> lis
     return lines
 
 
-def always_open() -> list[str]:
-    """Return what no guarantee here covers."""
-    return [
+def always_open(ledger: str = "") -> list[str]:
+    """Return what no guarantee here covers; `ledger` is the file that counts all runs on the same data, if one does."""
+    others = (
         "Other runs on the same data: what they spend adds up, and this figure is of this run alone. Settings chosen "
-        "by looking at their results are not counted.",
+        "by looking at their results are not counted."
+    )
+    if ledger:
+        others = (
+            f"This figure is of this run alone; what all runs spend of the same data that name {Path(ledger).name} is "
+            "limited there, also of settings chosen by looking at results. Runs that do not name it are not counted."
+        )
+    return [
+        others,
         "Statistics of inputs that devices share are counted by the devices themselves, not here.",
         "Which clients failed, when each answered and how long it took.",
         "Noise is drawn and added in floating point, whose gaps can tell more than real numbers would (Mironov 2012); "

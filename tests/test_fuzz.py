@@ -1,7 +1,7 @@
 """Every decoder of what comes over the network, or lies where others may write: any input, no crash, no hang.
 
-Here it is the same few hundred inputs each time, ten thousand for each decoder in the long suite: what decides whether a
-change lands must not depend on luck. EDGEKIT_FUZZ sets how many, EDGEKIT_FUZZ_NEW=1 draws new ones.
+Here it is the same few hundred inputs each time, ten thousand for each decoder in the long suite: whether a change
+lands must not depend on luck. EDGEKIT_FUZZ sets how many, EDGEKIT_FUZZ_NEW=1 draws new ones.
 """
 
 import json

@@ -4,16 +4,16 @@ It is fixed by the first task after joining, at what the device itself works out
 (`edgekit join --epsilon`). A coordinator cannot raise it afterwards; the owner can.
 """
 
+import hashlib
 import logging
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from edgekit.clients.budget import ACCOUNTANT
+from edgekit.clients.budget import PlannedRun
 from edgekit.clients.node.task_facts import Planned, TaskFacts
 from edgekit.errors import JoinError, PrivacyError
-from edgekit.privacy.accounting import epsilon
 from edgekit.runfolder import write_whole
 from edgekit.section import Section
 
@@ -100,7 +100,7 @@ def keep(path: Path, made: Agreement) -> None:
     if made.protects:
         whose = "one example" if made.unit == "example" else "all of its data"
         log.info(
-            "agreed: this device spends epsilon %.4g at delta %g for %s, over all tasks, and no more; %s",
+            "agreed: this device spends epsilon %.4g at delta %g a task for %s, over all tasks, and no more; %s",
             made.epsilon,
             made.delta,
             whose,
@@ -111,10 +111,17 @@ def keep(path: Path, made: Agreement) -> None:
 
 def spent_by(planned: Planned) -> float:
     """Return the epsilon that a plan takes, reckoned as devices reckon."""
-    history = [(planned.noise_multiplier, planned.sample_rate, planned.steps)]
+    return planned_run("", planned).epsilon
+
+
+def planned_run(run: str, planned: Planned) -> PlannedRun:
+    """Return what a run's task plans, by a name of its own."""
+    steps = {(planned.noise_multiplier, planned.sample_rate): planned.steps}
     if planned.reports:
-        history.append((planned.reports_noise, 1.0, planned.reports))
-    return epsilon(history, planned.delta, ACCOUNTANT)
+        kind = (planned.reports_noise, 1.0)
+        steps[kind] = steps.get(kind, 0) + planned.reports
+    name = hashlib.sha256(f"{run} {planned.model_dump_json()}".encode()).hexdigest()[:12]
+    return PlannedRun(name, steps, planned.delta)
 
 
 def words(facts: TaskFacts) -> str:

@@ -86,6 +86,7 @@ class NodeFolder:
         self.authority_file = path / "authority.crt"
         self.key_file = path / "node.key"
         self.ledger = path / "privacy.jsonl"
+        self.ledger_head = path / "privacy.head"
         self.agreement = path / "agreement.json"
         self.inbox = path / "inbox"
         self.tasks = path / "tasks"

@@ -11,7 +11,7 @@ from edgekit.algorithms.base import Algorithm
 from edgekit.arrays import Weights, problem_with
 from edgekit.clients.budget import Budget
 from edgekit.clients.node import task
-from edgekit.clients.node.agreement import agree, agreed, keep
+from edgekit.clients.node.agreement import agree, agreed, keep, planned_run
 from edgekit.clients.node.folder import NodeFolder, NodeSettings
 from edgekit.clients.node.limits import Limits
 from edgekit.clients.node.sides import Side, side_of
@@ -53,7 +53,7 @@ class Held:
         self.folder = folder
         self.node_settings: NodeSettings = folder.node_settings()
         self.kind = task.choose_kind(self.node_settings.trainer)
-        self.ledger = Ledger(folder.ledger)
+        self.ledger = Ledger(folder.ledger, folder.ledger_head)
         self._secret = folder.secret()
         self.name = ""
         self.task: Task | None = None
@@ -144,14 +144,15 @@ class Held:
     def budget(self) -> Budget | None:
         """Return what limits this device; None where another protects the data, and the owner agreed to that."""
         assert self.task is not None
-        planned = self.task.facts.planned
+        facts = self.task.facts
+        planned = None if facts.planned is None else planned_run(f"{facts.run} {facts.run_id}", facts.planned)
         if self.node_settings.epsilon:
             delta = min(self.node_settings.delta, planned.delta) if planned else self.node_settings.delta
-            return Budget(self.ledger, self.node_settings.epsilon, delta)
+            return Budget(self.ledger, self.node_settings.epsilon, delta, planned=planned)
         held = agreed(self.folder.agreement)
         if held is None or not held.protects:
             return None
-        return Budget(self.ledger, held.epsilon * (1 + 1e-9), held.delta, held.unit)
+        return Budget(self.ledger, held.epsilon * (1 + 1e-9), held.delta, held.unit, planned)
 
     def limits(self) -> Limits:
         """Return how often this device takes part in this run."""

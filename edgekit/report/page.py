@@ -94,7 +94,7 @@ def write_report(
         parties=[{"name": table.name, "ids": len(table.ids), "shape": table.x.shape[1:]} for table in parties],
         plan=plan,
         covered=covered(statement, plan, result["privacy"]["epsilon"] if plan else 0.0),
-        not_covered=not_covered(statement, plan, experiment.privacy.randomness),
+        not_covered=not_covered(statement, plan, experiment.privacy.randomness, experiment.privacy.ledger),
     )
     write_whole(folder.report, page)
 

@@ -2,17 +2,22 @@
 
 import hashlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from edgekit.algorithms.base import Algorithm
 from edgekit.data import FederatedDataset
-from edgekit.errors import ExperimentError, PrivacyError
+from edgekit.errors import EdgekitError, ExperimentError, PrivacyError
 from edgekit.guarantee import Charge, Plan, Schedule
 from edgekit.privacy import Ledger
-from edgekit.runfolder import RunFolder
+from edgekit.privacy.filter import Filter
+from edgekit.runfolder import RunFolder, secret_number
 from edgekit.server.loop import selection
 from edgekit.server.settings import Sections
 from edgekit.transforms.base import Mechanism, Transform
+
+RUN = "run.txt"
+"""In a run's checkpoints: the number by which the ledger of all runs on the same data knows it."""
 
 
 class Charging:
@@ -24,8 +29,12 @@ class Charging:
         run: the run folder.
         private_seed: a secret number that outlives this process; None for one of this run.
 
+    Raises:
+        PrivacyError: the ledger of all runs on these data has not enough left, or does not fit.
+
     Attributes:
         ledger: what was charged.
+        shared: the ledger of all runs on the same data; None of an experiment that names none.
         seed: the number that privacy rests on: from the experiment's seed for a simulation that can be repeated, or
             nobody's to know.
     """
@@ -42,6 +51,50 @@ class Charging:
         else:
             self.seed = experiment.seed if seeded else secrets.randbits(128)
             self._draw = f"seed {experiment.seed}" if seeded else secrets.token_hex(8)
+        self.shared: Filter | None = None
+        if mechanism is not None and experiment.privacy.ledger:
+            if private_seed is None and seeded:
+                raise PrivacyError(
+                    "privacy.ledger adds up runs whose noise is new in each, but the experiment's seed would draw the "
+                    "same again: set privacy.randomness = 'system'"
+                )
+            self.shared = Filter(Path(experiment.privacy.ledger))
+            self._name, self._run_file = experiment.name, run.checkpoint / RUN
+            self._check_room(self.shared, mechanism.plan_made)
+
+    @property
+    def _run(self) -> str:
+        """What the ledger of all runs knows this one by, over restarts."""
+        lost = PrivacyError(f"{self._run_file} cannot be read: put it back, or start a new run")
+        return f"{self._name} {secret_number(self._run_file, 64, lost):016x}"
+
+    def _check_room(self, shared: Filter, plan: Plan) -> None:
+        """See that the whole run has room in the ledger of all runs: one that ends half-way is worth nothing."""
+        shared.check_unit(plan.unit)
+        whole = shared.share(plan.noise_multiplier, plan.sample_rate, plan.steps * plan.rounds)
+        more = whole - shared.spent_by(self._run) if self._run_file.exists() else whole
+        if more > shared.left + 1e-9:
+            raise PrivacyError(
+                f"{shared.path} has {100 * shared.left:.3g} % of its total left (epsilon {shared.total.epsilon:g} at "
+                f"delta {shared.total.delta:g} over all runs on these data), and this run plans to spend "
+                f"{100 * more:.3g} %: lower privacy.epsilon, or take fewer rounds"
+            )
+
+    def check_data(self, dataset: FederatedDataset) -> None:
+        """See that the ledger of all runs counts these data, where an experiment names one.
+
+        Raises:
+            PrivacyError: it counts others, or too much could be given away of one of so few.
+        """
+        if self.shared is None:
+            return
+        units = dataset.clients if self.shared.total.unit == "client" else dataset.total_examples
+        if units and self.shared.total.delta > 1 / units:
+            raise PrivacyError(
+                f"{self.shared.path} has delta {self.shared.total.delta:g}, above 1/{units}: so much could be given "
+                f"away of one of {units} and still be called private; make one with less"
+            )
+        self.shared.check_data(_bytes_of(dataset))
 
     @property
     def hides_cohort(self) -> bool:
@@ -79,6 +132,8 @@ class Charging:
         plan, charges = self._plan, self._charges(number, whom, again=again)
         if plan is None or not charges:
             return True
+        if self.shared is not None and not self.shared.can_afford(self._run, charges):
+            return False
         after = self.ledger.epsilon_with(charges, plan.delta, plan.accountant)
         return after <= plan.target_epsilon * (1 + 1e-6)
 
@@ -94,7 +149,10 @@ class Charging:
         Raises:
             RunFolderError: it cannot be written; then the data must not be used.
         """
-        for charge in self._charges(number, whom, again=again):
+        charges = self._charges(number, whom, again=again)
+        if self.shared is not None:
+            self.shared.charge(self._run, charges)
+        for charge in charges:
             self.ledger.charge(charge)
 
     @property
@@ -113,6 +171,17 @@ class Charging:
             if not charged:
                 return []
         return self._mechanism.charges(number, charged, draw)
+
+
+def _bytes_of(dataset: FederatedDataset) -> Iterator[bytes]:
+    """Yield each example's bytes; of clients that cannot be loaded none."""
+    for client in range(dataset.clients):
+        try:
+            examples = dataset.load_client(client)
+        except EdgekitError:
+            continue
+        for x, y in zip(examples.x, examples.y, strict=False):
+            yield x.tobytes() + y.tobytes()
 
 
 def planned(

@@ -146,6 +146,7 @@ class Coordinator:
                 transforms,
                 self.local_settings,
             )
+            self.charging.check_data(dataset)
 
     @property
     def plan(self) -> Plan | None:

@@ -20,7 +20,7 @@ QUICK = ["data.clients=5", "federation.rounds=2", "export.presets=[]", "spiking.
 TWELVE = [item.replace("rounds=2", "rounds=12") for item in QUICK]
 TWELVE += ["model.name=mlp", "model.arguments={}", "training.epochs=1", "training.batch_size=16"]
 COMMANDS = ["run", "resume", "export", "inspect", "new", "models", "doctor"]
-SPLIT = ["split plan", "privacy report"]
+SPLIT = ["split plan", "privacy report", "privacy audit", "privacy ledger"]
 SPIKE = ["spike run", "spike verify", "spike plot", "spike export", "spike setup-lava"]
 
 

@@ -58,7 +58,7 @@ def test_a_node_tells_what_was_spent_of_its_data(tmp_path, capsys):
     _, out, _ = _told(capsys, tmp_path, "--json")
     found = json.loads(out)
     assert (found["node"], found["of"]) == ("pi", 4.0)
-    assert found["epsilon"] == pytest.approx(epsilon([(2.0, 0.5, 4)], 1e-5, "rdp-integer"), abs=1e-3)
+    assert found["epsilon"] == pytest.approx(epsilon([(2.0, 0.5, 4)], 1e-5, "pld-numpy"), abs=1e-3)
 
 
 def test_what_is_neither_is_refused(tmp_path, capsys):

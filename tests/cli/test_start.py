@@ -28,6 +28,8 @@ WRONG = {
     "split plan --device toaster": "no device profile 'toaster'",
     "split attack training.epoch=1": "did you mean 'epochs'",
     "privacy report nothing": "nothing is neither a run folder nor a node",
+    "privacy audit training.epoch=1": "did you mean 'epochs'",
+    "privacy ledger x --epsilon 8 --unit person": "it is example or client",
     "serve training.epoch=1": "did you mean 'epochs'",
     "join nonsense": "nonsense",
     "phone nonsense": "nonsense",

@@ -1,5 +1,6 @@
 """A node's side of the conversation: what it trains, what it refuses, what it takes into use, what survives."""
 
+import json
 import sys
 from dataclasses import replace
 
@@ -26,7 +27,7 @@ from edgekit.clients.torch_trainer import TorchTrainer, state
 from edgekit.data import load
 from edgekit.data.settings import Data
 from edgekit.devices import sensors
-from edgekit.errors import JoinError, RefusedError
+from edgekit.errors import JoinError, PrivacyError, RefusedError
 from edgekit.export.convert import to_float32
 from edgekit.export.verify import run_examples
 from edgekit.flower import CLIENT_DECLINED, NODE_LACKS_TASK
@@ -81,9 +82,9 @@ def test_a_node_trains_what_the_coordinator_signed_and_nothing_else(folder, make
 def test_work_repeated_after_a_crash_gives_the_same_bits_and_costs_nothing_more(folder, make_task, signer, model):
     _, name = install(Handler(folder), make_task(), signer)
     first = wire.read(train(Handler(folder), name, state(model))).content
-    spent = Ledger(folder.ledger).epsilon(1e-5, "rdp-integer")
+    spent = Ledger(folder.ledger).epsilon(1e-5, "pld-numpy")
     assert wire.read(train(Handler(folder), name, state(model))).content == first
-    assert Ledger(folder.ledger).epsilon(1e-5, "rdp-integer") == spent
+    assert Ledger(folder.ledger).epsilon(1e-5, "pld-numpy") == spent
     # Anything else, by one bit, is other work with other noise: two answers cannot be subtracted.
     nudged = {k: v.copy() for k, v in state(model).items()}
     next(iter(nudged.values())).flat[0] = np.nextafter(next(iter(nudged.values())).flat[0], np.float32(9))
@@ -91,7 +92,7 @@ def test_work_repeated_after_a_crash_gives_the_same_bits_and_costs_nothing_more(
     pairs = zip(wire.Message({}, first).weights().values(), other.weights().values(), strict=True)
     difference = np.concatenate([(a - b).ravel() for a, b in pairs])
     assert difference.std() > 1e-3  # the noise's, where rounding alone would leave 1e-7
-    assert Ledger(folder.ledger).epsilon(1e-5, "rdp-integer") > spent
+    assert Ledger(folder.ledger).epsilon(1e-5, "pld-numpy") > spent
 
 
 def test_other_examples_get_other_noise_and_are_charged(folder, make_task, signer, model, digits, tmp_path):
@@ -117,8 +118,8 @@ def test_a_node_keeps_to_the_plan_or_to_its_owners_limit(folder, make_task, sign
         assert not train(Handler(folder), name, weights, number=number).has_error()
     third = train(Handler(folder), name, state(model), number=3)
     assert "will spend epsilon" in third.error.reason
-    planned = epsilon([(2.0, 0.5, 4)], 1e-5, "rdp-integer")
-    assert Ledger(folder.ledger).epsilon(1e-5, "rdp-integer") == pytest.approx(planned)
+    planned = epsilon([(2.0, 0.5, 4)], 1e-5, "pld-numpy")
+    assert Ledger(folder.ledger).epsilon(1e-5, "pld-numpy") == pytest.approx(planned)
     folder.keep_node_settings(folder.node_settings().model_copy(update={"epsilon": 2 * planned}))
     assert not train(Handler(folder), name, state(model), number=3).has_error()
     bare = train(Handler(folder), name, state(model), LocalSettings(), number=4)
@@ -133,12 +134,12 @@ def test_a_second_task_cannot_raise_what_the_first_one_took(folder, make_task, s
     caplog.set_level("INFO", "edgekit.node")
     handler = Handler(folder)
     _, name = install(handler, make_task(), signer)
-    planned = epsilon([(2.0, 0.5, 4)], 1e-5, "rdp-integer")
-    assert f"agreed: this device spends epsilon {planned:.4g} at delta 1e-05 for one example" in caplog.text
+    planned = epsilon([(2.0, 0.5, 4)], 1e-5, "pld-numpy")
+    assert f"agreed: this device spends epsilon {planned:.4g} at delta 1e-05 a task for one example" in caplog.text
     for number in (1, 2):
         weights = {k: v + np.float32(number) for k, v in state(model).items()}
         assert not train(handler, name, weights, number=number).has_error()
-    spent = Ledger(folder.ledger).epsilon(1e-5, "rdp-integer")
+    spent = Ledger(folder.ledger).epsilon(1e-5, "pld-numpy")
     for facts, work in (
         ({"planned": MORE}, replace(PRIVATE, noise_multiplier=1.0)),
         ({"planned": LAVISH}, replace(PRIVATE, noise_multiplier=0.001)),
@@ -151,7 +152,7 @@ def test_a_second_task_cannot_raise_what_the_first_one_took(folder, make_task, s
     told, name = install(handler, make_task(planned=None), signer)
     assert "agreed to protect its data itself" in told["problem"]
     assert train(handler, name, state(model), LocalSettings()).has_error()
-    assert Ledger(folder.ledger).epsilon(1e-5, "rdp-integer") == spent
+    assert Ledger(folder.ledger).epsilon(1e-5, "pld-numpy") == spent
     folder.keep_node_settings(folder.node_settings().model_copy(update={"epsilon": 90.0}))
     handler = Handler(folder)  # the owner's own word
     _, name = install(handler, make_task(planned=MORE), signer)
@@ -191,12 +192,52 @@ def test_who_agreed_to_protect_all_of_a_device_protects_no_less(folder, make_tas
 
 
 def test_a_device_shows_its_own_words(make_task):
-    plan = epsilon([(2.0, 0.5, 4)], 1e-5, "rdp-integer")
+    plan = epsilon([(2.0, 0.5, 4)], 1e-5, "pld-numpy")
     assert f"epsilon {plan:.4g} at delta 1e-05 for one example by its own count" in words(make_task().facts)
     bare = words(make_task(planned=None).facts)
     assert "whoever runs the coordinator sees its own updates" in bare
     claimed = words(make_task(planned=None, claimed="client").facts)
     assert "The coordinator says that it adds noise, which protects everything on this device" in claimed
+
+
+def test_a_nodes_ledger_that_was_cut_or_deleted_is_refused(folder, make_task, signer, model):
+    handler = Handler(folder)
+    _, name = install(handler, make_task(), signer)
+    for number in (1, 2):
+        weights = {k: v + np.float32(number) for k, v in state(model).items()}
+        assert not train(handler, name, weights, number=number).has_error()
+    whole = folder.ledger.read_bytes()
+    first, _ = whole.splitlines(keepends=True)
+    for damaged in (first, b""):
+        folder.ledger.write_bytes(damaged)
+        with pytest.raises(PrivacyError, match="does not hold all that was spent"):
+            Handler(folder)
+    folder.ledger.unlink()
+    with pytest.raises(PrivacyError, match="put this one's own back"):
+        Handler(folder)
+    folder.ledger.write_bytes(whole)
+    # A crash between a charge and its head leaves an older head, which the ledger holds.
+    folder.ledger_head.write_text(f"{json.loads(first)['chain']}\n")
+    assert Handler(folder).held.ledger.rounds == 2
+
+
+def test_each_planned_run_is_one_history_and_what_goes_beyond_adds_up(folder, make_task, signer, model):
+    """The first run by its plan, a second one's epsilon on top, rounds of no plan kind by kind."""
+    folder.keep_node_settings(folder.node_settings().model_copy(update={"epsilon": 50.0}))
+    one = epsilon([(2.0, 0.5, 4)], 1e-5, "pld-numpy")
+    spent = []
+    for run, number in (("first", 1), ("first", 2), ("second", 3), ("second", 4), ("second", 5)):
+        handler = Handler(folder)
+        _, name = install(handler, make_task(run_id=run), signer)
+        weights = {k: v + np.float32(number) for k, v in state(model).items()}
+        assert not train(handler, name, weights, number=number).has_error()
+        assert not train(handler, name, weights, number=number).has_error()  # again: nothing new
+        spent.append(handler.held.budget().spent())
+    half = epsilon([(2.0, 0.5, 2)], 1e-5, "pld-numpy")
+    assert spent == pytest.approx([half, one, one + half, 2 * one, 2 * one + half])
+    assert (
+        len({line["plan"] for line in map(json.loads, folder.ledger.read_text().splitlines()) if "plan" in line}) == 2
+    )
 
 
 def test_an_agreement_that_cannot_be_read_is_said(folder, make_task, signer):
@@ -316,8 +357,8 @@ def test_statistics_are_noised_charged_and_given_only_if_shared(folder, make_tas
     assert wire.read(ask(Handler(folder), question, weights)).facts["sum"] == first
     assert Ledger(folder.ledger).rounds == 1
     assert "noise multiplier of at least" in ask(Handler(folder), {**question, "noise": "nan"}, weights).error.reason
-    wanted = epsilon([(8.0, 1.0, 1)], 1e-5, "rdp-integer")
-    assert Ledger(folder.ledger).epsilon(1e-5, "rdp-integer") == pytest.approx(wanted)
+    wanted = epsilon([(8.0, 1.0, 1)], 1e-5, "pld-numpy")
+    assert Ledger(folder.ledger).epsilon(1e-5, "pld-numpy") == pytest.approx(wanted)
     little = ask(Handler(folder), {**question, "noise": 0.01}, weights)
     assert "noise multiplier of at least" in little.error.reason
 

@@ -18,8 +18,12 @@ from pathlib import Path
 import edgekit
 
 ROOT = Path(__file__).parent.parent.parent
-NOISE, NETWORKS, NODE = (
-    f"tests/{name}.py" for name in ("privacy/test_noise", "clients/test_any_network", "clients/test_node")
+NOISE, AUDIT, NETWORKS, NODE, SPLIT, SPLIT_LITERT = (
+    f"tests/{name}.py"
+    for name in (
+        *("privacy/test_noise", "privacy/test_audit", "clients/test_any_network", "clients/test_node"),
+        *("split/test_privacy", "split/test_litert"),
+    )
 )
 
 
@@ -214,6 +218,71 @@ MUTANTS = [
         "noise = solve_noise_multiplier(own.epsilon, own.delta, rate, steps * schedule.rounds, own.accountant)",
         "noise = solve_noise_multiplier(own.epsilon, own.delta, rate, steps * schedule.rounds // 2, own.accountant)",
         chosen="the_plan_is",
+    ),
+    Mutant(
+        "four fifths of all noise", GAUSSIAN, DRAW, DRAW.replace("deviation *", "0.8 * deviation *"), (AUDIT,), "far"
+    ),
+    Mutant(
+        "examples moved by twice the bound",
+        TENSORS,
+        "factors = (bound /",
+        "factors = (2 * bound /",
+        (AUDIT,),
+        "far",
+    ),
+    Mutant(
+        "no clipping of a client's update, there or here",
+        GAUSSIAN,
+        "    factor = min(1.0, bound",
+        "    factor = min(1.0, 1e9 * bound",
+        (AUDIT,),
+        "far",
+    ),
+    Mutant(
+        "a tenth of the noise on what a split device sends",
+        "algorithms/split/hiding.py",
+        "rows + gaussian.draw(rows.shape, deviation,",
+        "rows + gaussian.draw(rows.shape, 0.1 * deviation,",
+        (SPLIT,),
+        "clipped_and_noised",
+    ),
+    Mutant(
+        "a tenth of the noise on a split network's parts",
+        "algorithms/split/part.py",
+        "add_noise(sums, noise.deviation, noise.rng)",
+        "add_noise(sums, 0.1 * noise.deviation, noise.rng)",
+        (SPLIT,),
+        "noised",
+    ),
+    Mutant(
+        "a tenth of the noise on LiteRT's parts",
+        "clients/litert_parts.py",
+        "gaussian.draw(total.shape, noise.deviation,",
+        "gaussian.draw(total.shape, 0.1 * noise.deviation,",
+        (SPLIT_LITERT,),
+    ),
+    Mutant(
+        "each part of a split network clipped by the whole's bound",
+        "algorithms/split/noise.py",
+        "    return Noise(settings.clip / parts**0.5, deviation, settings.sample_rate",
+        "    return Noise(settings.clip, deviation, settings.sample_rate",
+        (SPLIT,),
+    ),
+    Mutant(
+        "one clip where two stand for each other, on a split device",
+        "algorithms/split/noise.py",
+        "2 * settings.noise_multiplier * settings.clip",
+        "settings.noise_multiplier * settings.clip",
+        (SPLIT,),
+        "clipped_and_noised",
+    ),
+    Mutant(
+        "a split run planned for one release an epoch",
+        "algorithms/split/mechanisms.py",
+        "steps=schedule.epochs * self._releases,",
+        "steps=schedule.epochs,",
+        (SPLIT,),
+        "the_plan_counts",
     ),
     Mutant(
         "replies tell how many examples there are",

@@ -1,9 +1,8 @@
-// What the phone lets be spent of its owner's privacy: clients/budget.py and the accountant `rdp-integer`, in the page.
+// What the phone lets be spent of its owner's privacy: clients/budget.py and the accountant `pld-numpy`, in the page.
+
+import {pldEpsilon} from './pld.js';
 
 const LEAST_NOISE = 1e-3;
-const ORDERS = [...Array.from({length: 63}, (_, i) => i + 2), 80, 96, 128, 192, 256, 512];
-const LOG_FACTORIAL = [0];
-for (let n = 1; n <= 512; n++) LOG_FACTORIAL.push(LOG_FACTORIAL[n - 1] + Math.log(n));
 
 /** Something would spend more than may be spent, or cannot be counted. */
 export class PrivacyError extends Error {
@@ -11,35 +10,6 @@ export class PrivacyError extends Error {
 }
 
 const known = new Map();
-
-/** A subsampled Gaussian mechanism's Renyi divergence at an integer order (Mironov et al. 2019, section 3.3). */
-function renyi(noise, rate, order) {
-  const key = `${noise} ${rate} ${order}`;
-  if (!known.has(key)) known.set(key, divergence(noise, rate, order));
-  return known.get(key);
-}
-
-function divergence(noise, rate, order) {
-  const variance = noise * noise;
-  if (rate === 1) return order / (2 * variance);
-  const terms = [];
-  for (let k = 0; k <= order; k++) {
-    terms.push(LOG_FACTORIAL[order] - LOG_FACTORIAL[k] - LOG_FACTORIAL[order - k] + (order - k) * Math.log1p(-rate) +
-      k * Math.log(rate) + (k * k - k) / (2 * variance));
-  }
-  const largest = Math.max(...terms);
-  return (largest + Math.log(terms.reduce((sum, term) => sum + Math.exp(term - largest), 0))) / (order - 1);
-}
-
-/** Add up the steps of mechanisms that are alike: hundreds of rounds are one stretch. */
-function grouped(history) {
-  const parts = new Map();
-  for (const [noise, rate, steps] of history) {
-    const key = `${noise} ${rate}`;
-    parts.set(key, [noise, rate, (parts.get(key)?.[2] ?? 0) + steps]);
-  }
-  return [...parts.values()];
-}
 
 /**
  * Return the epsilon that a history spends at this delta.
@@ -51,13 +21,39 @@ export function epsilon(history, delta) {
   if (!(delta > 0 && delta < 1)) return Infinity;
   const counts = ([noise, rate, steps]) => noise >= LEAST_NOISE && Number.isFinite(noise) && rate > 0 && rate <= 1 && steps >= 0;
   if (!history.every(counts)) return Infinity;
-  // Balle et al. 2020, theorem 21: from Renyi divergence to (epsilon, delta).
-  const parts = grouped(history);
-  const found = ORDERS.map((order) =>
-    parts.reduce((sum, [noise, rate, steps]) => sum + steps * renyi(noise, rate, order), 0) -
-    (Math.log(delta) + Math.log(order)) / (order - 1) + Math.log1p(-1 / order));
-  const best = Math.min(...found);
-  return Number.isNaN(best) ? Infinity : Math.max(0, best);
+  const key = JSON.stringify([history, delta]);
+  if (!known.has(key)) known.set(key, pldEpsilon(history, delta));
+  const found = known.get(key);
+  return Number.isNaN(found) ? Infinity : found;
+}
+
+/** Add up alike steps, plan by plan; charges of no plan by their kind, since what was seen may have decided over them. */
+function byPlan(entries) {
+  const plans = new Map();
+  for (const {charge: [noise, rate, steps], plan} of entries) {
+    const kind = `${noise} ${rate}`;
+    const name = plan || `no plan, ${kind}`;
+    if (!plans.has(name)) plans.set(name, new Map());
+    const kinds = plans.get(name);
+    kinds.set(kind, [noise, rate, (kinds.get(kind)?.[2] ?? 0) + steps]);
+  }
+  return [...plans].map(([name, kinds]) => [name, [...kinds.values()].sort((a, b) => a[0] - b[0] || a[1] - b[1])]);
+}
+
+/** Return what all charges spend: each planned run is counted together, and their epsilons, at delta each, add up. */
+export function spentBy(entries, delta) {
+  return byPlan(entries).reduce((sum, [, history]) => sum + epsilon(history, delta), 0);
+}
+
+/** A plan's name. */
+export const planName = (run, planned) => JSON.stringify([run, planned]);
+
+/** What a plan has steps left for is part of it; all else is counted by itself. */
+function planOf(charge, run, planned, entries) {
+  const alike = ([noise, rate]) => rate === planned.sample_rate && Math.abs(noise / planned.noise_multiplier - 1) < 1e-6;
+  const name = planName(run, planned);
+  const made = entries.reduce((sum, {charge: one, plan}) => sum + (plan === name && alike(one) ? one[2] : 0), 0);
+  return alike(charge) && made + charge[2] <= planned.steps ? name : '';
 }
 
 /** What a round spends by noise that the page adds, as [noise multiplier, sample rate, steps]; undefined if it adds none. */
@@ -77,17 +73,19 @@ export function limitOf(planned) {
 
 /**
  * See what a round would spend, and that this is not too much.
- * @param {[number, number, number][]} spent what was charged before
- * @returns {{charge: [number, number, number], after: number, limit: number}}
+ * @param {{charge: [number, number, number], plan?: string}[]} entries what was charged before
+ * @returns {{charge: [number, number, number], plan: string, after: number, limit: number}}
  * @throws {PrivacyError} it protects nothing, or spends too much
  */
-export function affordable(settings, planned, spent) {
+export function affordable(settings, run, planned, entries) {
   const charge = chargeOf(settings);
   if (!charge) throw new PrivacyError('the round asks for an update without noise of this phone\'s own');
   const limit = limitOf(planned);
-  const after = epsilon([...spent, charge], planned.delta);
+  const plan = planOf(charge, run, planned, entries);
+  if (plan) charge[0] = Math.min(charge[0], planned.noise_multiplier); // rounding may have moved its last digit
+  const after = spentBy([...entries, {charge, plan}], planned.delta);
   if (!(after <= limit)) {
     throw new PrivacyError(`this phone spends epsilon ${limit.toPrecision(4)} and no more; with this round it would be ${after.toPrecision(4)}`);
   }
-  return {charge, after, limit};
+  return {charge, plan, after, limit};
 }

@@ -4,7 +4,7 @@ const NAME = 'edgekit-page';
 const FILES = [
   './', 'style.css', 'app.js', 'asking.js', 'examples.js', 'keeping.js', 'leaving.js', 'part.js', 'sent.js', 'show.js', 'state.js', 'trying.js', 'words.js',
   'strings.js', 'store.js', 'line.js', 'frames.js', 'makers.js', 'draw.js', 'speak.js', 'move.js',
-  'practice.js', 'curve.js', 'worker.js', 'fitting.js', 'trainer.js', 'random.js', 'ledger.js', 'augment.js', 'practice-digits.bin', 'practice-gestures.bin', 'icon.svg', 'manifest.webmanifest',
+  'practice.js', 'curve.js', 'worker.js', 'fitting.js', 'trainer.js', 'random.js', 'ledger.js', 'pld.js', 'augment.js', 'practice-digits.bin', 'practice-gestures.bin', 'icon.svg', 'manifest.webmanifest',
   'litert/core.js', 'litert/wasm-utils.js',
 ];
 

@@ -59,9 +59,9 @@ const actions = {
       // Work that was answered, and whose reply is not kept any more, would be told a second time, with other noise.
       for (let again = 1; (entry = await store.get('ledger', key))?.answered; again++) key = `${digest}:${again}`;
       if (!entry) {
-        const history = (await store.all('ledger')).map(({charge}) => charge);
-        const {charge, after, limit} = ledger.affordable(settings, planned, history);
-        entry = {charge, when: Date.now(), run: task.task.run, answered: false};
+        const entries = await store.all('ledger');
+        const {charge, plan, after, limit} = ledger.affordable(settings, task.task.run, planned, entries);
+        entry = {charge, plan, when: Date.now(), run: task.task.run, answered: false};
         await store.put('ledger', key, entry);
         spent = {epsilon: after, limit};
       } // else it was cut off before its reply was kept, so nothing of it was ever sent
@@ -97,8 +97,7 @@ const actions = {
   /** What has been spent of the privacy, and what may be. */
   async spent({planned}) {
     const [, , ledger, store] = await modules;
-    const history = (await store.all('ledger')).map((entry) => entry.charge);
-    return {epsilon: ledger.epsilon(history, planned.delta), limit: ledger.limitOf(planned)};
+    return {epsilon: ledger.spentBy(await store.all('ledger'), planned.delta), limit: ledger.limitOf(planned)};
   },
 
   /** Take a finished model into use if it does here what it did at the coordinator. */

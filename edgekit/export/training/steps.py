@@ -58,7 +58,7 @@ class Held:
     def leaves(self, w: Tensor) -> dict[str, Tensor]:
         """Return the parameters that a vector holds, as leaves of autograd."""
         sizes = [shape.numel() for shape in self.shapes.values()]
-        pieces = torch.split(w, sizes)
+        pieces = torch.split(w, sizes) if len(sizes) > 1 else (w,)  # litert-torch has no split into one
         return {
             name: piece.reshape(shape).detach().requires_grad_(name not in self.frozen)
             for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)
