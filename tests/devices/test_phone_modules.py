@@ -234,9 +234,9 @@ def test_the_same_work_is_charged_once_and_told_again_only_if_it_is_paid_again(m
                 {"settings": work},  # its reply has gone: other noise, paid again
                 {"settings": work, "forget": True, "cutOff": True},  # never answered: free
                 {"settings": work, "name": "another"},
+                {"settings": {**work, "learning_rate": 3e38}},  # charged, though nothing comes of it
                 {"settings": {**work, "learning_rate": 0.01}},
                 {"settings": {**work, "learning_rate": 0.02}},
-                {"settings": {**work, "learning_rate": 0.03}},
             ],
         },
     )
@@ -245,6 +245,7 @@ def test_the_same_work_is_charged_once_and_told_again_only_if_it_is_paid_again(m
     assert len({found[n]["w"] for n in (0, 2, 3, 4)}) == 4
     assert {entry["count"] for entry in found[:5]} == {12}
     assert found[5]["error"] == "Error: the page has another task"
+    assert found[6]["error"] == "Error: training gave numbers that are not finite"
     assert found[8]["error"].startswith("PrivacyError: this phone spends epsilon")
 
 

@@ -18,11 +18,11 @@ from pathlib import Path
 import edgekit
 
 ROOT = Path(__file__).parent.parent.parent
-NOISE, AUDIT, NETWORKS, NODE, SPLIT, SPLIT_LITERT = (
+NOISE, AUDIT, NETWORKS, NODE, SPLIT, SPLIT_LITERT, PAGE = (
     f"tests/{name}.py"
     for name in (
         *("privacy/test_noise", "privacy/test_audit", "clients/test_any_network", "clients/test_node"),
-        *("split/test_privacy", "split/test_litert"),
+        *("split/test_privacy", "split/test_litert", "devices/test_phone_modules"),
     )
 )
 
@@ -38,6 +38,7 @@ class Mutant:
         new: what takes its place.
         tests: files that must notice.
         chosen: which of their tests, as `pytest -k`; "" for all.
+        page: whether it is of the phones' page, whose tests run in Chromium.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Mutant:
     new: str
     tests: tuple[str, ...] = (NOISE,)
     chosen: str = ""
+    page: bool = False
 
 
 GAUSSIAN, TENSORS = "privacy/gaussian.py", "privacy/tensors.py"
@@ -267,6 +269,7 @@ MUTANTS = [
         "    return Noise(settings.clip / parts**0.5, deviation, settings.sample_rate",
         "    return Noise(settings.clip, deviation, settings.sample_rate",
         (SPLIT,),
+        "one_bound",
     ),
     Mutant(
         "one clip where two stand for each other, on a split device",
@@ -283,6 +286,60 @@ MUTANTS = [
         "steps=schedule.epochs,",
         (SPLIT,),
         "the_plan_counts",
+    ),
+    Mutant(
+        "a tenth of the noise that the page draws",
+        "clients/phone/page/random.js",
+        "const radius = deviation *",
+        "const radius = 0.1 * deviation *",
+        (PAGE,),
+        "random_numbers",
+        page=True,
+    ),
+    Mutant(
+        "a tenth of the noise in the page's steps",
+        "clients/phone/page/trainer.js",
+        "this._noise(settings.noise_multiplier * this.facts.clip, draws)",
+        "this._noise(0.1 * settings.noise_multiplier * this.facts.clip, draws)",
+        (PAGE,),
+        "step_by_step",
+        page=True,
+    ),
+    Mutant(
+        "batches of a fixed size in the page",
+        "clients/phone/page/random.js",
+        "for (let i = 0; i < count; i++) if (uniform() < settings.sample_rate) batch.push(i);",
+        "for (let i = 0; i < settings.sample_rate * count; i++) batch.push(below(count));",
+        (PAGE,),
+        "random_numbers",
+        page=True,
+    ),
+    Mutant(
+        "the page counts its noise as twice as large",
+        "clients/phone/page/pld.js",
+        "const kinds = [...grouped.values()]",
+        "const kinds = [...grouped.values()].map(([noise, rate, steps]) => [2 * noise, rate, steps])",
+        (PAGE,),
+        "accountant",
+        page=True,
+    ),
+    Mutant(
+        "the page writes no charge down",
+        "clients/phone/page/worker.js",
+        "        await store.put('ledger', key, entry);\n",
+        "",
+        (PAGE,),
+        "charged_once",
+        page=True,
+    ),
+    Mutant(
+        "the page spends whatever it is asked for",
+        "clients/phone/page/ledger.js",
+        "  if (!(after <= limit)) {",
+        "  if (false) {",
+        (PAGE,),
+        "overspend",
+        page=True,
     ),
     Mutant(
         "replies tell how many examples there are",
@@ -319,7 +376,7 @@ def survives(mutant: Mutant) -> str:
         done = subprocess.run(
             [
                 sys.executable, "-P", "-c", start, "-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly",
-                "-m", "not long and not device", "-k", mutant.chosen, *mutant.tests,
+                "-m", f"not long and {'' if mutant.page else 'not '}device", "-k", mutant.chosen, *mutant.tests,
             ],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": place, "PYTHONDONTWRITEBYTECODE": "1"},

@@ -150,6 +150,16 @@ def test_the_servers_part_is_noised_too_where_it_is_trusted(model, digits, block
     assert 40 / 0.1 * np.linalg.norm(quiet) <= 40 * 0.3 * (1 + 1e-5)  # all parts together
 
 
+@pytest.mark.parametrize("labels", ["server", "device"])
+def test_all_parts_together_move_by_no_more_than_one_bound(model, digits, blocks, labels):
+    """Each part is clipped by itself, and each of them reaches its bound here: together that is the whole's."""
+    settings = LocalSettings(work="dp-sgd", steps=1, clip=1e-3, learning_rate=0.1, noise_multiplier=1e-30)
+    _, (update,) = train(model, blocks(1), digits, settings, labels=labels)
+    before = state(model)
+    moved = np.concatenate([(update.arrays[name].astype(np.float64) - before[name]).ravel() for name in update.arrays])
+    assert np.linalg.norm(moved) / 0.1 == pytest.approx(1e-3, rel=0.02)
+
+
 def test_an_empty_poisson_batch_is_a_step_of_noise_alone(model, digits, blocks):
     data = blocks(4)
     for labels in ("device", "server"):
