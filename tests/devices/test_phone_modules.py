@@ -234,7 +234,7 @@ def test_the_same_work_is_charged_once_and_told_again_only_if_it_is_paid_again(m
                 {"settings": work},  # its reply has gone: other noise, paid again
                 {"settings": work, "forget": True, "cutOff": True},  # never answered: free
                 {"settings": work, "name": "another"},
-                {"settings": {**work, "learning_rate": 3e38}},  # charged, though nothing comes of it
+                {"settings": {**work, "learning_rate": 1e39}},  # charged, though nothing comes of it
                 {"settings": {**work, "learning_rate": 0.01}},
                 {"settings": {**work, "learning_rate": 0.02}},
             ],
@@ -290,7 +290,7 @@ def test_the_pages_accountant_is_the_devices(bench):
     for history, texts in zip(histories, found, strict=True):
         for delta, text in zip((1e-5, 1e-3), texts, strict=True):
             wanted = epsilon([tuple(part) for part in history], delta, "pld-numpy")
-            assert float(text.replace("Infinity", "inf")) == pytest.approx(wanted, rel=1e-7, abs=1e-9), (history, delta)
+            assert float(text.replace("Infinity", "inf")) == pytest.approx(wanted, rel=1e-6, abs=1e-9), (history, delta)
 
 
 def test_the_pages_ledger_refuses_to_overspend(bench):
