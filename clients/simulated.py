@@ -55,6 +55,7 @@ class SimulatedClients:
     ) -> None:
         self.dataset, self.algorithm, self.trainer, self.cohort = dataset, algorithm, trainer, cohort
         self.seed, self.states, self.on_notice = seed, states, on_notice
+        self._joined = False
         self.transforms, self.others, self.counterpart = transforms, others, counterpart
 
     def trainers(self, module: str) -> Trainers:
@@ -89,6 +90,16 @@ class SimulatedClients:
             except Exception as error:  # of its data, its training or the method: it costs this client's update
                 replies.append(failed(client, error))
         return replies
+
+    def say_joined(self, client: int, examples: int, settings: LocalSettings) -> None:
+        """Say once that a client's last batch, too small by itself, joins the one before it."""
+        left = examples % settings.batch_size
+        if self._joined or settings.work != "sgd" or not 0 < left < settings.least_batch or examples == left:
+            return
+        self._joined = True
+        self.on_notice(
+            f"BatchNorm cannot take a single example: a last batch of one, as client {client}'s, joins the one before it"
+        )
 
     def measure(self, asks: Mapping[int, Ask]) -> dict[int, Scored]:
         """Return how good models are on what clients hold back; a client that cannot tell is left out."""
@@ -141,6 +152,7 @@ class _Round:
                 state = {} if whole.states is None else whole.states.load(client, ask.round)
                 self.clients[client] = client_of(ask, len(examples), whole.trainer.learnt, state)
                 self._examples[client] = examples
+                whole.say_joined(client, len(examples), ask.settings)
             except Exception as error:  # a dataset may be the user's own
                 self.failed[client] = error
 

@@ -204,12 +204,15 @@ def test_personal_layers_keep_their_own_statistics(coordinate):
 
 
 def test_a_last_batch_of_one_trains_under_batch_norm(coordinate):
-    metrics = []
-    made = coordinate("Normed", "training.batch_size=7", "data.clients=29", on_round=metrics.append)
+    metrics, said = [], []
+    made = coordinate(
+        "Normed", "training.batch_size=7", "data.clients=29", on_round=metrics.append, on_notice=said.append
+    )
     sizes = {len(made.dataset.client(client)) % 7 for client in range(29)}
     assert 1 in sizes  # else this test shows nothing
     made.run()
     assert metrics[0].failures == 0
+    assert sum("joins the one before it" in line for line in said) == 1
 
 
 def test_batch_norm_under_privacy_is_refused_before_anything_is_charged(coordinate, tmp_path):
