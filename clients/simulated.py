@@ -98,7 +98,7 @@ class SimulatedClients:
             return
         self._joined = True
         self.on_notice(
-            f"BatchNorm cannot take a single example: a last batch of one, as client {client}'s, joins the one before it"
+            f"BatchNorm cannot take a single example: a last batch of one, as client {client} has, joins that before it"
         )
 
     def measure(self, asks: Mapping[int, Ask]) -> dict[int, Scored]:

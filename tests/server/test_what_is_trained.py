@@ -212,7 +212,7 @@ def test_a_last_batch_of_one_trains_under_batch_norm(coordinate):
     assert 1 in sizes  # else this test shows nothing
     made.run()
     assert metrics[0].failures == 0
-    assert sum("joins the one before it" in line for line in said) == 1
+    assert sum("joins that before it" in line for line in said) == 1
 
 
 def test_batch_norm_under_privacy_is_refused_before_anything_is_charged(coordinate, tmp_path):
