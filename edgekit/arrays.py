@@ -1,5 +1,6 @@
 """Named float arrays, the form in which weights travel and are stored. Numpy only: devices without torch use it."""
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -39,14 +40,34 @@ def problem_with(arrays: Mapping[str, Array], expected: Mapping[str, Array]) -> 
     return None
 
 
-def to_bytes(arrays: Mapping[str, Array], description: Mapping[str, Any] | None = None) -> bytes:
-    """Return arrays as the content of a safetensors file; `description` (JSON) goes into its header."""
+def to_bytes(
+    arrays: Mapping[str, Array], description: Mapping[str, Any] | None = None, *, checked: bool = False
+) -> bytes:
+    """Return arrays as the content of a safetensors file; `description` (JSON) goes into its header.
+
+    Args:
+        arrays: in their order.
+        description: of them.
+        checked: with a checksum, for what lies on a disk.
+    """
     from safetensors.numpy import save as encode
 
     # The format sorts its tensors; the order here is part of what must come back, since noise is drawn in it.
-    header = {"edgekit": json.dumps({"order": list(arrays), "description": description})}
-    content: bytes = encode({name: np.array(array, order="C") for name, array in arrays.items()}, header)
+    header: dict[str, Any] = {"order": list(arrays), "description": description}
+    if checked:
+        header["sha256"] = _checksum(arrays, description)
+    plain = {name: np.array(array, order="C") for name, array in arrays.items()}
+    content: bytes = encode(plain, {"edgekit": json.dumps(header)})
     return content
+
+
+def _checksum(arrays: Mapping[str, Array], description: Any) -> str:
+    """Return a hash of arrays in their order, and of their description."""
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
+    for name, array in arrays.items():
+        digest.update(f"\0{name} {array.dtype.str} {array.shape} ".encode(errors="surrogatepass"))
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def from_bytes(content: bytes) -> tuple[Weights, Any]:
@@ -79,15 +100,18 @@ def as_contents(arrays: Mapping[str, Array]) -> dict[str, bytes]:
 
 
 def save(path: Path, arrays: Mapping[str, Array], description: Mapping[str, Any] | None = None) -> None:
-    """Write arrays as a safetensors file, whole or not at all; `description` (JSON) goes into its header."""
-    write_whole(path, to_bytes(arrays, description))
+    """Write arrays as a safetensors file, whole or not at all; `description` (JSON) goes into its header.
+
+    A checksum goes with them, so that `load` refuses what a disk has changed.
+    """
+    write_whole(path, to_bytes(arrays, description, checked=True))
 
 
 def load(path: Path) -> tuple[Weights, Any]:
     """Read a safetensors file: its arrays in the order they were saved, and the description in its header.
 
     Raises:
-        EdgekitError: the file is missing or is not a safetensors file.
+        EdgekitError: the file is missing, is not a safetensors file, or is not as it was written.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -97,6 +121,9 @@ def load(path: Path) -> tuple[Weights, Any]:
             arrays = {name: file.get_tensor(name) for name in ours.get("order", file.keys())}
     except FileNotFoundError:
         raise EdgekitError(f"{path} does not exist") from None
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise EdgekitError(f"{path} is not a readable safetensors file: {error}") from None
-    return arrays, ours.get("description")
+    description = ours.get("description")
+    if "sha256" in ours and ours["sha256"] != _checksum(arrays, description):
+        raise EdgekitError(f"{path} is damaged: its content is not what was written (checksum)")
+    return arrays, description

@@ -1,12 +1,18 @@
 """Processes that end with the one that started them, however it ended."""
 
-import asyncio
+import contextlib
+import ctypes
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable
 
 LOOK_SECONDS = 0.5
+END_SECONDS = 2.0
+"""How long children have to end by themselves."""
+_BE_SUBREAPER = 36
+"""Of prctl(2): children of children that ended become this process's own."""
 
 
 async def parent_ended(parent: int) -> None:
@@ -15,6 +21,8 @@ async def parent_ended(parent: int) -> None:
     Args:
         parent: its id, as it told it.
     """
+    import asyncio
+
     while os.getppid() == parent:
         await asyncio.sleep(LOOK_SECONDS)
 
@@ -29,3 +37,37 @@ def when_parent_ends(act: Callable[[], None]) -> None:
         act()
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def adopt_children() -> None:
+    """Let what children leave behind become children of this process, where the system can (Linux)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_BE_SUBREAPER, 1, 0, 0, 0)
+
+
+def end_children() -> None:
+    """End all children of this process, as those that an experiment's own code has left."""
+    asked: set[int] = set()
+    until = time.monotonic() + END_SECONDS
+    while left := _children():
+        late = time.monotonic() > until
+        for child in left:
+            if late or child not in asked:
+                with contextlib.suppress(OSError):
+                    os.kill(child, signal.SIGKILL if late else signal.SIGTERM)
+                asked.add(child)
+        with contextlib.suppress(OSError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        time.sleep(0.01)
+        if time.monotonic() > until + END_SECONDS:
+            return
+
+
+def _children() -> set[int]:
+    found: set[int] = set()
+    with contextlib.suppress(OSError):
+        for task in os.listdir("/proc/self/task"):
+            with open(f"/proc/self/task/{task}/children") as file:
+                found |= {int(child) for child in file.read().split()}
+    return found

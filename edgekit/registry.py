@@ -226,17 +226,18 @@ OF_PRIVACY = "DifferentialPrivacy"
 
 
 def check_names(names: Mapping[str, str], transforms: Iterable[str] = ()) -> None:
-    """See that what an experiment names is known, without importing it.
+    """See that what an experiment names is known and may be run here, without importing it.
 
     Args:
         names: by key, such as `model.name`; "" is nothing.
         transforms: of `federation.transforms`.
 
     Raises:
-        ExperimentError: one is not.
+        ExperimentError: one is not known.
+        UsageError: one is code that nobody has trusted here.
     """
     for registry in (MODELS, SOURCES, ALGORITHMS, STRATEGIES, SELECTORS):
         if name := names.get(registry.key):
-            registry.entry(name)
+            plugins.check(registry.entry(name).path, registry.key)
     for name in transforms:
-        TRANSFORMS.entry(name)
+        plugins.check(TRANSFORMS.entry(name).path, TRANSFORMS.key)

@@ -7,9 +7,9 @@ import os
 import secrets
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from edgekit.errors import RunFolderError, UsageError
 
@@ -54,12 +54,24 @@ def locked(folder: Path, refusal: Exception, *, wait: bool = False) -> Iterator[
         wait: for the other process to let go, instead.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with open(folder / "lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise refusal from None
-        yield
+    path = folder / "lock"
+    while True:
+        with open(path, "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise refusal from None
+            if not _is_at(file, path):
+                continue  # whoever held it took its file away
+            yield
+            return
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except OSError:
+        return False
 
 
 def secret_number(path: Path, bits: int, refusal: Exception) -> int:
@@ -187,6 +199,21 @@ class RunFolder:
         if not (path / "experiment.toml").is_file():
             raise UsageError(f"{path} is not a run folder: it has no experiment.toml")
         return cls(path)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the folder against other processes: two that write into it would mix their rounds.
+
+        Raises:
+            UsageError: another one holds it.
+        """
+        taken = UsageError(f"another edgekit is at work in {self.path}: wait until it ends, or stop it")
+        with locked(self.path, taken):
+            try:
+                yield
+            finally:
+                with suppress(OSError):
+                    (self.path / "lock").unlink()
 
     @classmethod
     def next_free(cls, parent: Path, name: str) -> Path:

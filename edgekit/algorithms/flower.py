@@ -246,6 +246,8 @@ def build(federation: Federation, *, measures: bool = False) -> Strategy:
         **federation.arguments,
     }
     loaded = STRATEGIES.load(name)
+    if not (isinstance(loaded, type) and issubclass(loaded, Strategy)):
+        raise ExperimentError(f"federation.strategy {name!r} is not a flwr.serverapp.strategy.Strategy")
     try:
         strategy = loaded(**arguments)
     except TypeError as error:
@@ -253,9 +255,8 @@ def build(federation: Federation, *, measures: bool = False) -> Strategy:
         raise ExperimentError(f"federation.arguments do not fit {name}: {reason}") from None
     except Exception as error:  # it may be the user's own
         raise ExperimentError(f"federation.arguments do not fit {name}: {error}") from None
-    if not isinstance(strategy, Strategy):
-        raise ExperimentError(f"federation.strategy {name!r} is not a flwr.serverapp.strategy.Strategy")
-    return strategy
+    found: Strategy = strategy
+    return found
 
 
 def state_of(strategy: Strategy) -> tuple[Weights, dict[str, Any], list[str]]:

@@ -1,11 +1,13 @@
 """Put the commands together, and turn every expected failure into one line and an exit code."""
 
+import atexit
+import os
 import sys
 from collections.abc import Sequence
 
 import typer
 
-from edgekit import __version__
+from edgekit import __version__, plugins
 from edgekit.cli import (
     bundle,
     devices,
@@ -25,6 +27,8 @@ from edgekit.cli import (
 )
 from edgekit.cli.terminal import complain
 from edgekit.errors import EdgekitError
+from edgekit.processes import adopt_children, end_children
+from edgekit.trust import VARIABLE, Gate
 
 app = typer.Typer(
     name="edgekit",
@@ -68,8 +72,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; exit 0, 1 (failed) or 2 (wrong usage).
 
     Args:
-        arguments: after the program's name; None takes this process's own.
+        arguments: after the program's name; None takes this process's own, which then ends with all its children.
     """
+    if arguments is None:
+        adopt_children()
+        atexit.register(end_children)
+    given, trust = sys.argv[1:] if arguments is None else arguments, os.environ.get(VARIABLE)
+    plugins.guard(Gate(given, asks=sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()))
     try:
         app(arguments, prog_name="edgekit")
     except EdgekitError as error:
@@ -92,3 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         complain(f"{error.filename or 'the system'}: {error.strerror or error}")
         sys.exit(1)
+    finally:
+        plugins.guard(None)
+        if trust is None:
+            os.environ.pop(VARIABLE, None)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from edgekit.cli.options import Arguments, AsJson, Model, Weights, json_object
+from edgekit.cli.options import Arguments, AsJson, Model, Trust, Weights, json_object, open_run
 
 
 def export(
@@ -41,6 +41,7 @@ def export(
     licence: Annotated[str, typer.Option(help="The model's licence, for the files' cards.")] = "",
     out: Annotated[Path | None, typer.Option(help="With --model: the folder; by default export/.")] = None,
     as_json: AsJson = False,
+    trust: Trust = False,
 ) -> None:
     """Write .tflite files, each run in the runtimes that devices have and held against torch before it counts.
 
@@ -52,7 +53,6 @@ def export(
 
         edgekit export --model mynets:Net --weights net.safetensors --sample 1,1,28,28
     """
-    import json
     from typing import get_args
 
     from edgekit.cli.terminal import Terminal
@@ -60,7 +60,6 @@ def export(
     from edgekit.export.settings import Runtime
     from edgekit.plugins import is_import_path
     from edgekit.registry import PRESETS
-    from edgekit.runfolder import RunFolder
 
     presets: list[Any] = preset or []
     for option, given, known in (("--preset", presets, tuple(PRESETS)), ("--runtime", runtime, get_args(Runtime))):
@@ -76,7 +75,7 @@ def export(
         if file is not None and not file.is_file():
             raise UsageError(f"{option} {file} does not exist")
     if run is not None:
-        RunFolder.open(run)
+        open_run(run)
     with Terminal(silent=as_json) as terminal:
         terminal.stage("export")
         from edgekit.pipeline import exporting
@@ -105,7 +104,7 @@ def export(
                 terminal.notice,
             )
         if as_json:
-            print(json.dumps(facts, indent=2))
+            terminal.result(facts)
 
 
 def _shape(text: str) -> list[int]:

@@ -73,6 +73,9 @@ def join(
 
         edgekit join 'https://…#…' --data csv:patients.csv --party clinic
     """
+    from edgekit import plugins
+
+    plugins.guard(None)  # a node runs the modules that its owner lists, which it looks at itself
     import importlib.util
     import logging
     import signal

@@ -1,6 +1,7 @@
 """Options that several commands take, and how their values are read."""
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from edgekit.experiment import Experiment
+    from edgekit.runfolder import RunFolder
 
 Model = Annotated[str | None, typer.Option(metavar="package.module:Class", help="A torch module instead of a run.")]
 Arguments = Annotated[str, typer.Option(metavar="JSON", help="With --model: the class's arguments.")]
@@ -17,6 +19,47 @@ ExperimentArguments = Annotated[
     typer.Argument(metavar="[EXPERIMENT.toml] [section.key=value …]", help="An experiment file, and overrides."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the facts as JSON and nothing else.")]
+
+
+def _trusted(given: bool) -> bool:
+    from edgekit.plugins import guarding
+    from edgekit.trust import VARIABLE, Gate
+
+    gate = guarding()
+    if given and isinstance(gate, Gate):
+        gate.trusts = True
+        os.environ[VARIABLE] = "1"  # for what this command starts
+    return given
+
+
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust", callback=_trusted, is_eager=True, help="Run code that the experiment names, and remember that."
+    ),
+]
+
+
+def from_elsewhere() -> None:
+    """Say that what names code may come from elsewhere, as run folders do: trust goes by content then."""
+    from edgekit.plugins import guarding
+    from edgekit.trust import Gate
+
+    gate = guarding()
+    if isinstance(gate, Gate):
+        gate.elsewhere = True
+
+
+def open_run(path: Path) -> "RunFolder":
+    """Open a run folder, which may come from elsewhere.
+
+    Raises:
+        UsageError: it is none.
+    """
+    from edgekit.runfolder import RunFolder
+
+    from_elsewhere()
+    return RunFolder.open(path)
 
 
 def json_object(option: str, text: str) -> dict[str, Any]:
@@ -54,6 +97,8 @@ def read_experiment(arguments: list[str] | None) -> "Experiment":
             f"one experiment file at a time: {paths[1]!r} is neither an override (key=value) nor the first"
         )
     overrides = [argument for argument in given if "=" in argument]
+    if paths and not Path(paths[0]).resolve().is_relative_to(Path.cwd()):
+        from_elsewhere()
     experiment = experiments.load(Path(paths[0]) if paths else TEMPLATE, overrides)
     federation = experiment.federation
     check_names(

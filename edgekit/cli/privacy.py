@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from edgekit.cli.options import AsJson, ExperimentArguments, read_experiment
+from edgekit.cli.options import AsJson, ExperimentArguments, Trust, read_experiment
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
 
@@ -96,6 +96,7 @@ def audit(
     arguments: ExperimentArguments = None,
     canaries: Annotated[int, typer.Option(help="Units of the auditor's, each in by chance 1/2: 20 to 20000.")] = 1000,
     as_json: AsJson = False,
+    trust: Trust = False,
 ) -> None:
     """Hold an experiment's claim against what its own rounds give: a lower bound on epsilon by canaries.
 

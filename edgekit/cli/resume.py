@@ -5,10 +5,13 @@ from typing import Annotated
 
 import typer
 
+from edgekit.cli.options import Trust, open_run
+
 
 def resume(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print result.json and nothing else.")] = False,
+    trust: Trust = False,
 ) -> None:
     """Go on with a run that was stopped, from its last finished round.
 
@@ -20,9 +23,8 @@ def resume(
     """
     from edgekit.cli.run import finish
     from edgekit.cli.terminal import Terminal
-    from edgekit.runfolder import RunFolder
 
-    RunFolder.open(folder)
+    open_run(folder)
     with Terminal(silent=as_json) as terminal:
         from edgekit.pipeline import job
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgekit.cli.options import ExperimentArguments, read_experiment
+from edgekit.cli.options import ExperimentArguments, Trust, read_experiment
 
 if TYPE_CHECKING:
     from edgekit.cli.terminal import Terminal
@@ -15,6 +15,7 @@ def run(
     arguments: ExperimentArguments = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; by default runs/NAME-001, -002 …")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print result.json and nothing else.")] = False,
+    trust: Trust = False,
 ) -> None:
     """Train, export, convert, report: the whole main job, into one run folder.
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from edgekit.cli.options import ExperimentArguments, read_experiment
+from edgekit.cli.options import ExperimentArguments, Trust, read_experiment
 
 
 def serve(
@@ -37,6 +37,7 @@ def serve(
     state: Annotated[Path | None, typer.Option(help="Folder of the coordinator's keys and members.")] = None,
     once: Annotated[bool, typer.Option("--once", help="End when the run is done and its model delivered.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print events as JSON lines and nothing else.")] = False,
+    trust: Trust = False,
 ) -> None:
     """Coordinate a federation of real devices: encrypted, authenticated, and going on after every interruption.
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from edgekit.cli.options import Arguments, AsJson, Model, Weights, json_object
+from edgekit.cli.options import Arguments, AsJson, Model, Trust, Weights, json_object, open_run
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
 
@@ -43,6 +43,7 @@ def run(
     ] = None,
     timeout: Timeout = 600.0,
     as_json: AsJson = False,
+    trust: Trust = False,
 ) -> None:
     """Make the spiking form, and measure accuracy, spikes, energy and cores; or run it in another backend.
 
@@ -59,7 +60,6 @@ def run(
     from edgekit import experiment as experiments
     from edgekit.cli.terminal import Terminal
     from edgekit.errors import UsageError
-    from edgekit.runfolder import RunFolder
 
     words = changes or []
     if source is not None and "=" in str(source) and not source.exists():
@@ -85,7 +85,7 @@ def run(
     for option, file in (("--weights", weights), ("--data", data), ("FILE", source if alone else None)):
         if file is not None and not file.is_file():
             raise UsageError(f"{option} {file} does not exist")
-    folder = None if alone or source is None else RunFolder.open(source)
+    folder = None if alone or source is None else open_run(source)
     experiments.load(folder.experiment if folder else None, [f"spiking.{key}={value}" for key, value in chosen.items()])
     with Terminal(silent=as_json) as terminal:
         terminal.stage("spiking")
@@ -152,6 +152,7 @@ def verify(
     seed: Annotated[int, typer.Option(min=0, help="Of the first random network.")] = 0,
     timeout: Timeout = 600.0,
     as_json: AsJson = False,
+    trust: Trust = False,
 ) -> None:
     """Run the emulator and Intel's Lava side by side, and compare every spike, current and voltage.
 
@@ -161,10 +162,9 @@ def verify(
     """
     from edgekit.cli.terminal import Terminal
     from edgekit.errors import UsageError
-    from edgekit.runfolder import RunFolder
 
     if source is not None:
-        RunFolder.open(source)
+        open_run(source)
     elif not random:
         raise UsageError("nothing to compare: give a run's folder, or --random 1 or more")
     with Terminal(silent=as_json) as terminal:
@@ -184,6 +184,7 @@ def plot(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The folder; by default RUN/spiking/plots.")] = None,
     as_json: AsJson = False,
+    trust: Trust = False,
 ) -> None:
     """Draw spikes, voltages, rates, accuracy and energy by time steps, and early decisions, as .svg files.
 
@@ -192,9 +193,8 @@ def plot(
         edgekit spike plot runs/digits-001 --example 7
     """
     from edgekit.cli.terminal import Terminal
-    from edgekit.runfolder import RunFolder
 
-    RunFolder.open(source)
+    open_run(source)
     with Terminal(silent=as_json) as terminal:
         terminal.stage("plot")
         from edgekit.pipeline import plotting
@@ -214,6 +214,7 @@ def export(
     ] = "netx",
     out: Annotated[Path | None, typer.Option(help="The file or folder; by default in RUN/spiking.")] = None,
     as_json: AsJson = False,
+    trust: Trust = False,
 ) -> None:
     """Write a run's integers for other tools: lava-dl's netx, or a script that runs them in Lava or on a Loihi 2 chip.
 
@@ -223,11 +224,10 @@ def export(
     """
     from edgekit.cli.terminal import Terminal
     from edgekit.errors import UsageError
-    from edgekit.runfolder import RunFolder
 
     if to not in ("netx", "lava"):
         raise UsageError(f"--to {to}: there are netx and lava")
-    RunFolder.open(source)
+    open_run(source)
     with Terminal(silent=as_json) as terminal:
         terminal.stage("spiking export")
         from edgekit.pipeline import lava

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from edgekit.cli.options import AsJson, ExperimentArguments, read_experiment
+from edgekit.cli.options import AsJson, ExperimentArguments, Trust, read_experiment
 from edgekit.errors import UsageError
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
@@ -29,6 +29,7 @@ def plan(
     busy_watts: Annotated[float | None, Figure] = None,
     memory_mb: Annotated[float | None, Figure] = None,
     as_json: AsJson = False,
+    trust: Trust = False,
 ) -> None:
     """Compare federated averaging with each cut: what one round costs a device. Estimates, from its profile.
 
@@ -98,6 +99,7 @@ def attack(
     out: Annotated[Path, typer.Option(help="Folder for attack.json and rebuilt.svg.")] = Path("attack"),
     rounds: Annotated[int, typer.Option(help="Rounds to train before the attack.", min=1, max=1000)] = 5,
     as_json: AsJson = False,
+    trust: Trust = False,
 ) -> None:
     """Attack split learning as an honest but curious server: rebuild examples, and guess labels.
 

@@ -1,9 +1,12 @@
 """What people see: a live line while rounds run on a terminal, plain lines elsewhere, JSON for machines."""
 
 import json
+import os
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
+
+from edgekit.errors import EdgekitError
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -31,7 +34,8 @@ class Terminal:
     """Shows a run's progress.
 
     Args:
-        silent: show nothing (for `--json`).
+        silent: show nothing (for `--json`): then whatever else prints, an experiment's own code or its children, goes
+            to the errors, and `result` alone to the output.
     """
 
     def __init__(self, silent: bool = False) -> None:
@@ -42,12 +46,23 @@ class Terminal:
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._last_plain = 0.0
+        self._output: TextIO | None = None
 
     def __enter__(self) -> "Terminal":
+        if self.silent:
+            self._output, sys.stdout = sys.stdout, sys.stderr
+            self._descriptor = _apart(self._output)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: object, *_: object) -> None:
         self._stop()
+        if self._output is not None:
+            if self._descriptor is not None:
+                os.dup2(self._descriptor, 1)
+                os.close(self._descriptor)
+            sys.stdout, self._output = self._output, None
+        if isinstance(error, SystemExit):
+            raise EdgekitError(f"code that the experiment names ended the program: sys.exit({error.code!r})") from None
 
     def stage(self, name: str) -> None:
         """Say that a stage begins."""
@@ -79,12 +94,32 @@ class Terminal:
 
     def result(self, record: dict[str, Any]) -> None:
         """Print a record as JSON."""
-        print(json.dumps(record, indent=2))
+        text = json.dumps(record, indent=2) + "\n"
+        if self._output is None:
+            sys.stdout.write(text)
+        elif self._descriptor is None:
+            self._output.write(text)
+        else:
+            with open(self._descriptor, "w", closefd=False) as output:
+                output.write(text)
 
     def _stop(self) -> None:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+def _apart(output: TextIO) -> int | None:
+    """Let what is written to descriptor 1 go to the errors; return where the output is now, None if it is not there."""
+    try:
+        if output.fileno() != 1:
+            return None
+        output.flush()
+        kept = os.dup(1)
+        os.dup2(2, 1)
+    except (OSError, ValueError):  # no file, or closed
+        return None
+    return kept
 
 
 def round_line(metrics: Any, rounds: int) -> str:

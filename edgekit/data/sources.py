@@ -11,7 +11,7 @@ from edgekit.data import gestures, partition, vertical
 from edgekit.data.federated import Examples, FederatedDataset, Integers, Source, from_source
 from edgekit.data.settings import Data
 from edgekit.data.vertical import VerticalDataset
-from edgekit.errors import DataError
+from edgekit.errors import DataError, ExperimentError
 from edgekit.randomness import generator
 from edgekit.registry import SOURCES
 
@@ -224,6 +224,8 @@ def _from_function(path: str) -> FederatedDataset | Loaded:
     from edgekit.data.files import array_source
 
     function = plugins.load(path, "data.source")
+    if not plugins.is_own_function(function):
+        raise ExperimentError(f"data.source {path!r} is {type(function).__name__}, not a function of yours")
     try:
         loaded = function()
         if isinstance(loaded, FederatedDataset):

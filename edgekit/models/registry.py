@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import FunctionType
+from typing import get_type_hints
 
 import torch
 from torch import nn
 
+from edgekit import plugins
 from edgekit.data.federated import Floats
 from edgekit.errors import EdgekitError, ExperimentError, ModelError
 from edgekit.models.lsuv import unit_variance
@@ -96,8 +99,33 @@ def _ends_in_softmax(model: nn.Module, shape: tuple[int, ...]) -> bool:
     return bool((scores >= 0).all() and torch.allclose(scores.sum(1), torch.ones(len(scores)), atol=1e-4))
 
 
+def maker(found: object, what: str) -> Callable[..., nn.Module]:
+    """Return what makes a network: a module's class, or a function that does. Nothing is called before this is known.
+
+    Raises:
+        ModelError: it is neither.
+    """
+    if isinstance(found, type) and issubclass(found, nn.Module):
+        return found
+    if isinstance(found, FunctionType) and (plugins.is_own_function(found) or _gives_module(found)):
+        return found
+    raise ModelError(
+        f"{what} is {type(found).__name__} {getattr(found, '__name__', '')!r}, not a torch.nn.Module class, nor a "
+        "function of yours (or one whose annotation says so) that gives one"
+    )
+
+
+def _gives_module(function: FunctionType) -> bool:
+    try:
+        given = get_type_hints(function).get("return")
+    except Exception:  # annotations of anybody's
+        return False
+    return isinstance(given, type) and issubclass(given, nn.Module)
+
+
 def _construct(settings: Model, shape: tuple[int, ...], classes: int) -> nn.Module:
-    made = MODELS.load(settings.name)
+    found = MODELS.load(settings.name)
+    made = found if settings.name in MODELS else maker(found, f"model.name {settings.name!r}")
     try:
         if settings.name not in MODELS:
             model: nn.Module = made(**settings.arguments)

@@ -1,6 +1,7 @@
 """The main job. Each stage is a function of what came before it, and writes into the run folder."""
 
 import platform
+import shutil
 import time
 from dataclasses import dataclass, field
 from functools import partial
@@ -99,11 +100,11 @@ def run(experiment: Experiment, out: Path, listener: Listener) -> dict[str, Any]
     folder = RunFolder.create(out)
     experiments.save(experiment, folder.experiment)
     try:
-        return _work(Job(experiment, folder, listener))
+        with folder.alone():
+            return _work(Job(experiment, folder, listener))
     except EdgekitError:
-        if list(out.iterdir()) == [folder.experiment]:  # nothing was done: leave the name free for a corrected run
-            folder.experiment.unlink()
-            out.rmdir()
+        if not {path.name for path in out.iterdir()} - {folder.experiment.name, "lock"}:
+            shutil.rmtree(out)  # nothing was done: leave the name free for a corrected run
         raise
 
 
@@ -114,7 +115,8 @@ def resume(path: Path, listener: Listener) -> dict[str, Any]:
         EdgekitError: this is not a run folder, or something failed again.
     """
     folder = RunFolder.open(path)
-    return _work(Job(experiments.load(folder.experiment), folder, listener))
+    with folder.alone():
+        return _work(Job(experiments.load(folder.experiment), folder, listener))
 
 
 class Fleet(Protocol):

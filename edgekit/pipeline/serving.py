@@ -14,7 +14,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from torch import nn
 
-from edgekit import __version__
+from edgekit import __version__, plugins
 from edgekit import experiment as experiments
 from edgekit.algorithms.base import Algorithm
 from edgekit.clients.node.delivery import Delivery
@@ -37,6 +37,7 @@ from edgekit.server.engines.fleet.streams import SplitHost
 from edgekit.server.loop import checkpoint
 from edgekit.server.loop.metrics import RoundMetrics
 from edgekit.transforms.base import Mechanism
+from edgekit.trust import Gate
 
 log = logging.getLogger("edgekit.serving")
 
@@ -56,6 +57,7 @@ def main(grid: Grid, context: Context) -> None:
     """Run the experiment of a run folder with the nodes of a SuperLink, and deliver its model."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     when_parent_ends(_end)
+    plugins.guard(Gate((), asks=False))
     folder = RunFolder.open(Path(str(context.run_config["folder"])))
     events = Events(folder)
     settings = context.run_config

@@ -15,6 +15,7 @@ from edgekit.data.federated import Floats
 from edgekit.errors import EdgekitError, ModelError, RunFolderError, UsageError
 from edgekit.experiment import Experiment
 from edgekit.export.tflite import check_calibration
+from edgekit.models.registry import maker
 from edgekit.models.weights_file import take
 from edgekit.runfolder import RunFolder
 
@@ -79,7 +80,7 @@ def load_module(model_path: str, arguments: dict[str, Any], weights: Path | None
         EdgekitError: it cannot be built, its weights do not fit, or it does not give scores (batch, classes).
     """
     try:
-        made = plugins.load(model_path, "--model")(**arguments)
+        made = maker(plugins.load(model_path, "--model"), f"--model {model_path}")(**arguments)
     except EdgekitError:
         raise
     except Exception as error:

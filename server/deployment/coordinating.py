@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from edgekit.enrolment import NAME_LETTERS
-from edgekit.errors import ServeError, TrainingError
+from edgekit.errors import RunFolderError, ServeError, TrainingError
 from edgekit.listening import Listening
 from edgekit.runfolder import RunFolder, locked
 from edgekit.server.deployment.supervisor import Supervisor
@@ -139,7 +139,10 @@ def _delivered(rows: list[dict[str, Any]], folder: RunFolder, waited: float) -> 
 
 def _rows(joined: dict[str, Any], folder: RunFolder) -> list[dict[str, Any]]:
     """Bring together what the gate and the server app know of each node."""
-    told = {str(line["node"]): line for line in read_nodes(folder)}
+    try:
+        told = {str(line["node"]): line for line in read_nodes(folder)}
+    except RunFolderError:
+        told = {}  # its server app says so, and writes it anew
     rows = []
     for node, member in joined.items():
         known = told.get(node, {})
@@ -201,4 +204,14 @@ class _Tail:
             return []
         whole = content[: content.rfind(b"\n") + 1]
         self._place += len(whole)
-        return [json.loads(line) for line in whole.splitlines() if line]
+        found = [_event(line) for line in whole.splitlines() if line]
+        return [event for event in found if event is not None]
+
+
+def _event(line: bytes) -> dict[str, Any] | None:
+    """Return a line's event; None of one that a process that was killed left behind, in part or joined to the next."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) else None

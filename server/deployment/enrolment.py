@@ -6,12 +6,15 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from edgekit import __version__
 from edgekit.enrolment import PROTOCOL, JoinCode, clock_problem, enrolment_parts, is_proof, phone_message
 from edgekit.errors import JoinError, ServeError
 from edgekit.runfolder import write_whole
+from edgekit.section import first_problem
 from edgekit.server.deployment.claims import check_label, check_signature, fingerprint, text
 
 CODE_SECONDS = 600.0
@@ -92,8 +95,8 @@ class Enrolment:
         self.authority, self.signing_key = authority, signing_key
         self._register, self._unregister, self._log, self._clock = register, unregister, log, clock
         self._lock = threading.RLock()
-        self._codes = {name: Code(**code) for name, code in _read(self._codes_file).items()}
-        self.members = {int(node): Member(**member) for node, member in _read(self._members_file).items()}
+        self._codes = _read(self._codes_file, _CODES)
+        self.members = {member.node_id: member for member in _read(self._members_file, _MEMBERS).values()}
         self._by_key = {member.public_key: node for node, member in self.members.items()}
 
     def issue(self, seconds: float = CODE_SECONDS, *, gateway: bool = False) -> JoinCode:
@@ -308,16 +311,20 @@ class Enrolment:
 
 def members_in(folder: Path) -> set[int]:
     """Return the ids of the nodes that have joined, and have not left or been removed."""
-    return {int(node) for node in _read(folder / "members.json")}
+    return {int(node) for node in _read(folder / "members.json", _MEMBERS)}
 
 
-def _read(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
+Kept = TypeVar("Kept", Code, Member)
+_CODES, _MEMBERS = TypeAdapter(dict[str, Code]), TypeAdapter(dict[str, Member])
+
+
+def _read(path: Path, kind: TypeAdapter[dict[str, Kept]]) -> dict[str, Kept]:
+    remedy = "restore it, or remove it and let devices join again"
     try:
-        found: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ServeError(
-            f"{path} cannot be read ({error}): restore it, or remove it and let devices join again"
-        ) from None
-    return found
+        return kind.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ServeError(f"{path} cannot be read ({error.strerror}): {remedy}") from None
+    except ValidationError as error:
+        raise ServeError(f"{path} is damaged ({first_problem(error)}): {remedy}") from None

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -70,8 +70,12 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
             old.unlink()
 
 
-def latest(folder: Path) -> Checkpoint | None:
+def latest(folder: Path, say: Callable[[str], None] = lambda line: None) -> Checkpoint | None:
     """Return the newest checkpoint that can be read; None if there is none.
+
+    Args:
+        folder: of the checkpoints.
+        say: called with a line for people where a newer one is damaged.
 
     Raises:
         RunFolderError: there are checkpoints, but none can be read.
@@ -91,6 +95,8 @@ def latest(folder: Path) -> Checkpoint | None:
                 own = _of_transform(place)
                 names = [name for name in groups if name.startswith(own)]
                 transforms.append(State({name.removeprefix(own): groups.pop(name) for name in names}, dict(facts)))
+            if problem is not None:
+                say(f"{problem}; going on from the checkpoint before it")
             return Checkpoint(
                 int(description["round"]),
                 State(groups, dict(description["facts"])),

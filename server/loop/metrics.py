@@ -94,8 +94,22 @@ def skips(federation: Federation, number: int) -> bool:
     return bool(number % federation.evaluate_every) and number != federation.rounds
 
 
-def keep_rounds(path: Path, last: int) -> None:
-    """Drop the metrics of rounds after a checkpoint: they will be run again."""
-    lines = [line for line in read_lines(path) if line["round"] <= last]
-    if path.exists():
-        write_whole(path, "".join(json.dumps(line) + "\n" for line in lines))
+def keep_rounds(path: Path, last: int) -> list[str]:
+    """Drop the metrics of rounds after a checkpoint: they will be run again.
+
+    Args:
+        path: of `metrics.jsonl`.
+        last: round of the checkpoint; 0 without one.
+
+    Returns:
+        What does not fit together, a line each for people.
+    """
+    if not path.exists():
+        return [f"{path} is missing: of rounds 1 to {last} there are no metrics any more"] if last else []
+    lines = [line for line in read_lines(path) if isinstance(line, dict) and isinstance(line.get("round"), int)]
+    kept = {line["round"]: line for line in lines if 0 < line["round"] <= last}
+    write_whole(path, "".join(json.dumps(kept[number]) + "\n" for number in sorted(kept)))
+    gone = sorted(set(range(1, last + 1)) - set(kept))
+    if not last and lines:
+        return [f"{path} tells of {len(lines)} rounds, but no checkpoint is there: training begins anew"]
+    return [f"{path} lacks {len(gone)} of {last} rounds, the first of them {gone[0]}"] if gone else []

@@ -85,12 +85,12 @@ def make(name: str) -> Selector:
         ExperimentError: there is none, or it is no selector.
     """
     loaded = SELECTORS.load(name)
+    if not (isinstance(loaded, type) and all(callable(getattr(loaded, one, None)) for one in ("sampling", "choose"))):
+        raise ExperimentError(f"federation.selector {name!r} is no selector's class: it needs `sampling` and `choose`")
     try:
         selector: Selector = loaded()
     except Exception as error:  # it may be the user's own
         raise ExperimentError(f"federation.selector {name} cannot be made: {type(error).__name__}: {error}") from None
-    if not all(callable(getattr(selector, method, None)) for method in ("sampling", "choose")):
-        raise ExperimentError(f"federation.selector {name!r} is no selector: it needs `sampling` and `choose`")
     return selector
 
 

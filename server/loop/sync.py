@@ -172,7 +172,7 @@ class Coordinator:
         Raises:
             TrainingError: no client could train, or the method failed.
         """
-        found = checkpoint.latest(self.run_folder.checkpoint)
+        found = checkpoint.latest(self.run_folder.checkpoint, self.on_notice)
         current = self._first if found is None else with_buffers_apart(found, self._first)
         whole = self._whole(current)
         if problem := problem_with(whole, self._whole(self._first)):
@@ -180,7 +180,8 @@ class Coordinator:
         if current.method not in ("", self._method):
             raise TrainingError(f"the run was begun with the method {current.method}, not {self._method}: start anew")
         self.charging.check_goes_on(current.ledger, current.round)
-        keep_rounds(self.run_folder.metrics, current.round)
+        for problem in keep_rounds(self.run_folder.metrics, current.round):
+            self.on_notice(problem)
         rounds = self.experiment.federation.rounds
         if found is not None:
             self._validation.measured(current, whole)

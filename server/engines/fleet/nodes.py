@@ -1,13 +1,17 @@
 """What a run knows of its nodes: `nodes.json`, which the server app writes."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from edgekit import wire
+from edgekit.errors import RunFolderError
 from edgekit.runfolder import RunFolder, write_whole
+from edgekit.section import first_problem
 
 
 @dataclass
@@ -51,26 +55,45 @@ class NodeState:
     seconds: float = 0.0
 
 
+_NODES = TypeAdapter(list[NodeState])
+
+
 def save_nodes(path: Path, nodes: Iterable[NodeState]) -> None:
     """Write down what is known of nodes."""
     write_whole(path, json.dumps([asdict(state) for state in nodes], indent=1) + "\n")
 
 
-def load_nodes(path: Path) -> dict[int, NodeState]:
-    """Return what an earlier server app knew of nodes, by id; nothing where it cannot be read."""
+def load_nodes(path: Path, say: Callable[[str], None] = lambda line: None) -> dict[int, NodeState]:
+    """Return what an earlier server app knew of nodes, by id.
+
+    Where it cannot be read that is said, and it begins anew: it is figures for people, and who is which party, which is
+    found anew too.
+    """
     try:
-        return {int(line["node"]): NodeState(**line) for line in json.loads(path.read_text())}
-    except (OSError, ValueError, TypeError, KeyError):
-        return {}  # figures for people, which begin anew; who is which party is then found anew too
+        return {state.node: state for state in _read(path)}
+    except RunFolderError as error:
+        say(f"{error}; what is known of nodes begins anew")
+        return {}
 
 
 def read_nodes(folder: RunFolder) -> list[dict[str, Any]]:
-    """Return what a run's server app knows of its nodes, [] if it has written nothing yet."""
+    """Return what a run's server app knows of its nodes, [] if it has written nothing yet.
+
+    Raises:
+        RunFolderError: it cannot be read.
+    """
+    return [asdict(state) for state in _read(folder.path / "nodes.json")]
+
+
+def _read(path: Path) -> list[NodeState]:
     try:
-        found = json.loads((folder.path / "nodes.json").read_text())
-    except (OSError, ValueError):
+        return _NODES.validate_json(path.read_bytes())
+    except FileNotFoundError:
         return []
-    return found if isinstance(found, list) else []
+    except OSError as error:
+        raise RunFolderError(f"cannot read {path}: {error.strerror}") from None
+    except ValidationError as error:
+        raise RunFolderError(f"{path} is damaged: {first_problem(error)}") from None
 
 
 def by_kind(folder: RunFolder) -> dict[str, dict[str, Any]]:

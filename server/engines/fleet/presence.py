@@ -66,7 +66,7 @@ class Presence:
     ) -> None:
         self._exchange, self._tasks, self._kinds, self._otherwise = exchange, tasks, kinds, otherwise
         self._sign, self._path, self._on_notice, self._admit = sign, path, on_notice, admit
-        self.nodes: dict[int, NodeState] = load_nodes(path)
+        self.nodes: dict[int, NodeState] = load_nodes(path, on_notice)
         self.ready: set[int] = set()
         self.progress: dict[str, Any] = {}
         self._resting: dict[int, float] = {}
