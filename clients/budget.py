@@ -10,10 +10,15 @@ from edgekit.data import Examples
 from edgekit.errors import PrivacyError
 from edgekit.local_settings import LocalSettings
 from edgekit.privacy import Charge, Ledger, epsilon
+from edgekit.privacy.accounting import History
 from edgekit.privacy.mechanisms.client_by_client import sensitivity
 
 ACCOUNTANT = "pld-numpy"
 """What a device reckons with: it needs no package."""
+
+
+ALONE = "alone "
+"""Beginning of the plan of a charge that is part of none."""
 
 
 @dataclass(frozen=True)
@@ -23,18 +28,33 @@ class PlannedRun:
     Attributes:
         name: of the plan.
         steps: how many there are of each kind: (noise multiplier, sample rate) -> steps.
-        delta: with which it was planned.
     """
 
     name: str
     steps: Mapping[tuple[float, float], int]
-    delta: float
 
     @property
-    def epsilon(self) -> float:
-        """What all of it spends."""
-        history = [(noise, rate, steps) for (noise, rate), steps in self.steps.items()]
-        return epsilon(history, self.delta, ACCOUNTANT)
+    def history(self) -> History:
+        """All of it."""
+        return tuple(sorted((noise, rate, steps) for (noise, rate), steps in self.steps.items()))
+
+    def to_text(self) -> str:
+        """Return it as it stands in a ledger."""
+        return f"{self.name} " + ";".join(f"{noise!r},{rate!r},{steps}" for noise, rate, steps in self.history)
+
+    @classmethod
+    def from_text(cls, text: str) -> "PlannedRun":
+        """Read what `to_text` gave.
+
+        Raises:
+            PrivacyError: it is no plan.
+        """
+        name, _, kinds = text.partition(" ")
+        try:
+            found = [kind.split(",") for kind in kinds.split(";")]
+            return cls(name, {(float(noise), float(rate)): int(steps) for noise, rate, steps in found})
+        except ValueError:
+            raise PrivacyError(f"a ledger holds a plan that cannot be read: {text[:100]!r}") from None
 
 
 class Budget:
@@ -56,20 +76,47 @@ class Budget:
         self._planned = planned
 
     def spent(self, *charges: Charge) -> float:
-        """Return what was spent, and would be with further charges.
+        """Return what was spent, and would be with further charges: of each plan that was begun all of it.
 
-        Each planned run is one history, counted together, since it was settled beforehand. Which run comes next, or
-        what goes beyond a plan, may depend on what was seen: their epsilons, at delta each, add up (Rogers et al.
-        2016, basic composition).
+        A plan is one history, since it was settled beforehand, and it counts whole from its first round on: when it
+        ends early may depend on what was seen. So may which one comes next, and what goes beyond a plan, charge by
+        charge. Their epsilons add up, the first at `delta`, each further one at half the delta of that before it, so
+        that all of them together stay below twice `delta` (Rogers et al. 2016, basic composition as a filter).
         """
-        whole = self._planned
-        found = 0.0
-        for name, history in self.ledger.by_plan(*charges).items():
-            own = epsilon(history, self.delta, ACCOUNTANT)
-            if whole is not None and name == whole.name and whole.delta <= self.delta:
-                own = min(own, whole.epsilon)  # a part of a plan spends no more than all of it
-            found += own
+        return sum(
+            epsilon(history, self.delta / 2**place, ACCOUNTANT)
+            for place, history in enumerate(self.histories(*charges).values())
+        )
+
+    def histories(self, *charges: Charge) -> dict[str, History]:
+        """Return what counts together, in the order in which it was begun, and with further charges."""
+        found: dict[str, History] = {}
+        earlier: dict[tuple[float, float], int] = {}  # as devices wrote it once: without plans
+        for charge in (*self.ledger.charges, *(one for one in charges if one not in self.ledger.charges)):
+            kind = (charge.noise_multiplier, charge.sample_rate)
+            if not charge.plan:
+                earlier[kind] = earlier.get(kind, 0) + charge.steps
+                found["earlier"] = PlannedRun("earlier", earlier).history
+            elif charge.plan.startswith(ALONE):
+                found[charge.plan] = ((*kind, charge.steps),)
+            elif charge.plan not in found:
+                found[charge.plan] = PlannedRun.from_text(charge.plan).history
+        if self._planned is not None and earlier and self._planned.to_text() in found:
+            made = self._made()
+            if all(made.get(kind, 0) <= self._planned.steps.get(kind, 0) for kind in {*earlier, *made}):
+                del found["earlier"]  # rounds of the same plan, from before plans were written down
         return found
+
+    def _made(self) -> dict[tuple[float, float], int]:
+        """Return the steps of each kind that the plan has made, also before plans were written down."""
+        made: dict[tuple[float, float], int] = {}
+        assert self._planned is not None
+        for one in self.ledger.charges:
+            if one.plan in ("", self._planned.to_text()):
+                own = (one.noise_multiplier, one.sample_rate)
+                kind = next((kind for kind in self._planned.steps if _alike(one, kind)), own)
+                made[kind] = made.get(kind, 0) + one.steps
+        return made
 
     def spend(self, settings: LocalSettings, draw: str, releases: int = 1) -> None:
         """Write down what a round will spend, before it does.
@@ -107,30 +154,27 @@ class Budget:
         if not after <= self.epsilon:
             raise PrivacyError(
                 f"this device will spend epsilon {self.epsilon:.4g} at delta {self.delta:g} and no more; with this "
-                f"round it would have spent {after:.4g}"
+                f"round it would have spent {after:.4g}, all that was planned with it"
             )
         self.ledger.charge(charge)
 
     def _as_planned(self, charge: Charge) -> Charge:
         """Return a charge as it was written before, or as part of the plan as far as that reaches."""
         for before in self.ledger.charges:
-            if replace(before, plan="") == charge:
+            same = (before.draw, before.unit, before.steps) == (charge.draw, charge.unit, charge.steps)
+            if same and _alike(before, (charge.noise_multiplier, charge.sample_rate)):
                 return before
-        if self._planned is None:
-            return charge
-        for (noise, rate), steps in self._planned.steps.items():
-
-            def alike(one: Charge, noise: float = noise, rate: float = rate) -> bool:
-                return one.sample_rate == rate and isclose(one.noise_multiplier, noise, rel_tol=1e-6)
-
-            if alike(charge):
-                made = sum(one.steps for one in self.ledger.charges if one.plan == self._planned.name and alike(one))
-                if made + charge.steps <= steps:
+        if self._planned is not None:
+            for kind, steps in self._planned.steps.items():
+                if _alike(charge, kind) and self._made().get(kind, 0) + charge.steps <= steps:
                     # In the plan's own number, which rounding may have moved by its last digit.
-                    return replace(
-                        charge, noise_multiplier=min(noise, charge.noise_multiplier), plan=self._planned.name
-                    )
-        return charge
+                    noise = min(kind[0], charge.noise_multiplier)
+                    return replace(charge, noise_multiplier=noise, plan=self._planned.to_text())
+        return replace(charge, plan=f"{ALONE}{charge.draw}")
+
+
+def _alike(charge: Charge, kind: tuple[float, float]) -> bool:
+    return charge.sample_rate == kind[1] and isclose(charge.noise_multiplier, kind[0], rel_tol=1e-6)
 
 
 def _charge(settings: LocalSettings, number: int, draw: str, releases: int) -> Charge | None:

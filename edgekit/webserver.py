@@ -40,6 +40,7 @@ class Server(uvicorn.Server):
                 port=port,
                 log_level="warning",
                 access_log=False,
+                server_header=False,
                 timeout_graceful_shutdown=CLOSING_SECONDS,
                 **tls,
                 **more,

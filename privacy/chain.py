@@ -21,6 +21,7 @@ class ChainedLines:
     Args:
         path: the file; "nothing yet" if there is none.
         head: where the head is kept beside it; None where somebody else does.
+        always: whether every line has its hash, and the head is there: not so of files from before these were kept.
 
     Attributes:
         lines: without their hashes.
@@ -29,11 +30,11 @@ class ChainedLines:
         PrivacyError: a line does not follow, or lines are missing at the end.
     """
 
-    def __init__(self, path: Path, head: Path | None = None) -> None:
+    def __init__(self, path: Path, head: Path | None = None, *, always: bool = False) -> None:
         self.path, self._head_file = path, head
         self.lines: list[dict[str, Any]] = []
         self._heads = [""]
-        chained = False
+        chained = always
         for number, line in enumerate(read_lines(path), 1):
             chain = line.pop(CHAIN, None) if isinstance(line, dict) else ""
             if chain != _next(self.head, line) and (chained or chain is not None):  # once lines had no chain
@@ -43,6 +44,9 @@ class ChainedLines:
                 )
             chained = chain is not None
             self._take(line)
+        if always and head is not None and head.exists() != bool(self.lines):
+            gone = head if self.lines else path
+            raise PrivacyError(f"{gone} is missing: put it back, since what was spent is not known without it")
         if head is not None and head.exists() and not self.holds(head.read_text().strip()):
             raise PrivacyError(
                 f"{path} does not hold all that was spent: it was cut, deleted, or is another one; put this one's own "

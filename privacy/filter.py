@@ -16,7 +16,7 @@ import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import inf, log, log1p
+from math import inf, isfinite, log, log1p
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ class Filter:
         self.path = path
         if path.is_dir():
             raise PrivacyError(f"{path} is a folder: name the file that edgekit privacy ledger makes")
-        self._lines = ChainedLines(path, _beside(path, "head"))
+        self._lines = ChainedLines(path, _beside(path, "head"), always=True)
         if not self._lines.lines:
             raise PrivacyError(
                 f"{path} does not exist or is empty: its total is fixed first, as in edgekit privacy ledger {path} "
@@ -87,13 +87,18 @@ class Filter:
         try:
             total = self._lines.lines[0]["total"]
             self.total = Total(float(total["epsilon"]), float(total["delta"]), total["unit"], int(total["order"]))
+            if self.total.order not in ORDERS or not self.total.divergence > 0:
+                raise ValueError
         except (KeyError, TypeError, ValueError):
             raise PrivacyError(f"{path} is no ledger of several runs: its first line has no total") from None
         self._spent: dict[str, float] = {}
-        self._known: set[tuple[str, int, str]] = set()
+        self._known: dict[tuple[str, int, str], tuple[float, float, int]] = {}
         self._hashes: set[str] = set()
         for line in self._lines.lines[1:]:
-            self._count(line)
+            try:
+                self._count(line)
+            except (KeyError, TypeError, ValueError):
+                raise PrivacyError(f"{path} holds a line that is not a charge: {str(line)[:100]}") from None
 
     @classmethod
     def create(cls, path: Path, total: Total) -> "Filter":
@@ -102,9 +107,10 @@ class Filter:
         Raises:
             PrivacyError: the file exists, or no order leaves anything to spend.
         """
-        if path.exists():
-            raise PrivacyError(f"{path} exists: a total is fixed once; give another name")
-        if not (total.divergence > 0 and total.order in ORDERS):
+        for there in (path, _beside(path, "key"), _beside(path, "head")):
+            if there.exists():
+                raise PrivacyError(f"{there} exists: a total is fixed once; give another name")
+        if not (isfinite(total.epsilon) and total.order in ORDERS and total.divergence > 0):
             raise PrivacyError(
                 f"at order {total.order} nothing can be spent of epsilon {total.epsilon:g} at delta {total.delta:g}: "
                 f"leave --order out, which takes {best_order(total.epsilon, total.delta)}, or raise epsilon"
@@ -117,6 +123,15 @@ class Filter:
     def runs(self) -> dict[str, float]:
         """Share of the total that each run has spent."""
         return {run: spent / self.total.divergence for run, spent in self._spent.items()}
+
+    @property
+    def head(self) -> str:
+        """What stands for all lines so far."""
+        return self._lines.head
+
+    def holds(self, head: str) -> bool:
+        """Whether this ledger goes on where `head` was that of one."""
+        return self._lines.holds(head)
 
     @property
     def rounds(self) -> int:
@@ -177,12 +192,23 @@ class Filter:
                 )  # fmt: skip
 
     def can_afford(self, run: str, charges: Sequence[Charge]) -> bool:
-        """Whether there is enough left for a round, as far as this process knows."""
-        return self._new(run, charges)[1] <= self.left + 1e-9
+        """Whether there is enough left for a round, whoever has charged meanwhile."""
+        there = Filter(self.path)
+        return there._new(run, charges)[1] <= there.left + 1e-9
 
     def _new(self, run: str, charges: Sequence[Charge]) -> tuple[list[Charge], float]:
         """Return the charges that were not written before, and the share of the total that they spend."""
-        new = [one for one in charges if (run, one.round, one.draw) not in self._known]
+        new = []
+        for one in charges:
+            settings = (one.noise_multiplier, one.sample_rate, one.steps)
+            known = self._known.get((run, one.round, one.draw))
+            if known is None:
+                new.append(one)
+            elif known != settings:
+                raise PrivacyError(
+                    f"{self.path} holds round {one.round} of {run} with other settings: the privacy of a run under way "
+                    "cannot be changed; start a new run"
+                )
         return new, sum(self.share(one.noise_multiplier, one.sample_rate, one.steps) for one in new)
 
     def check_data(self, examples: Iterable[bytes]) -> None:
@@ -238,7 +264,7 @@ class Filter:
             self._hashes |= set(line["data"])
             return
         run, noise, rate, steps = line["run"], line["noise_multiplier"], line["sample_rate"], line["steps"]
-        self._known.add((run, line["round"], line["draw"]))
+        self._known[run, line["round"], line["draw"]] = (noise, rate, steps)
         spent = steps * renyi(noise, rate, self.total.order)
         self._spent[run] = self._spent.get(run, 0.0) + (spent if spent == spent else inf)
 

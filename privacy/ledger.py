@@ -26,7 +26,7 @@ class Ledger:
     def __init__(self, path: Path, head: Path | None = None) -> None:
         self.path = path
         self._lines = ChainedLines(path, head)
-        self._charges: set[Charge] = set()
+        self._charges: dict[Charge, None] = {}
         self._everyone: Counter[tuple[float, float]] = Counter()
         self._own: dict[int, Counter[tuple[float, float]]] = {}
         self._epsilons: dict[tuple[object, ...], float] = {}
@@ -88,22 +88,10 @@ class Ledger:
         } or {self._history(everybody)}
         return max(self._spent(history, delta, accountant) for history in histories)
 
-    def by_plan(self, *charges: Charge) -> dict[str, History]:
-        """Return what was done, and would be with further charges, whoever they are of: by the plan's name.
-
-        Charges of no plan stand by themselves, kind by kind: whatever was seen before may have decided over them, so
-        they are not one history that was settled beforehand. What is spent of them adds up.
-        """
-        plans: dict[str, Counter[tuple[float, float]]] = {}
-        for charge in (*self._charges, *(one for one in charges if one not in self._charges)):
-            kind = (charge.noise_multiplier, charge.sample_rate)
-            plans.setdefault(charge.plan or f"no plan, {kind}", Counter())[kind] += charge.steps
-        return {name: _history(counted) for name, counted in plans.items()}
-
     @property
     def charges(self) -> Sequence[Charge]:
-        """All that was charged, by round."""
-        return sorted(self._charges, key=lambda charge: (charge.round, charge.draw))
+        """All that was charged, in the order in which it was."""
+        return tuple(self._charges)
 
     def round_of(self, draw: str) -> int | None:
         """Return the round that was charged under these random numbers; None if none was."""
@@ -120,7 +108,7 @@ class Ledger:
         return len({charge.round for charge in self._charges})
 
     def _count(self, charge: Charge) -> None:
-        self._charges.add(charge)
+        self._charges[charge] = None
         key = (charge.noise_multiplier, charge.sample_rate)
         for counter in self._counters(charge.clients):
             counter[key] += charge.steps

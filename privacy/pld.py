@@ -98,6 +98,8 @@ def _range(noise: float, rate: float, chance: float, adding: bool) -> tuple[floa
 
     def loss(x: float) -> float:
         beyond = (2 * x - 1) / (2 * noise**2)
+        if rate == 1:
+            return beyond
         return log1p(rate * np.expm1(min(beyond, 700.0))) if beyond < 700 else log(rate) + beyond
 
     low, high = loss(-reach), loss(1 + reach)
@@ -181,7 +183,8 @@ def _epsilon_of(losses: Floats, masses: Floats, lost: float, delta: float) -> fl
     tails, weighted = np.cumsum(masses[::-1])[::-1], np.cumsum(weights[::-1])[::-1]
     if tails.size == 0 or tails[0] - weighted[0] + lost <= delta:
         return 0.0
-    spent = tails - np.exp(losses) * weighted + lost
+    with np.errstate(over="ignore", invalid="ignore"):  # beyond what exp can hold nothing is left to be lost
+        spent = tails - np.exp(losses) * weighted + lost
     place = int(np.argmax(spent <= delta)) if (spent <= delta).any() else len(losses)
     if place == len(losses):
         return inf

@@ -11,9 +11,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from edgekit.clients.budget import PlannedRun
+from edgekit.clients.budget import ACCOUNTANT, PlannedRun
 from edgekit.clients.node.task_facts import Planned, TaskFacts
 from edgekit.errors import JoinError, PrivacyError
+from edgekit.privacy.accounting import epsilon
 from edgekit.runfolder import write_whole
 from edgekit.section import Section
 
@@ -100,7 +101,7 @@ def keep(path: Path, made: Agreement) -> None:
     if made.protects:
         whose = "one example" if made.unit == "example" else "all of its data"
         log.info(
-            "agreed: this device spends epsilon %.4g at delta %g a task for %s, over all tasks, and no more; %s",
+            "agreed: this device spends epsilon %.4g at delta %g (at most twice that) for %s, and no more; %s",
             made.epsilon,
             made.delta,
             whose,
@@ -111,7 +112,7 @@ def keep(path: Path, made: Agreement) -> None:
 
 def spent_by(planned: Planned) -> float:
     """Return the epsilon that a plan takes, reckoned as devices reckon."""
-    return planned_run("", planned).epsilon
+    return epsilon(planned_run("", planned).history, planned.delta, ACCOUNTANT)
 
 
 def planned_run(run: str, planned: Planned) -> PlannedRun:
@@ -121,7 +122,7 @@ def planned_run(run: str, planned: Planned) -> PlannedRun:
         kind = (planned.reports_noise, 1.0)
         steps[kind] = steps.get(kind, 0) + planned.reports
     name = hashlib.sha256(f"{run} {planned.model_dump_json()}".encode()).hexdigest()[:12]
-    return PlannedRun(name, steps, planned.delta)
+    return PlannedRun(name, steps)
 
 
 def words(facts: TaskFacts) -> str:

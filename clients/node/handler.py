@@ -10,7 +10,7 @@ from flwr.app import Message
 
 from edgekit import __version__, wire
 from edgekit.arrays import to_bytes
-from edgekit.clients.budget import Budget
+from edgekit.clients.budget import ACCOUNTANT, Budget, PlannedRun
 from edgekit.clients.node import conditions, delivery, statistics, task
 from edgekit.clients.node.agreement import words
 from edgekit.clients.node.folder import NodeFolder
@@ -21,13 +21,14 @@ from edgekit.clients.node.task import LacksTaskError, Task
 from edgekit.errors import EdgekitError, PrivacyError, RefusedError
 from edgekit.flower import CLIENT_DECLINED, CLIENT_RAISED, NODE_LACKS_TASK, NODE_NOT_ALIGNED
 from edgekit.flower.parcel import error_reply
-from edgekit.privacy import Charge
+from edgekit.privacy import Charge, epsilon
 
 log = logging.getLogger("edgekit.node")
 
 
 STATISTICS_EPSILON = 10.0
 """What noised statistics may spend in all where neither the plan nor the owner limits the device."""
+MOST_REPORTS = 1 << 20
 
 
 CODES: dict[type[EdgekitError], int] = {LacksTaskError: NODE_LACKS_TASK, NotAlignedError: NODE_NOT_ALIGNED}
@@ -153,10 +154,24 @@ class Handler:
         draw = digest.hex()[:32]
         number = self.held.ledger.round_of(draw) or self.held.ledger.rounds + 1
         # Where nothing else is limited, so many reports are, that the noise cannot be averaged out.
-        budget = self.held.budget() or Budget(self.held.ledger, STATISTICS_EPSILON, self.held.node_settings.delta)
+        delta = self.held.node_settings.delta
+        budget = self.held.budget() or Budget(
+            self.held.ledger, STATISTICS_EPSILON, delta, planned=reports_within(STATISTICS_EPSILON, noise, delta)
+        )
         budget.charge(Charge(number, "example", "client", noise, 1.0, 1, None, draw))
         each = statistics.contributions(self.held.examples, self.held.trainer.scores(weights, self.held.examples.x))
         return {"sum": statistics.noised_sum(each, noise, rng_of(digest, "noise")).tolist()}
+
+
+def reports_within(limit: float, noise: float, delta: float) -> PlannedRun:
+    """Return the plan of as many reports with this noise as a limit has room for."""
+    low, high = 1, 2
+    while epsilon([(noise, 1.0, high)], delta, ACCOUNTANT) <= limit and high < MOST_REPORTS:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if epsilon([(noise, 1.0, middle)], delta, ACCOUNTANT) <= limit else (low, middle)
+    return PlannedRun("reports", {(noise, 1.0): low})
 
 
 def replying(answer: Callable[[Message], Message], message: Message) -> Message:

@@ -147,7 +147,7 @@ class Held:
         facts = self.task.facts
         planned = None if facts.planned is None else planned_run(f"{facts.run} {facts.run_id}", facts.planned)
         if self.node_settings.epsilon:
-            delta = min(self.node_settings.delta, planned.delta) if planned else self.node_settings.delta
+            delta = min(self.node_settings.delta, facts.planned.delta) if facts.planned else self.node_settings.delta
             return Budget(self.ledger, self.node_settings.epsilon, delta, planned=planned)
         held = agreed(self.folder.agreement)
         if held is None or not held.protects:

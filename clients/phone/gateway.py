@@ -85,9 +85,10 @@ class Gateway:
     Args:
         folder: of the gateway: `node/` is its own node, which has joined, `phones/` are theirs.
         name: of the gateway.
+        public: whether its certificate is a public authority's.
     """
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, *, public: bool = False) -> None:
         self._node = NodeFolder(folder / "node")
         self._url = self._node.node_settings().url
         self._address, _ = parse_url(self._url)
@@ -108,7 +109,8 @@ class Gateway:
                     WebSocketRoute("/line", self._line),
                 ],
                 lifespan=self._living,
-            )
+            ),
+            public=public,
         )
 
     @contextlib.asynccontextmanager

@@ -36,18 +36,27 @@ HEADERS = {
 }
 
 
-class Guarded:
-    """Adds the security headers to every answer."""
+TO_STAY_ENCRYPTED = {"strict-transport-security": "max-age=31536000"}
+"""Of a certificate that browsers trust: with ours it would lock people out once it is made anew."""
 
-    def __init__(self, application: ASGIApp) -> None:
-        self._application = application
+
+class Guarded:
+    """Adds the security headers to every answer.
+
+    Args:
+        application: that answers.
+        public: whether its certificate is a public authority's.
+    """
+
+    def __init__(self, application: ASGIApp, *, public: bool = False) -> None:
+        self._application, self._headers = application, {**HEADERS, **(TO_STAY_ENCRYPTED if public else {})}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
 
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
+                MutableHeaders(scope=message).update(self._headers)
             await send(message)
 
         await self._application(scope, receive, guarded)

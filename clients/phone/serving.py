@@ -34,6 +34,7 @@ def serve(
     on_link: Callable[[str], None],
     *,
     renew: Callable[[], None] = lambda: None,
+    public: bool = False,
     parent: int | None = None,
 ) -> None:
     """Serve phones until a signal.
@@ -46,11 +47,12 @@ def serve(
         ticket_seconds: how long a code holds.
         on_link: called with each new link for a phone.
         renew: called now and then, to renew a certificate that is ours.
+        public: whether the certificate is a public authority's.
         parent: process with which this one ends; None ends with no other.
     """
 
     async def work() -> None:
-        gateway = Gateway(folder, name)
+        gateway = Gateway(folder, name, public=public)
         server = Server(
             gateway.application,
             listening.host,

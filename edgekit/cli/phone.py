@@ -100,4 +100,14 @@ def phone(
             if parent is None:  # edgekit serve shows it, and keeps our output in a log, which is no place for codes
                 show_phone_link(terminal.console, link, code_minutes, as_json)
 
-        serve(place, label, listening, files, 60 * code_minutes, show, renew=renew, parent=parent)
+        serve(
+            place,
+            label,
+            listening,
+            files,
+            60 * code_minutes,
+            show,
+            renew=renew,
+            public=certificate is not None,
+            parent=parent,
+        )

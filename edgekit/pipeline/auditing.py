@@ -21,7 +21,7 @@ from torch import nn
 from edgekit.asks import WEIGHTS, Aggregate, Ask, State
 from edgekit.clients.cohort.memory import keep_freed_memory
 from edgekit.data import Examples, FederatedDataset
-from edgekit.errors import UsageError
+from edgekit.errors import EdgekitError, UsageError
 from edgekit.experiment import Experiment
 from edgekit.guarantee import Plan
 from edgekit.pipeline.subjects import load_dataset
@@ -75,6 +75,11 @@ class Canaries:
             raise UsageError(
                 "split learning's noise is not audited here: leave [split] out, or use edgekit split attack"
             )
+        if experiment.privacy.clips:
+            raise UsageError(
+                f"an audit sees one bundle, and {experiment.federation.method} sends more (privacy.clips): audit the "
+                "privacy with federation.algorithm=fedavg"
+            )
         if not LEAST <= count <= MOST:
             raise UsageError(f"--canaries {count}: there are {LEAST} to {MOST}")
         self.count = -(-count // _WIDTH) * _WIDTH
@@ -95,8 +100,11 @@ class Canaries:
         self.scale = 0.01 / privacy.clip if self.of_clients else 20 * privacy.clip
         rate = 40 * privacy.clip / self.scale if self.of_clients else 1e-6 / (self.scale * privacy.clip)
         plainly = {"keep": "last", "stop_at": 0.0, "average_last": 0.0, "evaluate_every": federation.rounds}
+        # One step of a client's own is as long as any: it is clipped.
+        one_step = {"epochs": 1} if self.of_clients else {}
         training = experiment.training.model_copy(
             update={
+                **one_step,
                 "learning_rate": rate, "schedule": "constant", "warm_up": 0, "momentum": 0.0, "nesterov": False,
                 "weight_decay": 0.0, "gradient_clip": 0.0, "optimiser": "sgd",
             }
@@ -174,6 +182,11 @@ def audit_experiment(
         say("once more with the same random numbers and no canary in")
         empty, _, _ = _run(made, np.zeros_like(inside), Path(place) / "out", seed, say, on_round)
     moved = np.array([(one - other)[inside] for one, other in zip(seen.apart, empty.apart, strict=True)])
+    if not moved.mean() > 0:
+        raise EdgekitError(
+            f"canaries moved nothing through {made.experiment.federation.method} and its transforms, so nothing can be "
+            "told of its noise: audit the privacy with federation.algorithm=fedavg and no transforms"
+        )
     by_noise = audit.by_noise(moved, np.concatenate(empty.together), plan)
     at_least = max(found.epsilon, by_noise)
     return {

@@ -87,16 +87,17 @@ def _of_node(folder: NodeFolder) -> dict[str, Any]:
     )
     own = settings.epsilon or (agreement.epsilon if agreement else 0.0)
     delta = agreement.delta if agreement else settings.delta
-    budget, plans = Budget(ledger, own, delta), ledger.by_plan()
+    budget = Budget(ledger, own, delta)
+    histories = budget.histories()
     return {
         "node": settings.name,
         "protected": "what this device adds noise to" if own else "nothing by this device: its owner set no limit",
         "epsilon": round(budget.spent(), 4),
         "of": round(own, 4) or None,
-        "delta": delta * max(1, len(plans)),
+        "delta": delta * (2 - 0.5 ** max(0, len(histories) - 1)),
         "accountant": ACCOUNTANT,
         "rounds": ledger.rounds,
-        "charges": [charge for history in plans.values() for charge in _charges(history)],
+        "charges": [charge for history in histories.values() for charge in _charges(history)],
         "whole": True,
         "holds": [],
         "open": always_open(),

@@ -54,7 +54,10 @@ async def _serve(given: argparse.Namespace) -> None:
     authority = Authority(state / "keys")
     authority.renew(given.reached_as)
     control = Control(given.internal_port, secret)
-    superlink = superlink_app(state / "superlink.db", secret.encode())
+    database = state / "superlink.db"
+    database.touch(mode=0o600)
+    database.chmod(0o600)  # sqlite's files beside it are made as it is
+    superlink = superlink_app(database, secret.encode())
     enrolment = Enrolment(
         state, authority.certificate, authority.signing_key, control.register_node, control.unregister_node, log.info
     )

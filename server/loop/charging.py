@@ -11,13 +11,13 @@ from edgekit.errors import EdgekitError, ExperimentError, PrivacyError
 from edgekit.guarantee import Charge, Plan, Schedule
 from edgekit.privacy import Ledger
 from edgekit.privacy.filter import Filter
-from edgekit.runfolder import RunFolder, secret_number
+from edgekit.runfolder import RunFolder, secret_number, write_whole
 from edgekit.server.loop import selection
 from edgekit.server.settings import Sections
 from edgekit.transforms.base import Mechanism, Transform
 
-RUN = "run.txt"
-"""In a run's checkpoints: the number by which the ledger of all runs on the same data knows it."""
+RUN, HEAD = "run.txt", "ledger.head"
+"""In a run's checkpoints: the number by which the ledger of all runs on the same data knows it, and that one's head."""
 
 
 class Charging:
@@ -58,8 +58,13 @@ class Charging:
                     "privacy.ledger adds up runs whose noise is new in each, but the experiment's seed would draw the "
                     "same again: set privacy.randomness = 'system'"
                 )
-            self.shared = Filter(Path(experiment.privacy.ledger))
-            self._name, self._run_file = experiment.name, run.checkpoint / RUN
+            self.shared = Filter(Path(experiment.privacy.ledger).absolute())
+            self._name, self._run_file, self._shared_head = experiment.name, run.checkpoint / RUN, run.checkpoint / HEAD
+            if self._shared_head.exists() and not self.shared.holds(self._shared_head.read_text().strip()):
+                raise PrivacyError(
+                    f"{self.shared.path} is not the ledger that this run was charged to, or was rolled back: name that "
+                    "one in privacy.ledger, or put it back"
+                )
             self._check_room(self.shared, mechanism.plan_made)
 
     @property
@@ -94,7 +99,7 @@ class Charging:
                 f"{self.shared.path} has delta {self.shared.total.delta:g}, above 1/{units}: so much could be given "
                 f"away of one of {units} and still be called private; make one with less"
             )
-        self.shared.check_data(_bytes_of(dataset))
+        self.shared.check_data(_bytes_of(dataset, whole=self.shared.total.unit == "client"))
 
     @property
     def hides_cohort(self) -> bool:
@@ -127,15 +132,17 @@ class Charging:
         """Name the random numbers anew: what was released with them is never the same again."""
         self._draw = secrets.token_hex(8)
 
-    def can_afford(self, number: int, whom: Sequence[int] | None, *, again: bool) -> bool:
-        """Whether a round leaves the target unbroken; arguments as of `charge`."""
+    def obstacle(self, number: int, whom: Sequence[int] | None, *, again: bool) -> str:
+        """Return why a round would go too far, "" if it would not; arguments as of `charge`."""
         plan, charges = self._plan, self._charges(number, whom, again=again)
         if plan is None or not charges:
-            return True
+            return ""
         if self.shared is not None and not self.shared.can_afford(self._run, charges):
-            return False
-        after = self.ledger.epsilon_with(charges, plan.delta, plan.accountant)
-        return after <= plan.target_epsilon * (1 + 1e-6)
+            return f"{self.shared.path} has not enough left, which other runs on the same data have spent"
+        if self.ledger.epsilon_with(charges, plan.delta, plan.accountant) <= plan.target_epsilon * (1 + 1e-6):
+            return ""
+        target = f"epsilon {plan.target_epsilon:g}"
+        return f"it would spend more than {target}, since rounds repeated with fresh noise count too"
 
     def charge(self, number: int, whom: Sequence[int] | None, *, again: bool) -> None:
         """Write down what a round uses.
@@ -152,6 +159,7 @@ class Charging:
         charges = self._charges(number, whom, again=again)
         if self.shared is not None:
             self.shared.charge(self._run, charges)
+            write_whole(self._shared_head, f"{self.shared.head}\n")
         for charge in charges:
             self.ledger.charge(charge)
 
@@ -173,15 +181,15 @@ class Charging:
         return self._mechanism.charges(number, charged, draw)
 
 
-def _bytes_of(dataset: FederatedDataset) -> Iterator[bytes]:
-    """Yield each example's bytes; of clients that cannot be loaded none."""
+def _bytes_of(dataset: FederatedDataset, *, whole: bool) -> Iterator[bytes]:
+    """Yield each example's bytes, or all of each client's together; of clients that cannot be loaded none."""
     for client in range(dataset.clients):
         try:
             examples = dataset.load_client(client)
         except EdgekitError:
             continue
-        for x, y in zip(examples.x, examples.y, strict=False):
-            yield x.tobytes() + y.tobytes()
+        each = [x.tobytes() + y.tobytes() for x, y in zip(examples.x, examples.y, strict=False)]
+        yield from [b"".join(sorted(each))] if whole else each
 
 
 def planned(

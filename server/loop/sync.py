@@ -191,11 +191,9 @@ class Coordinator:
             while current.round < rounds and not self._validation.is_enough():
                 number = current.round + 1
                 cohort = self._draw_cohort(number, attempt)
-                if not self.charging.can_afford(number, self._whom(cohort), again=not self.engine.repeatable):
-                    self.on_notice(
-                        f"stopped before round {number}: it would spend more than epsilon "
-                        f"{self.experiment.privacy.epsilon:g}, since rounds repeated with fresh noise count too"
-                    )
+                reason = self.charging.obstacle(number, self._whom(cohort), again=not self.engine.repeatable)
+                if reason:
+                    self.on_notice(f"stopped before round {number}: {reason}")
                     break
                 after = self._round(current, cohort)
                 attempt = attempt + 1 if after is None else 0

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgekit.clients import LocalSettings, LocalTask, Train
-from edgekit.clients.budget import Budget, charge_for
+from edgekit.clients.budget import Budget, PlannedRun, charge_for
 from edgekit.clients.litert import LiteRTTrainer
 from edgekit.clients.torch_trainer import TorchTrainer, state
 from edgekit.data import Examples
@@ -156,7 +156,8 @@ def test_a_device_spends_its_budget_and_no_more(made, blocks, tmp_path):
     private = LocalSettings("dp-sgd", steps=3, sample_rate=0.5, clip=0.5, noise_multiplier=1.1)
     ledger = Ledger(tmp_path / "privacy.jsonl")
     twice = epsilon([(1.1, 0.5, 6)], 1e-5, "pld-numpy")
-    trainer, budget = LiteRTTrainer(made[1]), Budget(ledger, 1.01 * twice, 1e-5)
+    plan = PlannedRun("task", {(1.1, 0.5): 6})
+    trainer, budget = LiteRTTrainer(made[1]), Budget(ledger, 1.01 * twice, 1e-5, planned=plan)
 
     def train(settings, draw):
         charge_for(trainer, budget, Train(state(made[0]), settings), blocks(9)[0], draw)

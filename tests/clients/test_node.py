@@ -15,6 +15,7 @@ from edgekit.algorithms.scaffold import Scaffold
 from edgekit.arrays import to_bytes
 from edgekit.asks import Aggregate, Ask, Train, Update
 from edgekit.clients import LocalSettings, LocalTask
+from edgekit.clients.budget import Budget, PlannedRun
 from edgekit.clients.halves import run_halves
 from edgekit.clients.node import conditions, delivery, resident
 from edgekit.clients.node.agreement import words
@@ -135,7 +136,10 @@ def test_a_second_task_cannot_raise_what_the_first_one_took(folder, make_task, s
     handler = Handler(folder)
     _, name = install(handler, make_task(), signer)
     planned = epsilon([(2.0, 0.5, 4)], 1e-5, "pld-numpy")
-    assert f"agreed: this device spends epsilon {planned:.4g} at delta 1e-05 a task for one example" in caplog.text
+    assert (
+        f"agreed: this device spends epsilon {planned:.4g} at delta 1e-05 (at most twice that) for one example"
+        in caplog.text
+    )
     for number in (1, 2):
         weights = {k: v + np.float32(number) for k, v in state(model).items()}
         assert not train(handler, name, weights, number=number).has_error()
@@ -221,10 +225,9 @@ def test_a_nodes_ledger_that_was_cut_or_deleted_is_refused(folder, make_task, si
     assert Handler(folder).held.ledger.rounds == 2
 
 
-def test_each_planned_run_is_one_history_and_what_goes_beyond_adds_up(folder, make_task, signer, model):
-    """The first run by its plan, a second one's epsilon on top, rounds of no plan kind by kind."""
+def test_each_plan_counts_whole_from_its_first_round_and_what_goes_beyond_adds_up(folder, make_task, signer, model):
+    """The second at half the delta of the first, the third at half of that: all stay below twice the first's."""
     folder.keep_node_settings(folder.node_settings().model_copy(update={"epsilon": 50.0}))
-    one = epsilon([(2.0, 0.5, 4)], 1e-5, "pld-numpy")
     spent = []
     for run, number in (("first", 1), ("first", 2), ("second", 3), ("second", 4), ("second", 5)):
         handler = Handler(folder)
@@ -233,11 +236,50 @@ def test_each_planned_run_is_one_history_and_what_goes_beyond_adds_up(folder, ma
         assert not train(handler, name, weights, number=number).has_error()
         assert not train(handler, name, weights, number=number).has_error()  # again: nothing new
         spent.append(handler.held.budget().spent())
-    half = epsilon([(2.0, 0.5, 2)], 1e-5, "pld-numpy")
-    assert spent == pytest.approx([half, one, one + half, 2 * one, 2 * one + half])
-    assert (
-        len({line["plan"] for line in map(json.loads, folder.ledger.read_text().splitlines()) if "plan" in line}) == 2
+    first, second = (epsilon([(2.0, 0.5, 4)], delta, "pld-numpy") for delta in (1e-5, 5e-6))
+    beyond = epsilon([(2.0, 0.5, 2)], 2.5e-6, "pld-numpy")
+    assert spent == pytest.approx([first, first, first + second, first + second, first + second + beyond])
+
+
+def test_many_plans_or_kinds_of_noise_are_no_way_round_a_limit(tmp_path):
+    """Each alone has a chance of at most delta to give an example away, bare: a deltas' worth for each adds up."""
+    budget = Budget(Ledger(tmp_path / "kinds.jsonl"), 1.0, 1e-5)
+    budget.charge(Charge(1, "example", "client", 0.01, 9.9e-6, 1, None, "d0"))
+    with pytest.raises(PrivacyError, match="will spend epsilon 1"):
+        budget.charge(Charge(2, "example", "client", 0.01, 9.8e-6, 1, None, "d1"))
+    ledger = Ledger(tmp_path / "plans.jsonl")
+    for run in range(2):
+        budget = Budget(ledger, 1.0, 1e-5, planned=PlannedRun(f"run{run}", {(0.01, 9.9e-6): 1}))
+        charge = Charge(run + 1, "example", "client", 0.01, 9.9e-6, 1, None, f"d{run}")
+        if not run:
+            budget.charge(charge)
+            continue
+        with pytest.raises(PrivacyError, match="will spend epsilon 1"):
+            budget.charge(charge)
+
+
+def test_rounds_from_before_plans_were_written_down_are_of_the_plan_under_way(tmp_path):
+    ledger = Ledger(tmp_path / "privacy.jsonl")
+    for number in range(5):
+        ledger.charge(Charge(number + 1, "example", "client", 1.0, 0.1, 10, None, f"old {number}"))
+    whole = epsilon([(1.0, 0.1, 100)], 1e-5, "pld-numpy")
+    budget = Budget(ledger, 1.001 * whole, 1e-5, planned=PlannedRun("task", {(1.0, 0.1): 100}))
+    for number in range(5):
+        budget.charge(Charge(number + 6, "example", "client", 1.0, 0.1, 10, None, f"new {number}"))
+    assert budget.spent() == pytest.approx(whole)
+    with pytest.raises(PrivacyError, match="and no more"):
+        budget.charge(Charge(11, "example", "client", 1.0, 0.1, 10, None, "beyond"))
+
+
+def test_a_last_round_that_is_repeated_is_the_same_one_however_its_noise_was_rounded(tmp_path):
+    budget = Budget(
+        Ledger(tmp_path / "a.jsonl"), 100.0, 1e-5, "client", PlannedRun("t", {(0.7281836509079729, 1.0): 2})
     )
+    for draw in ("a", "b", "b"):
+        noise = 0.7281836509079729 * (1 + 2**-52)
+        budget.charge(Charge(1, "client", "client", noise, 1.0, 1, None, draw))
+    assert budget.ledger.rounds == 1
+    assert len(budget.ledger.charges) == 2
 
 
 def test_an_agreement_that_cannot_be_read_is_said(folder, make_task, signer):

@@ -304,20 +304,28 @@ def test_the_pages_ledger_refuses_to_overspend(bench):
   for (let i = 0; i < 6; i++) {
     try {
       const {charge, plan} = affordable(round, 'r', planned, spent);
-      spent.push({charge, plan});
+      spent.push({charge, plan, when: i});
       said.push('');
     } catch (error) {
       if (!(error instanceof PrivacyError)) throw error;
       said.push(error.message);
     }
   }
+  // Each plan and each kind of noise has a smaller delta than the one before: none is free.
+  const bare = {noise_multiplier: 0.01, sample_rate: 9.9e-6, steps: 1, delta: 1e-5};
+  const {charge, plan} = affordable({work: 'dp-sgd', ...bare}, 'a', bare, []);
+  try {
+    affordable({work: 'dp-sgd', ...bare}, 'b', {...bare, sample_rate: 9.8e-6}, [{charge, plan, when: 1}]);
+    said.push('');
+  } catch (error) { said.push(error.message); }
   try { affordable({work: 'sgd'}, 'r', planned, []); } catch (error) { said.push(error.message); }
   return said;
 }"""
     )
     assert found[:4] == [""] * 4
     assert all("and no more" in text for text in found[4:6])
-    assert found[6] == "the round asks for an update without noise of this phone's own"
+    assert "and no more" in found[6]
+    assert found[7] == "the round asks for an update without noise of this phone's own"
 
 
 def test_the_pages_random_numbers_are_what_privacy_counts_on(bench):

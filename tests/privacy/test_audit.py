@@ -104,6 +104,8 @@ def _kind(unit, noise):
         ("example", "client", ("privacy.sample_rate=1", "training.epochs=2"), 400),
         ("client", "server", (), 400),
         ("client", "server", ("federation.cohort=2", "training.learning_rate=3"), 600),
+        ("client", "server", ("federation.algorithm=fedprox", "training.epochs=3"), 400),
+        ("client", "server", ("federation.strategy=FedAdam",), 400),
         ("client", "client", ("federation.cohort=4",), 400),
         ("client", "client", ("training.trainer=litert", "federation.rounds=2"), 200),
     ],
@@ -187,6 +189,7 @@ def test_the_command_says_what_it_found_and_ends_with_it(capsys, monkeypatch):
         (["privacy.unit=none"], "privacy.unit none"),
         (["privacy.unit=example", "split.cut=auto"], "split learning"),
         ([*QUICK[:3], "--canaries", "3"], "20 to 20000"),
+        (["privacy.unit=client", "federation.algorithm=scaffold", "privacy.clips.control=1"], "sees one bundle"),
         (["none.toml"], "none.toml does not exist"),
     ],
 )

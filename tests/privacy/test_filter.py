@@ -132,13 +132,36 @@ def test_lines_that_were_cut_changed_or_put_in_are_refused(shared):
         (cheaper, "line 2 does not follow"),
         (whole.replace("8.0", "80.0", 1), "line 1 does not follow"),
         ("[]\n", "does not follow"),
-        ("", "does not hold all that was spent"),
+        ('{"total": {}}\n{"run": "a"}\n', "does not follow"),
+        ("", "is missing"),
     ):
         shared.path.write_text(damaged)
         with pytest.raises(PrivacyError, match=words):
             Filter(shared.path)
     shared.path.write_text(whole)
     assert Filter(shared.path).rounds == 3
+
+
+def test_what_is_left_of_a_ledger_is_not_overwritten_and_a_missing_head_is_said(shared):
+    shared.charge("r", [_charge()])
+    key, head = (shared.path.with_name(f"all.ledger.{what}") for what in ("key", "head"))
+    whole, secret = shared.path.read_bytes(), key.read_bytes()
+    shared.path.unlink()
+    with pytest.raises(PrivacyError, match="exists: a total is fixed once"):
+        Filter.create(shared.path, _total())
+    with pytest.raises(PrivacyError, match="all.ledger is missing: put it back"):
+        Filter(shared.path)
+    assert key.read_bytes() == secret
+    shared.path.write_bytes(whole)
+    head.unlink()
+    with pytest.raises(PrivacyError, match="all.ledger.head is missing: put it back"):
+        Filter(shared.path)
+
+
+def test_a_round_is_charged_with_one_setting_and_no_other(shared):
+    shared.charge("r", [_charge(noise=10.0)])
+    with pytest.raises(PrivacyError, match="with other settings"):
+        shared.charge("r", [_charge(noise=0.9)])
 
 
 @pytest.fixture
@@ -188,6 +211,47 @@ def test_a_run_that_is_resumed_is_the_same_run(shared, experiment_of, tmp_path, 
     assert name.split()[-1] == RunFolder(tmp_path / "run").checkpoint.joinpath("run.txt").read_text().strip()
 
 
+def test_a_run_goes_on_in_the_ledger_that_it_was_charged_to(shared, experiment_of, tmp_path, heard, monkeypatch):
+    from edgekit.server.loop import checkpoint
+
+    kept = checkpoint.save
+
+    def interrupted(folder, made):
+        kept(folder, made)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", interrupted)
+        job.run(experiment_of(), tmp_path / "run", heard)
+    settings = tmp_path / "run" / "experiment.toml"
+    Filter.create(tmp_path / "other", _total(50.0))
+    settings.write_text(settings.read_text().replace(str(shared.path), str(tmp_path / "other")))
+    with pytest.raises(PrivacyError, match="is not the ledger that this run was charged to"):
+        job.resume(tmp_path / "run", heard)
+
+
+def test_a_ledger_that_others_fill_meanwhile_ends_the_run_and_is_named(shared, experiment_of, tmp_path, heard):
+    def fill(metrics, rounds):
+        if metrics.round == 1:
+            while Filter(shared.path).left > 0.02:
+                left = Filter(shared.path).left
+                steps = max(1, int(0.5 * left / shared.share(5.0, 1.0, 1)))
+                shared.charge("others", [_charge(draw=str(left), noise=5.0, rate=1.0, steps=steps)])
+
+    heard.round = fill
+    result = job.run(experiment_of(), tmp_path / "run", heard)
+    assert result["rounds"] == 1
+    assert any("all.ledger has not enough left" in line for line in heard.notices)
+
+
+def test_clients_are_known_as_wholes_where_they_are_protected_as_such(tmp_path, experiment_of, heard):
+    clients = Filter.create(tmp_path / "clients.ledger", _total(unit="client"))
+    of = [f"privacy.ledger={clients.path}", "privacy.unit=client", "federation.rounds=1"]
+    job.run(experiment_of(*of, epsilon=1.0), tmp_path / "one", heard)
+    with pytest.raises(PrivacyError, match="counts other data"):
+        job.run(experiment_of(*of, "data.clients=20", epsilon=1.0), tmp_path / "two", heard)
+
+
 def test_what_does_not_go_with_it_is_refused_at_the_start(tmp_path, experiment_of, heard, shared):
     for changed, words in (
         (["privacy.randomness=seed"], "set privacy.randomness = 'system'"),
@@ -231,6 +295,9 @@ def test_the_command_makes_one_and_the_report_reads_it(tmp_path, capsys):
         (["--epsilon", "8", "--unit", "person"], "example or client"),
         (["--epsilon", "0.001", "--order", "2"], "nothing can be spent of epsilon 0.001"),
         (["--epsilon", "8", "--order", "77"], "leave --order out"),
+        (["--epsilon", "8", "--order", "1"], "leave --order out"),
+        (["--epsilon", "8", "--order", "-3"], "leave --order out"),
+        (["--epsilon", "nan"], "leave --order out"),
         (["--epsilon", "-1"], "--epsilon"),
     ],
 )

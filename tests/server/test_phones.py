@@ -197,6 +197,8 @@ def test_the_page_and_the_dashboard_are_served_with_care(federation, scripted_ph
     assert page.status == 200
     assert page.headers["content-type"].startswith("text/html")
     assert "default-src 'self'" in page.headers["content-security-policy"]
+    assert "server" not in page.headers
+    assert "strict-transport-security" not in page.headers  # the certificate is ours
     assert page.headers["cross-origin-embedder-policy"] == "require-corp"
     packed = get("/phone/litert/litert_wasm_internal.wasm", **{"Accept-Encoding": "gzip"})
     assert (packed.headers["content-encoding"], packed.headers["content-type"]) == ("gzip", "application/wasm")
@@ -244,3 +246,21 @@ def test_a_gateway_that_cannot_be_says_why(federation, edgekit, tmp_path):
         assert complaint in done.stderr, (options, done.stderr)
     insecure = phone("--insecure", host="0.0.0.0")
     assert "--insecure is for this machine alone" in insecure.stderr
+
+
+@pytest.mark.parametrize("public", [False, True])
+def test_only_with_a_certificate_that_browsers_trust_are_they_told_to_stay_encrypted(public):
+    import anyio
+    import httpx
+    from starlette.applications import Starlette
+
+    from edgekit.clients.phone.pages import Guarded, page_routes
+
+    async def headers():
+        transport = httpx.ASGITransport(Guarded(Starlette(routes=page_routes()), public=public))
+        async with httpx.AsyncClient(transport=transport, base_url="https://h") as client:
+            return (await client.get("/phone/")).headers
+
+    found = anyio.run(headers)
+    assert ("strict-transport-security" in found) == public
+    assert "default-src 'self'" in found["content-security-policy"]

@@ -27,33 +27,36 @@ export function epsilon(history, delta) {
   return Number.isNaN(found) ? Infinity : found;
 }
 
-/** Add up alike steps, plan by plan; charges of no plan by their kind, since what was seen may have decided over them. */
-function byPlan(entries) {
-  const plans = new Map();
-  for (const {charge: [noise, rate, steps], plan} of entries) {
-    const kind = `${noise} ${rate}`;
-    const name = plan || `no plan, ${kind}`;
-    if (!plans.has(name)) plans.set(name, new Map());
-    const kinds = plans.get(name);
-    kinds.set(kind, [noise, rate, (kinds.get(kind)?.[2] ?? 0) + steps]);
-  }
-  return [...plans].map(([name, kinds]) => [name, [...kinds.values()].sort((a, b) => a[0] - b[0] || a[1] - b[1])]);
+/** A plan as it stands in the ledger: what it says counts together, whole from its first round on. */
+export const planText = (run, {noise_multiplier: noise, sample_rate: rate, steps}) => JSON.stringify([run, [[noise, rate, steps]]]);
+
+/** What counts together, in the order in which it was begun; a charge that is part of no plan by itself. */
+function histories(entries) {
+  const found = new Map();
+  const earlier = new Map(); // as the page wrote it once: without plans
+  [...entries].sort((a, b) => (a.when ?? 0) - (b.when ?? 0)).forEach(({charge: [noise, rate, steps], plan}, i) => {
+    if (plan === undefined) {
+      const kind = `${noise} ${rate}`;
+      earlier.set(kind, [noise, rate, (earlier.get(kind)?.[2] ?? 0) + steps]);
+      found.set('earlier', [...earlier.values()].sort((a, b) => a[0] - b[0] || a[1] - b[1]));
+    } else {
+      found.set(plan || `alone ${i}`, plan ? JSON.parse(plan)[1] : [[noise, rate, steps]]);
+    }
+  });
+  return [...found.values()];
 }
 
-/** Return what all charges spend: each planned run is counted together, and their epsilons, at delta each, add up. */
+/** Return what was spent: epsilons add up, the first at `delta`, each further one at half the delta of that before it. */
 export function spentBy(entries, delta) {
-  return byPlan(entries).reduce((sum, [, history]) => sum + epsilon(history, delta), 0);
+  return histories(entries).reduce((sum, history, place) => sum + epsilon(history, delta / 2 ** place), 0);
 }
 
-/** A plan's name. */
-export const planName = (run, planned) => JSON.stringify([run, planned]);
-
-/** What a plan has steps left for is part of it; all else is counted by itself. */
+/** What a plan has steps left for is part of it; all else counts by itself. */
 function planOf(charge, run, planned, entries) {
   const alike = ([noise, rate]) => rate === planned.sample_rate && Math.abs(noise / planned.noise_multiplier - 1) < 1e-6;
-  const name = planName(run, planned);
-  const made = entries.reduce((sum, {charge: one, plan}) => sum + (plan === name && alike(one) ? one[2] : 0), 0);
-  return alike(charge) && made + charge[2] <= planned.steps ? name : '';
+  const text = planText(run, planned);
+  const made = entries.reduce((sum, {charge: one, plan}) => sum + (plan === text && alike(one) ? one[2] : 0), 0);
+  return alike(charge) && made + charge[2] <= planned.steps ? text : '';
 }
 
 /** What a round spends by noise that the page adds, as [noise multiplier, sample rate, steps]; undefined if it adds none. */
@@ -83,9 +86,9 @@ export function affordable(settings, run, planned, entries) {
   const limit = limitOf(planned);
   const plan = planOf(charge, run, planned, entries);
   if (plan) charge[0] = Math.min(charge[0], planned.noise_multiplier); // rounding may have moved its last digit
-  const after = spentBy([...entries, {charge, plan}], planned.delta);
+  const after = spentBy([...entries, {charge, plan, when: Infinity}], planned.delta);
   if (!(after <= limit)) {
-    throw new PrivacyError(`this phone spends epsilon ${limit.toPrecision(4)} and no more; with this round it would be ${after.toPrecision(4)}`);
+    throw new PrivacyError(`this phone spends epsilon ${limit.toPrecision(4)} and no more; with this round it would be ${after.toPrecision(4)}, all that was planned with it`);
   }
   return {charge, plan, after, limit};
 }

@@ -60,6 +60,7 @@ function range(noise, rate, chance, adding) {
   const reach = noise * (Math.sqrt(2 * Math.log(1 / chance)) + 0.1);
   const loss = (x) => {
     const beyond = (2 * x - 1) / (2 * noise * noise);
+    if (rate === 1) return beyond;
     return beyond < 700 ? Math.log1p(rate * Math.expm1(beyond)) : Math.log(rate) + beyond;
   };
   const [low, high] = [loss(-reach), loss(1 + reach)];
