@@ -2,6 +2,7 @@
 
 from importlib.metadata import EntryPoint, EntryPoints
 
+import numpy as np
 import pytest
 
 from edgekit import registry
@@ -47,16 +48,16 @@ def packages(monkeypatch):
 
 
 def test_installed_packages_add_names(packages):
-    packages(("theirs", "json:loads"))
-    known = Registry("some.key", {"ours": Entry("json:dumps", "ours")}, "group")
+    packages(("theirs", "numpy:load"))
+    known = Registry("some.key", {"ours": Entry("numpy:save", "ours")}, "group")
     assert list(known) == ["ours", "theirs"]
-    assert known.load("theirs")("[1]") == [1]
-    assert "of the package json" in known["theirs"].summary
+    assert known.load("theirs") is np.load
+    assert "of the package numpy" in known["theirs"].summary
 
 
 def test_two_things_of_one_name_are_an_error_that_names_both(packages):
-    packages(("ours", "json:loads"))
-    known = Registry("some.key", {"ours": Entry("json:dumps", "ours")}, "group")
-    assert known.load("ours")([1]) == "[1]"  # a run that needs no other name goes on
-    with pytest.raises(EdgekitError, match="'ours' has two meanings: json:dumps, and json:loads of the package json"):
+    packages(("ours", "numpy:load"))
+    known = Registry("some.key", {"ours": Entry("numpy:save", "ours")}, "group")
+    assert known.load("ours") is np.save  # a run that needs no other name goes on
+    with pytest.raises(EdgekitError, match="'ours' has two meanings: numpy:save, and numpy:load of the package numpy"):
         list(known)

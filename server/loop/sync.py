@@ -30,6 +30,7 @@ from edgekit.server.loop.checkpoint import Checkpoint, with_buffers_apart
 from edgekit.server.loop.evaluation import Validation, measured
 from edgekit.server.loop.merging import Merging, moved_on, without_buffers
 from edgekit.server.loop.metrics import Outcome, RoundMetrics, by_client, keep_rounds, rounded, rounded_all, skips
+from edgekit.server.loop.outliers import Bounding
 from edgekit.server.loop.server_trainer import ServerTrainer
 from edgekit.server.settings import Sections
 from edgekit.transforms import chain
@@ -129,6 +130,12 @@ class Coordinator:
             weights = trained_weights(self.model)
             buffers = {name: held[name] for name in moving_buffers(model, dataset.calibration.x) if name in held}
         self._first = Checkpoint(0, self.merging.begin(weights, trained), method=self._method, buffers=buffers)
+        self._bounding = Bounding(
+            experiment.federation,
+            real=engine is not None,
+            unseen=self.algorithm.interactive or (self.mechanism is not None and self.mechanism.at_server),
+            say=lambda client, line: on_notice(f"{self.engine.name_of(client)} is {line}"),
+        )
         self.engine: Engine
         if engine is not None:
             self.engine = engine(self.algorithm, self.mechanism)
@@ -263,7 +270,7 @@ class Coordinator:
         if exchanged.again and asks and not accepted:
             self.on_notice(f"round {number} is run again: {reasons[-1][1] if reasons else 'nobody answered'}")
             return None
-        accepted, buffers = without_buffers(accepted)
+        accepted, buffers = without_buffers(self._bounding(number, accepted, weights))
         state, states, metrics = self.merging.merged(before.state, states, number, accepted, like, weights)
         after = self._after(before, Checkpoint(number, state, transforms=states, buffers={**before.buffers, **buffers}))
         loss = accuracy = None

@@ -170,7 +170,7 @@ def _parts(folder, run, chosen):
         (["federation.algorithm=personal"], "do not fit personal: layers: Field required"),
         (["federation.algorithm=personal", 'federation.arguments.layers=["1.bais"]'], "no layer is called '1.bais'"),
         (["federation.algorithm=personal", 'federation.arguments.layers=["1"]'], "every layer would stay"),
-        (["federation.algorithm=json:loads"], "is not an edgekit.algorithms.base.Algorithm"),
+        (["federation.algorithm=numpy:load"], "is not an edgekit.algorithms.base.Algorithm"),
         (["federation.algorithm=scaffold", "privacy.unit=example"], "has a client half of its own"),
         (["federation.algorithm=scaffold", "privacy.unit=client"], "say in privacy.clips.control how far"),
         (["privacy.unit=client", "privacy.clips.control=1.0"], "fedavg sends no control beside weights"),

@@ -125,6 +125,7 @@ class Everyday(nn.Module):
         return self.out(x.view(-1, 54))
 
 
+@pytest.mark.long
 def test_everyday_torch_becomes_a_file_that_trains_and_one_that_classifies():
     torch.manual_seed(0)
     model = Everyday()
@@ -137,7 +138,9 @@ def test_everyday_torch_becomes_a_file_that_trains_and_one_that_classifies():
         assert np.allclose(ran.scores, model(torch.from_numpy(x)).numpy(), atol=1e-5)
 
 
-@pytest.mark.parametrize("kernel", [(1, 2), pytest.param((2, 2), marks=pytest.mark.long)])
+@pytest.mark.long  # two conversions of a minute each
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("kernel", [(1, 2), (2, 2)])
 def test_a_users_network_with_grouped_and_one_dimensional_convolutions_and_frozen_weights(kernel):
     torch.manual_seed(0)
     model = Everything(kernel)

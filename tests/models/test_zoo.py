@@ -107,7 +107,7 @@ def test_a_layer_that_keeps_something_of_the_data_is_refused_under_privacy():
         (Model(name="dscn"), (1, 8, 8), ExperimentError, "did you mean 'dscnn'"),
         (Model(name="nowhere:Net"), (1, 8, 8), ExperimentError, "no module named 'nowhere'"),
         (Model(name="torch.nn:Net"), (1, 8, 8), ExperimentError, "has no 'Net'"),
-        (Model(name="torch:tanh"), (1, 8, 8), ExperimentError, "do not fit"),
+        (Model(name="torch:tanh"), (1, 8, 8), ModelError, "not a torch.nn.Module class"),
         (Model(arguments={"depth": 3}), (1, 8, 8), ExperimentError, "unexpected keyword argument 'depth'"),
         (Model(), (64,), ModelError, "use mlp"),
         (Model(arguments={"pool": 3}), (1, 8, 8), ModelError, "cannot be pooled"),

@@ -36,7 +36,7 @@ def _theirs(history, delta, spacing):
 
 
 @pytest.mark.parametrize("history", HISTORIES, ids=str)
-@pytest.mark.parametrize("delta", [1e-5, 1e-8])
+@pytest.mark.parametrize("delta", [1e-5, pytest.param(1e-8, marks=pytest.mark.long)])
 def test_epsilon_is_dp_accountings(history, delta):
     steps = sum(steps for _, _, steps in history)
     few = min(rate for _, rate, _ in history) < 0.002  # steps whose losses are small beside a coarse grid

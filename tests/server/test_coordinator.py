@@ -405,7 +405,7 @@ def test_a_cohort_beyond_the_natural_clients_is_an_error(coordinate, make_experi
             "needs the clients' losses",
         ),
         (["federation.strategy=FedProx", "privacy.unit=example"], "FedProx has no effect here"),
-        (["federation.strategy=torch.nn:Linear"], "do not fit"),
+        (["federation.strategy=torch.nn:Linear"], "is not a flwr.serverapp.strategy.Strategy"),
     ],
 )
 def test_a_strategy_that_does_not_go_is_one_clear_line(overrides, message, coordinate, make_experiment):

@@ -89,5 +89,5 @@ def test_what_is_no_cohort_is_named(chosen, message):
 def test_what_is_no_selector_is_named():
     with pytest.raises(ExperimentError, match="did you mean 'poisson'"):
         selection.make("poissson")
-    with pytest.raises(ExperimentError, match="is no selector: it needs `sampling` and `choose`"):
-        selection.make("builtins:dict")
+    with pytest.raises(ExperimentError, match="is no selector.s class: it needs `sampling` and `choose`"):
+        selection.make("numpy:ndarray")
