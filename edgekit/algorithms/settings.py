@@ -36,7 +36,7 @@ class Federation(Section):
     """Fraction of the rounds, the last ones, whose global models' mean is released; 0 is the last model alone, and a
     quarter with `keep = "average"`."""
     outliers: Literal["auto", "none", "clip", "leave-out"] = "auto"
-    """What becomes of updates that would move the mean much further than the cohort's median one; `clip` leaves out those
+    """What becomes of updates that would move the mean much further than the median one; `clip` leaves out those
     five times as long, `auto` clips those of real devices alone, and none where a trusted server adds noise."""
     outlier_norm: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 1.5
     """Times the median that an update may move the mean, by its length and its weight."""
