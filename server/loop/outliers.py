@@ -5,7 +5,7 @@ Clipping to a multiple of the cohort's median norm bounds that, whatever the met
 really backdoor federated learning?": norm thresholding, here with a threshold of the round's own).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -80,14 +80,14 @@ def bounded(
             continue
         start = weights if bundle == WEIGHTS else {}
         norms = {client: _norm(update.bundles[bundle], start) for client, update in found.items()}
-        median = float(np.median(list(norms.values())))
+        median = _median(norms.values())
         # How far each moves the mean: who counts for more may be long for less.
         moves = {client: found[client].weight * norm for client, norm in norms.items()}
-        most = federation.outlier_norm * float(np.median(list(moves.values())))
+        most = federation.outlier_norm * _median(moves.values())
         for client, norm in norms.items():
-            if moves[client] <= most or not norm:
+            if moves[client] <= most:
                 continue
-            times = norm / max(median, 1e-30)
+            times = norm / median
             said[client] = f"its {bundle} would move the mean too far, {times:.3g} times as long as the median"
             if how == "leave-out" or norm > ABSURD * median:
                 left_out.add(client)
@@ -129,6 +129,12 @@ def _cap(given: NDArray[np.float64], share: float) -> float:
         if heavy[capped] <= most:
             return most
     return float(heavy[-1])
+
+
+def _median(lengths: Iterable[float]) -> float:
+    """Return the median of those that moved at all: who sends back what it got says nothing of the others."""
+    moved = [length for length in lengths if length > 0]
+    return float(np.median(moved)) if moved else 0.0
 
 
 def _norm(arrays: Weights, start: Weights) -> float:

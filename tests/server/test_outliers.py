@@ -124,6 +124,13 @@ def test_what_is_longer_than_the_median_allows_is_as_long_as_that_or_left_out():
     assert (same, said) == (updates, {})
 
 
+def test_who_sends_back_what_it_got_makes_nobody_else_an_outlier():
+    updates = {0: _update(0.0), 1: _update(0.0), 2: _update(1.0)}
+    assert bounded(updates, START, Federation(), real=True) == (updates, {})
+    still = {client: _update(0.0) for client in range(3)}
+    assert bounded(still, START, Federation(), real=True) == (still, {})
+
+
 def test_other_bundles_are_bounded_by_themselves():
     more = [{"control": {"w": np.full(4, value, np.float32)}} for value in (1.0, 1.0, -1.0, 4.0)]
     updates = {client: _update(1.0, **one) for client, one in enumerate(more)}

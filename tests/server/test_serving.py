@@ -51,7 +51,9 @@ def left_processes(one):
 def test_three_kinds_of_node_train_together_and_get_the_signed_model(federation, fleet, tmp_path):
     """A torch node, a LiteRT node that protects its own data, and Flower's stock SuperNode in one federation."""
     one = federation(
-        "federation.rounds=2", "serve.nodes=3", "serve.deliver_every=1", "serve.statistics_every=1", base=PRIVATE
+        *("federation.rounds=2", "serve.nodes=3", "serve.deliver_every=1", "serve.statistics_every=1"),
+        "serve.deadline_seconds=90",  # the stock node starts a process for each message
+        base=PRIVATE,
     )
     one.serve("--once", codes=3)
     one.join("torch", "--client", "0", "--trainer", "torch", "--share", "statistics", "--share", "load")
