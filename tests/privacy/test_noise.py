@@ -111,8 +111,7 @@ def _released(run, unit, noise):
     [
         ("example", "server", "cohort"),
         ("client", "server", "cohort"),
-        *(("example", "client", trainer) for trainer in TRAINERS[:2]),
-        pytest.param("example", "client", TRAINERS[2], marks=pytest.mark.long),
+        *(("example", "client", trainer) for trainer in TRAINERS),
         ("client", "client", "cohort"),
     ],
 )
