@@ -14,6 +14,7 @@ from edgekit.pipeline import job
 from edgekit.privacy.accounting import ORDERS, renyi
 from edgekit.privacy.filter import Filter, Total, best_order
 from edgekit.runfolder import RunFolder
+from edgekit.server.loop import checkpoint
 
 DELTA = 1e-5
 
@@ -175,6 +176,24 @@ def experiment_of(shared, make_experiment):
     return make
 
 
+@pytest.fixture
+def stop_after_a_round(heard, monkeypatch):
+    """Runs an experiment that is stopped once its first round is kept."""
+
+    def run(experiment, out):
+        kept = checkpoint.save
+
+        def interrupted(folder, made):
+            kept(folder, made)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, "save", interrupted)
+            job.run(experiment, out, heard)
+
+    return run
+
+
 def test_runs_that_name_it_share_one_total(shared, experiment_of, tmp_path, heard):
     for name in ("one", "two"):
         job.run(experiment_of(), tmp_path / name, heard)
@@ -193,36 +212,16 @@ def test_runs_that_name_it_share_one_total(shared, experiment_of, tmp_path, hear
     assert result["privacy"]["epsilon"] <= 4.0
 
 
-def test_a_run_that_is_resumed_is_the_same_run(shared, experiment_of, tmp_path, heard, monkeypatch):
-    from edgekit.server.loop import checkpoint
-
-    kept = checkpoint.save
-
-    def interrupted(folder, made):
-        kept(folder, made)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", interrupted)
-        job.run(experiment_of(), tmp_path / "run", heard)
+def test_a_run_that_is_resumed_is_the_same_run(shared, experiment_of, tmp_path, heard, stop_after_a_round):
+    stop_after_a_round(experiment_of(), tmp_path / "run")
     job.resume(tmp_path / "run", heard)
     assert Filter(shared.path).rounds >= 2
     (name,) = Filter(shared.path).runs
     assert name.split()[-1] == RunFolder(tmp_path / "run").checkpoint.joinpath("run.txt").read_text().strip()
 
 
-def test_a_run_goes_on_in_the_ledger_that_it_was_charged_to(shared, experiment_of, tmp_path, heard, monkeypatch):
-    from edgekit.server.loop import checkpoint
-
-    kept = checkpoint.save
-
-    def interrupted(folder, made):
-        kept(folder, made)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", interrupted)
-        job.run(experiment_of(), tmp_path / "run", heard)
+def test_a_run_goes_on_in_the_ledger_that_it_was_charged_to(shared, experiment_of, tmp_path, heard, stop_after_a_round):
+    stop_after_a_round(experiment_of(), tmp_path / "run")
     settings = tmp_path / "run" / "experiment.toml"
     Filter.create(tmp_path / "other", _total(50.0))
     settings.write_text(settings.read_text().replace(str(shared.path), str(tmp_path / "other")))
