@@ -1,5 +1,6 @@
 """`edgekit serve`'s processes: Flower's SuperLink and SuperExec are started, watched, and started again."""
 
+import contextlib
 import json
 import os
 import secrets
@@ -331,6 +332,8 @@ def _end(child: "subprocess.Popen[bytes]") -> None:
             os.killpg(child.pid, number)
             while time.monotonic() < end:  # until the whole group is gone: the server app may be deep in a conversion
                 child.poll()
+                with contextlib.suppress(ChildProcessError):  # those that this process adopted lie there until it looks
+                    os.waitpid(-child.pid, os.WNOHANG)
                 os.killpg(child.pid, 0)
                 time.sleep(0.05)
         except ProcessLookupError:

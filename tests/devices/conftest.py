@@ -6,6 +6,9 @@ import time
 
 import pytest
 
+PATIENCE = 300_000
+"""Milliseconds that a page may take: a coordinator may be converting its network, on a machine that is busy."""
+
 
 @pytest.fixture(scope="module")
 def chromium():
@@ -30,6 +33,7 @@ def phone(chromium):
         options = {"viewport": {"width": 390, "height": 844}, "ignore_https_errors": True, **options}
         context = chromium.new_context(**options)
         opened.append(context)
+        context.set_default_timeout(PATIENCE)
         page = context.new_page()
         page.errors = []
         page.on("pageerror", lambda error: page.errors.append(str(error)))
@@ -47,7 +51,7 @@ def phone(chromium):
 def _come_in(page, link):
     """Open a link, and wait until the page says what is to be learnt."""
     page.goto(link)
-    page.wait_for_selector("#consent:visible", timeout=60_000)
+    page.wait_for_selector("#consent:visible")
 
 
 def _begin(page):

@@ -40,7 +40,6 @@ def namespace():
         subprocess.run(["ip", "netns", "del", name], check=False)
 
 
-@pytest.mark.timeout(300)
 def test_a_cut_link_costs_time_and_nothing_else(fleet, namespace, tmp_path):
     name, cable = namespace
     one = fleet.Federation(tmp_path / "f", (*fleet.QUICK, *PRIVATE, "federation.rounds=400"), host="0.0.0.0")
@@ -85,7 +84,6 @@ def test_a_cut_link_costs_time_and_nothing_else(fleet, namespace, tmp_path):
             one.wait_for_round(before + 2, 90)
 
 
-@pytest.mark.timeout(200)
 def test_a_full_disk_is_told_and_nothing_is_half_written(fleet, tmp_path):
     full = tmp_path / "small"
     full.mkdir()
@@ -122,7 +120,6 @@ def test_a_full_disk_is_told_and_nothing_is_half_written(fleet, tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
 def test_two_hundred_idle_nodes_cost_little(fleet, tmp_path):
     """Two hundred links of this process wait while two nodes train; the SuperLink's memory stays flat."""
     many = 200

@@ -17,7 +17,6 @@ from edgekit.data.settings import Audio
 pytestmark = [
     pytest.mark.device,
     pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed: make test-devices"),
-    pytest.mark.timeout(400),
 ]
 QUICK = (
     "spiking.enabled=false", 'export.presets=["int8"]', "export.tolerance=0.9",
@@ -81,11 +80,12 @@ def test_words_are_spoken_learnt_and_guessed_and_a_microphone_that_is_refused_is
         flags += ["--use-fake-device-for-media-stream", f"--use-file-for-fake-audio-capture={heard}"]
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
         context = browser.new_context(viewport={"width": 390, "height": 844}, ignore_https_errors=True)
+        context.set_default_timeout(300_000)
         page = context.new_page()
         errors = []
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(one.phone_link())
-        page.wait_for_selector("#consent:visible", timeout=60_000)
+        page.wait_for_selector("#consent:visible")
         assert "Your recordings. They are never sent." in page.inner_text("#about")
         page.click("#consent")
 
@@ -101,12 +101,12 @@ def test_words_are_spoken_learnt_and_guessed_and_a_microphone_that_is_refused_is
             page.wait_for_selector(f"#examples-task:has-text('say “{number}”')")
             page.click("#maker button:has-text('Record')")
             page.wait_for_selector("#maker button:has-text('Recording')")
-            page.wait_for_selector("#maker button:text-is('Record')", timeout=20_000)
+            page.wait_for_selector("#maker button:text-is('Record')")
         page.wait_for_selector("#examples-count:has-text('10 examples')")
         page.click("#start")
-        page.wait_for_selector("#sent-list li:has-text('what was learnt')", state="attached", timeout=90_000)
+        page.wait_for_selector("#sent-list li:has-text('what was learnt')", state="attached")
         page.click("#tester button:has-text('Record')")
-        page.wait_for_selector("#guess:visible", timeout=20_000)
+        page.wait_for_selector("#guess:visible")
         assert "The network sees" in page.inner_text("#guess")
         kept = _examples(page)
         browser.close()
@@ -138,7 +138,7 @@ def test_movements_are_felt_learnt_and_guessed(federation, phone):
     page.wait_for_selector("#examples-count:has-text('80 practice examples')")
     assert not page.is_visible("#notice")  # what was wrong is not in the way any more
     page.click("#start")
-    page.wait_for_selector("#sent-list li:has-text('what was learnt')", state="attached", timeout=90_000)
+    page.wait_for_selector("#sent-list li:has-text('what was learnt')", state="attached")
     one.wait(
         lambda: max((line["accuracy"] for line in one.rounds()), default=0) > 0.9,
         240,

@@ -34,7 +34,6 @@ def test_java_reads_and_writes_the_golden_frames(classes):
     assert done.stdout.split()[-1] == "0"
 
 
-@pytest.mark.timeout(300)
 def test_a_phone_in_java_takes_part_in_rounds_and_leaves(classes, federation):
     one = federation("federation.rounds=1000", "serve.nodes=1")
     one.serve_phones()

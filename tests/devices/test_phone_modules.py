@@ -26,7 +26,6 @@ from edgekit.privacy import epsilon
 pytestmark = [
     pytest.mark.device,
     pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed: make test-devices"),
-    pytest.mark.timeout(400),
 ]
 GOLDEN = json.loads((Path(__file__).parents[1] / "clients" / "phone_frames.json").read_text())
 

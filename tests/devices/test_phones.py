@@ -9,7 +9,6 @@ import pytest
 pytestmark = [
     pytest.mark.device,
     pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed: make test-devices"),
-    pytest.mark.timeout(400),
 ]
 PRIVATE = (
     "model.name=mlp", "model.arguments={}", "spiking.enabled=false", 'export.presets=["int8"]', "export.tolerance=0.9",
@@ -77,7 +76,7 @@ def test_pages_take_part_are_reloaded_pause_leave_and_delete_everything(federati
         second.click("#maker button:has-text('Keep this one')")
     second.wait_for_selector("#examples-count:has-text('10 examples')")
     second.click("#start")
-    second.wait_for_selector("#sent-list li:has-text('what was learnt')", state="attached", timeout=60_000)
+    second.wait_for_selector("#sent-list li:has-text('what was learnt')", state="attached")
     _draw(second, "#tester canvas", STROKE)
     second.click("#tester button:has-text('Guess')")
     second.wait_for_selector("#guess:visible")
@@ -144,7 +143,7 @@ def test_a_page_that_sleeps_or_is_closed_costs_no_round_and_memory_stays_flat(fe
         pages.append(page)
     steady, sleeper, closed = pages
     for page in pages:
-        page.wait_for_selector("#sent-list li:has-text('what was learnt')", state="attached", timeout=60_000)
+        page.wait_for_selector("#sent-list li:has-text('what was learnt')", state="attached")
     devtools = sleeper.context.new_cdp_session(sleeper)
     devtools.send("Page.setWebLifecycleState", {"state": "frozen"})
     closed.context.close()
@@ -210,20 +209,20 @@ def test_what_a_browser_lacks_is_said_in_plain_words(federation, phone):
     origin = link.partition("/phone/")[0]
     devtools.send("Storage.overrideQuotaForOrigin", {"origin": origin, "quotaSize": 1000})
     page.goto(link)
-    page.wait_for_selector("#notice:has-text('storage is full')", timeout=60_000)
+    page.wait_for_selector("#notice:has-text('storage is full')")
     assert page.stumbles() == []
     devtools.send("Storage.overrideQuotaForOrigin", {"origin": origin})
     page.context.route("**/*.wasm", lambda route: route.abort())
     page.click("#notice button")
-    page.wait_for_selector("#consent:visible", timeout=60_000)
+    page.wait_for_selector("#consent:visible")
     page.click("#consent")
     page.click("#practise")
     page.wait_for_selector("#examples-count:has-text('80 practice examples')")
     page.click("#start")
-    page.wait_for_selector("#notice:has-text('cannot run the network')", timeout=60_000)
+    page.wait_for_selector("#notice:has-text('cannot run the network')")
     page.context.unroute("**/*.wasm")
     page.reload()
-    page.wait_for_selector("#sent-list li:has-text('what was learnt')", state="attached", timeout=60_000)
+    page.wait_for_selector("#sent-list li:has-text('what was learnt')", state="attached")
 
     # The coordinator goes, and comes back; the page says so, and goes on.
     one.coordinator.terminate()
@@ -232,7 +231,7 @@ def test_what_a_browser_lacks_is_said_in_plain_words(federation, phone):
     page.wait_for_selector("#state:has-text('tries again by itself')")
     rounds = len(one.rounds())
     one.serve_phones()
-    page.wait_for_selector("#line:has-text('connected')", timeout=90_000)
+    page.wait_for_selector("#line:has-text('connected')")
     one.wait_for_round(rounds + 1, 90)
 
 
@@ -244,7 +243,7 @@ def test_the_dashboard_shows_how_the_group_is_doing(federation, phone, scripted_
     one.wait_for_round(4)
     page = phone()
     page.goto(f"https://127.0.0.1:{one.phones_port}/dashboard")
-    page.wait_for_selector("#round:has-text('of 1000')", timeout=30_000)
+    page.wait_for_selector("#round:has-text('of 1000')")
     page.wait_for_selector("#kinds tr:has-text('Phones')")
     assert "%" in page.inner_text("#accuracy")
     assert page.stumbles() == []

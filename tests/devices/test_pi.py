@@ -43,7 +43,6 @@ def board(tmp_path_factory):
     return root
 
 
-@pytest.mark.timeout(900)
 def test_a_board_installs_from_the_bundle_joins_trains_two_rounds_and_leaves(board, fleet, tmp_path):
     done = run(board, "sh", "/root/edgekit-bundle/install.sh", EDGEKIT_NO_COMPILE="1")
     assert done.returncode == 0, done.stderr
@@ -84,7 +83,6 @@ def test_a_board_installs_from_the_bundle_joins_trains_two_rounds_and_leaves(boa
 
 @pytest.mark.long
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed: make test-devices")
-@pytest.mark.timeout(900)
 def test_a_laptop_a_board_an_emulated_pi_and_two_pages_in_one_federation(board, fleet, federation, phone):
     """The Pi is installed by the test above; every kind adds its own noise and keeps its own ledger."""
     private = ("privacy.unit=example", "privacy.noise=client", "export.presets=['int8']", "export.tolerance=0.9")

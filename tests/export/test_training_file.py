@@ -139,7 +139,6 @@ def test_everyday_torch_becomes_a_file_that_trains_and_one_that_classifies():
 
 
 @pytest.mark.long  # two conversions of a minute each
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("kernel", [(1, 2), (2, 2)])
 def test_a_users_network_with_grouped_and_one_dimensional_convolutions_and_frozen_weights(kernel):
     torch.manual_seed(0)

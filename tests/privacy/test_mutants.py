@@ -14,7 +14,6 @@ _spec.loader.exec_module(mutants)
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("mutant", mutants.MUTANTS, ids=lambda mutant: mutant.name)
 def test_a_sabotage_is_noticed(mutant):
     if mutant.page and shutil.which("chromium") is None:

@@ -75,7 +75,6 @@ class Everybody:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(400)
 @pytest.mark.parametrize("method", ["scaffold", "rolling:Rolling"])
 def test_two_nodes_end_where_the_simulation_of_two_clients_ends(
     federation, fleet, edgekit, tmp_path, method, monkeypatch

@@ -43,7 +43,6 @@ def hospital(tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.timeout(400)
 def test_a_clinic_and_a_laboratory_train_together_and_one_may_die(federation, fleet, hospital):
     one = federation("federation.rounds=8", f"data.source=labels:{hospital / 'coordinator'}", base=QUICK)
     one.serve("--split-port", str(fleet.free_port()), codes=4)
@@ -85,7 +84,6 @@ def test_a_clinic_and_a_laboratory_train_together_and_one_may_die(federation, fl
 
 
 @pytest.mark.long
-@pytest.mark.timeout(400)
 def test_a_party_that_lies_costs_itself_and_ends_nothing(federation, fleet, hospital, impostor):
     one = federation("federation.rounds=2", f"data.source=labels:{hospital / 'coordinator'}", base=QUICK)
     one.serve("--split-port", str(fleet.free_port()), codes=3)
@@ -132,7 +130,6 @@ def test_a_party_that_lies_costs_itself_and_ends_nothing(federation, fleet, hosp
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
 def test_parties_of_the_built_in_digits_to_try_it_out(federation, fleet):
     one = federation("federation.rounds=3", "split.coverage=0.8", "split.codec=int8", "split.window=2", base=QUICK)
     one.serve("--split-port", str(fleet.free_port()), "--once", codes=2)

@@ -16,7 +16,6 @@ from websockets.exceptions import ConnectionClosed
 from edgekit.clients.phone.frames import Frame, pack
 
 
-@pytest.mark.timeout(300)
 def test_phones_take_part_leave_come_back_and_get_the_model(federation, fleet, scripted_phone):
     """Two phones and a LiteRT node, with what `edgekit serve --phones` starts and nothing else."""
     one = federation("federation.rounds=6", "serve.nodes=3", 'export.presets=["int8"]')
@@ -54,7 +53,6 @@ def test_phones_take_part_leave_come_back_and_get_the_model(federation, fleet, s
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
 def test_strangers_garbage_and_impossible_updates_cost_nobody_else_a_round(federation, scripted_phone):
     one = federation("federation.rounds=1000", "serve.nodes=1", "federation.cohort=2")
     one.serve_phones()
@@ -127,7 +125,6 @@ def test_strangers_garbage_and_impossible_updates_cost_nobody_else_a_round(feder
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
 def test_a_phone_that_leaves_in_a_round_and_a_gateway_that_is_killed_cost_no_round(federation, fleet, scripted_phone):
     one = federation("federation.rounds=1000", "serve.nodes=1", "serve.deadline_seconds=60")
     one.serve_phones()
@@ -177,7 +174,6 @@ def test_a_phone_that_leaves_in_a_round_and_a_gateway_that_is_killed_cost_no_rou
 
 
 @pytest.mark.long
-@pytest.mark.timeout(200)
 def test_the_page_and_the_dashboard_are_served_with_care(federation, scripted_phone):
     one = federation("federation.rounds=1000", "serve.nodes=1")
     one.serve_phones()

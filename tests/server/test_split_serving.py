@@ -22,7 +22,6 @@ def serve(one, fleet, *more, **options):
     one.serve("--split-port", str(fleet.free_port()), *more, **options)
 
 
-@pytest.mark.timeout(400)
 def test_nodes_with_and_without_torch_train_their_parts_over_tls(federation, fleet):
     one = federation("federation.rounds=3", "serve.nodes=2", "split.codec=int8", "split.window=2", base=SPLIT)
     serve(one, fleet, "--once", codes=2)
@@ -52,7 +51,6 @@ def test_nodes_with_and_without_torch_train_their_parts_over_tls(federation, fle
 
 
 @pytest.mark.long
-@pytest.mark.timeout(400)
 @pytest.mark.parametrize("noise", ["client", "server"])
 def test_private_rounds_are_charged_where_the_noise_is_added(federation, fleet, noise):
     private = [part for part in SPLIT if not part.startswith(("privacy", "training.epochs", "export.presets"))]
@@ -75,7 +73,6 @@ def test_private_rounds_are_charged_where_the_noise_is_added(federation, fleet, 
 
 
 @pytest.mark.long
-@pytest.mark.timeout(400)
 def test_server_app_and_nodes_may_be_killed_in_the_middle_of_a_stream(federation, fleet):
     one = federation(
         "federation.rounds=4", "serve.nodes=2", "training.epochs=20", "serve.deadline_seconds=20",
@@ -97,7 +94,6 @@ def test_server_app_and_nodes_may_be_killed_in_the_middle_of_a_stream(federation
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
 def test_a_node_that_never_opens_its_stream_or_lies_about_it_is_left_out(federation, fleet, impostor):
     one = federation(
         "federation.rounds=3", "serve.nodes=2", "serve.deadline_seconds=20", "export.presets=[]", base=SPLIT
