@@ -10,7 +10,7 @@ from edgekit.arrays import Array, Weights, problem_with
 from edgekit.asks import Score, Scored, Train, Trained
 from edgekit.clients.litert_runtime import check_examples, check_signatures, for_device, interpreter_of
 from edgekit.clients.trainer import LocalTask, check_train, pulled
-from edgekit.data import Examples, batches
+from edgekit.data import Examples
 from edgekit.data.federated import Floats, Integers
 from edgekit.errors import ModelError, TrainingError
 from edgekit.export.metadata import TRAINING, read_metadata
@@ -84,7 +84,7 @@ class LiteRTTrainer:
     def _trained(self, asked: Train, task: LocalTask) -> Trained:
         settings = asked.settings
         w = self._flat(asked.weights)
-        plan = batches.draw(len(task.examples), settings, task.batches_rng)
+        plan = task.plan(settings)
         loss = None
         if settings.work == "sgd":
             w, loss = self._sgd(w, plan, task.examples, asked)

@@ -14,7 +14,7 @@ from edgekit.clients.cohort.vectorised import gradients_of
 from edgekit.clients.draws import Draws, generator_of
 from edgekit.clients.per_example import PROBED, PerExample
 from edgekit.clients.trainer import LocalTask, check_train, pulled
-from edgekit.data import Examples, batches
+from edgekit.data import Examples
 from edgekit.data.federated import Floats, Integers
 from edgekit.errors import EdgekitError, ModelError, TrainingError
 from edgekit.local_settings import LocalSettings
@@ -95,7 +95,7 @@ class TorchTrainer:
             task: the client's data and random numbers.
         """
         self._check_asked(asked)
-        return self._trained(asked, task, batches.draw(len(task.examples), asked.settings, task.batches_rng))
+        return self._trained(asked, task, task.plan(asked.settings))
 
     def score(self, asked: Score, examples: Examples) -> Scored:
         """Return how good weights are on examples."""

@@ -68,6 +68,10 @@ class StaleError(EdgekitError):
     """What was sent is not wanted any more: a round that ended, or a message that was answered."""
 
 
+class StoppedError(EdgekitError):
+    """Work was stopped in the middle, to be begun again."""
+
+
 class JoinError(EdgekitError):
     """A device cannot take part in a federation."""
 

@@ -17,7 +17,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from flwr.app import Message as FlowerMessage
 
-from edgekit import arrays
+from edgekit import arrays, strict_json
 from edgekit.arrays import Weights
 from edgekit.asks import WEIGHTS, Ask, Bundles, Scored, Update, packed, unpacked
 from edgekit.errors import EdgekitError, RefusedError
@@ -78,11 +78,11 @@ def read(message: FlowerMessage) -> Message:
         raise RefusedError(message.error.reason or "no reason given")
     try:
         record = message.content.config_records[RECORD]
-        facts = json.loads(str(record["facts"]), object_hook=_bytes_from_json)
+        facts = strict_json.loads(str(record["facts"]), _bytes_from_json)
         content = record.get("content")
         if content is None:
             content = _pieces(message.content.array_records["content"])
-    except (KeyError, TypeError, ValueError, AttributeError, EOFError, binascii.Error, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, EOFError, binascii.Error) as error:
         raise RefusedError(f"a message cannot be read: {type(error).__name__}: {str(error)[:200]}") from None
     if not isinstance(facts, dict) or not isinstance(content, bytes):
         raise RefusedError("a message cannot be read: it lacks facts or content")

@@ -19,7 +19,7 @@ from edgekit.clients.cohort.vectorised import Tensors, Vectorised, as_convolutio
 from edgekit.clients.draws import Draws, generator_of, of_examples, once
 from edgekit.clients.torch_trainer import TorchTrainer, learnt, trained_weights
 from edgekit.clients.trainer import LocalTask, check_train, pulled
-from edgekit.data import Examples, batches
+from edgekit.data import Examples
 from edgekit.data.federated import Integers
 from edgekit.errors import EdgekitError
 from edgekit.local_settings import LocalSettings
@@ -152,7 +152,7 @@ class VectorisedTrainer:
         settings = asked[0].settings
         for request in {id(one): one for one in asked}.values():
             check_train(request, self.learnt)
-        plans = [batches.draw(len(task.examples), settings, task.batches_rng) for task in tasks]
+        plans = [task.plan(settings) for task in tasks]
         seeds = [int(task.batches_rng.integers(2**63)) for task in tasks]
         order = sorted(range(len(tasks)), key=lambda i: -len(plans[i]))
         made: list[Trained | None] = [None] * len(tasks)

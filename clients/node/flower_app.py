@@ -1,11 +1,11 @@
 """The node as a Flower ClientApp, for Flower's stock `flower-supernode`: the same answers, a process a message."""
 
-import logging
 from pathlib import Path
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from edgekit import logs
 from edgekit.clients.node.folder import NodeFolder
 from edgekit.clients.node.handler import Handler
 from edgekit.errors import JoinError
@@ -19,7 +19,7 @@ def _answer(message: Message, context: Context) -> Message:
         raise JoinError(
             "start flower-supernode with --node-config 'folder=\"…\"', as edgekit join --supernode shows it"
         )
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logs.begin()
     node = NodeFolder(Path(str(folder)))
     with node.only_one(wait=True):  # messages may come side by side, and there is one budget
         return Handler(node, lasting=False).answer(message)

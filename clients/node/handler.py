@@ -1,6 +1,7 @@
 """Answers a coordinator's messages on a device. The resident node and Flower's stock SuperNode both use it."""
 
 import logging
+import re
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +19,7 @@ from edgekit.clients.node.held import DeclinedError, Held, rng_of
 from edgekit.clients.node.party import NotAlignedError
 from edgekit.clients.node.rounds import Rounds
 from edgekit.clients.node.task import LacksTaskError, Task
-from edgekit.errors import EdgekitError, PrivacyError, RefusedError
+from edgekit.errors import EdgekitError, PrivacyError, RefusedError, StoppedError
 from edgekit.flower import CLIENT_DECLINED, CLIENT_RAISED, NODE_LACKS_TASK, NODE_NOT_ALIGNED
 from edgekit.flower.parcel import error_reply
 from edgekit.privacy import Charge, epsilon
@@ -29,6 +30,7 @@ log = logging.getLogger("edgekit.node")
 STATISTICS_EPSILON = 10.0
 """What noised statistics may spend in all where neither the plan nor the owner limits the device."""
 MOST_REPORTS = 1 << 20
+PATH = re.compile(r"(?<![\w:/.)])(?:~|\.{1,2}|[A-Za-z]:)?[/\\][^\s:'\",;()]+")
 
 
 CODES: dict[type[EdgekitError], int] = {LacksTaskError: NODE_LACKS_TASK, NotAlignedError: NODE_NOT_ALIGNED}
@@ -174,6 +176,11 @@ def reports_within(limit: float, noise: float, delta: float) -> PlannedRun:
     return PlannedRun("reports", {(noise, 1.0): low})
 
 
+def without_paths(text: str) -> str:
+    """Return a text without names of files: what a device's owner keeps where is nobody's business."""
+    return PATH.sub("a file", text)
+
+
 def replying(answer: Callable[[Message], Message], message: Message) -> Message:
     """Return the reply to a message; what goes wrong becomes an error reply that says so."""
     try:
@@ -181,15 +188,17 @@ def replying(answer: Callable[[Message], Message], message: Message) -> Message:
     except DeclinedError as error:
         log.info("declined: %s", error)
         return error_reply(CLIENT_DECLINED, str(error), message)
+    except StoppedError:
+        raise
     except EdgekitError as error:
         log.warning("%s", error)
-        return error_reply(CODES.get(type(error), CLIENT_RAISED), str(error), message)
+        return error_reply(CODES.get(type(error), CLIENT_RAISED), without_paths(str(error)), message)
     except MemoryError:
         log.warning("out of memory")
         return error_reply(CLIENT_RAISED, "this device has too little memory for the task", message)
     except OSError as error:
         log.warning("%s", error)
-        return error_reply(CLIENT_RAISED, f"the device's disk or system: {error.strerror or error}", message)
-    except Exception as error:  # whatever a message or a user's module brings: the node goes on
+        return error_reply(CLIENT_RAISED, f"the device's disk or system: {error.strerror or 'see its log'}", message)
+    except Exception:  # whatever a message or a user's module brings: the node goes on
         log.exception("a message could not be answered")
-        return error_reply(CLIENT_RAISED, f"{type(error).__name__}: {error}", message)
+        return error_reply(CLIENT_RAISED, "the device failed at it; its own log says why", message)

@@ -14,10 +14,10 @@ from edgekit import arrays
 from edgekit.clients.node import enrol
 from edgekit.clients.node.folder import NodeFolder
 from edgekit.enrolment import clock_problem, parse_url
-from edgekit.errors import EdgekitError, JoinError, LinkDownError, RefusedError, StaleError
+from edgekit.errors import EdgekitError, JoinError, LinkDownError, RefusedError, StaleError, StoppedError
 from edgekit.flower import CLIENT_RAISED
 from edgekit.flower.fleet import FleetLink
-from edgekit.flower.parcel import Parcel, begin, error_reply
+from edgekit.flower.parcel import Parcel, begin, ends_of, error_reply
 from edgekit.runfolder import write_whole
 
 log = logging.getLogger("edgekit.node")
@@ -132,7 +132,7 @@ class Resident:
             log.warning("%s", error)
             self._forget(path)
             return
-        until = message.metadata.created_at + message.metadata.ttl
+        until = ends_of(message)
         if time.time() > until:
             log.info("a message of %s was too old to be answered", message.metadata.group_id or "?")
             self._forget(path)
@@ -142,7 +142,12 @@ class Resident:
             log.warning("this node died twice over one message: it is answered with an error")
             reply = error_reply(CLIENT_RAISED, "this device died twice over this message (too little memory?)", message)
         else:
-            reply = self.handler.answer(message)
+            try:
+                reply = self.handler.answer(message)
+            except StoppedError as error:
+                log.info("%s", error)
+                self.abandon()
+                return
         taken = time.monotonic() - started
         wait = FIRST_RETRY
         while True:
@@ -155,13 +160,18 @@ class Resident:
                     break
                 self._say(f"waiting: {error}")
                 if self.stop.wait(wait):
-                    path.with_suffix(".attempts").unlink(missing_ok=True)  # it did not die of this message
+                    self.abandon()
                     return
                 wait = min(2 * wait, LONGEST_RETRY / 4)
             except StaleError as error:
                 log.info("the reply is not wanted any more: %s", error)
                 break
         self._forget(path)
+
+    def abandon(self) -> None:
+        """Leave the message that is under way for the next start: it is not what this process ends of."""
+        for mark in self.folder.inbox.glob("*.attempts"):
+            mark.unlink(missing_ok=True)
 
     def _beat(self, link: FleetLink, broken: threading.Event) -> None:
         failures = 0

@@ -3,8 +3,10 @@
 import json
 import logging
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -23,7 +25,8 @@ from edgekit.clients.node.held import DeclinedError, Held, rng_of
 from edgekit.clients.node.sides import Side
 from edgekit.clients.trainer import LocalTask
 from edgekit.enrolment import parse_url
-from edgekit.errors import DataError, PrivacyError, RefusedError
+from edgekit.errors import DataError, PrivacyError, RefusedError, StoppedError
+from edgekit.flower.parcel import ends_of
 
 log = logging.getLogger("edgekit.node")
 
@@ -60,7 +63,7 @@ class Rounds:
         if budget is None and (settings.update_noise > 0 or settings.work in ("dp-sgd", "local-dp")):
             raise PrivacyError("the round adds noise on the device, but the task plans none")
         try:
-            update = self._run_half(ask, budget, digest)
+            update = self._run_half(ask, budget, digest, partial(self._go_on, ends_of(message)))
         except DataError as error:
             if budget is None:
                 raise
@@ -83,7 +86,14 @@ class Rounds:
         told = {"device": conditions.facts(self._held.node_settings.share)} if begun.facts else {}
         return self._reply(update, message, told)
 
-    def _run_half(self, ask: Ask, budget: Budget | None, digest: bytes) -> Update:
+    def _go_on(self, until: float) -> None:
+        """See that a round is still wanted."""
+        if self._stop.is_set():
+            raise StoppedError("this device was stopped in the middle of a round")
+        if time.time() > until:
+            raise RefusedError("the round ended before this device had trained")
+
+    def _run_half(self, ask: Ask, budget: Budget | None, digest: bytes, go_on: Callable[[], None]) -> Update:
         """Run the client's half of the method, with what this device keeps between rounds."""
         assert self._held.trainer is not None
         assert self._held.algorithm is not None
@@ -106,7 +116,7 @@ class Rounds:
                 limits.keep(ask.round, asked)
                 return {0: self._held.trainer_of(request.module).score(request, examples)}
             own = digest if made == 1 else self._held.digest(digest.hex(), request.weights, str(made))
-            task = LocalTask(examples, rng_of(own, "batches"), rng_of(own, "noise"))
+            task = LocalTask(examples, rng_of(own, "batches"), rng_of(own, "noise"), go_on)
             own_trainer = self._held.trainer_of(request.module)
             own_trainer.check(request, examples)
             limits.keep(ask.round, asked)
@@ -117,6 +127,8 @@ class Rounds:
         client = client_of(ask, len(examples), trainer.learnt, state)
         found = run_halves({0: algorithm.local(ask, client)}, {0: ask}, answer)[0]
         if isinstance(found, Exception):
+            if isinstance(found, StoppedError):
+                raise found  # it is begun again, with the same draws
             if made == 0 or not ask.settings.update_clip:
                 raise found
             # It was charged, and whether a training fails may tell of the examples: what leaves is noise alone.

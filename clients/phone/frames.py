@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from edgekit import strict_json
 from edgekit.arrays import Array
 from edgekit.errors import RefusedError
 
@@ -87,13 +88,13 @@ def unpack(content: bytes) -> Frame:
     if size > MOST_HEADER_BYTES or PREFIX.size + size > len(content):
         raise RefusedError(f"a frame's header has at most {MOST_HEADER_BYTES} bytes, and all of them")
     try:
-        header = json.loads(content[PREFIX.size : PREFIX.size + size].decode(), parse_constant=_no_constant)
+        header = strict_json.loads(content[PREFIX.size : PREFIX.size + size])
         if not isinstance(header, dict):
             raise TypeError("an object was expected")
         kind, listed = header.pop("type"), header.pop("arrays")
         if not isinstance(kind, str) or not isinstance(listed, list) or len(listed) > MOST_ARRAYS:
             raise TypeError(f"it needs a type, and at most {MOST_ARRAYS} arrays")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise RefusedError(f"a frame's header cannot be read: {type(error).__name__}: {str(error)[:100]}") from None
     arrays: dict[str, Array] = {}
     place = PREFIX.size + size
@@ -127,7 +128,3 @@ def _described(entry: Any) -> tuple[str, np.dtype[Any], tuple[int, ...]]:
     if len(shape) > MOST_DIMENSIONS or not all(type(n) is int and 0 <= n < 2**31 for n in shape):
         raise RefusedError(f"array {entry[0]!r} has an impossible shape")
     return entry[0], DTYPES[entry[1]], tuple(shape)
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")

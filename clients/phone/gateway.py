@@ -39,6 +39,7 @@ from edgekit.clients.phone.handler import MOST_EXAMPLES, Board, GatewayHandler, 
 from edgekit.clients.phone.line import Line
 from edgekit.clients.phone.members import Members, NotKnownError, Phone
 from edgekit.clients.phone.pages import Guarded, page_routes
+from edgekit.door import known
 from edgekit.enrolment import parse_url
 from edgekit.errors import EdgekitError, JoinError, RefusedError
 from edgekit.throttle import Throttle
@@ -48,8 +49,6 @@ log = logging.getLogger("edgekit.phone")
 MOST_CONNECTIONS = 1000
 MOST_CONNECTIONS_FROM_ONE = 300
 """Phones behind one router have one address."""
-MOST_STRANGERS = 40
-"""Connections at a time that did not say yet who they are; a page that is sent away tries again by itself."""
 KNOCKS_A_MINUTE = 600
 """Connections from one address."""
 FRAMES_A_MINUTE = 600
@@ -92,7 +91,6 @@ class Gateway:
         self._node = NodeFolder(folder / "node")
         self._url = self._node.node_settings().url
         self._address, _ = parse_url(self._url)
-        self._strangers = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self.members = Members(folder / "phones")
         self.board = Board(folder / "tasks", self._node.membership().signing_key, self._news)
@@ -168,7 +166,7 @@ class Gateway:
             log.warning("refused a page of another origin, from %s", who)
             await websocket.close(REFUSED)
             return
-        full = sum(self._connections.values()) >= MOST_CONNECTIONS or self._strangers >= MOST_STRANGERS
+        full = sum(self._connections.values()) >= MOST_CONNECTIONS
         if full or self._connections.get(who, 0) >= MOST_CONNECTIONS_FROM_ONE or self._knocks.too_often(who):
             log.warning("refused a connection from %s: there are too many", who)
             await websocket.close(1013)
@@ -186,7 +184,6 @@ class Gateway:
 
     async def _converse(self, websocket: WebSocket, who: str) -> None:
         connection = Connection(websocket, asyncio.get_running_loop())
-        self._strangers += 1
         try:
             hello = await asyncio.wait_for(receive(websocket, MOST_HELLO_BYTES), HELLO_SECONDS)
             # Threads of their own: a new phone is made known to the coordinator, which may take a while.
@@ -197,8 +194,7 @@ class Gateway:
             log.warning("refused a phone from %s: %s", who, reason)
             await connection.refuse(REFUSED if isinstance(error, NotKnownError) else GARBAGE, reason)
             return
-        finally:
-            self._strangers -= 1
+        known(websocket.scope, identity)
         session = self._sessions.setdefault(identity, Session(phone, Line()))
         line = session.line
         log.info("%s is here, from %s", session.phone.name, who)

@@ -26,6 +26,7 @@ from edgekit.clients.phone.frames import Frame
 from edgekit.clients.phone.line import Line, PausedError
 from edgekit.errors import EdgekitError, RefusedError
 from edgekit.export.metadata import read_metadata
+from edgekit.flower.parcel import ends_of
 
 log = logging.getLogger("edgekit.phone")
 
@@ -233,7 +234,7 @@ class PhoneHandler:
         return dict(self._line.model)
 
     def _ask(self, frame: Frame, message: Message, wanted: str) -> Frame:
-        until = message.metadata.created_at + message.metadata.ttl
+        until = ends_of(message)
         try:
             reply = self._line.ask(frame, until, self._stopped)
         except PausedError as error:

@@ -11,6 +11,9 @@ import typer
 if TYPE_CHECKING:
     from edgekit.clients.node.folder import NodeFolder
 
+STOP_SECONDS = 4.0
+"""How long a node has to end in order; a second signal ends it at once."""
+
 
 def join(
     url: Annotated[
@@ -78,9 +81,11 @@ def join(
     plugins.guard(None)  # a node runs the modules that its owner lists, which it looks at itself
     import importlib.util
     import logging
+    import os
     import signal
     import threading
 
+    from edgekit import logs
     from edgekit.errors import MissingExtraError
 
     if importlib.util.find_spec("flwr") is None:
@@ -154,12 +159,24 @@ def join(
             return
         if enrol_only:
             return
-        logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
-        logging.getLogger("edgekit").setLevel(logging.INFO)
+        logs.begin(others=logging.WARNING)
         stop = threading.Event()
         resident = Resident(node, Handler(node, stop), stop)
+
+        def insist() -> None:
+            resident.abandon()
+            os._exit(0)
+
+        def end(*_: object) -> None:
+            if stop.is_set():  # asked a second time
+                insist()
+            stop.set()
+            late = threading.Timer(STOP_SECONDS, insist)
+            late.daemon = True
+            late.start()
+
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stop.set())
+            signal.signal(number, end)
         resident.run()
 
 

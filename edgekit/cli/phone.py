@@ -45,6 +45,7 @@ def phone(
     import importlib.util
     import logging
 
+    from edgekit import logs
     from edgekit.errors import JoinError, MissingExtraError, UsageError
 
     for package in ("flwr", "starlette", "uvicorn", "websockets", "segno", "ai_edge_litert"):
@@ -75,8 +76,7 @@ def phone(
     from edgekit.runfolder import locked
     from edgekit.server.deployment.authority import Authority
 
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
-    logging.getLogger("edgekit").setLevel(logging.INFO)
+    logs.begin(others=logging.WARNING)
     taken = JoinError(f"another gateway uses {place}: stop it first, or give another --folder")
     with locked(place, taken):
         check_port(host, port, "gateway")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from edgekit.cli.options import ExperimentArguments, Trust, read_experiment
+from edgekit.cli.options import ExperimentArguments, Trust, open_run, read_experiment
 
 
 def serve(
@@ -42,7 +42,7 @@ def serve(
     """Coordinate a federation of real devices: encrypted, authenticated, and going on after every interruption.
 
     It prints a join address with a one-time code; devices join by it with `edgekit join`. Stopped and started again,
-    it goes on at the last round.
+    it goes on at the last round; with --out alone by the experiment that lies there.
 
     Examples:
 
@@ -53,6 +53,8 @@ def serve(
         edgekit serve mine.toml --bundle edgekit-raspberry-pi-4.tar
 
         edgekit serve --phones
+
+        edgekit serve --out runs/digits-served
 
         edgekit serve mine.toml privacy.unit=none split.cut=auto
     """
@@ -68,11 +70,15 @@ def serve(
 
     from edgekit.environments import data_home
     from edgekit.errors import UsageError
+    from edgekit.experiment import begun, load
     from edgekit.listening import Listening
 
     if bundle is not None and not bundle.is_file():
         raise UsageError(f"--bundle {bundle} does not exist: make it with edgekit bundle")
-    experiment = read_experiment(arguments)
+    if out is not None and not arguments and (out / "experiment.toml").is_file():
+        experiment = load(open_run(out).experiment)
+    else:
+        experiment = read_experiment(arguments)
     if experiment.data.source.startswith("parties:"):
         raise UsageError(
             "data.source parties:FOLDER has everybody's tables, for edgekit run; with real parties give labels:FOLDER"
@@ -82,7 +88,6 @@ def serve(
     listening = Listening.on(host, port, name or [], insecure)
 
     from edgekit.cli.watching import Watcher
-    from edgekit.experiment import begun
     from edgekit.server.deployment.coordinating import coordinate
     from edgekit.server.deployment.supervisor import install_line
 

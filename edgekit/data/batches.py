@@ -1,5 +1,6 @@
 """What a client trains on, step by step; every trainer draws its batches here, so all see the same ones."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,11 +17,36 @@ class LocalTask:
         examples: the client's data.
         batches_rng: draws the batches.
         noise_rng: draws the noise.
+        going_on: called before each batch; raises where it shall not come to that.
     """
 
     examples: Examples
     batches_rng: np.random.Generator
     noise_rng: np.random.Generator
+    going_on: Callable[[], None] = lambda: None
+
+    def plan(self, settings: LocalSettings) -> "Plan":
+        """Draw all batches of the round."""
+        return Plan(draw(len(self.examples), settings, self.batches_rng), self.going_on)
+
+
+class Plan(list[Integers]):
+    """The batches of a client's round: indices of examples, batch by batch.
+
+    Args:
+        batches: the batches.
+        going_on: as in `LocalTask`.
+    """
+
+    def __init__(self, batches: list[Integers], going_on: Callable[[], None]) -> None:
+        super().__init__(batches)
+        self._going_on = going_on
+
+    def __iter__(self) -> Iterator[Integers]:
+        """Yield the batches, as long as it goes on."""
+        for batch in super().__iter__():
+            self._going_on()
+            yield batch
 
 
 def shuffled(

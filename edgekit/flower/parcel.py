@@ -37,6 +37,11 @@ class Parcel:
         return message
 
 
+def ends_of(message: Message) -> float:
+    """Return when nobody waits for the reply to a message any more, in seconds since 1970."""
+    return float(message.metadata.created_at + message.metadata.ttl)
+
+
 def begin(parcel: Parcel, node_id: int) -> Message:
     """Open a message to answer it: replies read their run and sender from the process."""
     message = parcel.open()

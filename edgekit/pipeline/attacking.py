@@ -120,7 +120,7 @@ def _attacked(
         weights = coordinator.run().weights
         settings = coordinator.local_settings
     _, accuracy = evaluate(model, weights, dataset.test)
-    task = LocalTask(victims, *(generator(experiment.seed, "attack", number) for number in range(2)))
+    task = LocalTask(victims, generator(experiment.seed, "attack", 0), generator(experiment.seed, "attack", 1))
     plan, server = in_parts(experiment.split, model, dataset)
     heard = attack.overhear(plan, server, weights, task, settings)
     own = generator(experiment.seed, "own examples").permutation(len(dataset.test))[:OWN]

@@ -277,6 +277,7 @@ def _keep_model(
     found = measured(model, outcome.weights, dataset.test)
     load_weights(model, outcome.weights)
     plan, ledger = coordinator.plan, coordinator.charging.ledger
+    clients = dataset.clients if simulated else sum(kind["nodes"] for kind in by_kind(job.folder).values())
     job.result.update(
         {
             "name": job.experiment.name,
@@ -288,7 +289,11 @@ def _keep_model(
             "interrupted": outcome.interrupted,
             "parameters": sum(p.numel() for p in model.parameters()),
             "trainer": outcome.trainer,
-            "data": {"description": dataset.description, "clients": dataset.clients, "test": len(dataset.test)},
+            "data": {
+                "description": dataset.description,
+                "clients": clients,
+                "test": len(dataset.test),
+            },
             "privacy": None,
             "versions": {"edgekit": __version__, "python": platform.python_version(), **_versions()},
         }

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import os
-import sys
+import signal
 import tempfile
 import time
 from functools import partial
@@ -14,13 +14,13 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from torch import nn
 
-from edgekit import __version__, plugins
+from edgekit import __version__, logs, plugins
 from edgekit import experiment as experiments
 from edgekit.algorithms.base import Algorithm
 from edgekit.clients.node.delivery import Delivery
 from edgekit.clients.torch_trainer import load_weights
 from edgekit.data import FederatedDataset
-from edgekit.errors import EdgekitError, RunFolderError
+from edgekit.errors import EdgekitError, RunFolderError, StoppedError
 from edgekit.export.tflite import Subject, as_device, export
 from edgekit.export.verify import run_examples
 from edgekit.pipeline import job
@@ -55,8 +55,9 @@ app = ServerApp()
 @app.main()  # type: ignore[untyped-decorator]
 def main(grid: Grid, context: Context) -> None:
     """Run the experiment of a run folder with the nodes of a SuperLink, and deliver its model."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    when_parent_ends(_end)
+    logs.begin()
+    stops = Stops()
+    when_parent_ends(stops.orphaned)
     plugins.guard(Gate((), asks=False))
     folder = RunFolder.open(Path(str(context.run_config["folder"])))
     events = Events(folder)
@@ -67,8 +68,12 @@ def main(grid: Grid, context: Context) -> None:
         address, tls = str(settings.get("split-address", "")), settings.get("split-tls") != "no"
         fleet = NodesOfAGrid(grid, folder, authority, events, address, tls)
         result = job.serve(folder, events, fleet)
+        if result["interrupted"]:
+            raise KeyboardInterrupt
         events.finished(result)
         fleet.deliver_for_good(result)
+    except KeyboardInterrupt:
+        raise StoppedError("the server app was asked to stop") from None
     except EdgekitError as error:
         events.failed(str(error))
         log.error("%s", error)
@@ -78,10 +83,23 @@ def main(grid: Grid, context: Context) -> None:
             fleet.close()
 
 
-def _end() -> None:
-    """End at once: what counts is on the disk, whole."""
-    log.warning("the SuperExec has ended: the server app stops too")
-    os._exit(1)
+class Stops:
+    """How the server app ends: asked to, it writes the result of the rounds done; with the SuperExec, at once."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        signal.signal(signal.SIGTERM, self._stop)
+
+    def _stop(self, *_: object) -> None:
+        if not self._asked:  # once: what is written then is not to be disturbed
+            self._asked = True
+            raise KeyboardInterrupt
+
+    def orphaned(self) -> None:
+        """End at once: what counts is on the disk, whole."""
+        if not self._asked:
+            log.warning("the SuperExec has ended: the server app stops too")
+            os._exit(1)
 
 
 class Events:

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from edgekit.enrolment import NAME_LETTERS
-from edgekit.errors import RunFolderError, ServeError, TrainingError
+from edgekit.errors import EdgekitError, RunFolderError, ServeError, TrainingError
 from edgekit.listening import Listening
-from edgekit.runfolder import RunFolder, locked
+from edgekit.runfolder import RunFolder, locked, read_lines
 from edgekit.server.deployment.supervisor import Supervisor
 from edgekit.server.engines.fleet.nodes import read_nodes
 
 TICK_SECONDS = 0.25
 WATCH_SECONDS = 1.0
+STOPPING = "stopping: the result of the rounds done is written; once more ends it at once"
 DELIVERY_SECONDS = 60.0
 """How long `once` waits for nodes to take the finished model into use."""
 
@@ -70,8 +71,8 @@ def coordinate(
     Raises:
         EdgekitError: it cannot be served, or the run failed.
     """
-    stop = threading.Event()
-    with _only_one(state), _only_one(folder.path), _signals(stop):
+    stop, insist = threading.Event(), threading.Event()
+    with _only_one(state), _only_one(folder.path), _signals(stop, insist):
         supervisor = Supervisor(
             state, folder.path, listening, bundle, phones, split, lambda line: audience.event({"notice": line})
         )
@@ -80,7 +81,11 @@ def coordinate(
             supervisor.start()
             _follow(supervisor, folder, events, audience, code_seconds, codes, gateways, once, stop)
         finally:
-            supervisor.stop()
+            if stop.is_set():
+                audience.event({"notice": STOPPING})
+            supervisor.stop(insist.is_set)
+        if stop.is_set():
+            audience.event({"notice": _how_to_go_on(folder)})
 
 
 def _follow(
@@ -177,14 +182,31 @@ def _only_one(folder: Path) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def _signals(stop: threading.Event) -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end things in order."""
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+def _signals(stop: threading.Event, insist: threading.Event) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end things in order, and a second one at once."""
+
+    def asked(*_: object) -> None:
+        (insist if stop.is_set() else stop).set()
+
+    before = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _how_to_go_on(folder: RunFolder) -> str:
+    """Return what was done, and how to go on."""
+    rounds = sum(1 for _ in read_lines(folder.metrics))
+    try:
+        result = folder.read_result()
+    except EdgekitError:
+        result = {"rounds": 0, "interrupted": True}
+    if not result["interrupted"]:
+        return f"stopped; the run is done: edgekit serve --out {folder.path} goes on delivering its model"
+    written = f"; their model is {folder.model}" if result["rounds"] else ""
+    return f"stopped after round {rounds}{written}; go on with: edgekit serve --out {folder.path}"
 
 
 class _Tail:

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from edgekit import __version__
 from edgekit.enrolment import PROTOCOL, JoinCode, clock_problem, enrolment_parts, is_proof, phone_message
 from edgekit.errors import JoinError, ServeError
+from edgekit.logs import one_line
 from edgekit.runfolder import write_whole
 from edgekit.section import first_problem
 from edgekit.server.deployment.claims import check_label, check_signature, fingerprint, text
@@ -158,7 +159,7 @@ class Enrolment:
         label, kind, version = text(request, "name"), text(request, "kind"), text(request, "version")
         self._check_sides(request)
         if kind not in KINDS:
-            raise JoinError(f"a node's kind is {', '.join(KINDS)}, not {kind!r}")
+            raise JoinError(f"a node's kind is {', '.join(KINDS)}, not {kind[:20]!r}")
         check_label(label)
         with self._lock:
             code = self._find(name)
@@ -288,7 +289,7 @@ class Enrolment:
         if request.get("protocol") != PROTOCOL:
             raise JoinError(
                 f"this coordinator runs edgekit {__version__} (enrolment protocol {PROTOCOL}), the device one of "
-                f"protocol {request.get('protocol')!r}: install the same edgekit on both"
+                f"protocol {one_line(repr(request.get('protocol')))}: install the same edgekit on both"
             )
         theirs = request.get("time")
         if not isinstance(theirs, int | float) or isinstance(theirs, bool):

@@ -5,7 +5,6 @@ import base64
 import binascii
 import contextlib
 import hmac
-import json
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -22,6 +21,8 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from edgekit import strict_json
+from edgekit.door import known
 from edgekit.enrolment import PROTOCOL
 from edgekit.errors import EdgekitError, RefusedError
 from edgekit.flower.fleet import HAS_HEADER, NEXT_PATH, REPLY_PATH
@@ -34,6 +35,8 @@ log = logging.getLogger("edgekit.gate")
 MOST_JOIN_BYTES = 16 << 10
 MOST_FLEET_BYTES = 8 << 20
 """A request of a node; Flower cuts arrays into pieces of 5 MB."""
+JOIN_SECONDS = 10.0
+"""How long a request to join may take to come."""
 JOINERS = 4
 """Devices that are let in at a time."""
 JOINS_A_MINUTE = 600
@@ -135,6 +138,7 @@ class Gate:
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
                 if message["status"] < 400:
+                    known(scope, str(node))
                     traffic.last_seen = time.time()
                     traffic.bytes_up += int(size)
                 else:
@@ -216,14 +220,17 @@ class Gate:
             who = _client(request.scope)
             if self._knocks.too_often(who):
                 return _say(429, "too many requests to join from this address: wait a minute")
-            body = await _read(request)
+            try:
+                body = await _read(request)
+            except TimeoutError:
+                return _say(408, f"requests to join come within {JOIN_SECONDS:g} s")
             if body is None:
                 return _say(413, f"requests to join have at most {MOST_JOIN_BYTES} bytes")
             try:
-                asked = json.loads(body)
+                asked = strict_json.loads(body)
                 if not isinstance(asked, dict):
                     raise ValueError
-            except (ValueError, RecursionError):
+            except ValueError:
                 return _say(400, "the request is not a JSON object")
             try:
                 # Threads of their own: enrolment asks the SuperLink, whose handlers need the others.
@@ -319,10 +326,11 @@ def admin(superlink: ASGIApp, gate: Gate, enrolment: Enrolment, secret: str) -> 
 async def _read(request: Request) -> bytes | None:
     """Return a request's body; None if it is too long."""
     body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MOST_JOIN_BYTES:
-            return None
+    async with asyncio.timeout(JOIN_SECONDS):
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MOST_JOIN_BYTES:
+                return None
     return body
 
 

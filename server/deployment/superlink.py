@@ -11,6 +11,7 @@ from pathlib import Path
 
 import anyio.to_thread
 
+from edgekit import logs
 from edgekit.errors import EdgekitError
 from edgekit.flower.superlink import Control, superlink_app
 from edgekit.server.deployment.authority import Authority
@@ -39,7 +40,7 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path)
     parser.add_argument("--parent", type=int, required=True)
     given = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    logs.begin()
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         asyncio.run(_serve(given))

@@ -21,12 +21,14 @@ from edgekit.clients.node.folder import NodeFolder
 from edgekit.errors import JoinError, ServeError
 from edgekit.flower.superlink import RUNNING, SECRET_HEADER, Control
 from edgekit.listening import Listening, check_port
+from edgekit.logs import rotate
 from edgekit.runfolder import write_whole
 from edgekit.server.deployment.authority import Authority
 
 START_SECONDS = 60.0
 START_ATTEMPTS = 3
-STOP_SECONDS = 10.0
+STOP_SECONDS = 20.0
+"""How long a process has to end in order: the server app writes the result of the rounds done."""
 SETTLED_SECONDS = 60.0
 """A process that ran so long before it ended is started again at once; others a little later each time."""
 LONGEST_PAUSE = 30.0
@@ -117,6 +119,7 @@ class Supervisor:
             "phones": self._start_phones,
         }
         for name, child in list(self._children.items()):
+            rotate(self._logs / f"{name}.log")
             if child.poll() is None:
                 continue
             lived = time.monotonic() - self._started[name]
@@ -148,12 +151,16 @@ class Supervisor:
         except (OSError, ValueError, KeyError, TypeError):
             return "", 0.0
 
-    def stop(self) -> None:
-        """Stop everything, the run first, so that the server app can write what it has."""
+    def stop(self, insists: Callable[[], bool] = lambda: False) -> None:
+        """Stop everything, the run first, so that the server app can write what it has.
+
+        Args:
+            insists: whether who asked for it would not wait any longer.
+        """
         for name in ("phones", "superexec", "superlink"):
             child = self._children.get(name)
             if child is not None and child.poll() is None:
-                _end(child)
+                _end(child, insists)
         self._children.clear()
         self._client.close()
 
@@ -324,15 +331,16 @@ def _asked(client: httpx.Client, port: int, secret: str, method: str, path: str)
     return found
 
 
-def _end(child: "subprocess.Popen[bytes]") -> None:
+def _end(child: "subprocess.Popen[bytes]", insists: Callable[[], bool]) -> None:
     """Ask a process and its children to end; insist if they do not."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         end = time.monotonic() + STOP_SECONDS
         try:
             os.killpg(child.pid, number)
-            while time.monotonic() < end:  # until the whole group is gone: the server app may be deep in a conversion
+            # Until the whole group is gone: the server app may be deep in a conversion.
+            while time.monotonic() < end and not (number == signal.SIGTERM and insists()):
                 child.poll()
-                with contextlib.suppress(ChildProcessError):  # those that this process adopted lie there until it looks
+                with contextlib.suppress(ChildProcessError):  # those that were adopted lie there until this looks
                     os.waitpid(-child.pid, os.WNOHANG)
                 os.killpg(child.pid, 0)
                 time.sleep(0.05)

@@ -14,6 +14,8 @@ from edgekit.errors import EdgekitError, RunFolderError, TrainingError
 
 KEPT = 2
 """The newest checkpoints that stay; an older one is there in case the newest is damaged."""
+GOOD = "good.safetensors"
+"""Of real devices' best model, on the server's own examples: what to go back to where all later ones are bad."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,8 @@ class Checkpoint:
     best_accuracy: float = -1.0
 
 
-def save(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint whole, then remove those beyond the newest two."""
+def save(folder: Path, checkpoint: Checkpoint, *, good: bool = False) -> None:
+    """Write a checkpoint whole, then remove those beyond the newest two; a good one is kept longer."""
     of_transforms: Mapping[str, Weights] = {
         f"{_of_transform(place)}{name}": held
         for place, one in enumerate(checkpoint.transforms)
@@ -65,6 +67,8 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
         "best_accuracy": checkpoint.best_accuracy,
     }
     arrays.save(folder / f"round-{checkpoint.round:06d}.safetensors", flat, description)
+    if good:
+        arrays.save(folder / GOOD, flat, description)
     for old in sorted(folder.glob("round-*.safetensors"))[:-KEPT]:
         with contextlib.suppress(OSError):
             old.unlink()
@@ -81,7 +85,8 @@ def latest(folder: Path, say: Callable[[str], None] = lambda line: None) -> Chec
         RunFolderError: there are checkpoints, but none can be read.
     """
     problem = None
-    for path in sorted(folder.glob("round-*.safetensors"), reverse=True):
+    kept = [folder / GOOD] if (folder / GOOD).exists() else []
+    for path in [*sorted(folder.glob("round-*.safetensors"), reverse=True), *kept]:
         try:
             flat, description = arrays.load(path)
             groups = unpacked(flat)
@@ -96,7 +101,7 @@ def latest(folder: Path, say: Callable[[str], None] = lambda line: None) -> Chec
                 names = [name for name in groups if name.startswith(own)]
                 transforms.append(State({name.removeprefix(own): groups.pop(name) for name in names}, dict(facts)))
             if problem is not None:
-                say(f"{problem}; going on from the checkpoint before it")
+                say(f"{problem}; going on from the checkpoint of round {int(description['round'])}")
             return Checkpoint(
                 int(description["round"]),
                 State(groups, dict(description["facts"])),

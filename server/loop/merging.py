@@ -8,7 +8,18 @@ import numpy as np
 
 from edgekit.algorithms.base import Algorithm, answer_like, checked, checked_asks, expected_of
 from edgekit.arrays import Weights, problem_with
-from edgekit.asks import BUFFERS, Ask, Bundles, Reply, State, Update, check_noisable, own_bundles, problem_with_update
+from edgekit.asks import (
+    BUFFERS,
+    Ask,
+    Bundles,
+    Reply,
+    Scored,
+    State,
+    Update,
+    check_noisable,
+    own_bundles,
+    problem_with_update,
+)
 from edgekit.errors import DataError, ExperimentError, ModelError, TrainingError
 from edgekit.server.loop.metrics import rounded_all
 from edgekit.server.loop.server_trainer import ServerTrainer
@@ -145,6 +156,21 @@ class Merging:
             told = f"{self._method} gave unusable weights ({problem}): lower the learning rate"
             raise TrainingError(f"round {number}: {told}")
         return after, [checked(one) for one in after_all], metrics
+
+    def scored(
+        self,
+        number: int,
+        state: State,
+        clients: Sequence[int],
+        measure: Callable[[Mapping[int, Ask]], Mapping[int, Scored]],
+    ) -> tuple[Mapping[int, Scored], Mapping[str, Any]]:
+        """Ask clients how good the model is on what they hold back; return that, and the method's metrics."""
+        ask, tell = self._algorithm.ask_scores, self._algorithm.tell_scores
+        scores = measure(self.tried(number, "could not configure the round", lambda: ask(state, clients, number)))
+        if not scores:
+            return scores, {}
+        problem = "could not aggregate the clients' scores"
+        return scores, self.tried(number, problem, lambda: rounded_all(tell(scores, number)))
 
     def tried(self, number: int, problem: str, call: Callable[[], T]) -> T:
         """Call what may be the user's own; what goes wrong there says whose fault it is."""

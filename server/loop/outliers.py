@@ -48,17 +48,20 @@ class Bounding:
         self._federation, self._real, self._unseen, self._say = federation, real, unseen, say
         self._told: set[int] = set()
 
-    def __call__(self, number: int, updates: Mapping[int, Update], weights: Weights) -> dict[int, Update]:
+    def __call__(
+        self, number: int, updates: Mapping[int, Update], weights: Weights, buffers: Weights
+    ) -> dict[int, Update]:
         """Return a round's updates, of which none counts or moves too much.
 
         Args:
             number: of the round.
             updates: valid ones, by client.
             weights: that clients began with.
+            buffers: running statistics that they began with.
         """
         if self._unseen:
             return dict(updates)
-        found, said = bounded(updates, weights, self._federation, real=self._real)
+        found, said = bounded(updates, {WEIGHTS: weights, BUFFERS: buffers}, self._federation, real=self._real)
         for client, what in said.items():
             if client not in self._told:
                 self._told.add(client)
@@ -67,18 +70,23 @@ class Bounding:
 
 
 def bounded(
-    updates: Mapping[int, Update], weights: Weights, federation: Federation, *, real: bool
+    updates: Mapping[int, Update], starts: Mapping[str, Weights], federation: Federation, *, real: bool
 ) -> tuple[dict[int, Update], dict[int, str]]:
-    """Return updates that are bounded as the experiment says, and what was done to whose; arguments as above."""
+    """Return updates that are bounded as the experiment says, and what was done to whose.
+
+    Args:
+        updates: valid ones, by client.
+        starts: what clients began with, by bundle; nothing where they tell differences.
+        federation: the [federation] section.
+        real: whether they come from real devices.
+    """
     found, said = _of_bearable_weight(updates, federation.largest_share, real=real)
     how = federation.outliers if federation.outliers != "auto" else "clip" if real else "none"
     if how == "none" or len(found) < LEAST:
         return found, said
     left_out: set[int] = set()
     for bundle in next(iter(found.values())).bundles:
-        if bundle == BUFFERS:
-            continue
-        start = weights if bundle == WEIGHTS else {}
+        start = starts.get(bundle, {})
         norms = {client: _norm(update.bundles[bundle], start) for client, update in found.items()}
         median = _median(norms.values())
         # How far each moves the mean: who counts for more may be long for less.
@@ -89,7 +97,7 @@ def bounded(
                 continue
             times = norm / median
             said[client] = f"its {bundle} would move the mean too far, {times:.3g} times as long as the median"
-            if how == "leave-out" or norm > ABSURD * median:
+            if bundle != BUFFERS and (how == "leave-out" or norm > ABSURD * median):
                 left_out.add(client)
                 continue
             update = found[client]
@@ -138,11 +146,14 @@ def _median(lengths: Iterable[float]) -> float:
 
 
 def _norm(arrays: Weights, start: Weights) -> float:
-    return total_norm(array.astype(np.float64) - start.get(name, 0.0) for name, array in arrays.items())
+    moving = {name: array for name, array in arrays.items() if np.issubdtype(array.dtype, np.floating)}
+    return total_norm(array.astype(np.float64) - start.get(name, 0.0) for name, array in moving.items())
 
 
 def _shortened(arrays: Weights, start: Weights, factor: float) -> Weights:
     return {
         name: np.asarray(start.get(name, 0.0) + factor * (array.astype(np.float64) - start.get(name, 0.0)), array.dtype)
+        if np.issubdtype(array.dtype, np.floating)
+        else array  # counts of batches
         for name, array in arrays.items()
     }

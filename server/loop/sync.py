@@ -28,10 +28,11 @@ from edgekit.server.loop import checkpoint, selection
 from edgekit.server.loop.charging import Charging, planned
 from edgekit.server.loop.checkpoint import Checkpoint, with_buffers_apart
 from edgekit.server.loop.evaluation import Validation, measured
-from edgekit.server.loop.merging import Merging, moved_on, without_buffers
-from edgekit.server.loop.metrics import Outcome, RoundMetrics, by_client, keep_rounds, rounded, rounded_all, skips
+from edgekit.server.loop.merging import Merging, moved_on
+from edgekit.server.loop.metrics import Outcome, RoundMetrics, by_client, keep_rounds, rounded, skips
 from edgekit.server.loop.outliers import Bounding
 from edgekit.server.loop.server_trainer import ServerTrainer
+from edgekit.server.loop.undoing import RUINED, Undoing
 from edgekit.server.settings import Sections
 from edgekit.transforms import chain
 from edgekit.transforms.base import Mechanism
@@ -130,10 +131,19 @@ class Coordinator:
             weights = trained_weights(self.model)
             buffers = {name: held[name] for name in moving_buffers(model, dataset.calibration.x) if name in held}
         self._first = Checkpoint(0, self.merging.begin(weights, trained), method=self._method, buffers=buffers)
+        unseen = self.algorithm.interactive or (self.mechanism is not None and self.mechanism.at_server)
+        self._undoing = Undoing(
+            self.merging,
+            model,
+            dataset.calibration,
+            lambda state, buffers: {**self.algorithm.model(state), **buffers},
+            on=engine is not None and not unseen and experiment.federation.outliers != "none",
+            keeps=engine is not None,
+        )
         self._bounding = Bounding(
             experiment.federation,
             real=engine is not None,
-            unseen=self.algorithm.interactive or (self.mechanism is not None and self.mechanism.at_server),
+            unseen=unseen,
             say=lambda client, line: on_notice(f"{self.engine.name_of(client)} is {line}"),
         )
         self.engine: Engine
@@ -270,10 +280,12 @@ class Coordinator:
         if exchanged.again and asks and not accepted:
             self.on_notice(f"round {number} is run again: {reasons[-1][1] if reasons else 'nobody answered'}")
             return None
-        accepted, buffers = without_buffers(self._bounding(number, accepted, weights))
-        state, states, metrics = self.merging.merged(before.state, states, number, accepted, like, weights)
-        after = self._after(before, Checkpoint(number, state, transforms=states, buffers={**before.buffers, **buffers}))
-        loss = accuracy = None
+        bounded = self._bounding(number, accepted, weights, before.buffers)
+        merged = self._undoing.merged(before.state, before.buffers, states, number, bounded, like, weights)
+        buffers = {**before.buffers, **merged.buffers}
+        after = self._after(before, Checkpoint(number, merged.state, transforms=merged.transforms, buffers=buffers))
+        reasons += [(client, RUINED) for client in merged.left_out]
+        loss, accuracy, metrics = None, None, merged.metrics
         if not skips(self.experiment.federation, number):
             found = measured(self.model, self._whole(after), self.dataset.test)
             loss, accuracy, metrics = found.loss, found.accuracy, {**metrics, **found.beside}
@@ -284,8 +296,8 @@ class Coordinator:
             loss=rounded(loss),
             accuracy=rounded(accuracy),
             cohort=len(cohort),
-            replies=len(accepted),
-            failures=len(asks) - len(accepted),
+            replies=len(merged.updates),
+            failures=len(asks) - len(merged.updates),
             bytes_up=exchanged.bytes_up,
             bytes_down=exchanged.bytes_down,
             seconds=round(time.perf_counter() - started, 4),
@@ -295,7 +307,7 @@ class Coordinator:
             problem="the test loss is not finite" if loss is not None and not isfinite(loss) else "",
         )
         append_line(self.run_folder.metrics, asdict(line))
-        checkpoint.save(self.run_folder.checkpoint, after)
+        checkpoint.save(self.run_folder.checkpoint, after, good=self._undoing.is_best(merged.state, buffers))
         self.scores = scores or self.scores
         for client, reason in reasons:
             self.on_notice(f"round {number}: {self.engine.name_of(client)} left out: {reason}")
@@ -346,12 +358,8 @@ class Coordinator:
         """Ask a round's clients how good the model is on what they hold back; return that, and the method's metrics."""
         if not self.experiment.data.client_test_fraction or not cohort or skips(self.experiment.federation, number):
             return {}, {}
-        ask_scores, tried = self.algorithm.ask_scores, self.merging.tried
-        made = tried(number, "could not configure the round", lambda: ask_scores(after.state, cohort, number))
-        scores = self.engine.measure(self._prepared(made, number, after.transforms, after.buffers))
-        if not scores:
-            return scores, {}
-        tell = self.algorithm.tell_scores
-        return scores, tried(
-            number, "could not aggregate the clients' scores", lambda: rounded_all(tell(scores, number))
-        )
+
+        def measure(made: Mapping[int, Ask]) -> Mapping[int, Scored]:
+            return self.engine.measure(self._prepared(made, number, after.transforms, after.buffers))
+
+        return self.merging.scored(number, after.state, cohort, measure)

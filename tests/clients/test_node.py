@@ -2,12 +2,15 @@
 
 import json
 import sys
+import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import Message
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 from edgekit import wire
 from edgekit.algorithms.base import Algorithm, Client
@@ -21,17 +24,18 @@ from edgekit.clients.node import conditions, delivery, resident
 from edgekit.clients.node.agreement import words
 from edgekit.clients.node.delivery import Delivery
 from edgekit.clients.node.folder import NodeFolder
-from edgekit.clients.node.handler import Handler
+from edgekit.clients.node.handler import Handler, without_paths
 from edgekit.clients.node.task import Task, name_of
 from edgekit.clients.node.task_facts import MethodFacts, Planned
 from edgekit.clients.torch_trainer import TorchTrainer, state
 from edgekit.data import load
 from edgekit.data.settings import Data
 from edgekit.devices import sensors
-from edgekit.errors import JoinError, PrivacyError, RefusedError
+from edgekit.errors import JoinError, PrivacyError, RefusedError, StoppedError
 from edgekit.export.convert import to_float32
 from edgekit.export.verify import run_examples
 from edgekit.flower import CLIENT_DECLINED, NODE_LACKS_TASK
+from edgekit.flower.parcel import Parcel
 from edgekit.models import build
 from edgekit.models.settings import Model
 from edgekit.privacy import Charge, Ledger
@@ -54,6 +58,11 @@ def install(handler, task, signer, **changed):
 def train(handler, task, weights, settings=PRIVATE, number=1):
     facts = {"task": task, "round": number, "local-settings": settings.to_json(), "proximal-mu": 0.0}
     return ask(handler, facts, to_bytes(weights), "train")
+
+
+def as_parcel(message):
+    message.metadata.__dict__["_message_id"] = message.object_id
+    return Parcel(message.object_id, {name: one.deflate() for name, one in get_all_nested_objects(message).items()})
 
 
 def test_a_task_comes_back_as_it_was_sent(make_task):
@@ -516,14 +525,7 @@ def test_a_folder_is_one_nodes_and_damage_is_told(folder):
 
 def test_a_message_that_kills_the_node_is_answered_with_an_error_at_last(folder, monkeypatch):
     """Killed over and over, as by a device's memory running out: the third start gives up on the message."""
-    from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
-
-    from edgekit.flower.parcel import Parcel
-
-    message = Message(wire.Message({"action": "prepare"}).record(), 7, "query", ttl=100)
-    message.metadata.__dict__["_message_id"] = message.object_id
-    objects = {name: thing.deflate() for name, thing in get_all_nested_objects(message).items()}
-    parcel = Parcel(message.object_id, objects)
+    parcel = as_parcel(Message(wire.Message({"action": "prepare"}).record(), 7, "query", ttl=100))
     pushed = []
 
     class Link:
@@ -671,3 +673,54 @@ def test_a_control_of_another_network_is_refused_and_not_kept(folder, make_task,
     refused = ask(Handler(folder), {**facts, "task": name}, content, "train")
     assert "control is not of this network" in refused.error.reason
     assert not folder.states.exists()
+
+
+def test_a_device_that_is_stopped_or_too_late_ends_between_two_batches(folder, make_task, signer, model, monkeypatch):
+    stop, many = threading.Event(), LocalSettings(batch_size=1, epochs=10_000)
+    handler = Handler(folder, stop)
+    _, name = install(handler, make_task(planned=None), signer)
+    facts = {"task": name, "round": 1, "local-settings": many.to_json(), "proximal-mu": 0.0}
+    content = wire.Message(facts, to_bytes(state(model))).record()
+    assert "ended before" in handler.answer(Message(content, 7, "train", ttl=0.5)).error.reason
+    threading.Timer(0.5, stop.set).start()
+    with pytest.raises(StoppedError):
+        handler.answer(Message(content, 7, "train"))
+    # Its message stays for the next start, and the stop does not count as a death of this process.
+    node, sent = resident.Resident(folder, handler, stop), []
+    node._keep(as_parcel(Message(content, 7, "train")))
+    link = SimpleNamespace(node_id=7, push=lambda reply, seconds: sent.append(reply))
+    for _ in range(5):
+        node._work(link, node._kept())
+    assert sent == []
+    assert [path.suffix for path in folder.inbox.iterdir()] == [".message"]
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("/home/anna/x.npz: no such file", "a file: no such file"),
+        ("'/data/a b', ~/x, ../y/z and C:\\me\\z", "'a file b', a file, a file and a file"),
+        ("1/2 of https://host:80/x, and/or float32/int8", "1/2 of https://host:80/x, and/or float32/int8"),
+    ],
+)
+def test_a_coordinator_learns_no_names_of_files(text, left):
+    assert without_paths(text) == left
+
+
+def test_a_coordinator_learns_nothing_of_what_failed_on_the_device(
+    folder, make_task, signer, model, monkeypatch, caplog
+):
+    handler = Handler(folder)
+    _, name = install(handler, make_task(), signer)
+    for error, told in (
+        (ZeroDivisionError("/home/anna of class Mine"), "the device failed at it; its own log says why"),
+        (
+            OSError(28, "No space left on device", "/home/anna/x"),
+            "the device's disk or system: No space left on device",
+        ),
+        (RefusedError("/home/anna/x is not ours"), "a file is not ours"),
+    ):
+        monkeypatch.setattr(handler._rounds, "train", lambda message, error=error: (_ for _ in ()).throw(error))
+        assert train(handler, name, state(model)).error.reason == told
+        assert "anna" in caplog.text
+        caplog.clear()

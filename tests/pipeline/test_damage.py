@@ -68,7 +68,7 @@ def test_each_bit_of_a_checkpoint_counts(run, tmp_path):
             same = description == plainly and all((plain[name] == arrays_[name]).all() for name in plain)
         assert found.round == 1 or same, place
     assert len(said) > 50
-    assert all("going on from the checkpoint before it" in line for line in said)
+    assert all("going on from the checkpoint of round" in line for line in said)
     newest.write_bytes(whole)
     assert checkpoint.latest(run.checkpoint).round == 2
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from edgekit.algorithms.settings import Federation
-from edgekit.asks import WEIGHTS, Update, problem_with_update
+from edgekit.asks import BUFFERS, WEIGHTS, Update, problem_with_update
 from edgekit.data import load
-from edgekit.errors import ExperimentError
+from edgekit.errors import ExperimentError, TrainingError
 from edgekit.models import build
 from edgekit.runfolder import RunFolder
 from edgekit.server.engines.local import LocalEngine
@@ -43,7 +43,7 @@ SLOW = ("scale x 100", "3e38", "noise")
 def attacked(tmp_path, make_experiment):
     """A run whose clients count as real devices, two of ten of which attack; its accuracy, and what was said."""
 
-    def run(attack, *overrides, rounds=40):
+    def run(attack, *overrides, rounds=40, attackers=ATTACKERS):
         experiment = make_experiment(
             *("privacy.unit=none", "model.name=mlp", f"data.clients={CLIENTS}", f"federation.rounds={rounds}"),
             *("training.epochs=2", "training.learning_rate=0.1", "data.alpha=1.0", *overrides),
@@ -61,7 +61,7 @@ def attacked(tmp_path, make_experiment):
                 found = exchange(asks)
                 change, weight = ATTACKS[attack] if attack else (None, None)
                 replies = [
-                    _sent(asks, reply, change, weight) if attack and reply.client in ATTACKERS else reply
+                    _sent(asks, reply, change, weight) if attack and reply.client in attackers else reply
                     for reply in found.replies
                 ]
                 return replace(found, replies=replies)
@@ -93,6 +93,31 @@ def test_two_of_ten_attackers_leave_the_model_good(attacked, attack):
             assert len([line for line in about if "held back" in line]) == 1, "said once"
 
 
+def test_a_round_that_a_majority_ruins_is_made_again_without_them(attacked, tmp_path):
+    accuracy, said = attacked("scale x 100", attackers=range(6), rounds=20)
+    assert accuracy > 0.85
+    told = [line for line in said if "the model was ruined by its update" in line]
+    assert {number for number in range(CLIENTS) if any(f"client {number} " in line for line in told)} == set(range(6))
+    assert list((tmp_path / "run").glob("*/good.safetensors"))
+
+
+def test_a_round_that_all_ruin_is_undone(attacked):
+    with pytest.raises(TrainingError, match="every client failed in 3 rounds in a row; .* ruined by its update"):
+        attacked("scale x 100", attackers=range(CLIENTS))
+
+
+def test_running_statistics_are_bounded_too():
+    def told(mean):
+        return Update({WEIGHTS: START, BUFFERS: {"mean": np.full(4, mean, np.float32), "seen": np.array(7)}}, 1.0)
+
+    starts = {WEIGHTS: START, BUFFERS: {"mean": np.zeros(4, np.float32), "seen": np.array(3)}}
+    found, said = bounded({0: told(1.0), 1: told(1.0), 2: told(-1e5)}, starts, Federation(), real=True)
+    assert np.allclose(found[2].bundles[BUFFERS]["mean"], -1.5)
+    assert found[2].bundles[BUFFERS]["seen"] == 7
+    assert "buffers" in said[2]
+    assert found[0].bundles[BUFFERS]["mean"][0] == 1.0
+
+
 def test_without_bounds_one_attack_is_enough(attacked):
     """Else the test above would show nothing."""
     accuracy, _ = attacked("sign x 10", "federation.outliers=none", rounds=8)
@@ -112,29 +137,29 @@ START = {"w": np.zeros(4, np.float32)}
 
 def test_what_is_longer_than_the_median_allows_is_as_long_as_that_or_left_out():
     updates = {0: _update(1.0), 1: _update(-1.0), 2: _update(1.1), 3: _update(4.0)}
-    found, said = bounded(updates, START, Federation(outlier_norm=3.0), real=True)
+    found, said = bounded(updates, {WEIGHTS: START}, Federation(outlier_norm=3.0), real=True)
     assert list(said) == [3]
     assert np.allclose(found[3].bundles[WEIGHTS]["w"], 3 * 1.05)
     assert all(found[client] is updates[client] for client in range(3))
-    absurd, _ = bounded({**updates, 3: _update(50.0)}, START, Federation(outlier_norm=3.0), real=True)
+    absurd, _ = bounded({**updates, 3: _update(50.0)}, {WEIGHTS: START}, Federation(outlier_norm=3.0), real=True)
     assert list(absurd) == [0, 1, 2]
-    found, _ = bounded(updates, START, Federation(outliers="leave-out"), real=False)
+    found, _ = bounded(updates, {WEIGHTS: START}, Federation(outliers="leave-out"), real=False)
     assert list(found) == [0, 1, 2]
-    same, said = bounded(updates, START, Federation(), real=False)
+    same, said = bounded(updates, {WEIGHTS: START}, Federation(), real=False)
     assert (same, said) == (updates, {})
 
 
 def test_who_sends_back_what_it_got_makes_nobody_else_an_outlier():
     updates = {0: _update(0.0), 1: _update(0.0), 2: _update(1.0)}
-    assert bounded(updates, START, Federation(), real=True) == (updates, {})
+    assert bounded(updates, {WEIGHTS: START}, Federation(), real=True) == (updates, {})
     still = {client: _update(0.0) for client in range(3)}
-    assert bounded(still, START, Federation(), real=True) == (still, {})
+    assert bounded(still, {WEIGHTS: START}, Federation(), real=True) == (still, {})
 
 
 def test_other_bundles_are_bounded_by_themselves():
     more = [{"control": {"w": np.full(4, value, np.float32)}} for value in (1.0, 1.0, -1.0, 4.0)]
     updates = {client: _update(1.0, **one) for client, one in enumerate(more)}
-    found, said = bounded(updates, START, Federation(), real=True)
+    found, said = bounded(updates, {WEIGHTS: START}, Federation(), real=True)
     assert list(said) == [3]
     assert np.allclose(found[3].bundles["control"]["w"], 1.5)
     assert np.allclose(found[3].bundles[WEIGHTS]["w"], 1.0)
@@ -153,7 +178,7 @@ def test_other_bundles_are_bounded_by_themselves():
 )
 def test_none_counts_for_more_than_its_share(given, share, wanted):
     updates = {client: _update(1.0, float(weight)) for client, weight in enumerate(given)}
-    found, _ = bounded(updates, START, Federation(largest_share=share), real=False)
+    found, _ = bounded(updates, {WEIGHTS: START}, Federation(largest_share=share), real=False)
     weights = [update.weight for update in found.values()]
     assert weights == pytest.approx(wanted)
     if share * len(given) >= 1:
@@ -162,7 +187,7 @@ def test_none_counts_for_more_than_its_share(given, share, wanted):
 
 def test_a_count_that_nobody_can_have_counts_three_times_the_median():
     updates = {0: _update(1.0, 20), 1: _update(1.0, 30), 2: _update(1.0, 999999999)}
-    found, said = bounded(updates, START, Federation(), real=True)
+    found, said = bounded(updates, {WEIGHTS: START}, Federation(), real=True)
     assert found[2].weight == 90
     assert list(said) == [2]
 

@@ -20,7 +20,7 @@ from edgekit.algorithms.split.server import split_cohort
 from edgekit.algorithms.split.service import SplitService, listen
 from edgekit.algorithms.split.settings import Split
 from edgekit.algorithms.split.stream import StreamLine
-from edgekit.algorithms.split.wire import OPTIONS, PROTOCOL, pack_asked
+from edgekit.algorithms.split.wire import OPTIONS, PROTOCOL, TOKEN, pack_asked
 from edgekit.clients import LocalSettings, LocalTask
 from edgekit.clients.torch_trainer import state
 from edgekit.errors import LinkDownError, RefusedError, ServeError
@@ -136,11 +136,11 @@ def test_who_may_not_take_part_is_told_so(made):
         StreamLine("127.0.0.1:9", token, "float32", 1)
 
 
-def _stream(port, *messages):
+def _stream(port, token, *messages):
     """Send raw messages; return what the server says of them."""
     with grpc.insecure_channel(f"127.0.0.1:{port}", OPTIONS) as channel:
         try:
-            return list(stubs.SplitStub(channel).Train(iter(messages), timeout=10))
+            return list(stubs.SplitStub(channel).Train(iter(messages), timeout=10, metadata=((TOKEN, token),)))
         except grpc.RpcError as error:
             return error.details()
 
@@ -151,8 +151,8 @@ def test_lies_are_refused_in_words(made):
     x = np.zeros((2, *shape), np.float32)
 
     def told(*asks, protocol=PROTOCOL, answers=0):
-        hello = pb.Hello(protocol=protocol, token=service.admit(0), answers=answers, attempt=1)
-        return _stream(port, pb.FromDevice(hello=hello), *(pb.FromDevice(ask=ask) for ask in asks))
+        hello = pb.Hello(protocol=protocol, answers=answers, attempt=1)
+        return _stream(port, service.admit(0), pb.FromDevice(hello=hello), *(pb.FromDevice(ask=ask) for ask in asks))
 
     good = pack_asked(Forward(1, x, None), 1, "float32")
     assert len(told(good)) == 2
@@ -177,9 +177,9 @@ def test_lies_are_refused_in_words(made):
         ((good, pack_asked(Forward(2, x, None), 2, "float32")), "more than 1 batches are under way"),
     ):
         assert problem in told(*asks), problem
-    assert "speaks version 1" in told(protocol=9)
+    assert "speaks version 2" in told(protocol=9)
     assert "do not agree" in told(answers=3)
-    assert "hello was expected" in _stream(port, pb.FromDevice(ask=good))
+    assert "hello was expected" in _stream(port, service.admit(0), pb.FromDevice(ask=good))
 
 
 def test_the_end_of_a_round_outlives_a_broken_link(made, proxy):
@@ -192,7 +192,7 @@ def test_the_end_of_a_round_outlives_a_broken_link(made, proxy):
         line.finish()
 
 
-def test_silent_streams_keep_nobody_out_for_long(made, blocks, monkeypatch):
+def test_silent_streams_and_strangers_keep_nobody_out(made, blocks, monkeypatch):
     from edgekit.algorithms.split import service as split_stream
 
     monkeypatch.setattr(split_stream, "HELLO_SECONDS", 1.0)
@@ -204,6 +204,8 @@ def test_silent_streams_keep_nobody_out_for_long(made, blocks, monkeypatch):
         stop = threading.Event()
         stream = stubs.SplitStub(channel).Train(iter(lambda stop=stop: stop.wait() and None, None))
         silent.append((channel, stop, stream))
+    long = pb.FromDevice(ask=pb.Ask(array=pb.Tensor(data=bytes(60 << 20))))  # nobody reads it
+    assert _stream(port, b"nobody's", long) == split_stream.UNKNOWN
     time.sleep(0.2)
     with StreamLine(f"127.0.0.1:{port}", service.admit(0), "float32", 20) as line:
         _round(model, trainer, line, block)

@@ -18,7 +18,7 @@ from edgekit.algorithms.split.hiding import clipped, distance_correlation, noise
 from edgekit.algorithms.split.messages import Answer, Backward, Forward, Output
 from edgekit.arrays import Weights
 from edgekit.asks import WEIGHTS, Ask, Client, Exchange, Trained
-from edgekit.data import Examples, batches
+from edgekit.data import Examples
 from edgekit.data.batches import LocalTask
 from edgekit.data.federated import Floats, Integers
 from edgekit.errors import TrainingError
@@ -109,7 +109,7 @@ class Device:
         if settings.work != "sgd" and terms.no_peek:
             raise TrainingError("the round asks for NoPeek's penalty, which mixes the examples that it shall protect")
         self._terms, self._examples, self._rng = terms, task.examples, task.noise_rng
-        self.batches = batches.draw(len(task.examples), settings, task.batches_rng)
+        self.batches = task.plan(settings)
         self._halves = made_by.halves(weights, settings, task)
         self._private = settings.work != "sgd"
         self._hides = settings.work == "local-dp"

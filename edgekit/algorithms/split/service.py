@@ -17,7 +17,7 @@ from edgekit.algorithms.split import split_pb2 as pb
 from edgekit.algorithms.split import split_pb2_grpc as stubs
 from edgekit.algorithms.split.codec import Codec
 from edgekit.algorithms.split.messages import Answer, Asked
-from edgekit.algorithms.split.wire import OPTIONS, PROTOCOL, pack_answer, read_asked, size_of
+from edgekit.algorithms.split.wire import OPTIONS, PROTOCOL, TOKEN, pack_answer, read_asked, size_of
 from edgekit.errors import EdgekitError, RefusedError, ServeError
 
 log = logging.getLogger("edgekit.algorithms.split")
@@ -25,10 +25,13 @@ log = logging.getLogger("edgekit.algorithms.split")
 TOKEN_BYTES = 32
 SPARE_STREAMS = 8
 """Beside one for each device: for those that come anew, and strangers, who are sent away."""
+UNKNOWN = "this token is of no round that runs"
 LOOK_SECONDS = 0.5
 """How often a stream that waits for an older one's step looks whether it is still the newest."""
 HELLO_SECONDS = 10.0
-"""A stream that has not said by then who it is ends."""
+"""A stream that has not said hello by then ends, as does a TLS handshake."""
+IDLE_SECONDS = 60.0
+"""A connection without a stream ends then."""
 
 
 @dataclass
@@ -158,6 +161,14 @@ class SplitService(stubs.SplitServicer):
             log.exception("a step of split learning failed: please report it")
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, "the step failed at the server; its log says why")
 
+    def knows(self, token: bytes) -> bool:
+        """Return whether a token is of a round that runs."""
+        with self._lock:
+            return self._with(token) is not None
+
+    def _with(self, token: bytes) -> _Session | None:
+        return next((s for t, s in self._sessions.items() if hmac.compare_digest(t, token)), None)
+
     def _train(self, messages: Iterator[Any], context: Any) -> Iterator[Any]:
         timer = threading.Timer(HELLO_SECONDS, context.cancel)
         timer.daemon = True
@@ -232,9 +243,9 @@ class SplitService(stubs.SplitServicer):
     def _come_in(self, hello: Any, context: Any) -> _Session:
         """Return a device's session; its older stream ends."""
         with self._lock:
-            session = next((s for t, s in self._sessions.items() if hmac.compare_digest(t, hello.token)), None)
+            session = self._with(_token(context.invocation_metadata()))
             if session is None:
-                raise _UnknownError("this token is of no round that runs")
+                raise _UnknownError(UNKNOWN)
             if hello.attempt <= session.attempt:
                 raise _UnknownError("this token is in use elsewhere, or used up")
             older, session.attempt, session.context = session.context, hello.attempt, context
@@ -245,6 +256,28 @@ class SplitService(stubs.SplitServicer):
     def _forget(self, session: _Session) -> None:
         session.answers.clear()
         self._server.forget(session.client)
+
+
+def _token(metadata: Sequence[tuple[str, str | bytes]] | None) -> bytes:
+    found = dict(metadata or ()).get(TOKEN, b"")
+    return found if isinstance(found, bytes) else b""
+
+
+class _Doorkeeper(grpc.ServerInterceptor):
+    """Sends away who has no token, before anything is read of what he sends."""
+
+    def __init__(self, service: SplitService) -> None:
+        self._service = service
+
+    def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
+        if self._service.knows(_token(details.invocation_metadata)):
+            return continuation(details)
+        return grpc.stream_stream_rpc_method_handler(_refuse)
+
+
+def _refuse(_: Iterator[Any], context: Any) -> Iterator[Any]:
+    context.abort(grpc.StatusCode.UNAUTHENTICATED, UNKNOWN)
+    yield
 
 
 class _UnknownError(RefusedError):
@@ -270,7 +303,13 @@ def listen(service: SplitService, address: str, devices: int, keys: Keys | None)
     threads = devices + SPARE_STREAMS
     server = grpc.server(
         futures.ThreadPoolExecutor(threads),
-        options=[*OPTIONS, ("grpc.so_reuseport", 0)],
+        options=[
+            *OPTIONS,
+            ("grpc.so_reuseport", 0),
+            ("grpc.server_handshake_timeout_ms", int(1000 * HELLO_SECONDS)),
+            ("grpc.max_connection_idle_ms", int(1000 * IDLE_SECONDS)),
+        ],
+        interceptors=[_Doorkeeper(service)],
         maximum_concurrent_rpcs=threads,
     )
     stubs.add_SplitServicer_to_server(service, server)

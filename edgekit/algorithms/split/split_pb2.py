@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$edgekit/algorithms/split/split.proto\x12\redgekit.split\"\x87\x01\n\nFromDevice\x12%\n\x05hello\x18\x01 \x01(\x0b\x32\x14.edgekit.split.HelloH\x00\x12!\n\x03\x61sk\x18\x02 \x01(\x0b\x32\x12.edgekit.split.AskH\x00\x12\'\n\x06\x66inish\x18\x03 \x01(\x0b\x32\x15.edgekit.split.FinishH\x00\x42\x06\n\x04\x62ody\"\x95\x01\n\nFromServer\x12)\n\x07welcome\x18\x01 \x01(\x0b\x32\x16.edgekit.split.WelcomeH\x00\x12\'\n\x06\x61nswer\x18\x02 \x01(\x0b\x32\x15.edgekit.split.AnswerH\x00\x12+\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x17.edgekit.split.FinishedH\x00\x42\x06\n\x04\x62ody\"J\n\x05Hello\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\r\n\x05token\x18\x02 \x01(\x0c\x12\x0f\n\x07\x61nswers\x18\x03 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\r\")\n\x07Welcome\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x0c\n\x04\x61sks\x18\x02 \x01(\x04\"k\n\x03\x41sk\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0c\n\x04step\x18\x02 \x01(\x04\x12$\n\x05\x61rray\x18\x03 \x01(\x0b\x32\x15.edgekit.split.Tensor\x12\x10\n\x08\x62\x61\x63kward\x18\x04 \x01(\x08\x12\x0e\n\x06labels\x18\x05 \x01(\x0c\"z\n\x06\x41nswer\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0c\n\x04step\x18\x02 \x01(\x04\x12$\n\x05\x61rray\x18\x03 \x01(\x0b\x32\x15.edgekit.split.Tensor\x12\x10\n\x08gradient\x18\x04 \x01(\x08\x12\x11\n\x04loss\x18\x05 \x01(\x01H\x00\x88\x01\x01\x42\x07\n\x05_loss\"\x08\n\x06\x46inish\"\n\n\x08\x46inished\"c\n\x06Tensor\x12\r\n\x05\x63odec\x18\x01 \x01(\t\x12\r\n\x05shape\x18\x02 \x03(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x0e\n\x06scales\x18\x04 \x01(\x0c\x12\r\n\x05zeros\x18\x05 \x01(\x0c\x12\x0e\n\x06places\x18\x06 \x01(\x0c\x32J\n\x05Split\x12\x41\n\x05Train\x12\x19.edgekit.split.FromDevice\x1a\x19.edgekit.split.FromServer(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$edgekit/algorithms/split/split.proto\x12\redgekit.split\"\x87\x01\n\nFromDevice\x12%\n\x05hello\x18\x01 \x01(\x0b\x32\x14.edgekit.split.HelloH\x00\x12!\n\x03\x61sk\x18\x02 \x01(\x0b\x32\x12.edgekit.split.AskH\x00\x12\'\n\x06\x66inish\x18\x03 \x01(\x0b\x32\x15.edgekit.split.FinishH\x00\x42\x06\n\x04\x62ody\"\x95\x01\n\nFromServer\x12)\n\x07welcome\x18\x01 \x01(\x0b\x32\x16.edgekit.split.WelcomeH\x00\x12\'\n\x06\x61nswer\x18\x02 \x01(\x0b\x32\x15.edgekit.split.AnswerH\x00\x12+\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x17.edgekit.split.FinishedH\x00\x42\x06\n\x04\x62ody\"A\n\x05Hello\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x0f\n\x07\x61nswers\x18\x03 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\rJ\x04\x08\x02\x10\x03\")\n\x07Welcome\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x0c\n\x04\x61sks\x18\x02 \x01(\x04\"k\n\x03\x41sk\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0c\n\x04step\x18\x02 \x01(\x04\x12$\n\x05\x61rray\x18\x03 \x01(\x0b\x32\x15.edgekit.split.Tensor\x12\x10\n\x08\x62\x61\x63kward\x18\x04 \x01(\x08\x12\x0e\n\x06labels\x18\x05 \x01(\x0c\"z\n\x06\x41nswer\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0c\n\x04step\x18\x02 \x01(\x04\x12$\n\x05\x61rray\x18\x03 \x01(\x0b\x32\x15.edgekit.split.Tensor\x12\x10\n\x08gradient\x18\x04 \x01(\x08\x12\x11\n\x04loss\x18\x05 \x01(\x01H\x00\x88\x01\x01\x42\x07\n\x05_loss\"\x08\n\x06\x46inish\"\n\n\x08\x46inished\"c\n\x06Tensor\x12\r\n\x05\x63odec\x18\x01 \x01(\t\x12\r\n\x05shape\x18\x02 \x03(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x0e\n\x06scales\x18\x04 \x01(\x0c\x12\r\n\x05zeros\x18\x05 \x01(\x0c\x12\x0e\n\x06places\x18\x06 \x01(\x0c\x32J\n\x05Split\x12\x41\n\x05Train\x12\x19.edgekit.split.FromDevice\x1a\x19.edgekit.split.FromServer(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,19 +36,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FROMSERVER']._serialized_start=194
   _globals['_FROMSERVER']._serialized_end=343
   _globals['_HELLO']._serialized_start=345
-  _globals['_HELLO']._serialized_end=419
-  _globals['_WELCOME']._serialized_start=421
-  _globals['_WELCOME']._serialized_end=462
-  _globals['_ASK']._serialized_start=464
-  _globals['_ASK']._serialized_end=571
-  _globals['_ANSWER']._serialized_start=573
-  _globals['_ANSWER']._serialized_end=695
-  _globals['_FINISH']._serialized_start=697
-  _globals['_FINISH']._serialized_end=705
-  _globals['_FINISHED']._serialized_start=707
-  _globals['_FINISHED']._serialized_end=717
-  _globals['_TENSOR']._serialized_start=719
-  _globals['_TENSOR']._serialized_end=818
-  _globals['_SPLIT']._serialized_start=820
-  _globals['_SPLIT']._serialized_end=894
+  _globals['_HELLO']._serialized_end=410
+  _globals['_WELCOME']._serialized_start=412
+  _globals['_WELCOME']._serialized_end=453
+  _globals['_ASK']._serialized_start=455
+  _globals['_ASK']._serialized_end=562
+  _globals['_ANSWER']._serialized_start=564
+  _globals['_ANSWER']._serialized_end=686
+  _globals['_FINISH']._serialized_start=688
+  _globals['_FINISH']._serialized_end=696
+  _globals['_FINISHED']._serialized_start=698
+  _globals['_FINISHED']._serialized_end=708
+  _globals['_TENSOR']._serialized_start=710
+  _globals['_TENSOR']._serialized_end=809
+  _globals['_SPLIT']._serialized_start=811
+  _globals['_SPLIT']._serialized_end=885
 # @@protoc_insertion_point(module_scope)

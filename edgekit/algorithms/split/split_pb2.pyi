@@ -27,16 +27,14 @@ class FromServer(_message.Message):
     def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("protocol", "token", "answers", "attempt")
+    __slots__ = ("protocol", "answers", "attempt")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
-    TOKEN_FIELD_NUMBER: _ClassVar[int]
     ANSWERS_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     protocol: int
-    token: bytes
     answers: int
     attempt: int
-    def __init__(self, protocol: _Optional[int] = ..., token: _Optional[bytes] = ..., answers: _Optional[int] = ..., attempt: _Optional[int] = ...) -> None: ...
+    def __init__(self, protocol: _Optional[int] = ..., answers: _Optional[int] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("protocol", "asks")

@@ -13,7 +13,7 @@ from edgekit.algorithms.split import split_pb2 as pb
 from edgekit.algorithms.split import split_pb2_grpc as stubs
 from edgekit.algorithms.split.codec import Codec
 from edgekit.algorithms.split.messages import Answer, Asked
-from edgekit.algorithms.split.wire import MOST_BYTES, OPTIONS, PROTOCOL, pack_asked, read_answer
+from edgekit.algorithms.split.wire import MOST_BYTES, OPTIONS, PROTOCOL, TOKEN, pack_asked, read_answer
 from edgekit.errors import LinkDownError, RefusedError
 
 AGAIN_SECONDS = (0.1, 2.0)
@@ -158,12 +158,14 @@ class StreamLine:
         else:
             self._channel = grpc.secure_channel(self._address, grpc.ssl_channel_credentials(self._authority), OPTIONS)
         self._attempts += 1
-        hello = pb.Hello(protocol=PROTOCOL, token=self._token, answers=self._received, attempt=self._attempts)
+        hello = pb.Hello(protocol=PROTOCOL, answers=self._received, attempt=self._attempts)
         self._out.put(pb.FromDevice(hello=hello))
         seconds = max(0.001, self._deadline - time.monotonic())
         stub = stubs.SplitStub(self._channel)
         try:
-            self._answers = stub.Train(_given(self._out), timeout=seconds, wait_for_ready=False)
+            self._answers = stub.Train(
+                _given(self._out), timeout=seconds, wait_for_ready=False, metadata=((TOKEN, self._token),)
+            )
         except ValueError:  # it was closed meanwhile, to stop
             raise _BrokenError from None
         welcome = self._next()

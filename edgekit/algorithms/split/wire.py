@@ -10,7 +10,9 @@ from edgekit.algorithms.split.messages import Answer, Asked, Backward, Forward, 
 from edgekit.data.federated import Floats, Integers
 from edgekit.errors import RefusedError
 
-PROTOCOL = 1
+PROTOCOL = 2
+TOKEN = "edgekit-token-bin"
+"""Of the call's metadata: a token of one device and one round."""
 MOST_BYTES = 64 << 20
 """Of a message; gRPC's own limit of 4 MB is less than an activation may take."""
 OPTIONS = [

@@ -221,6 +221,8 @@ class FleetEngine:
             whole = self._host.whole(node, dict(update.bundles[WEIGHTS]), ask.bundles[WEIGHTS])
             update = replace(update, bundles={WEIGHTS: whole})
         state = self.presence.state(node)
+        if state.examples > 0:
+            update = replace(update, weight=min(update.weight, float(state.examples)))
         state.facts = numbers_of(said.facts.get("device")) or state.facts
         state.last_seen = time.time()
         state.bytes_up += len(said.content)

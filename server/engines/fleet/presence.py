@@ -202,7 +202,8 @@ class Presence:
         state.kind = found.get("kind", state.kind)
         count = found.get("examples")
         if isinstance(count, int) and not isinstance(count, bool) and -1 <= count < wire.MOST_EXAMPLES:
-            state.examples = count
+            # What is told first counts: nobody makes himself heavier later.
+            state.examples = count if state.examples < 1 else min(count, state.examples)
         counted = self._tasks.facts.counts and state.kind != "gateway"
         if counted and found.get("holds") and state.examples < 1 and not problem:
             problem = "it does not say how many examples it has, which noise by the server needs to know"
