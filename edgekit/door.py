@@ -7,6 +7,7 @@ address that has most, the one that has been silent for longest. So whoever come
 
 import asyncio
 import contextlib
+import gc
 import ipaddress
 import logging
 import socket
@@ -21,15 +22,18 @@ from edgekit.errors import ServeError
 
 log = logging.getLogger("edgekit.door")
 
-MOST_STRANGERS = 300
+MOST_STRANGERS = 200
 """Connections at a time of those who did not show who they are; each takes about 0.3 MB with TLS."""
-MOST_FROM_ONE = 100
+MOST_FROM_ONE = 60
 """Of them from one address: devices behind one router have one, but not for long, since they say who they are."""
 MOST_OF_ONE = 16
 """Connections of one who is known."""
 SILENT_SECONDS = 10.0
 """How long one who is not known may say nothing."""
 LOOK_SECONDS = 1.0
+COLLECTED = 50
+"""Connections that are sent away before their memory is collected: a TLS transport is a cycle of 0.2 MB, of which
+Python's collector sees a few small objects, and would let thousands lie."""
 KNOWN = "edgekit.known"
 """Where a request's scope holds what tells the door whose it is."""
 
@@ -99,6 +103,7 @@ class Door:
         self._silent_seconds, self._clock = silent_seconds, clock
         self._inside: dict[tuple[str, int], Connection] = {}
         self._sent_away: Counter[str] = Counter()
+        self._lying = 0
 
     def listen(self, host: str, port: int) -> list[socket.socket]:
         """Return sockets that are bound to a host's addresses.
@@ -192,6 +197,10 @@ class Door:
         self._sent_away[connection.address] += 1
         self._inside.pop(connection.peer, None)
         connection.turn_away()
+        self._lying += 1
+        if self._lying >= COLLECTED:
+            self._lying = 0
+            gc.collect()
 
 
 def _desert(connection: Connection) -> tuple[bool, float]:

@@ -13,6 +13,7 @@ import secrets
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from edgekit import __version__
 from edgekit.errors import JoinError
 
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -149,6 +150,20 @@ def clock_problem(ahead: float) -> str | None:
         f"this device's clock is {abs(ahead):.0f} s {side} the coordinator's, so its signatures are refused: set it, "
         "for instance by `sudo timedatectl set-ntp true`"
     )
+
+
+def version_problem(theirs: object, who: str) -> str:
+    """Say why somebody of another version cannot take part here; "" if he can: patch versions train together.
+
+    Args:
+        theirs: version of the other side's edgekit.
+        who: the other side, for people.
+    """
+    ours = __version__.split(".")[:2]
+    if isinstance(theirs, str) and theirs.split(".")[:2] == ours:
+        return ""
+    told = theirs[:20] if isinstance(theirs, str) else "an unknown version"
+    return f"{who} has edgekit {told}, here is {__version__}: install edgekit=={'.'.join(ours)}.* on both"
 
 
 def _shown(url: str) -> str:

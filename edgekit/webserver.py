@@ -3,6 +3,7 @@ their certificates."""
 
 import asyncio
 import contextlib
+import gc
 import logging
 import resource
 import signal
@@ -19,7 +20,7 @@ from edgekit.processes import parent_ended
 
 log = logging.getLogger("edgekit.webserver")
 
-BACKLOG = 128
+BACKLOG = 64
 """Connections that are let in at a time, before those that deserve their place least are gone."""
 CLOSING_SECONDS = 1
 """Connections are open for long; whoever has one asks again elsewhere, or later."""
@@ -118,6 +119,7 @@ async def serve(servers: Sequence[Server], parent: int | None, *beside: Coroutin
     listening = [server.listen() for server in servers]
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))  # each connection is an open file
+    gc.freeze()  # what was imported stays: it need not be looked through again and again
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)

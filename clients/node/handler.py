@@ -19,6 +19,7 @@ from edgekit.clients.node.held import DeclinedError, Held, rng_of
 from edgekit.clients.node.party import NotAlignedError
 from edgekit.clients.node.rounds import Rounds
 from edgekit.clients.node.task import LacksTaskError, Task
+from edgekit.enrolment import version_problem
 from edgekit.errors import EdgekitError, PrivacyError, RefusedError, StoppedError
 from edgekit.flower import CLIENT_DECLINED, CLIENT_RAISED, NODE_LACKS_TASK, NODE_NOT_ALIGNED
 from edgekit.flower.parcel import error_reply
@@ -80,7 +81,10 @@ class Handler:
         """Say what this node is, and whether it holds the task."""
         tasks = asked.facts.get("tasks")
         name = str(tasks.get(self.kind, "")) if isinstance(tasks, dict) else ""
-        problem = ""
+        problem = version_problem(asked.facts.get("version", __version__), "the coordinator")
+        if problem:
+            log.warning("%s", problem)
+            return self._told(False, problem)
         try:
             holds = bool(name) and (name == self.held.name or self.held.load(name))
         except EdgekitError as error:

@@ -4,14 +4,22 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from edgekit import __version__
-from edgekit.enrolment import PROTOCOL, JoinCode, clock_problem, enrolment_parts, is_proof, phone_message
+from edgekit.enrolment import (
+    PROTOCOL,
+    JoinCode,
+    clock_problem,
+    enrolment_parts,
+    is_proof,
+    phone_message,
+    version_problem,
+)
 from edgekit.errors import JoinError, ServeError
 from edgekit.logs import one_line
 from edgekit.runfolder import write_whole
@@ -161,6 +169,8 @@ class Enrolment:
         if kind not in KINDS:
             raise JoinError(f"a node's kind is {', '.join(KINDS)}, not {kind[:20]!r}")
         check_label(label)
+        if problem := version_problem(version, "this device"):
+            raise JoinError(problem)
         with self._lock:
             code = self._find(name)
             wanted = JoinCode(name, code.secret).proof(*enrolment_parts(nonce, key, label, kind))
@@ -202,6 +212,8 @@ class Enrolment:
         """
         self._check_sides(request)
         key, label, version = text(request, "public_key"), text(request, "name"), text(request, "version")
+        if problem := version_problem(version, "this gateway"):
+            raise JoinError(problem)
         gateway = self.members.get(request["gateway"]) if isinstance(request.get("gateway"), int) else None
         if gateway is None or gateway.kind != "gateway":
             raise JoinError("only a gateway of this coordinator brings phones: join it first, with edgekit phone")
@@ -229,6 +241,21 @@ class Enrolment:
             self._by_key[key] = node_id
             self._save_members()
         return node_id
+
+    def register_anew(self) -> None:
+        """Make all members known to a SuperLink that knows nobody (any more); Flower gives them other numbers."""
+        numbers: dict[int, int] = {}
+        known = sorted(self.members.values(), key=lambda member: member.brought_by)  # gateways before their phones
+        for member in known:
+            numbers[member.node_id] = self._register(member.public_key.encode(), member.name)
+        again = [
+            replace(one, node_id=numbers[one.node_id], brought_by=numbers.get(one.brought_by, one.brought_by))
+            for one in known
+        ]
+        with self._lock:
+            self.members = {member.node_id: member for member in again}
+            self._by_key = {member.public_key: member.node_id for member in again}
+            self._save_members()
 
     def leave(self, node_id: int) -> None:
         """Forget a node; its requests are refused from now on.

@@ -96,6 +96,8 @@ class Gate:
         self._last_arrival = 0.0
         self._joiners = anyio.CapacityLimiter(JOINERS)
         self._offered: dict[int, tuple[str, bytes]] = {}
+        self.ready = True
+        """Whether all members are known to the SuperLink; until then everybody is asked to come back."""
 
     def forget_strangers(self) -> None:
         """Drop what is held for nodes that left."""
@@ -114,7 +116,9 @@ class Gate:
         path = str(scope.get("path", ""))
         if scope["type"] != "http":
             return
-        if path.startswith(FLEET_PATHS) or path in (NEXT_PATH, REPLY_PATH):
+        if not self.ready:
+            await _say(503, "the coordinator is starting: try again")(scope, receive, send)
+        elif path.startswith(FLEET_PATHS) or path in (NEXT_PATH, REPLY_PATH):
             await self._fleet(path, scope, receive, send)
         else:
             await self._ours(scope, receive, send)

@@ -5,7 +5,9 @@ One application, two doors: the public one (TLS) is `gate.py`, the one on loopba
 
 import argparse
 import asyncio
+import contextlib
 import logging
+import sqlite3
 import sys
 from pathlib import Path
 
@@ -56,6 +58,7 @@ async def _serve(given: argparse.Namespace) -> None:
     authority.renew(given.reached_as)
     control = Control(given.internal_port, secret)
     database = state / "superlink.db"
+    anew = _set_aside_if_damaged(database)
     database.touch(mode=0o600)
     database.chmod(0o600)  # sqlite's files beside it are made as it is
     superlink = superlink_app(database, secret.encode())
@@ -85,11 +88,41 @@ async def _serve(given: argparse.Namespace) -> None:
     # The SuperLink's handlers are threads that write into one sqlite file: more than a few wait for its lock, which
     # sqlite does by sleeping ever longer.
     anyio.to_thread.current_default_thread_limiter().total_tokens = HANDLERS
+    gate.ready = not anew
+
+    async def registering() -> None:
+        while not inner.started:
+            await asyncio.sleep(0.05)
+        await anyio.to_thread.run_sync(enrolment.register_anew, limiter=anyio.CapacityLimiter(1))
+        gate.ready = True
+
     renewing = outer.keep_certificate(lambda: authority.renew(given.reached_as), RENEWAL_SECONDS)
     try:
-        await serve([inner, outer], given.parent, renewing)
+        await serve([inner, outer], given.parent, renewing, *([registering()] if anew else []))
     finally:
         control.close()
+
+
+def _set_aside_if_damaged(database: Path) -> bool:
+    """See whether a database can be used; return whether a new one begins.
+
+    What counts is elsewhere: members in members.json, rounds in the run folder.
+    """
+    if not database.exists() or not database.stat().st_size:
+        return True
+    try:
+        with contextlib.closing(sqlite3.connect(database)) as opened:
+            (found,) = opened.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.DatabaseError as error:
+        found = error
+    if found == "ok":
+        return False
+    aside = database.with_name(f"{database.name}.damaged")
+    database.replace(aside)
+    for beside in ("-wal", "-shm"):
+        database.with_name(f"{database.name}{beside}").unlink(missing_ok=True)
+    log.warning("%s is damaged (%s): it lies at %s, and a new one begins", database, found, aside)
+    return True
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from edgekit import wire
+from edgekit import __version__, wire
 from edgekit.clients.node.folder import NodeFolder
 from edgekit.errors import LinkDownError, StaleError
 from edgekit.flower.fleet import FleetLink
@@ -49,7 +49,7 @@ class Impostor:
             letter = wire.read(message)
             if message.metadata.message_type == "query" and letter.facts["action"] != "align":
                 told = {
-                    "version": "1",
+                    "version": __version__,
                     "kind": "torch",
                     "name": self.name,
                     "holds": True,

@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from edgekit import __version__
 from edgekit.enrolment import PROTOCOL, JoinCode, enrolment_parts, is_proof, parse_url, phone_message
 from edgekit.errors import JoinError, ServeError
 from edgekit.server.deployment.enrolment import MOST_ATTEMPTS, Enrolment
@@ -53,7 +54,7 @@ class Device:
             "public_key": public,
             "name": self.name,
             "kind": "litert",
-            "version": "1",
+            "version": __version__,
             "proof": proof,
             "signature": signature,
             "protocol": PROTOCOL,
@@ -230,7 +231,7 @@ def _phone(coordinator, gateway, node, **changed):
         "gateway": node,
         "public_key": public,
         "name": "phone",
-        "version": "0",
+        "version": __version__,
         "time": coordinator.now,
         "protocol": PROTOCOL,
         "signature": gateway.key.sign(message, ec.ECDSA(hashes.SHA256())).hex(),
@@ -269,3 +270,28 @@ def test_only_a_gateway_that_was_allowed_brings_phones_and_they_go_with_it(tmp_p
     coordinator.enrolment.leave(node)
     assert coordinator.enrolment.members == {}
     assert coordinator.registered == {}
+
+
+def test_a_superlink_that_remembers_nobody_is_told_all_members(coordinator, code):
+    node = Device(coordinator, code)
+    before = node.join()["node_id"]
+    coordinator.registered = {"somebody else": 100}
+    coordinator.enrolment.register_anew()
+    after = coordinator.enrolment.with_key(node.public)
+    assert after != before
+    assert set(coordinator.enrolment.members) == {after} == set(coordinator.registered.values()) - {100}
+    coordinator.open()
+    assert set(coordinator.enrolment.members) == {after}
+
+
+@pytest.mark.parametrize(("version", "fits"), [("0.1.7", True), ("0.2.0", False), ("1.1.0", False), ("x" * 99, False)])
+def test_versions_that_differ_in_more_than_a_patch_are_told_what_to_install(
+    coordinator, code, version, fits, monkeypatch
+):
+    monkeypatch.setattr("edgekit.enrolment.__version__", "0.1.2")
+    if fits:
+        assert Device(coordinator, code).join(version=version)
+        return
+    with pytest.raises(JoinError, match=r"has edgekit .*, here is 0.1.2: install edgekit==0.1.\* on both") as told:
+        Device(coordinator, code).join(version=version)
+    assert len(str(told.value)) < 200

@@ -2,7 +2,6 @@
 
 import resource
 import socket
-import time
 from pathlib import Path
 
 import pytest
@@ -31,7 +30,7 @@ def test_a_node_joins_and_rounds_end_while_thousands_say_nothing(federation, fle
     held = []
     try:
         pids = (one.superlink(), one.gateway())
-        usual, began = [_memory(pid) for pid in pids], time.monotonic()
+        usual = [_memory(pid) for pid in pids]
         for port in (one.port, one.phones_port):
             for number in range((IDLE + ADDRESSES * OF_EACH) // 2):
                 from_one = number < IDLE // 2
@@ -41,7 +40,6 @@ def test_a_node_joins_and_rounds_end_while_thousands_say_nothing(federation, fle
         rounds = len(one.rounds())
         one.wait(lambda: any(line["replies"] == 2 for line in one.rounds()[rounds:]), 60, "a round of both")
         one.wait_for_round(len(one.rounds()) + 3, 60)
-        assert time.monotonic() - began < 120
         grown = [_memory(pid) - was for pid, was in zip(pids, usual, strict=True)]
         assert max(grown) < 100, grown
     finally:

@@ -7,7 +7,8 @@ from typing import Any
 
 from flwr.app import Message
 
-from edgekit import wire
+from edgekit import __version__, wire
+from edgekit.enrolment import version_problem
 from edgekit.errors import EdgekitError, RefusedError
 from edgekit.flower import CLIENT_DECLINED, NODE_LACKS_TASK
 from edgekit.server.engines.fleet.exchange import (
@@ -84,7 +85,7 @@ class Presence:
         if new:
             for kind in sorted({self.state(node).kind for node in new} & set(self._kinds)):
                 self._tasks.problem(kind)  # after a restart: nodes that were here before hold it already
-            facts = {"action": "prepare", "tasks": self._tasks.names(self._kinds)}
+            facts = {"action": "prepare", "version": __version__, "tasks": self._tasks.names(self._kinds)}
             gateways = [node for node in new if self.state(node).kind == "gateway"]
             self._send(gateways, wire.Message({**facts, "progress": self._progress(online)}))
             self._send([node for node in new if node not in gateways], wire.Message(facts))
@@ -199,6 +200,8 @@ class Presence:
             kind = str(found["kind"])[:20]
             unknown = f"this run has nothing for nodes of kind {kind!r}"
             found, problem = {}, self._otherwise if self._otherwise and kind in KINDS else unknown
+        if found.get("version") is not None and (other := version_problem(found["version"], "this node")):
+            found, problem = {}, other
         state.kind = found.get("kind", state.kind)
         count = found.get("examples")
         if isinstance(count, int) and not isinstance(count, bool) and -1 <= count < wire.MOST_EXAMPLES:
