@@ -49,7 +49,7 @@ def end_children() -> None:
     """End all children of this process, as those that an experiment's own code has left."""
     asked: set[int] = set()
     until = time.monotonic() + END_SECONDS
-    while left := _children():
+    while left := children(os.getpid()):
         late = time.monotonic() > until
         for child in left:
             if late or child not in asked:
@@ -64,10 +64,24 @@ def end_children() -> None:
             return
 
 
-def _children() -> set[int]:
+def children(process: int, *, alive: bool = False) -> set[int]:
+    """Return a process's children, where the system tells them (Linux).
+
+    Args:
+        process: its id.
+        alive: without those that have ended, and wait for their parent to look.
+    """
     found: set[int] = set()
     with contextlib.suppress(OSError):
-        for task in os.listdir("/proc/self/task"):
-            with open(f"/proc/self/task/{task}/children") as file:
+        for task in os.listdir(f"/proc/{process}/task"):
+            with open(f"/proc/{process}/task/{task}/children") as file:
                 found |= {int(child) for child in file.read().split()}
-    return found
+    return {child for child in found if not (alive and _has_ended(child))}
+
+
+def _has_ended(process: int) -> bool:
+    try:
+        with open(f"/proc/{process}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True

@@ -10,7 +10,7 @@ import numpy as np
 from edgekit.algorithms.base import Algorithm
 from edgekit.arrays import Weights, problem_with
 from edgekit.clients.budget import Budget
-from edgekit.clients.node import task
+from edgekit.clients.node import task, trial
 from edgekit.clients.node.agreement import agree, agreed, keep, planned_run
 from edgekit.clients.node.folder import NodeFolder, NodeSettings
 from edgekit.clients.node.limits import Limits
@@ -70,6 +70,8 @@ class Held:
         found = task.kept(self.folder.tasks, name)
         if found is None or (self.kind == "litert" and found.training is None):
             return False
+        if self.kind == "litert" and found.training is not None:
+            trial.check(found.training, self.folder.tasks / f"{name}.tried")
         agreement = agree(self.folder.agreement, found.facts, self.node_settings.epsilon)
         trainer = examples = None
         side = side_of(found, self.kind, self.node_settings, lasting=self._lasting)

@@ -239,6 +239,7 @@ def keep(folder: Path, content: bytes) -> str:
     write_whole(folder / f"{name}.task", content)
     for old in sorted(folder.glob("*.task"), key=lambda path: path.stat().st_mtime)[:-2]:
         old.unlink(missing_ok=True)
+        old.with_suffix(".tried").unlink(missing_ok=True)
     return name
 
 

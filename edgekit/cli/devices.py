@@ -125,7 +125,7 @@ def remove(
     Example: `edgekit devices remove kitchen-pi`
     """
     from edgekit.environments import data_home
-    from edgekit.server.deployment.supervisor import remove_node
+    from edgekit.server.deployment.asking import remove_node
 
     print(remove_node(state or data_home() / "coordinator", node))
 

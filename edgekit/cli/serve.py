@@ -88,8 +88,8 @@ def serve(
     listening = Listening.on(host, port, name or [], insecure)
 
     from edgekit.cli.watching import Watcher
+    from edgekit.server.deployment.asking import install_line
     from edgekit.server.deployment.coordinating import coordinate
-    from edgekit.server.deployment.supervisor import install_line
 
     folder = begun(experiment, out or Path("runs") / f"{experiment.name}-served")
     place = state or data_home() / "coordinator"

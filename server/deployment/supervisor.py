@@ -19,10 +19,12 @@ import httpx
 
 from edgekit.clients.node.folder import NodeFolder
 from edgekit.errors import JoinError, ServeError
-from edgekit.flower.superlink import RUNNING, SECRET_HEADER, Control
+from edgekit.flower.superlink import RUNNING, Control
 from edgekit.listening import Listening, check_port
 from edgekit.logs import rotate
+from edgekit.processes import children
 from edgekit.runfolder import write_whole
+from edgekit.server.deployment.asking import asked
 from edgekit.server.deployment.authority import Authority
 
 START_SECONDS = 60.0
@@ -37,6 +39,8 @@ PHONES = "phones"
 """Folder of the gateway, in the coordinator's state."""
 JOIN_VARIABLE = "EDGEKIT_JOIN"
 JOIN_SECONDS = 120.0
+GONE_SECONDS = 2.0
+"""After a server app has ended, until it counts as lost; one that is done says so in less."""
 MOST_FAILED_RUNS = 3
 """Runs that fail so often in a row, without a round between, are not started again."""
 
@@ -76,6 +80,7 @@ class Supervisor:
         self._run_id: int | None = None
         self._wants_run, self._run_started = True, 0.0
         self._failed = 0
+        self._app_there, self._app_gone = False, 0.0
         self._round = -1
 
     def start(self) -> None:
@@ -176,6 +181,9 @@ class Supervisor:
                 return
             with self._control() as control:
                 status, how = control.run_state(self._run_id)
+                if status in RUNNING and self._app_is_gone():
+                    control.stop_runs()  # Flower waits for its heartbeats for three quarters of a minute
+                    status, how = "", ""
         except ServeError:
             return  # the SuperLink is being started again
         if status in RUNNING:
@@ -189,6 +197,15 @@ class Supervisor:
             raise ServeError(f"the run failed {self._failed} times in a row: see {self._logs / 'superexec.log'}")
         self._on_notice("the server app ended: it is started again and goes on at its last round")
 
+    def _app_is_gone(self) -> bool:
+        """Whether the run's server app, which the SuperExec starts, was there and is no more."""
+        executor = self._children.get("superexec")
+        if executor is not None and executor.poll() is None and children(executor.pid, alive=True):
+            self._app_there, self._app_gone = True, 0.0
+            return False
+        self._app_gone = self._app_gone or time.monotonic()
+        return self._app_there and time.monotonic() - self._app_gone > GONE_SECONDS
+
     def _start_run(self) -> None:
         settings = {"folder": str(self._run.resolve()), "keys": str((self.state / "keys").resolve())}
         if self._split is not None:
@@ -197,6 +214,7 @@ class Supervisor:
             settings["split-tls"] = "no" if self.listening.insecure else "yes"
         with self._control() as control:
             self._run_id = control.start_run(settings)
+        self._app_there, self._app_gone = False, 0.0
         self._run_started = time.monotonic()
 
     def _superlink_command(self) -> list[str]:
@@ -286,49 +304,7 @@ class Supervisor:
         return Control(self._port, self._secret)
 
     def _ask(self, method: str, path: str) -> dict[str, Any]:
-        return _asked(self._client, self._port, self._secret, method, path)
-
-
-def install_line(state: Path, listening: Listening) -> str:
-    """Return what installs a node on a board from here; it trusts the coordinator's key, and nothing else."""
-    pin = Authority(state / "keys").server_pin()
-    return f"curl -fsSLk --pinnedpubkey '{pin}' {listening.url}/install | sudo sh -s -- 'URL#CODE' --data npz:FILE"
-
-
-def remove_node(state: Path, name: str) -> str:
-    """Remove a node from the coordinator that runs with this state; return a line that says so.
-
-    Args:
-        state: folder of the coordinator.
-        name: of the node, or its number.
-
-    Raises:
-        ServeError: no coordinator runs, or there is no such node, or several.
-    """
-    try:
-        port, secret = int((state / "port").read_text()), (state / "secret").read_text()
-    except (OSError, ValueError):
-        raise ServeError(f"no coordinator of {state} runs here: start it with edgekit serve") from None
-    client = httpx.Client(timeout=10.0)
-    nodes = _asked(client, port, secret, "GET", "/edgekit/state")["nodes"]
-    found = [node for node, facts in nodes.items() if name in (node, facts["name"])]
-    if len(found) != 1:
-        there = ", ".join(f"{facts['name']} ({node})" for node, facts in nodes.items()) or "none"
-        raise ServeError(f"{len(found)} nodes are called {name!r}; there are: {there}")
-    _asked(client, port, secret, "DELETE", f"/edgekit/nodes/{found[0]}")
-    return f"{nodes[found[0]]['name']} (node {found[0]}) was removed"
-
-
-def _asked(client: httpx.Client, port: int, secret: str, method: str, path: str) -> dict[str, Any]:
-    """Ask the SuperLink's process something of ours."""
-    try:
-        response = client.request(method, f"http://127.0.0.1:{port}{path}", headers={SECRET_HEADER: secret})
-        found: dict[str, Any] = response.json()
-    except (httpx.HTTPError, ValueError) as error:
-        raise ServeError(f"the SuperLink does not answer: {error}") from None
-    if response.status_code != 200:
-        raise ServeError(str(found.get("error", response.status_code)))
-    return found
+        return asked(self._client, self._port, self._secret, method, path)
 
 
 def _end(child: "subprocess.Popen[bytes]", insists: Callable[[], bool]) -> None:

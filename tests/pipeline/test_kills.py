@@ -11,7 +11,7 @@ import pytest
 
 SMALL = (
     "model.name=mlp", "model.arguments={}", "data.clients=4", "federation.rounds=2", "training.epochs=1",
-    "privacy.unit=none", "export.tolerance=0.9", "spiking.timesteps=4",
+    "privacy.unit=none", "export.tolerance=0.9", "spiking.steps=4",
 )  # fmt: skip
 PROGRAM = [sys.executable, "-P", "-m", "edgekit.cli"]
 
@@ -21,7 +21,7 @@ def _result(folder):
     return (
         {key: found[key] for key in ("accuracy", "rounds", "interrupted")},
         found["tflite"],
-        found["spiking"]["accuracy"],
+        found["spiking"],
     )
 
 
@@ -29,14 +29,14 @@ def _result(folder):
 def test_a_run_that_is_killed_in_any_stage_ends_the_same(tmp_path):
     whole = tmp_path / "whole"
     subprocess.run([*PROGRAM, "run", *SMALL, "--out", str(whole)], check=True, capture_output=True, cwd=tmp_path)
-    for stage in ("export", "spiking", "report"):
-        folder, log = tmp_path / stage, tmp_path / f"{stage}.log"
+    for stage in ("Making and checking", "Making and running", "Writing the report"):
+        folder, log = tmp_path / stage.split()[-1], tmp_path / "log"
         with open(log, "wb") as file:
             run = subprocess.Popen(
                 [*PROGRAM, "run", *SMALL, "--out", str(folder)], stdout=file, stderr=file, cwd=tmp_path,
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
             )  # fmt: skip
-            while stage.title() not in log.read_text() and run.poll() is None:
+            while stage not in log.read_text() and run.poll() is None:
                 time.sleep(0.01)
             time.sleep(0.3)
             os.kill(run.pid, signal.SIGKILL)
