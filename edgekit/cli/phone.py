@@ -108,6 +108,6 @@ def phone(
             60 * code_minutes,
             show,
             renew=renew,
-            public=certificate is not None,
+            public=certificate is not None and not parent,  # edgekit serve gives its own
             parent=parent,
         )
