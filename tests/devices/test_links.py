@@ -120,6 +120,27 @@ def test_a_full_disk_is_told_and_nothing_is_half_written(fleet, tmp_path):
 
 
 @pytest.mark.long
+@pytest.mark.skipif(shutil.which("faketime") is None, reason="faketime is not installed: make test-devices")
+def test_a_clock_that_jumps_is_told_and_costs_the_time_it_is_wrong(fleet, tmp_path):
+    (library,) = Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")
+    offset = tmp_path / "offset"
+    offset.write_text("+0")
+    faked = ["env", f"LD_PRELOAD={library}", f"FAKETIME_TIMESTAMP_FILE={offset}", "FAKETIME_NO_CACHE=1"]
+    faked += ["FAKETIME_DONT_FAKE_MONOTONIC=1", *fleet.PROGRAM]
+    with fleet.Federation(tmp_path / "f", (*fleet.QUICK, "federation.rounds=1000", "serve.nodes=1")) as one:
+        one.serve()
+        one.join("pi", "--client", "0", program=faked)
+        one.wait_for_round(2)
+        offset.write_text("+3600")
+        one.wait(lambda: "clock is 36" in one.output("pi"), 120, "the complaint")
+        assert "ahead of the coordinator's" in one.output("pi")
+        rounds = len(one.rounds())
+        offset.write_text("+0")
+        one.wait_for_round(rounds + 2, 120)
+        assert one.nodes["pi"].poll() is None
+
+
+@pytest.mark.long
 def test_two_hundred_idle_nodes_cost_little(fleet, tmp_path):
     """Two hundred links of this process wait while two nodes train; the SuperLink's memory stays flat."""
     many = 200
