@@ -111,6 +111,24 @@ MODELS = Registry(
             "inverted residuals with linear bottlenecks, ReLU6, width multiplier",
             "Sandler et al. 2018",
         ),
+        "mobilenetv3": Entry(
+            "edgekit.models.mobilenetv3:MobileNetV3",
+            "inverted residuals, squeeze-excite, hard swish (the small one)",
+            "Howard et al. 2019",
+        ),
+        "efficientnet": Entry(
+            "edgekit.models.efficientnet:EfficientNet",
+            "depth, width and resolution scaled by one coefficient",
+            "Tan & Le 2019",
+        ),
+        "keyword-dscnn": Entry(
+            "edgekit.models.keyword_dscnn:KeywordDSCNN",
+            "MLPerf Tiny's network for spoken keywords",
+            "Zhang et al. 2018; Banbury et al. 2021",
+        ),
+        "tcn": Entry(
+            "edgekit.models.tcn:TCN", "causal convolutions with growing dilation, for sequences", "Bai et al. 2018"
+        ),
         "spiking-mlp": Entry(
             "edgekit.models.spiking:SpikingMLP",
             "fully connected leaky integrate-and-fire neurons",

@@ -27,7 +27,7 @@ async def _answer(scope, receive, send):
 @pytest.fixture
 def served():
     """Serve with a door of few places; return the port, and what is inside."""
-    server = Server(_answer, "127.0.0.1", 0, None)
+    server = Server(_answer, "127.0.0.1", 0, None, timeout_keep_alive=600)
     now = [0.0]
     server.door = Door(strangers=30, from_one=20, of_one=3, clock=lambda: now[0])
     server.config.app._door = server.door
@@ -108,7 +108,8 @@ def test_who_says_nothing_for_long_goes_unless_he_is_known_or_is_answered(served
     door.look()
     assert _ended(silent)
     _settled(door, 2)
-    now[0] = 20.0
+    time.sleep(0.1)  # until its last answer has ended here, too
+    now[0] = 40.0
     door.look()
     _settled(door, 1)
     member.request("GET", "/me")

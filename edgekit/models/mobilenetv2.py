@@ -5,45 +5,11 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from edgekit.models.dscnn import image_shape
+from edgekit.models.inverted import InvertedResidual, divisible
 from edgekit.models.norm import Norm, convolution
 
 # Table 2 of the paper: expansion, channels, repeats, stride.
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
-
-
-def divisible(channels: float, by: int = 8) -> int:
-    """Round to a multiple of `by`, never down by more than a tenth (the paper's reference code)."""
-    rounded = max(by, int(channels + by / 2) // by * by)
-    return rounded + by if rounded < 0.9 * channels else rounded
-
-
-class InvertedResidual(nn.Module):
-    """Expand 1 x 1, depthwise 3 x 3, project 1 x 1 without activation; added to the input where shapes allow.
-
-    Args:
-        inputs: channels in.
-        outputs: channels out.
-        stride: of the depthwise convolution.
-        expansion: hidden channels per input channel.
-        norm: normalisation of each convolution.
-    """
-
-    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int, norm: Norm) -> None:
-        super().__init__()
-        hidden = inputs * expansion
-        expand = [] if expansion == 1 else [*convolution(norm, inputs, hidden, 1), nn.ReLU6()]
-        self.layers = nn.Sequential(
-            *expand,
-            *convolution(norm, hidden, hidden, 3, stride=stride, groups=hidden),
-            nn.ReLU6(),
-            *convolution(norm, hidden, outputs, 1),
-        )
-        self.residual = stride == 1 and inputs == outputs
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (batch, inputs, height, width) to (batch, outputs, height / stride, width / stride)."""
-        y: Tensor = self.layers(x)
-        return x + y if self.residual else y
 
 
 class MobileNetV2(nn.Module):
@@ -82,7 +48,7 @@ class MobileNetV2(nn.Module):
             for repeat in range(repeats):
                 stride = first_stride if repeat == 0 and side > 4 else 1
                 side = -(-side // stride)
-                layers.append(InvertedResidual(inputs, outputs, stride, expansion, norm))
+                layers.append(InvertedResidual(inputs, outputs, stride, expansion * inputs, norm))
                 inputs = outputs
         outputs = divisible(head * max(1.0, width))
         layers += [*convolution(norm, inputs, outputs, 1), nn.ReLU6(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]

@@ -56,11 +56,32 @@ def convolution(
         return [WeightStandardisedConv2d(*shape)]
     if norm not in ("group", "none"):
         raise ModelError(f"model.norm {norm!r} is none of group, weight-standardised, none")
-    conv = nn.Conv2d(*shape, bias=norm == "none")
+    return normalised(norm, nn.Conv2d(*shape, bias=norm == "none"))
+
+
+def normalised(norm: Norm, conv: nn.Conv2d) -> list[nn.Module]:
+    """Return a convolution of any shape with its normalisation, as layers for a Sequential.
+
+    Args:
+        norm: of the convolution.
+        conv: a plain one, with a bias where there is no norm.
+    """
+    if norm == "weight-standardised":
+        made = WeightStandardisedConv2d(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,  # type: ignore[arg-type]
+            conv.stride,  # type: ignore[arg-type]
+            conv.padding,  # type: ignore[arg-type]
+            conv.dilation,  # type: ignore[arg-type]
+            conv.groups,
+        )
+        return [made]
     # Without a norm nothing else keeps the variance from layer to layer: He et al. 2015, equation 10.
     nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
+    outputs = conv.out_channels
     return [conv] if norm == "none" else [conv, nn.GroupNorm(math.gcd(8, outputs), outputs)]
 
 

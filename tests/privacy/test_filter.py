@@ -183,8 +183,8 @@ def stop_after_a_round(heard, monkeypatch):
     def run(experiment, out):
         kept = checkpoint.save
 
-        def interrupted(folder, made):
-            kept(folder, made)
+        def interrupted(folder, made, **more):
+            kept(folder, made, **more)
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:

@@ -61,9 +61,9 @@ class Watched:
                     self.changes[ask.round, reply.client] = {name: got[name] - sent[name] for name in sent}
             return found
 
-        def saved(folder, made):
+        def saved(folder, made, **more):
             models.append(made.state.bundles[WEIGHTS])
-            save(folder, made)
+            save(folder, made, **more)
 
         monkeypatch.setattr(self.coordinator.engine, "exchange", watched)
         monkeypatch.setattr(checkpoint, "save", saved)

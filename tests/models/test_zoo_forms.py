@@ -1,0 +1,102 @@
+"""Each network of the zoo in the forms that it is trained and delivered in, at tiny sizes.
+
+The cohort is held against clients trained alone, the file against torch in LiteRT, the training graph against torch.
+"""
+
+import numpy as np
+import pytest
+import torch
+
+from edgekit.clients import LocalSettings, LocalTask, Train
+from edgekit.clients.cohort.trainer import VectorisedTrainer
+from edgekit.clients.torch_trainer import TorchTrainer, state
+from edgekit.export.convert import to_float32
+from edgekit.export.tflite import Subject, as_device, export
+from edgekit.export.training.file import training_file
+from edgekit.export.training.steps import Options
+from edgekit.export.verify import run_examples
+from edgekit.models import build
+from edgekit.models.efficientnet import EfficientNet
+from edgekit.models.mobilenetv3 import MobileNetV3
+from edgekit.models.settings import Model
+
+NETWORKS = {
+    "mobilenetv3": ({"stages": [[3, 16, 8, True, False, 2], [5, 24, 8, True, True, 1]], "head": 16}, (1, 8, 8)),
+    "efficientnet": (
+        {"stages": [[1, 3, 8, 1, 1], [2, 5, 8, 2, 2]], "stem": 8, "head": 16, "coefficient": 1.0},
+        (1, 8, 8),
+    ),
+    "keyword-dscnn": ({"channels": 16, "blocks": 2}, (1, 16, 12)),
+    "tcn": ({"channels": [8, 16]}, (1, 6, 12)),
+}
+SETTINGS = {
+    "plain": LocalSettings(epochs=2, batch_size=4, learning_rate=0.05, momentum=0.9),
+    "private": LocalSettings(
+        work="dp-sgd", steps=2, sample_rate=0.5, clip=0.5, noise_multiplier=0.8, learning_rate=0.05
+    ),
+}
+
+
+def _built(name):
+    arguments, shape = NETWORKS[name]
+    return build(Model(name=name, norm="group", arguments=arguments), shape, 10, seed=3), shape
+
+
+def _tasks(data):
+    return [LocalTask(b, np.random.default_rng(i), np.random.default_rng(100 + i)) for i, b in enumerate(data)]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_cohort_equals_each_client_alone_and_the_file_equals_torch(name, blocks):
+    model, shape = _built(name)
+    content = to_float32(model, shape)
+    x = np.random.default_rng(0).random((6, *shape), np.float32)
+    with torch.no_grad():
+        scores = model.eval()(torch.from_numpy(x)).numpy()
+    assert np.abs(run_examples(content, as_device(x)).scores - scores).max() <= 1e-5 * max(1.0, np.abs(scores).max())
+    model.double()
+    data = blocks(5, 9, 1, shape=shape)
+    for settings in SETTINGS.values():
+        weights = state(model)
+        together = VectorisedTrainer(model).train_cohort([Train(weights, settings)] * len(data), _tasks(data))
+        for update, task in zip(together, _tasks(data), strict=True):
+            alone = TorchTrainer(model).train(Train(weights, settings), task)
+            assert all(np.allclose(update.arrays[k], alone.arrays[k], rtol=0, atol=1e-9) for k in alone.arrays)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", NETWORKS)
+def test_its_training_graph_takes_torchs_steps_and_int8_agrees(name, tmp_path):
+    model, shape = _built(name)
+    _, error = training_file(model, shape, 10, Options(4, 0.5), {})
+    assert error <= 1e-5
+    random = np.random.default_rng(0)
+    x = random.random((64, *shape), np.float32)
+    subject = Subject(model, shape, x, None, x, list("0123456789"), None)
+    made = export(subject, ["int8"], tmp_path, {}, 0.05)
+    assert made["int8"].accuracy >= 0.95
+
+
+def test_sizes_are_the_papers():
+    # With BatchNorm's two numbers a channel, as group norm has them too (the papers' tables give 2.5 M and 5.3 M).
+    assert sum(p.numel() for p in MobileNetV3((3, 224, 224), 1000).parameters()) == 2_542_856
+    assert sum(p.numel() for p in EfficientNet((3, 224, 224), 1000).parameters()) == 5_288_548
+
+
+def test_one_coefficient_scales_depth_width_and_resolution():
+    # Tan & Le 2019, equation 3: about twice the multiply-adds a step.
+    small, large = EfficientNet((3, 64, 64), 10), EfficientNet((3, 64, 64), 10, coefficient=1.0)
+    assert large.size == (74, 74)
+    assert len(large.layers) > len(small.layers)
+    assert sum(p.numel() for p in large.parameters()) > 1.4 * sum(p.numel() for p in small.parameters())
+
+
+def test_a_frame_sees_nothing_later():
+    model, shape = _built("tcn")
+    model = build(Model(name="tcn", norm="none", arguments=NETWORKS["tcn"][0]), shape, 10, seed=3)
+    x = torch.rand(1, *shape)
+    changed = x.clone()
+    changed[..., 7:] = 0.0
+    one, other = (model.blocks(v.reshape(1, model.features, 1, -1)) for v in (x, changed))
+    assert torch.equal(one[..., :7], other[..., :7])
+    assert not torch.allclose(one[..., 7:], other[..., 7:])
