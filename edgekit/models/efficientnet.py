@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -23,8 +24,14 @@ SQUEEZED = 4
 MOST_PARAMETERS = 10**9
 
 
+def bilinear(own: int, wanted: int) -> Tensor:
+    """Return what resizes one side of an image bilinearly, (wanted, own)."""
+    each = torch.eye(own)[None, None]
+    return F.interpolate(each, (wanted, own), mode="bilinear", align_corners=False)[0, 0]
+
+
 class EfficientNet(nn.Module):
-    """EfficientNet-B0, scaled; images are resized inside it.
+    """EfficientNet-B0, scaled; images are resized inside it, bilinearly.
 
     Args:
         shape: (channels, height, width).
@@ -58,6 +65,8 @@ class EfficientNet(nn.Module):
         squeeze: bool = True,
     ) -> None:
         super().__init__()
+        self.rows: Tensor
+        self.columns: Tensor
         inputs, *own = image_shape(shape, "efficientnet")
         width, depth = width * WIDTH**coefficient, DEPTH**coefficient
         # Weights grow with the square of the width: seen before they are made.
@@ -68,6 +77,9 @@ class EfficientNet(nn.Module):
             )
         self.size = tuple(max(1, round(side * RESOLUTION**coefficient)) for side in own)
         self.resizes = list(self.size) != own
+        if self.resizes:  # two products with constants: what F.interpolate becomes in files is long and slow
+            self.register_buffer("rows", bilinear(own[0], self.size[0]), persistent=False)
+            self.register_buffer("columns", bilinear(own[1], self.size[1]), persistent=False)
         side = min(self.size)
         stride = 2 if side > 15 else 1
         side = -(-side // stride)
@@ -100,6 +112,6 @@ class EfficientNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, channels, height, width) to scores (batch, classes)."""
         if self.resizes:
-            x = F.interpolate(x, self.size, mode="bilinear", align_corners=False)
+            x = F.linear(F.linear(x, self.columns).transpose(2, 3), self.rows).transpose(2, 3)
         scores: Tensor = self.layers(x)
         return scores
