@@ -183,6 +183,10 @@ def test_models_and_doctor_speak_to_people_and_machines(edgekit, tmp_path):
         "mlp",
         "dscnn",
         "mobilenetv2",
+        "mobilenetv3",
+        "efficientnet",
+        "keyword-dscnn",
+        "tcn",
         "spiking-mlp",
         "spiking-cnn",
     ]
