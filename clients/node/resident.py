@@ -27,6 +27,8 @@ FASTEST_POLL, SLOWEST_POLL, POLL_SHARE = 0.1, 3.0, 0.1
 and hundreds of idle nodes cost the coordinator little."""
 HEARTBEAT_SECONDS = 6.0
 FIRST_RETRY, LONGEST_RETRY = 1.0, 60.0
+SETTLED_SECONDS = 10.0
+"""A connection that lasted so long was a good one: the next is tried soon, whatever came before."""
 MOST_ATTEMPTS = 2
 """How often a message may have been under way when this process died; then it is answered with an error."""
 
@@ -91,7 +93,7 @@ class Resident:
                 self._say("waiting after an error")
             finally:
                 link.close()
-            wait = FIRST_RETRY if time.monotonic() - started > LONGEST_RETRY else min(2 * wait, LONGEST_RETRY)
+            wait = FIRST_RETRY if time.monotonic() - started > SETTLED_SECONDS else min(2 * wait, LONGEST_RETRY)
             self.stop.wait(wait * random.uniform(0.5, 1.0))
 
     def _converse(self, link: FleetLink) -> None:
