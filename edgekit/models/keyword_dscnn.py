@@ -44,7 +44,7 @@ class KeywordDSCNN(nn.Module):
         size = max(8, round(channels * width))
         pad = (KERNEL[0] // 2, KERNEL[1] // 2)
         layers: list[nn.Module] = [
-            *normalised(norm, nn.Conv2d(inputs, size, KERNEL, STRIDE, pad, bias=norm == "none")),
+            *normalised(norm, nn.Conv2d(inputs, size, KERNEL, STRIDE, pad, bias=norm != "group")),
             nn.ReLU(),
         ]
         for _ in range(blocks):

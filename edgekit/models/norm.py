@@ -64,19 +64,10 @@ def normalised(norm: Norm, conv: nn.Conv2d) -> list[nn.Module]:
 
     Args:
         norm: of the convolution.
-        conv: a plain one, with a bias where there is no norm.
+        conv: a plain one; without a bias where group norm has its own.
     """
     if norm == "weight-standardised":
-        made = WeightStandardisedConv2d(
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size,  # type: ignore[arg-type]
-            conv.stride,  # type: ignore[arg-type]
-            conv.padding,  # type: ignore[arg-type]
-            conv.dilation,  # type: ignore[arg-type]
-            conv.groups,
-        )
-        return [made]
+        return [_as_shaped(WeightStandardisedConv2d, conv)]
     # Without a norm nothing else keeps the variance from layer to layer: He et al. 2015, equation 10.
     nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
     if conv.bias is not None:
@@ -96,18 +87,15 @@ def fold_weight_standardisation(model: nn.Module) -> nn.Module:
 
 
 def _plain(conv: WeightStandardisedConv2d) -> nn.Conv2d:
-    plain = nn.Conv2d(
-        conv.in_channels,
-        conv.out_channels,
-        conv.kernel_size,  # type: ignore[arg-type]
-        conv.stride,  # type: ignore[arg-type]
-        conv.padding,  # type: ignore[arg-type]
-        conv.dilation,  # type: ignore[arg-type]
-        conv.groups,
-        bias=conv.bias is not None,
-    )
+    plain = _as_shaped(nn.Conv2d, conv)
     with torch.no_grad():
         plain.weight.copy_(conv.standardised_weight())
         if conv.bias is not None and plain.bias is not None:
             plain.bias.copy_(conv.bias)
     return plain
+
+
+def _as_shaped(kind: type[nn.Conv2d], conv: nn.Conv2d) -> nn.Conv2d:
+    """Return a new convolution of a kind, of another one's shape; it has a bias where that has one."""
+    shape = (conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation)
+    return kind(*shape, groups=conv.groups, bias=conv.bias is not None)  # type: ignore[arg-type]

@@ -23,7 +23,7 @@ class CausalConvolution(nn.Module):
     def __init__(self, inputs: int, outputs: int, kernel: int, dilation: int, norm: Norm) -> None:
         super().__init__()
         self.before = (kernel - 1) * dilation
-        conv = nn.Conv2d(inputs, outputs, (1, kernel), dilation=(1, dilation), bias=norm == "none")
+        conv = nn.Conv2d(inputs, outputs, (1, kernel), dilation=(1, dilation), bias=norm != "group")
         self.layers = nn.Sequential(*normalised(norm, conv), nn.ReLU())
 
     def forward(self, x: Tensor) -> Tensor:
