@@ -307,7 +307,7 @@ class Coordinator:
             problem="the test loss is not finite" if loss is not None and not isfinite(loss) else "",
         )
         append_line(self.run_folder.metrics, asdict(line))
-        checkpoint.save(self.run_folder.checkpoint, after, good=self._undoing.is_best(merged.state, buffers))
+        checkpoint.save(self.run_folder.checkpoint, after, good=self._undoing.is_best(merged, buffers))
         self.scores = scores or self.scores
         for client, reason in reasons:
             self.on_notice(f"round {number}: {self.engine.name_of(client)} left out: {reason}")

@@ -28,6 +28,7 @@ class Merged(NamedTuple):
         buffers: running statistics that changed.
         updates: that are in it.
         left_out: clients whose updates are not, since they ruined it.
+        loss: of the model after it, on the server's own examples; None where nobody looked.
     """
 
     state: State
@@ -36,6 +37,7 @@ class Merged(NamedTuple):
     buffers: Weights
     updates: Mapping[int, Update]
     left_out: tuple[int, ...] = ()
+    loss: float | None = None
 
 
 class Undoing:
@@ -90,23 +92,27 @@ class Undoing:
             return made
         most = WORSE * max(self._nothing_known, self._loss(self._whole(before, buffers)))
 
-        def ruined(found: Weights) -> bool:
-            return not self._loss(found) <= most
-
-        if not ruined(self._whole(made.state, {**buffers, **made.buffers})):
-            return made
+        loss = self._loss(self._whole(made.state, {**buffers, **made.buffers}))
+        if loss <= most:
+            return made._replace(loss=loss)
         held = self._whole(before, buffers)
-        guilty = [client for client, update in updates.items() if ruined({**held, **_alone(update, held)})]
+        guilty = [
+            client for client, update in updates.items() if not self._loss({**held, **_alone(update, held)}) <= most
+        ]
         rest = {client: update for client, update in updates.items() if client not in guilty}
         if guilty and rest:
             again = self._made(before, transforms, number, rest, like, weights)
-            if not ruined(self._whole(again.state, {**buffers, **again.buffers})):
-                return again._replace(left_out=tuple(guilty))
+            loss = self._loss(self._whole(again.state, {**buffers, **again.buffers}))
+            if loss <= most:
+                return again._replace(left_out=tuple(guilty), loss=loss)
         return Merged(before, transforms, {}, {}, {}, tuple(updates))
 
-    def is_best(self, state: State, buffers: Weights) -> bool:
+    def is_best(self, merged: Merged, buffers: Weights) -> bool:
         """Return whether no model of this process was better on the server's own examples; False where none is kept."""
-        if not self._keeps or (loss := self._loss(self._whole(state, buffers))) > self._best:
+        if not self._keeps:
+            return False
+        loss = self._loss(self._whole(merged.state, buffers)) if merged.loss is None else merged.loss
+        if loss > self._best:
             return False
         self._best = loss
         return True
