@@ -34,6 +34,8 @@ class ChainedLines:
         self.path, self._head_file = path, head
         self.lines: list[dict[str, Any]] = []
         self._heads = [""]
+        # Before the lines: another process may add some meanwhile, and these lines go on where an older head was.
+        kept = head.read_text().strip() if head is not None and head.exists() else None
         chained = always
         for number, line in enumerate(read_lines(path), 1):
             chain = line.pop(CHAIN, None) if isinstance(line, dict) else ""
@@ -44,10 +46,10 @@ class ChainedLines:
                 )
             chained = chain is not None
             self._take(line)
-        if always and head is not None and head.exists() != bool(self.lines):
+        if always and head is not None and (kept is not None) != bool(self.lines):
             gone = head if self.lines else path
             raise PrivacyError(f"{gone} is missing: put it back, since what was spent is not known without it")
-        if head is not None and head.exists() and not self.holds(head.read_text().strip()):
+        if kept is not None and not self.holds(kept):
             raise PrivacyError(
                 f"{path} does not hold all that was spent: it was cut, deleted, or is another one; put this one's own "
                 "back, since what was spent is not known without it"

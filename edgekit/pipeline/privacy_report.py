@@ -38,11 +38,11 @@ def of(path: Path) -> dict[str, Any]:
 
 def _of_run(folder: RunFolder) -> dict[str, Any]:
     experiment = experiments.load(folder.experiment)
+    found = checkpoint.latest(folder.checkpoint)  # before the ledger, which a run under way goes on writing
     privacy, ledger = experiment.privacy, Ledger(folder.privacy)
     mechanism = algorithms.mechanism_of(privacy, experiment.split)
     if mechanism is None:
         return {"run": experiment.name, "protected": "nothing: privacy.unit is none", "open": [], "holds": []}
-    found = checkpoint.latest(folder.checkpoint)
     statement = mechanism.statement()
     return {
         "run": experiment.name,

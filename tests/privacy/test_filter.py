@@ -11,6 +11,7 @@ from edgekit.cli.app import main
 from edgekit.errors import PrivacyError
 from edgekit.guarantee import Charge
 from edgekit.pipeline import job
+from edgekit.privacy import chain
 from edgekit.privacy.accounting import ORDERS, renyi
 from edgekit.privacy.filter import Filter, Total, best_order
 from edgekit.runfolder import RunFolder
@@ -96,6 +97,20 @@ def test_several_at_once_lose_nothing(shared):
     assert len(found.runs) == 6
     assert found.rounds == 48
     assert 1 - found.left == pytest.approx(48 * found.share(50.0, 0.5, 3))
+
+
+def test_what_another_process_adds_while_it_is_read_does_not_look_like_damage(shared, monkeypatch):
+    reading = chain.read_lines
+
+    def meanwhile(path):
+        lines = list(reading(path))
+        monkeypatch.setattr(chain, "read_lines", reading)
+        Filter(shared.path).charge("another", [_charge()])
+        return iter(lines)
+
+    monkeypatch.setattr(chain, "read_lines", meanwhile)
+    assert Filter(shared.path).runs == {}
+    assert list(Filter(shared.path).runs) == ["another"]
 
 
 def test_the_same_data_and_more_of_it_are_known_again_and_others_are_not(shared):
