@@ -121,6 +121,28 @@ MODELS = Registry(
             "depth, width and resolution scaled by one coefficient",
             "Tan & Le 2019",
         ),
+        "shufflenet": Entry(
+            "edgekit.models.shufflenet:ShuffleNet", "channels split, convolved and shuffled (V2)", "Ma et al. 2018"
+        ),
+        "vit": Entry(
+            "edgekit.models.vit:ViT",
+            "transformer over patches; softmax, performer or longformer attention",
+            "Dosovitskiy et al. 2021; Choromanski et al. 2021; Beltagy et al. 2020",
+        ),
+        "cnn-vit": Entry(
+            "edgekit.models.cnn_vit:CNNViT", "convolutions, then a transformer over their map", "Xiao et al. 2021"
+        ),
+        "mixer": Entry(
+            "edgekit.models.mixer:Mixer", "layers over tokens and channels in turn", "Tolstikhin et al. 2021"
+        ),
+        "capsule": Entry("edgekit.models.capsule:Capsule", "capsules with dynamic routing", "Sabour et al. 2017"),
+        "ode": Entry("edgekit.models.ode:ODE", "a differential equation in steps of Runge-Kutta", "Chen et al. 2018"),
+        "experts": Entry(
+            "edgekit.models.experts:Experts",
+            "a gate and experts, soft or top-1",
+            "Jacobs et al. 1991; Fedus et al. 2022",
+        ),
+        "gated": Entry("edgekit.models.gated:Gated", "blocks that examples leave out", "Veit & Belongie 2018"),
         "keyword-dscnn": Entry(
             "edgekit.models.keyword_dscnn:KeywordDSCNN",
             "MLPerf Tiny's network for spoken keywords",
@@ -128,6 +150,17 @@ MODELS = Registry(
         ),
         "tcn": Entry(
             "edgekit.models.tcn:TCN", "causal convolutions with growing dilation, for sequences", "Bai et al. 2018"
+        ),
+        "s4d": Entry("edgekit.models.s4d:S4D", "diagonal state spaces, as convolutions", "Gu et al. 2022"),
+        "ssd": Entry("edgekit.models.ssd:SSD", "selective state spaces, as products (Mamba-2)", "Dao & Gu 2024"),
+        "gru": Entry("edgekit.models.gru:GRU", "a gated recurrent unit", "Cho et al. 2014"),
+        "mingru": Entry(
+            "edgekit.models.mingru:MinGRU", "recurrent units without recurrence in gates", "Feng et al. 2024"
+        ),
+        "graph": Entry(
+            "edgekit.models.graph:Graph",
+            "convolutions or attention over neighbours (gcn, gat), for graphs",
+            "Kipf & Welling 2017; Velickovic et al. 2018",
         ),
         "spiking-mlp": Entry(
             "edgekit.models.spiking:SpikingMLP",

@@ -51,7 +51,7 @@ app.command()(phone.phone)
 app.command()(bundle.bundle)
 app.add_typer(devices.app, name="devices")
 app.command()(new.new)
-app.command()(models.models)
+app.add_typer(models.app, name="models")
 app.command()(doctor.doctor)
 
 

@@ -1,38 +1,140 @@
-"""`edgekit models`: the zoo."""
+"""`edgekit models`: the zoo, and what a network of it costs layer by layer."""
 
 from typing import Annotated, Any
 
 import typer
 
+from edgekit.cli.options import AsJson
 
-def models(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
-) -> None:
-    """List the networks of the zoo, with their size on 28 x 28 grey images of 10 classes.
+app = typer.Typer(rich_markup_mode="markdown")
 
-    Example:
+
+@app.callback(invoke_without_command=True)
+def models(context: typer.Context, as_json: AsJson = False) -> None:
+    """List the networks of the zoo: what they are made for, parameters, multiply-adds.
+
+    Sizes are those on a usual shape of the first kind of examples named, with 10 classes: images of 28 x 28, a second
+    of sound, 64 frames of 6 numbers, graphs of 40 nodes.
+
+    Examples:
 
         edgekit models
+
+        edgekit models show vit
+    """
+    if context.invoked_subcommand is not None:
+        return
+    import json
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from edgekit.models.cost import macs
+    from edgekit.models.kinds import usual_shape
+    from edgekit.registry import MODELS
+
+    rows: list[dict[str, Any]] = []
+    for name, entry in MODELS.items():
+        kind = MODELS.load(name)
+        shape = usual_shape(kind)
+        model = kind(shape, 10)
+        rows.append(
+            {
+                "name": name,
+                "inputs": list(getattr(kind, "inputs", ("image",))),
+                "shape": list(shape),
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "macs": macs(model, shape),
+                "summary": entry.summary,
+                "source": entry.source,
+            }
+        )
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("name", "for", "parameters", "multiply-adds", "what it is"):
+        number = heading in ("parameters", "multiply-adds")
+        table.add_column(heading, justify="right" if number else "left", no_wrap=number or heading == "name")
+    for row in rows:
+        what = f"{row['summary']} ({row['source']})"
+        table.add_row(row["name"], ", ".join(row["inputs"]), f"{row['parameters']:,}", f"{row['macs']:,}", what)
+    Console(highlight=False).print(table)
+    print('\nA network in detail: edgekit models show NAME. Your own: model.name = "package.module:Class".')
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="A network of the zoo, or package.module:Class.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="[model.key=value …]", help="Settings, as in an experiment.")
+    ] = None,
+    shape: Annotated[str, typer.Option(help="One example's shape, as 3,32,32.")] = "",
+    classes: Annotated[int, typer.Option(min=1, help="How many scores it gives.")] = 10,
+    as_json: AsJson = False,
+) -> None:
+    """Show what each layer of a network gives, and what it costs.
+
+    Examples:
+
+        edgekit models show mobilenetv2
+
+        edgekit models show vit model.width=0.5 'model.arguments={attention = "performer"}' --shape 3,32,32
     """
     import json
 
     from rich.console import Console
     from rich.table import Table
 
+    from edgekit.cli.options import read_experiment
+    from edgekit.errors import UsageError
+    from edgekit.models import build
+    from edgekit.models.cost import layers
+    from edgekit.models.kinds import usual_shape
     from edgekit.registry import MODELS
 
-    rows: list[dict[str, Any]] = []
-    for name, entry in MODELS.items():
-        model = MODELS.load(name)((1, 28, 28), 10)
-        parameters = sum(p.numel() for p in model.parameters())
-        rows.append({"name": name, "parameters": parameters, "summary": entry.summary, "source": entry.source})
+    if odd := [one for one in settings or [] if not one.startswith("model.")]:
+        raise UsageError(f"{odd[0]!r} is no setting of a network: give model.key=value, as model.width=0.5")
+    model = read_experiment([f"model.name={json.dumps(name)}", *(settings or [])]).model
+    size = _sizes(shape) if shape else usual_shape(MODELS.load(name))
+    rows = layers(build(model, size, classes, 0), size)
+    total = {
+        "parameters": sum(row.parameters for row in rows),
+        "macs": sum(row.macs for row in rows),
+        "weight_bytes": sum(row.weight_bytes for row in rows),
+        "activation_bytes": sum(row.activation_bytes for row in rows),
+        "largest_activation_bytes": max((row.activation_bytes for row in rows), default=0),
+    }
     if as_json:
-        print(json.dumps(rows, indent=2))
+        facts = [
+            {**vars(row), "weight_bytes": row.weight_bytes, "activation_bytes": row.activation_bytes} for row in rows
+        ]
+        print(json.dumps({"name": name, "shape": list(size), "layers": facts, **total}, indent=2))
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("name", "parameters", "what it is", "source"):
-        table.add_column(heading, justify="right" if heading == "parameters" else "left")
+    for heading in ("layer", "kind", "gives", "parameters", "multiply-adds", "bytes"):
+        left = heading in ("layer", "kind", "gives")
+        table.add_column(heading, justify="left" if left else "right", overflow="fold", no_wrap=not left)
     for row in rows:
-        table.add_row(row["name"], f"{row['parameters']:,}", row["summary"], row["source"])
+        table.add_row(
+            row.name or "(itself)", row.kind, " x ".join(map(str, row.output)), f"{row.parameters:,}", f"{row.macs:,}",
+            f"{row.activation_bytes:,}",
+        )  # fmt: skip
     Console(highlight=False).print(table)
-    print('\nYour own: model.name = "package.module:Class" in the experiment.')
+    print(
+        f"\n{name} of {' x '.join(map(str, size))}, {classes} classes: {total['parameters']:,} parameters "
+        f"({total['weight_bytes']:,} bytes in float32, a quarter in int8), {total['macs']:,} multiply-adds; what its "
+        f"layers give takes {total['activation_bytes']:,} bytes, the largest {total['largest_activation_bytes']:,}"
+    )
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    from edgekit.errors import UsageError
+
+    try:
+        sizes = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        sizes = ()
+    if not sizes or min(sizes) < 1:
+        raise UsageError(f"--shape {text!r}: give whole numbers, as 3,32,32 or 16")
+    return sizes

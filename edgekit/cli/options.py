@@ -97,6 +97,8 @@ def read_experiment(arguments: list[str] | None) -> "Experiment":
             f"one experiment file at a time: {paths[1]!r} is neither an override (key=value) nor the first"
         )
     overrides = [argument for argument in given if "=" in argument]
+    if not paths and any(one.startswith("model.name=") for one in overrides):
+        overrides.insert(0, "model.arguments={}")  # the example's are of its own network
     if paths and not Path(paths[0]).resolve().is_relative_to(Path.cwd()):
         from_elsewhere()
     experiment = experiments.load(Path(paths[0]) if paths else TEMPLATE, overrides)

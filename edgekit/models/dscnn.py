@@ -38,6 +38,8 @@ class DSCNN(nn.Module):
             in Xception (Chollet 2017, section 4.7), small networks learn better under noise.
     """
 
+    inputs = ("image", "audio")
+
     def __init__(
         self,
         shape: Sequence[int],

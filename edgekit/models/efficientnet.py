@@ -50,6 +50,8 @@ class EfficientNet(nn.Module):
         ModelError: the coefficient makes a network of a billion weights.
     """
 
+    inputs = ("image",)
+
     def __init__(
         self,
         shape: Sequence[int],

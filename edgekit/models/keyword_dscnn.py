@@ -27,6 +27,8 @@ class KeywordDSCNN(nn.Module):
         ModelError: the picture is smaller than the first convolution's kernel.
     """
 
+    inputs = ("audio", "image")
+
     def __init__(
         self,
         shape: Sequence[int],

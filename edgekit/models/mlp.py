@@ -20,6 +20,8 @@ class MLP(nn.Module):
         hidden: sizes of the hidden layers.
     """
 
+    inputs = ("table", "image", "audio")
+
     def __init__(
         self,
         shape: Sequence[int],

@@ -25,6 +25,8 @@ class MobileNetV2(nn.Module):
         head: channels before the readout; like the paper, not made smaller by a width below 1.
     """
 
+    inputs = ("image", "audio")
+
     def __init__(
         self,
         shape: Sequence[int],

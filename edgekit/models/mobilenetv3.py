@@ -34,6 +34,8 @@ class MobileNetV3(nn.Module):
         squeeze: whether blocks have squeeze-excite where the paper's do; without it int8 loses less.
     """
 
+    inputs = ("image",)
+
     def __init__(
         self,
         shape: Sequence[int],

@@ -79,7 +79,7 @@ def begin(model: nn.Module, settings: Model, calibration: Floats | None) -> None
         settings: the experiment's [model] section.
         calibration: examples that cost no privacy, (examples, ...).
     """
-    own_scale = settings.norm == "group" or settings.weights
+    own_scale = settings.norm == "group" or settings.weights or getattr(model, "own_scale", False)
     if settings.name in MODELS and not own_scale and calibration is not None:
         unit_variance(model, torch.from_numpy(calibration))
     if settings.activation == "qcfs":

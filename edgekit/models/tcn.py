@@ -71,6 +71,8 @@ class TCN(nn.Module):
         ModelError: the examples are no sequences.
     """
 
+    inputs = ("audio", "sequence")
+
     def __init__(
         self,
         shape: Sequence[int],

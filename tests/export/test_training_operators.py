@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit.export.training import operators, pooling
+from edgekit.export.training import norms, operators, pooling
 from edgekit.export.training.rules import as_images, as_map
 
 SIDES = {"height": st.integers(4, 9), "width": st.integers(4, 9)}
@@ -99,9 +99,7 @@ def test_offset(shape, dim):
 @pytest.mark.parametrize("groups", [1, 2, 6])
 def test_group_norm(groups):
     agree(
-        lambda x, w, b, each_w, each_b: as_images(
-            operators.GroupNorm.apply(as_map(x), w, b, each_w, each_b, groups, 1e-5)
-        ),
+        lambda x, w, b, each_w, each_b: as_images(norms.GroupNorm.apply(as_map(x), w, b, each_w, each_b, groups, 1e-5)),
         lambda x, w, b: F.group_norm(x, groups, w, b),
         draw(BATCH, 6, 5, 4),
         draw(6),

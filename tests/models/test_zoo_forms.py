@@ -26,6 +26,23 @@ NETWORKS = {
         {"stages": [[1, 3, 8, 1, 1], [2, 5, 8, 2, 2]], "stem": 8, "head": 16, "coefficient": 1.0},
         (1, 8, 8),
     ),
+    "shufflenet": ({"stages": [[16, 2]], "stem": 8, "head": 16}, (1, 8, 8)),
+    "vit": ({"dim": 8, "depth": 1, "heads": 2}, (1, 8, 8)),
+    "vit performer": ({"dim": 8, "depth": 1, "heads": 2, "attention": "performer"}, (1, 8, 8)),
+    "vit longformer": ({"dim": 8, "depth": 1, "heads": 2, "attention": "longformer"}, (1, 8, 8)),
+    "cnn-vit": ({"dim": 16, "depth": 1, "heads": 2}, (1, 8, 8)),
+    "mixer": ({"dim": 8, "depth": 1}, (1, 8, 8)),
+    "capsule": ({"channels": 8, "kinds": 2, "size": 4, "out": 4}, (1, 8, 8)),
+    "ode": ({"channels": 8, "steps": 1}, (1, 8, 8)),
+    "experts": ({"channels": [8, 8], "experts": 3, "hidden": 8}, (1, 8, 8)),
+    "experts top-1": ({"channels": [8, 8], "experts": 3, "hidden": 8, "gating": "top-1"}, (1, 8, 8)),
+    "gated": ({"channels": [8, 8], "blocks": 1}, (1, 8, 8)),
+    "s4d": ({"dim": 6, "state": 3, "depth": 1}, (1, 6, 9)),
+    "ssd": ({"dim": 8, "state": 3, "depth": 1, "heads": 2}, (6, 9)),
+    "gru": ({"hidden": 6}, (1, 6, 5)),
+    "mingru": ({"dim": 6, "depth": 1}, (1, 6, 9)),
+    "graph gcn": ({"hidden": 8, "depth": 2, "kind": "gcn"}, (7, 10)),
+    "graph gat": ({"hidden": 8, "depth": 2, "kind": "gat"}, (7, 10)),
     "keyword-dscnn": ({"channels": 16, "blocks": 2}, (1, 16, 12)),
     "tcn": ({"channels": [8, 16]}, (1, 6, 12)),
 }
@@ -40,7 +57,7 @@ SETTINGS = {
 
 def _built(name):
     arguments, shape = NETWORKS[name]
-    return build(Model(name=name, norm="group", arguments=arguments), shape, 10, seed=3), shape
+    return build(Model(name=name.split()[0], norm="group", arguments=arguments), shape, 10, seed=3), shape
 
 
 def _tasks(data):

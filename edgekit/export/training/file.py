@@ -1,14 +1,13 @@
 """Make a training file, and hold its steps against torch's before it counts."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgekit.arrays import Array
@@ -18,10 +17,9 @@ from edgekit.export.convert import as_parts, check_size, converter, device_shape
 from edgekit.export.metadata import TRAINING, add_metadata
 from edgekit.export.quiet import quiet
 from edgekit.export.training.steps import Options, Step, Steps
+from edgekit.export.training.tracing import Traced, content_of, traced
 from edgekit.export.verify import call
 from edgekit.models.requirements import PROBED, moving_buffers
-
-aten = torch.ops.aten
 
 LARGEST_ERROR = 1e-5
 """Largest difference to torch's after a step, relative to the largest weight."""
@@ -111,19 +109,6 @@ def _kind(name: str, layer: nn.Module) -> str:
     return f"layer {name or type(layer).__name__!r} ({type(layer).__name__})"
 
 
-class _Traced(nn.Module):
-    """A traced function as the module with named inputs and outputs that litert-torch takes."""
-
-    step: torch.fx.GraphModule
-
-    def __init__(self, step: torch.fx.GraphModule, inputs: list[str], outputs: list[str]) -> None:
-        super().__init__()
-        self.step, self.inputs, self.outputs = step, inputs, outputs
-
-    def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
-        return dict(zip(self.outputs, self.step(*(inputs[name] for name in self.inputs)), strict=True))
-
-
 class _Initial(nn.Module):
     """The function without inputs that gives the weights a federation starts from."""
 
@@ -135,31 +120,6 @@ class _Initial(nn.Module):
 
     def forward(self) -> dict[str, Tensor]:
         return {"w": self.w * 1.0}
-
-
-def _traced(function: Step, sample: dict[str, Tensor]) -> _Traced:
-    """Trace a function with its gradients into plain operators."""
-    outputs: list[str] = []
-
-    def flat(*inputs: Tensor) -> tuple[Tensor, ...]:
-        result = function(**dict(zip(sample, inputs, strict=True)))
-        outputs[:] = list(result)
-        return tuple(result.values())
-
-    graph = make_fx(flat, decomposition_table=_decompositions(), tracing_mode="real")(*sample.values())
-    for node in list(graph.graph.nodes):
-        if node.target in (aten.alias.default, aten.detach.default, aten.lift_fresh_copy.default):
-            node.replace_all_uses_with(node.args[0])
-            graph.graph.erase_node(node)
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
-    return _Traced(graph, list(sample), outputs)
-
-
-def _decompositions() -> dict[Any, Callable[..., Any]]:
-    from torch._decomp import core_aten_decompositions
-
-    return dict(core_aten_decompositions())
 
 
 def _samples(steps: Steps, shape: tuple[int, ...], classes: int, seed: int = 0) -> dict[str, dict[str, Tensor]]:
@@ -208,10 +168,10 @@ def converted(functions: Mapping[str, Step], samples: dict[str, dict[str, Tensor
         ExportError: one cannot be traced or converted.
     """
     made = converter()
-    modules: dict[str, _Traced] = {}
+    modules: dict[str, Traced] = {}
     for name, sample in samples.items():
         try:
-            modules[name] = _traced(functions[name], sample)
+            modules[name] = traced(functions[name], sample)
         except ExportError:
             raise
         except Exception as error:  # a user's forward may do anything
@@ -233,14 +193,8 @@ def converted(functions: Mapping[str, Step], samples: dict[str, dict[str, Tensor
     parts: list[bytes | str] = list(as_parts({"initial": initial}))
     for name, module in modules.items():
         shapes = {key: (value.dtype, tuple(value.shape)) for key, value in samples[name].items()}
-        parts += [name, repr(shapes), repr(module.outputs), *_content(module.step)]
+        parts += [name, repr(shapes), repr(module.outputs), *content_of(module.step)]
     return cache.kept("training.tflite", parts, make)
-
-
-def _content(step: torch.fx.GraphModule) -> Iterator[bytes | str]:
-    """Yield what a traced function does: its operators, and the constants that they take."""
-    yield step.code
-    yield from as_parts({str(n.target): getattr(step, str(n.target)) for n in step.graph.nodes if n.op == "get_attr"})
 
 
 Results = dict[str, dict[str, Array]]

@@ -6,7 +6,10 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from edgekit.export.training.operators import Gradients, Pair, padded, windows
+from edgekit.export.training.operators import Gradients, Pair, padded, spread, windows
+
+LOWEST = -1e30
+"""Below what activations are: what pooling sees around a map."""
 
 
 class AveragePool(Function):
@@ -51,6 +54,46 @@ class MaxPool(Function):
             parts.append(g - g * below)
             g = g * below
         return _tiled(parts, ctx.kernel, ctx.shape), None
+
+
+class OverlappingMaxPool(Function):
+    """Maximum over windows of `kernel`, any stride and padding, of x (H, W, ...)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
+        """Return (H out, W out, ...)."""
+        wide = padded(x, padding[0], padding[0], padding[1], padding[1]) + _border(x, padding) if any(padding) else x
+        seen = windows(wide, kernel, stride, (1, 1))
+        y = seen[0]
+        for window in seen[1:]:
+            y = torch.maximum(y, window)
+        ctx.save_for_backward(y, *seen)
+        ctx.geometry = x.shape, kernel, stride, padding
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Gradients:
+        """Return the gradient by x: it goes to the first position that holds the maximum, as torch's does."""
+        y, *seen = ctx.saved_tensors
+        shape, kernel, stride, padding = ctx.geometry
+        total = None
+        for number, window in enumerate(seen):
+            below = torch.ceil(torch.clamp(y - window, max=1.0))
+            part = spread(g - g * below, stride)
+            g = g * below
+            top, left = number // kernel[1] - padding[0], number % kernel[1] - padding[1]
+            part = padded(part, top, shape[0] - part.shape[0] - top, left, shape[1] - part.shape[1] - left)
+            total = part if total is None else total + part
+        return total, None, None, None
+
+
+def _border(x: Tensor, padding: Pair) -> Tensor:
+    """Return what takes the place of infinity around a map, whose products with zero are none, and 0 within it."""
+    rows, columns = (
+        [LOWEST] * edge + [0.0] * size + [LOWEST] * edge for edge, size in zip(padding, x.shape, strict=False)
+    )
+    # `tensor` of a list is a constant of the graph.
+    return torch.tensor([[min(row, column) for column in columns] for row in rows])[..., None, None]
 
 
 def _tiled(parts: list[Tensor], kernel: Pair, shape: torch.Size) -> Tensor:

@@ -5,7 +5,8 @@ Any module can be run: a function without a rule is torch's own. Feature maps th
 a rule reads it, since what nothing reads is not traced into the file.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from math import prod
 from typing import Any
 
 import torch
@@ -15,40 +16,40 @@ from torch.nn.modules.utils import _pair
 from torch.overrides import TorchFunctionMode
 
 from edgekit.errors import ExportError
-from edgekit.export.training import operators, pooling
+from edgekit.export.training import norms, operators, pooling, recurrent
 from edgekit.export.training.operators import Pair
+from edgekit.export.training.rewritten import REWRITTEN
 from edgekit.models.any_layout import view
 
 
 class Rules(TorchFunctionMode):
-    """The mode, for one run of a module.
-
-    Args:
-        batch: examples, if the gradients shall be per example, else None.
+    """The mode, for one run of a module whose gradients are summed over the batch; see `apart` for the other one.
 
     Attributes:
-        used: the weights that operators used and, one for each, the zeros that stand for them in each example.
+        batch: examples, if the gradients shall be per example, else None.
     """
 
-    def __init__(self, batch: int | None = None) -> None:
-        super().__init__()
-        self.batch = batch
-        self.used: list[tuple[Tensor, Tensor]] = []
+    batch: int | None = None
+
+    def prepare(self, forward: Callable[[Tensor], Any], parameters: Iterable[Tensor], x: Tensor) -> None:
+        """Get ready for the run of a forward pass; nothing to do here."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run a function's rule, if it has one for these arguments."""
-        rule = RULES.get(func)
-        result = NotImplemented if rule is None else rule(self, *args, **(kwargs or {}))
+        if func in REWRITTEN:
+            with self:
+                return REWRITTEN[func](*args, **(kwargs or {}))
+        result = self.ruled(func, args, kwargs or {})
         return func(*args, **(kwargs or {})) if result is NotImplemented else result
+
+    def ruled(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Return what a function's rule gives; NotImplemented if it has none for these arguments."""
+        rule = RULES.get(func)
+        return NotImplemented if rule is None else rule(self, *args, **kwargs)
 
     def each(self, weight: Tensor) -> Tensor | None:
         """Return zeros that stand for a weight in each example, None if gradients are summed anyway."""
-        if self.batch is None:
-            return None
-        zeros = torch.zeros(self.batch, *weight.shape, requires_grad=True)
-        if weight.requires_grad:
-            self.used.append((weight, zeros))
-        return zeros
+        return None
 
 
 def as_map(x: Tensor) -> Tensor:
@@ -154,7 +155,7 @@ def _group_norm(
     gain = torch.ones(x.shape[-1]) if weight is None else weight
     shift = torch.zeros(x.shape[-1]) if bias is None else bias
     each = rules.each(gain), rules.each(shift)
-    y = operators.apply(operators.GroupNorm, x, _detached(rules, gain), _detached(rules, shift), *each, num_groups, eps)
+    y = operators.apply(norms.GroupNorm, x, _detached(rules, gain), _detached(rules, shift), *each, num_groups, eps)
     return as_images(y) if input.dim() == 4 else y[0, 0]
 
 
@@ -166,9 +167,15 @@ def _layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Any:
-    if input.dim() != 2:
-        return NotImplemented
-    return _group_norm(rules, input, 1, weight, bias, eps)
+    if input.dim() == 2:
+        return _group_norm(rules, input, 1, weight, bias, eps)
+    size = prod(normalized_shape)
+    x = input.reshape(*input.shape[: -len(normalized_shape)], size)
+    gain = torch.ones(size) if weight is None else weight.reshape(size)
+    shift = torch.zeros(size) if bias is None else bias.reshape(size)
+    each = rules.each(gain), rules.each(shift)
+    y = operators.apply(norms.LayerNorm, x, _detached(rules, gain), _detached(rules, shift), *each, eps)
+    return y.reshape(input.shape)
 
 
 def _rectified(ceiling: float | None) -> Callable[..., Any]:
@@ -231,10 +238,12 @@ def _max_pool2d(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Any:
-    kernel = _side_by_side(input, kernel_size, stride, padding)
-    if kernel is None or _pair(dilation) != (1, 1) or ceil_mode or return_indices:
+    if input.dim() != 4 or _pair(dilation) != (1, 1) or ceil_mode or return_indices:
         return NotImplemented
-    return as_images(operators.apply(pooling.MaxPool, as_map(input), kernel))
+    if kernel := _side_by_side(input, kernel_size, stride, padding):
+        return as_images(operators.apply(pooling.MaxPool, as_map(input), kernel))
+    geometry = _pair(kernel_size), _pair(stride or kernel_size), _pair(padding)
+    return as_images(operators.apply(pooling.OverlappingMaxPool, as_map(input), *geometry))
 
 
 def _flatten(rules: Rules, input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Any:
@@ -320,3 +329,7 @@ RULES: dict[Any, Callable[..., Any]] = {
     Tensor.sub: _sub,
     Tensor.__sub__: _sub,
 }
+RULES |= recurrent.RULES
+
+WEIGHTED = (F.conv1d, F.conv2d, F.linear, F.group_norm, F.layer_norm)
+"""Functions whose rules take the batch in the first dimension of their first argument, and weights in the others."""

@@ -12,6 +12,7 @@ from edgekit.errors import ExportError
 from edgekit.export import runtimes
 from edgekit.export.convert import check_size, device_shape
 from edgekit.export.metadata import SPLIT_TRAINING, add_metadata
+from edgekit.export.training.apart import Apart
 from edgekit.export.training.file import DRAWS, Results, check_trainable, converted, verified
 from edgekit.export.training.rules import Rules, as_images
 from edgekit.export.training.steps import Held, Options, from_device, or_zeros
@@ -65,14 +66,14 @@ class SplitSteps:
         Here the rows of g are each example's own gradient, not the mean's. If an example's gradient is not finite,
         neither is the total: the caller must look for that example.
         """
-        parts, rules = self.held.leaves(w), Rules(batch=len(x))
+        parts, rules = self.held.leaves(w), Apart(len(x))
         product = (self.held.run(parts, from_device(x), rules) * g).sum()
         return {"total": self.held.clipped_sum(product, parts, rules, clip)}
 
     def finish_private(self, activation: Tensor, y: Tensor, mask: Tensor, clip: Tensor, w: Tensor) -> dict[str, Tensor]:
         """Return the clipped `total` as `backward_private` does, and each example's own gradient `by_activation`."""
         assert self.last is not None
-        parts, rules = self.last.leaves(w), Rules(batch=len(activation))
+        parts, rules = self.last.leaves(w), Apart(len(activation))
         seen = activation.detach().requires_grad_()
         inputs = as_images(seen.permute(2, 3, 0, 1)) if seen.dim() == 4 else seen
         losses = -(y * F.log_softmax(self.last.run(parts, inputs, rules), -1)).sum(-1)

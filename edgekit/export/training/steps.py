@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from edgekit.errors import ExportError
+from edgekit.export.training.apart import Apart
 from edgekit.export.training.rules import Rules, as_images
 
 Step = Callable[..., dict[str, Tensor]]
@@ -70,9 +71,14 @@ class Held:
 
     def run(self, parts: dict[str, Tensor], x: Tensor, rules: Rules) -> Tensor:
         """Return what the network makes of x: (batch, ...), images as torch has them."""
-        with rules:
+
+        def forward(x: Tensor) -> Tensor:
             y: Tensor = functional_call(self.model, parts, (x,))
-        return y
+            return y
+
+        rules.prepare(forward, parts.values(), x)
+        with rules:
+            return forward(x)
 
     def gradient(
         self, of: Tensor, parts: dict[str, Tensor], by: Tensor | None = None, also: Sequence[Tensor] = ()
@@ -85,7 +91,7 @@ class Held:
         return whole, *(or_zeros(g, x.shape) for g, x in zip(reached[len(free) :], also, strict=True))
 
     def clipped_sum(
-        self, loss: Tensor, parts: dict[str, Tensor], rules: Rules, clip: Tensor | float, mask: Tensor | None = None
+        self, loss: Tensor, parts: dict[str, Tensor], rules: Apart, clip: Tensor | float, mask: Tensor | None = None
     ) -> Tensor:
         """Return the sum of the examples' gradients, each clipped to l2 norm `clip`, as one vector.
 
@@ -96,18 +102,16 @@ class Held:
             clip: largest norm.
             mask: (batch,), 0 for what is no example; None if all are.
         """
-        batch = rules.batch
-        assert batch is not None
-        rows = [gradient.reshape(batch, -1) for gradient in self.per_example(loss, parts, rules)]
+        rows = [gradient.reshape(rules.batch, -1) for gradient in self.per_example(loss, parts, rules)]
         squares = torch.stack([(row * row).sum(1) for row in rows]).sum(0)
         factors = torch.clamp(clip / (torch.sqrt(squares) + 1e-6), max=1.0)
         factors = factors if mask is None else mask * factors
         return torch.cat([(factors[None] @ row)[0] for row in rows])
 
-    def per_example(self, loss: Tensor, parts: dict[str, Tensor], rules: Rules) -> list[Tensor]:
+    def per_example(self, loss: Tensor, parts: dict[str, Tensor], rules: Apart) -> list[Tensor]:
         """Return each parameter's gradients, (batch, *shape).
 
-        Operators give the gradients by the weights that they used; those that a module computed from its parameters
+        Functions give the gradients by the weights that they used; those that a module computed from its parameters
         first, as weight standardisation does, are followed back through that computation.
         """
         used = [weight for weight, _ in rules.used]
@@ -119,8 +123,8 @@ class Held:
         for name, gradient in zip(free, stray, strict=True):
             if gradient is not None:
                 raise ExportError(
-                    f"parameter {name!r} is used outside convolutions, linear layers and norms, so its gradient by one "
-                    "example is not known: leave train_dp out (edgekit export --no-private)"
+                    f"parameter {name!r} is used in a way whose gradient by one example is not known, such as written "
+                    "into another tensor: leave train_dp out (edgekit export --no-private)"
                 )
         total: dict[str, Tensor] = {}
         names = {id(part): name for name, part in parts.items()}
@@ -134,7 +138,6 @@ class Held:
                 found = {name: g for name, g in zip(free, back, strict=True) if g is not None}
             for name, g in found.items():
                 total[name] = total[name] + g if name in total else g
-        assert rules.batch is not None
         return [or_zeros(total.get(name), (rules.batch, *part.shape)) for name, part in parts.items()]
 
 
@@ -190,7 +193,7 @@ class Steps(Held):
             neither is `w`: the caller must look for that example and leave it out, as LiteRTTrainer does.
         """
         parts = self.leaves(w)
-        rules = Rules(batch=self.options.batch)
+        rules = Apart(self.options.batch)
         losses = self._losses(parts, x, y, rules)
         total = self.clipped_sum(losses.sum(), parts, rules, self.options.clip, mask) + noise
         return self._stepped(w, total, lr, more)

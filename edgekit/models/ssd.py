@@ -1,0 +1,83 @@
+"""Mamba-2's state space duality: a selective state space as one product with a mask (Dao & Gu 2024, section 3.2)."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgekit.models.attention import widened
+from edgekit.models.norm import Norm
+from edgekit.models.sequence import Residuals, sequence_shape
+
+
+class SSDLayer(nn.Module):
+    """h_t = exp(-a dt_t) h_(t-1) + dt_t B_t x_t, y_t = C_t h_t + D x_t, where B, C and dt are of the frame itself.
+
+    In its quadratic form: Y = (L * C B^T) (dt X), L[i, j] = exp(-a (dt_(j+1) + ... + dt_i)) for j <= i.
+
+    Args:
+        dim: channels, shared by the heads.
+        state: numbers of a channel's state.
+        length: frames of a sequence.
+        heads: with an own `a` and `dt` each.
+    """
+
+    before: Tensor
+
+    def __init__(self, dim: int, state: int, length: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.sizes = heads, [dim, dim, state, state, heads]
+        self.into, self.out = nn.Linear(dim, sum(self.sizes)), nn.Linear(dim, dim)
+        self.log_a, self.skip = nn.Parameter(torch.zeros(heads)), nn.Parameter(torch.ones(heads, 1, 1))
+        self.register_buffer("before", torch.ones(length, length).tril(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, time, dim) to the same shape."""
+        batch, length, dim = x.shape
+        value, gate, b, c, step = self.into(x).split(self.sizes, -1)
+        step = F.softplus(step).transpose(1, 2)  # (batch, heads, time)
+        total = ((-self.log_a.exp()[:, None] * step) @ self.before.T)[..., None]  # running sums, as a product
+        fade = torch.exp((total - total.transpose(-1, -2)) * self.before) * self.before
+        value = value.reshape(batch, length, self.heads, -1).transpose(1, 2)
+        seen = fade * (c @ b.transpose(-1, -2))[:, None]
+        y = seen @ (value * step[..., None]) + value * self.skip
+        mixed: Tensor = self.out(y.transpose(1, 2).reshape(batch, length, dim) * F.silu(gate))
+        return mixed
+
+
+class SSD(Residuals):
+    """Residual layers of selective state spaces.
+
+    Args:
+        shape: (channels, features, time) or (features, time).
+        classes: scores to give.
+        norm: not read: frames have layer norms.
+        width: multiplies `dim`.
+        dim: channels of a layer.
+        state: numbers of a channel's state.
+        depth: layers.
+        heads: of each.
+
+    Raises:
+        ModelError: the examples are no sequences.
+    """
+
+    inputs = ("audio", "sequence")
+    own_scale = True
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        classes: int,
+        *,
+        norm: Norm = "none",
+        width: float = 1.0,
+        dim: int = 64,
+        state: int = 8,
+        depth: int = 2,
+        heads: int = 4,
+    ) -> None:
+        length, features = sequence_shape(shape, "ssd")
+        dim = widened(dim, width, heads)
+        super().__init__(features, [SSDLayer(dim, state, length, heads) for _ in range(depth)], dim, classes)

@@ -1,0 +1,59 @@
+"""Vision transformer: an image's patches are tokens (Dosovitskiy et al. 2021, section 3.1)."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from edgekit.errors import ModelError
+from edgekit.models.attention import Encoder, widened
+from edgekit.models.dscnn import image_shape
+from edgekit.models.norm import Norm
+
+
+class ViT(nn.Module):
+    """Patches, learnt positions, transformer blocks; the tokens' mean is read out (Zhai et al. 2022, section 3.3).
+
+    Args:
+        shape: (channels, height, width).
+        classes: scores to give.
+        norm: not read: tokens have layer norms.
+        width: multiplies the numbers of a token.
+        attention: `softmax`, `performer` (linear in the tokens) or `longformer` (within windows).
+        patch: side of a patch; of 28 or 32 pixels' images 4, of small ones 2 by default.
+        dim: numbers of a token.
+        depth: blocks.
+        heads: of the attention.
+
+    Raises:
+        ModelError: the image has no whole number of patches.
+    """
+
+    inputs = ("image",)
+    own_scale = True
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        classes: int,
+        *,
+        norm: Norm = "none",
+        width: float = 1.0,
+        attention: str = "softmax",
+        patch: int = 0,
+        dim: int = 48,
+        depth: int = 4,
+        heads: int = 4,
+    ) -> None:
+        super().__init__()
+        channels, height, breadth = image_shape(shape, "vit")
+        patch = patch or (4 if min(height, breadth) > 15 else 2)
+        if height < patch or breadth < patch:
+            raise ModelError(f"vit cuts patches of {patch} x {patch}, and images have {height} x {breadth}: set patch")
+        dim = widened(dim, width, heads)
+        self.patches = nn.Conv2d(channels, dim, patch, patch)
+        self.encoder = Encoder(dim, heads, (height // patch) * (breadth // patch), attention, depth, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, channels, height, width) to scores (batch, classes)."""
+        scores: Tensor = self.encoder(self.patches(x).flatten(2).transpose(1, 2))
+        return scores
