@@ -34,7 +34,8 @@ class Attention(nn.Module):
 
     def mixed(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Return softmax(q k^T / sqrt(d)) v of (batch, heads, tokens, d)."""
-        return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1) @ v
+        weights: Tensor = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
+        return weights @ v
 
 
 class Favor(Attention):
@@ -87,7 +88,8 @@ class Windowed(Attention):
 
     def mixed(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Return softmax(q k^T / sqrt(d) + mask) v; products with what is far away are computed, and count nothing."""
-        return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5 + self.distant).softmax(-1) @ v
+        weights: Tensor = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5 + self.distant).softmax(-1)
+        return weights @ v
 
 
 ATTENTION: dict[str, Callable[[int, int, int], Attention]] = {

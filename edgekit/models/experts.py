@@ -72,7 +72,7 @@ class Experts(nn.Module):
 
     def weights(self, h: Tensor) -> Tensor:
         """Return what each expert counts, (batch, experts), for what the stem gives, (batch, channels)."""
-        weights = self.gate(h).softmax(-1)
+        weights: Tensor = self.gate(h).softmax(-1)
         if self.gating == "soft":
             return weights
         # Not one_hot(argmax), which looks at its values: neither tracing nor vmap can.

@@ -97,6 +97,10 @@ class InvertedResidual(nn.Module):
             *convolution(norm, hidden, outputs, 1),
         )
         self.residual = stride == 1 and inputs == outputs
+        last = self.layers[-1]
+        if self.residual and isinstance(last, nn.GroupNorm):
+            # The branch begins as nothing, so that deep networks learn sooner (Goyal et al. 2017, section 5.1).
+            nn.init.zeros_(last.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, inputs, height, width) to (batch, outputs, height / stride, width / stride)."""

@@ -1,5 +1,6 @@
 """From the experiment's [model] section to a torch module."""
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from types import FunctionType
@@ -128,7 +129,7 @@ def _construct(settings: Model, shape: tuple[int, ...], classes: int) -> nn.Modu
     made = found if settings.name in MODELS else maker(found, f"model.name {settings.name!r}")
     try:
         if settings.name not in MODELS:
-            model: nn.Module = made(**settings.arguments)
+            model: nn.Module = made(**{**_offered(made, settings, shape, classes), **settings.arguments})
             return model
         network: nn.Module = made(shape, classes, norm=settings.norm, width=settings.width, **settings.arguments)
         return network
@@ -138,6 +139,26 @@ def _construct(settings: Model, shape: tuple[int, ...], classes: int) -> nn.Modu
         raise ExperimentError(f"model.arguments do not fit {settings.name}: {_one_line(error)}") from error
     except Exception as error:
         raise ModelError(f"{settings.name} cannot be built: {_one_line(error)}") from error
+
+
+def _offered(
+    made: Callable[..., nn.Module], settings: Model, shape: tuple[int, ...], classes: int
+) -> dict[str, object]:
+    """Return what an own constructor asks for by the names that the zoo's have: shape, classes, norm, width.
+
+    A parameter of such a name whose default is of another type means something else, and keeps its default.
+    """
+    offered = {"shape": shape, "classes": classes, "norm": settings.norm, "width": settings.width}
+    try:
+        asked = inspect.signature(made).parameters
+    except (TypeError, ValueError):  # without a signature
+        return {}
+    free = inspect.Parameter.empty
+    return {
+        name: value
+        for name, value in offered.items()
+        if name in asked and (asked[name].default in (free, None) or type(asked[name].default) is type(value))
+    }
 
 
 def _one_line(error: Exception) -> str:

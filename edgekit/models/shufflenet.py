@@ -15,7 +15,8 @@ STAGES = ((116, 4), (232, 8), (464, 4))
 
 def shuffled(x: Tensor) -> Tensor:
     """Take channels of (batch, channels, height, width) from both halves in turn."""
-    return x.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+    halves: Tensor = x.unflatten(1, (2, -1))
+    return halves.transpose(1, 2).flatten(1, 2)
 
 
 class Unit(nn.Module):

@@ -75,12 +75,13 @@ class Apart(Rules):
         batch: examples.
 
     Attributes:
+        examples: how many.
         used: the weights that functions used and, one for each, the zeros that stand for them in each example.
     """
 
     def __init__(self, batch: int) -> None:
         super().__init__()
-        self.batch = batch
+        self.batch = self.examples = batch
         self.used: list[tuple[Tensor, Tensor]] = []
         self._calls: list[Call] = []
         self._number = 0
@@ -97,11 +98,11 @@ class Apart(Rules):
             x: (batch, ...), as it will be given; its values are not looked at.
         """
         self._derived = {id(parameter): parameter for parameter in parameters}
-        self._calls = _calls(forward, tuple(x.shape[1:]), self.batch)
+        self._calls = _calls(forward, tuple(x.shape[1:]), self.examples)
 
     def each(self, weight: Tensor) -> Tensor:
         """Return zeros that stand for a weight in each example."""
-        zeros = torch.zeros(self.batch, *weight.shape, requires_grad=True)
+        zeros = torch.zeros(self.examples, *weight.shape, requires_grad=True)
         if weight.requires_grad:
             self.used.append((weight, zeros))
         return zeros
@@ -163,7 +164,7 @@ class Apart(Rules):
                 inputs.append(self._copied(x) if x.requires_grad else x)
                 dims.append(0 if x.requires_grad else None)
             elif is_data and place is not None:  # with a batch of one, so that the function's own dimensions hold
-                inputs.append(x.unflatten(place.dim, (self.batch, place.times)))
+                inputs.append(x.unflatten(place.dim, (self.examples, place.times)))
                 dims.append(place.dim)
             else:
                 inputs.append(x)

@@ -43,7 +43,7 @@ def _embedding(
 def _bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     outputs, first, second = weight.shape
     pairs = F.linear(input1, weight.permute(0, 2, 1).reshape(outputs * second, first))
-    y = (pairs.unflatten(-1, (outputs, second)) * input2.unsqueeze(-2)).sum(-1)
+    y: Tensor = (pairs.unflatten(-1, (outputs, second)) * input2.unsqueeze(-2)).sum(-1)
     return y if bias is None else y + bias
 
 
@@ -92,8 +92,9 @@ def _conv_transpose1d(
     groups: int = 1,
     dilation: Any = 1,
 ) -> Tensor:
-    along = [(first, _single(value)[0]) for first, value in ((1, stride), (0, padding), (0, output_padding))]
-    y = _conv_transpose2d(input[:, :, None], weight[:, :, None], bias, *along, groups, (1, _single(dilation)[0]))
+    step, edge, more, apart = (_single(value)[0] for value in (stride, padding, output_padding, dilation))
+    image, kernel = input[:, :, None], weight[:, :, None]
+    y = _conv_transpose2d(image, kernel, bias, (1, step), (0, edge), (0, more), groups, (1, apart))
     return y[:, :, 0]
 
 

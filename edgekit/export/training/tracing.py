@@ -13,6 +13,7 @@ from edgekit.export.training.steps import Step
 
 aten = torch.ops.aten
 SHAPE = "shape"
+"""Where a node that is made here keeps the shape of what it gives."""
 
 NOTHING = (aten.alias.default, aten.detach.default, aten.lift_fresh_copy.default)
 SHAPED = (aten.view.default, aten.expand.default)
@@ -69,7 +70,8 @@ def _permute_first(graph: torch.fx.Graph, node: torch.fx.Node) -> None:
     Seen with litert-torch 0.10, in both runtimes: (6, 6) expanded to (4, 6, 6), its last dimensions exchanged, comes
     back unchanged. With another operator between the two it is right.
     """
-    wide, order = node.args
+    wide: Any = node.args[0]
+    order: Any = node.args[1]
     if not isinstance(wide, torch.fx.Node) or wide.target is not aten.expand.default:
         return
     source, (given, final) = wide.args[0], (_shape(wide.args[0]), _shape(node))
@@ -89,7 +91,8 @@ def _made(graph: torch.fx.Graph, target: Any, source: Any, argument: list[int], 
 
 def _shape(node: Any) -> list[int]:
     """Return the shape of what a node gives: as traced, or as it was made here."""
-    return node.meta[SHAPE] if SHAPE in node.meta else list(node.meta["tensor_meta"].shape)
+    found: list[int] = node.meta[SHAPE] if SHAPE in node.meta else list(node.meta["tensor_meta"].shape)
+    return found
 
 
 def content_of(step: torch.fx.GraphModule) -> Iterator[bytes | str]:
