@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
 from edgekit.errors import ConversionError
+from edgekit.models.freezing import FrozenBatchNorm
 from edgekit.models.norm import fold_weight_standardisation
 from edgekit.models.qcfs import QCFS
 from edgekit.neuromorphic import expression as ex
@@ -100,11 +101,11 @@ def trace(model: nn.Module, shape: tuple[int, ...], calibration: Tensor) -> Trac
 
 
 class _Tracer(torch.fx.Tracer):
-    """Keeps activations of ours whole."""
+    """Keeps layers of ours whole."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether not to look inside."""
-        return isinstance(m, QCFS) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, QCFS | FrozenBatchNorm) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _apply(
@@ -180,6 +181,8 @@ def _module(name: str, layer: nn.Module, x: Expression, layers: list[Neurons], s
         return ex.flatten(x)
     if isinstance(layer, nn.Identity | nn.Dropout | nn.Dropout2d):
         return x
+    if isinstance(layer, FrozenBatchNorm):
+        return ex.scale_channels(x, layer.scale, layer.shift)
     if isinstance(layer, nn.BatchNorm2d | nn.BatchNorm1d | nn.GroupNorm | nn.LayerNorm):
         return ex.scale_channels(x, *statistics.affine(name, layer))
     hint = ": use average pooling" if isinstance(layer, nn.MaxPool1d | nn.MaxPool2d) else ""

@@ -12,6 +12,7 @@ from torch import nn
 from edgekit import plugins
 from edgekit.data.federated import Floats
 from edgekit.errors import EdgekitError, ExperimentError, ModelError
+from edgekit.models.freezing import train_only
 from edgekit.models.lsuv import unit_variance
 from edgekit.models.qcfs import fit_thresholds, use_qcfs
 from edgekit.models.settings import Model
@@ -69,6 +70,7 @@ def build(
     if settings.weights:
         for line in take(model, Path(settings.weights), settings.new):
             on_notice(line)
+    train_only(model, settings.only)
     return model
 
 

@@ -24,5 +24,7 @@ class Model(Section):
     """A file to begin with: .safetensors, or what `torch.save` made of a state_dict."""
     new: list[str] = []
     """Layers that do not come from that file, such as `["head"]` for other classes."""
+    only: list[str] = []
+    """Layers that learn, such as `["head"]`; all else stays, statistics of BatchNorm too. Empty is all."""
     arguments: Arguments = {}
     """Of the network's constructor."""

@@ -90,7 +90,9 @@ def _made(graph: torch.fx.Graph, target: Any, source: Any, argument: list[int], 
 
 
 def _shape(node: Any) -> list[int]:
-    """Return the shape of what a node gives: as traced, or as it was made here."""
+    """Return the shape of what a node gives: a constant's, as traced, or as it was made here."""
+    if node.op == "get_attr":
+        return list(getattr(node.graph.owning_module, node.target).shape)
     found: list[int] = node.meta[SHAPE] if SHAPE in node.meta else list(node.meta["tensor_meta"].shape)
     return found
 
