@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from edgekit.errors import ModelError
 from edgekit.models.dscnn import image_shape
 from edgekit.models.norm import Norm, convolution
+from edgekit.models.stem import convolutions
 
 
 def squash(s: Tensor) -> Tensor:
@@ -57,18 +58,14 @@ class Capsule(nn.Module):
         side: int = 4,
     ) -> None:
         super().__init__()
-        inputs, height, breadth = image_shape(shape, "capsule")
+        image = image_shape(shape, "capsule")
         if classes < 2:
             raise ModelError("capsule routes between classes, and there is one: give two at least")
         kinds = max(1, round(kinds * width))
-        layers: list[nn.Module] = []
-        for outputs in (max(8, round(channels * width)), kinds * size):
-            stride = 2 if min(height, breadth) > 7 else 1
-            height, breadth = -(-height // stride), -(-breadth // stride)
-            layers += [*convolution(norm, inputs, outputs, 3, stride=stride), nn.ReLU()]
-            inputs = outputs
-        pool = max(1, min(height, breadth) // side)
-        layers += [*convolution(norm, inputs, inputs, 3), *([nn.AvgPool2d(pool)] if pool > 1 else [])]
+        inputs, outputs = image[0], kinds * size
+        layers, left = convolutions(norm, inputs, (image[1], image[2]), (max(8, round(channels * width)), outputs))
+        pool = max(1, min(left) // side)
+        layers += [*convolution(norm, outputs, outputs, 3), *([nn.AvgPool2d(pool)] if pool > 1 else [])]
         self.layers = nn.Sequential(*layers)
         self.kinds, self.size, self.routings = kinds, size, routings
         self.votes = nn.Parameter(torch.randn(kinds, size, classes * out) * (2 / size) ** 0.5)

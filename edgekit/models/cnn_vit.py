@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from edgekit.models.attention import Encoder, widened
 from edgekit.models.dscnn import image_shape
-from edgekit.models.norm import Norm, convolution
+from edgekit.models.norm import Norm
+from edgekit.models.stem import convolutions
 
 
 class CNNViT(nn.Module):
@@ -39,16 +40,11 @@ class CNNViT(nn.Module):
         heads: int = 4,
     ) -> None:
         super().__init__()
-        inputs, height, breadth = image_shape(shape, "cnn-vit")
+        inputs, *image = image_shape(shape, "cnn-vit")
         dim = widened(dim, width, heads)
-        layers: list[nn.Module] = []
-        for outputs in (max(8, dim // 2), dim, dim):
-            stride = 2 if min(height, breadth) > 7 else 1
-            height, breadth = -(-height // stride), -(-breadth // stride)
-            layers += [*convolution(norm, inputs, outputs, 3, stride=stride), nn.ReLU()]
-            inputs = outputs
+        layers, (rows, columns) = convolutions(norm, inputs, (image[0], image[1]), (max(8, dim // 2), dim, dim))
         self.stem = nn.Sequential(*layers, nn.Conv2d(dim, dim, 1))
-        self.encoder = Encoder(dim, heads, height * breadth, attention, depth, classes)
+        self.encoder = Encoder(dim, heads, rows * columns, attention, depth, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, channels, height, width) to scores (batch, classes)."""

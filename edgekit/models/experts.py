@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from edgekit.errors import ModelError
 from edgekit.models.dscnn import image_shape
-from edgekit.models.norm import Norm, convolution
+from edgekit.models.norm import Norm
+from edgekit.models.stem import convolutions
 
 
 class Experts(nn.Module):
@@ -46,15 +47,12 @@ class Experts(nn.Module):
         channels: Sequence[int] = (16, 32, 48),
     ) -> None:
         super().__init__()
-        inputs, height, breadth = image_shape(shape, "experts")
+        inputs, *image = image_shape(shape, "experts")
         if experts < 2 or gating not in ("soft", "top-1"):
             raise ModelError("experts needs two experts at least, and a gating of soft or top-1")
-        layers: list[nn.Module] = []
-        for wanted in channels:
-            outputs, stride = max(8, round(wanted * width)), 2 if min(height, breadth) > 4 else 1
-            height, breadth = -(-height // stride), -(-breadth // stride)
-            layers += [*convolution(norm, inputs, outputs, 3, stride=stride), nn.ReLU()]
-            inputs = outputs
+        sizes = [max(8, round(wanted * width)) for wanted in channels]
+        layers, _ = convolutions(norm, inputs, (image[0], image[1]), sizes, above=4)
+        inputs = sizes[-1]
         hidden, self.gating = max(4, round(hidden * width)), gating
         self.stem, self.gate = nn.Sequential(*layers), nn.Linear(inputs, experts)
         self.up = nn.Parameter(torch.randn(experts, inputs, hidden) * (2 / inputs) ** 0.5)

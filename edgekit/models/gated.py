@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from edgekit.models.dscnn import image_shape
 from edgekit.models.norm import Norm, convolution
+from edgekit.models.stem import convolutions
 
 
 class GatedBlock(nn.Module):
@@ -66,12 +67,13 @@ class Gated(nn.Module):
         closed: float = 0.2,
     ) -> None:
         super().__init__()
-        inputs, height, breadth = image_shape(shape, "gated")
+        inputs, *image = image_shape(shape, "gated")
+        size = (image[0], image[1])
         layers: list[nn.Module] = []
         for wanted in channels:
-            outputs, stride = max(8, round(wanted * width)), 2 if min(height, breadth) > 7 else 1
-            height, breadth = -(-height // stride), -(-breadth // stride)
-            layers += [*convolution(norm, inputs, outputs, 3, stride=stride), nn.ReLU()]
+            outputs = max(8, round(wanted * width))
+            more, size = convolutions(norm, inputs, size, [outputs])
+            layers += more
             layers += [GatedBlock(outputs, norm, closed) for _ in range(blocks)]
             inputs = outputs
         self.layers = nn.Sequential(*layers)

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from edgekit.errors import ModelError
-from edgekit.models.dscnn import image_shape
 from edgekit.models.norm import Norm
+from edgekit.models.stem import patches
 
 
 class Block(nn.Module):
@@ -67,15 +66,8 @@ class Mixer(nn.Module):
         depth: int = 3,
     ) -> None:
         super().__init__()
-        channels, height, breadth = image_shape(shape, "mixer")
-        patch = patch or (4 if min(height, breadth) > 15 else 2)
-        if height < patch or breadth < patch:
-            raise ModelError(
-                f"mixer cuts patches of {patch} x {patch}, and images have {height} x {breadth}: set patch"
-            )
         dim = max(8, round(dim * width))
-        tokens = (height // patch) * (breadth // patch)
-        self.patches = nn.Conv2d(channels, dim, patch, patch)
+        self.patches, tokens = patches("mixer", shape, patch, dim)
         self.blocks = nn.Sequential(*(Block(tokens, dim, max(8, dim // 2), 2 * dim) for _ in range(depth)))
         self.norm, self.readout = nn.LayerNorm(dim), nn.Linear(dim, classes)
 

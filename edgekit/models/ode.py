@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from edgekit.models.dscnn import image_shape
 from edgekit.models.norm import Norm, convolution
+from edgekit.models.stem import convolutions
 
 
 class ODE(nn.Module):
@@ -36,14 +37,9 @@ class ODE(nn.Module):
         steps: int = 2,
     ) -> None:
         super().__init__()
-        inputs, height, breadth = image_shape(shape, "ode")
+        inputs, *image = image_shape(shape, "ode")
         channels = max(8, round(channels * width))
-        layers: list[nn.Module] = []
-        for outputs in (max(8, channels // 2), channels):
-            stride = 2 if min(height, breadth) > 7 else 1
-            height, breadth = -(-height // stride), -(-breadth // stride)
-            layers += [*convolution(norm, inputs, outputs, 3, stride=stride), nn.ReLU()]
-            inputs = outputs
+        layers, _ = convolutions(norm, inputs, (image[0], image[1]), (max(8, channels // 2), channels))
         self.stem = nn.Sequential(*layers)
         self.first = nn.Sequential(*convolution(norm, channels, channels, 3))
         self.second = nn.Sequential(*convolution(norm, channels, channels, 3))

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from edgekit.errors import ModelError
 from edgekit.models.attention import Encoder, widened
-from edgekit.models.dscnn import image_shape
 from edgekit.models.norm import Norm
+from edgekit.models.stem import patches
 
 
 class ViT(nn.Module):
@@ -45,13 +44,9 @@ class ViT(nn.Module):
         heads: int = 4,
     ) -> None:
         super().__init__()
-        channels, height, breadth = image_shape(shape, "vit")
-        patch = patch or (4 if min(height, breadth) > 15 else 2)
-        if height < patch or breadth < patch:
-            raise ModelError(f"vit cuts patches of {patch} x {patch}, and images have {height} x {breadth}: set patch")
         dim = widened(dim, width, heads)
-        self.patches = nn.Conv2d(channels, dim, patch, patch)
-        self.encoder = Encoder(dim, heads, (height // patch) * (breadth // patch), attention, depth, classes)
+        self.patches, tokens = patches("vit", shape, patch, dim)
+        self.encoder = Encoder(dim, heads, tokens, attention, depth, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, channels, height, width) to scores (batch, classes)."""
