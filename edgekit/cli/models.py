@@ -83,20 +83,23 @@ def show(
     """
     import json
 
+    from edgekit.cli.options import read_experiment
+    from edgekit.errors import UsageError
+
+    if odd := [one for one in settings or [] if not one.startswith("model.")]:
+        raise UsageError(f"{odd[0]!r} is no setting of a network: give model.key=value, as model.width=0.5")
+    given = _sizes(shape) if shape else ()
+    model = read_experiment([f"model.name={json.dumps(name)}", *(settings or [])]).model
+
     from rich.console import Console
     from rich.table import Table
 
-    from edgekit.cli.options import read_experiment
-    from edgekit.errors import UsageError
     from edgekit.models import build
     from edgekit.models.cost import layers
     from edgekit.models.kinds import usual_shape
     from edgekit.registry import MODELS
 
-    if odd := [one for one in settings or [] if not one.startswith("model.")]:
-        raise UsageError(f"{odd[0]!r} is no setting of a network: give model.key=value, as model.width=0.5")
-    model = read_experiment([f"model.name={json.dumps(name)}", *(settings or [])]).model
-    size = _sizes(shape) if shape else usual_shape(MODELS.load(name))
+    size = given or usual_shape(MODELS.load(name))
     rows = layers(build(model, size, classes, 0), size)
     total = {
         "parameters": sum(row.parameters for row in rows),
@@ -122,9 +125,10 @@ def show(
         )  # fmt: skip
     Console(highlight=False).print(table)
     print(
-        f"\n{name} of {' x '.join(map(str, size))}, {classes} classes: {total['parameters']:,} parameters "
-        f"({total['weight_bytes']:,} bytes in float32, a quarter in int8), {total['macs']:,} multiply-adds; what its "
-        f"layers give takes {total['activation_bytes']:,} bytes, the largest {total['largest_activation_bytes']:,}"
+        f"\n{name} of {' x '.join(map(str, size))}, {classes} classes, model.norm = {model.norm!r}: "
+        f"{total['parameters']:,} parameters ({total['weight_bytes']:,} bytes in float32, a quarter in int8), "
+        f"{total['macs']:,} multiply-adds; what its layers give takes {total['activation_bytes']:,} bytes, the largest "
+        f"{total['largest_activation_bytes']:,}"
     )
 
 

@@ -41,6 +41,7 @@ WRONG = {
     "devices leave": "holds no node",
     "bundle --device x": "no device profile 'x'",
     "models --x": "No such option",
+    "models show vitt": "did you mean 'vit'",
     "doctor --install x": "there is tflite-runtime",
     "new existing.toml": "existing.toml exists already",
 }
