@@ -77,7 +77,7 @@ def networks():
     ), SEQUENCE  # fmt: skip
     yield "attention, the batch second", Net(_batch_second, layer=nn.MultiheadAttention(6, 2), out=out(6, 10)), SEQUENCE
     yield "gru", recurrent(nn.GRU, batch_first=True), SEQUENCE
-    yield "two layers both ways", recurrent(nn.GRU, 2, num_layers=2, bidirectional=True), SEQUENCE
+    yield "two layers both ways", recurrent(nn.GRU, 2, num_layers=2, bidirectional=True), (2, 6)
     yield "lstm without biases", recurrent(nn.LSTM, batch_first=True, bias=False), SEQUENCE
     yield "rnn", recurrent(nn.RNN, nonlinearity="relu"), SEQUENCE
     yield "embedding", Net(

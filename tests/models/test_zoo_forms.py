@@ -21,9 +21,9 @@ from edgekit.models.mobilenetv3 import MobileNetV3
 from edgekit.models.settings import Model
 
 NETWORKS = {
-    "mobilenetv3": ({"stages": [[3, 16, 8, True, False, 2], [5, 24, 8, True, True, 1]], "head": 16}, (1, 8, 8)),
+    "mobilenetv3": ({"stages": [[5, 24, 16, True, True, 1]], "head": 16}, (1, 8, 8)),
     "efficientnet": (
-        {"stages": [[1, 3, 8, 1, 1], [2, 5, 8, 2, 2]], "stem": 8, "head": 16, "coefficient": 1.0},
+        {"stages": [[2, 5, 8, 1, 1]], "stem": 8, "head": 16, "coefficient": 1.0},
         (1, 8, 8),
     ),
     "shufflenet": ({"stages": [[16, 2]], "stem": 8, "head": 16}, (1, 8, 8)),
