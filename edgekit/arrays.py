@@ -3,7 +3,8 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +128,10 @@ def load(path: Path) -> tuple[Weights, Any]:
     if "sha256" in ours and ours["sha256"] != _checksum(arrays, description):
         raise EdgekitError(f"{path} is damaged: its content is not what was written (checksum)")
     return arrays, description
+
+
+def is_of(name: str, layers: Sequence[str]) -> bool:
+    """Whether an array is one of these, or of a layer of these names; `*` and `?` stand for others (fnmatch)."""
+    parts = name.split(".")
+    places = [".".join(parts[: end + 1]) for end in range(len(parts))]
+    return any(fnmatchcase(place, layer) for place in places for layer in layers)

@@ -2,14 +2,13 @@
 
 import difflib
 from collections.abc import Generator, Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from edgekit.algorithms.base import Client, Half, State, facts_of, with_mu
 from edgekit.algorithms.fedavg import FedAvg
-from edgekit.arrays import Weights, problem_with
+from edgekit.arrays import Weights, is_of, problem_with
 from edgekit.asks import BUFFERS, WEIGHTS, Aggregate, Ask, Bundles, Request, Score, Scored, Train, Update
 from edgekit.errors import ExperimentError
 from edgekit.section import Section
@@ -38,7 +37,7 @@ class Personal(FedAvg):
             ExperimentError: there are none, or nothing is left to share.
         """
         for pattern in self.settings.layers:
-            if not any(_is_of(name, [pattern]) for name in weights):
+            if not any(is_of(name, [pattern]) for name in weights):
                 layers = sorted({name.rpartition(".")[0] or name for name in weights})
                 near = difflib.get_close_matches(pattern, layers, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(layers)}"
@@ -91,11 +90,4 @@ class Personal(FedAvg):
         return {**sent, **own} if fits else sent
 
     def _stays(self, name: str) -> bool:
-        return _is_of(name, self.settings.layers)
-
-
-def _is_of(name: str, layers: Sequence[str]) -> bool:
-    """Whether an array is one of these, or of a layer of these names."""
-    parts = name.split(".")
-    places = [".".join(parts[: end + 1]) for end in range(len(parts))]
-    return any(fnmatchcase(place, layer) for place in places for layer in layers)
+        return is_of(name, self.settings.layers)

@@ -30,7 +30,7 @@ def models(context: typer.Context, as_json: AsJson = False) -> None:
     from rich.table import Table
 
     from edgekit.models.cost import macs
-    from edgekit.models.kinds import usual_shape
+    from edgekit.models.kinds import inputs_of, usual_shape
     from edgekit.registry import MODELS
 
     rows: list[dict[str, Any]] = []
@@ -41,7 +41,7 @@ def models(context: typer.Context, as_json: AsJson = False) -> None:
         rows.append(
             {
                 "name": name,
-                "inputs": list(getattr(kind, "inputs", ("image",))),
+                "inputs": list(inputs_of(kind)),
                 "shape": list(shape),
                 "parameters": sum(p.numel() for p in model.parameters()),
                 "macs": macs(model, shape),

@@ -1,13 +1,13 @@
 """Train a part of a network, the rest stays as it is: `model.only`, for fine-tuning what was trained elsewhere."""
 
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from edgekit.arrays import is_of
 from edgekit.errors import ModelError
 
 ALONG = {nn.BatchNorm2d: (-1, 1, 1), nn.BatchNorm3d: (-1, 1, 1, 1)}
@@ -61,11 +61,11 @@ def train_only(model: nn.Module, only: Sequence[str]) -> None:
         return
     names = [name for name, _ in model.named_parameters()]
     for pattern in only:
-        if not any(_meant(name, pattern) for name in names):
+        if not any(is_of(name, [pattern]) for name in names):
             known = sorted({name.split(".")[0] for name in names})
             raise ModelError(f"model.only {pattern!r} is no layer of the network: it has {', '.join(known)}")
     for name, parameter in model.named_parameters():
-        if not any(_meant(name, pattern) for pattern in only):
+        if not is_of(name, only):
             parameter.requires_grad_(False)
     for place, parent in list(model.named_modules()):
         for name, child in list(parent.named_children()):
@@ -73,10 +73,6 @@ def train_only(model: nn.Module, only: Sequence[str]) -> None:
                 if child.running_mean is None:
                     raise ModelError(f"layer {f'{place}.{name}'.lstrip('.')!r} keeps no statistics, so it cannot stay")
                 setattr(parent, name, FrozenBatchNorm(child))
-
-
-def _meant(name: str, pattern: str) -> bool:
-    return name.startswith(f"{pattern}.") or fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
 
 
 def _stays(layer: nn.Module) -> bool:

@@ -6,12 +6,17 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "sequence": (6, 64),
     "graph": (40, 44),
     "table": (16,),
-    "events": (2, 34, 34),
 }
 """Shape of one example: grey images, log-mel pictures of a second, 64 frames of 6 numbers, graphs of 40 nodes with four
-features, rows of 16 columns, counts of events of both signs."""
+features, rows of 16 columns."""
+
+
+def inputs_of(network: object) -> tuple[str, ...]:
+    """Return the kinds that a network is made for, the first of all its own; images where it says nothing."""
+    found: tuple[str, ...] = getattr(network, "inputs", ("image",))
+    return found
 
 
 def usual_shape(network: object) -> tuple[int, ...]:
-    """Return the shape of examples that a network of the zoo is shown with; images where it says nothing."""
-    return SHAPES[getattr(network, "inputs", ("image",))[0]]
+    """Return the shape of examples that a network of the zoo is shown with."""
+    return SHAPES[inputs_of(network)[0]]

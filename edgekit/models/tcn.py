@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgekit.errors import ModelError
 from edgekit.models.norm import Norm, normalised
+from edgekit.models.sequence import sequence_shape
 
 
 class CausalConvolution(nn.Module):
@@ -84,13 +84,8 @@ class TCN(nn.Module):
         kernel: int = 3,
     ) -> None:
         super().__init__()
-        if len(shape) not in (2, 3):
-            raise ModelError(
-                f"tcn needs sequences, (features, time) or (channels, features, time), not {tuple(shape)}: use mlp"
-            )
-        self.time = shape[-1]
-        inputs = shape[0] if len(shape) == 2 else shape[0] * shape[1]
-        self.features = inputs
+        self.time, self.features = sequence_shape(shape, "tcn")
+        inputs = self.features
         blocks: list[nn.Module] = []
         for number, wanted in enumerate(channels):
             outputs = max(8, round(wanted * width))

@@ -16,12 +16,11 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from edgekit.errors import ExportError
 from edgekit.export.training.operators import Gradients, apply
-from edgekit.export.training.rewritten import REWRITTEN
+from edgekit.export.training.rewritten import Rewriting
 from edgekit.export.training.rules import WEIGHTED, Rules
 
 Forward = Callable[[Tensor], Any]
@@ -75,13 +74,13 @@ class Apart(Rules):
         batch: examples.
 
     Attributes:
-        examples: how many.
+        batch: examples.
         used: the weights that functions used and, one for each, the zeros that stand for them in each example.
     """
 
     def __init__(self, batch: int) -> None:
         super().__init__()
-        self.batch = self.examples = batch
+        self.batch = batch
         self.used: list[tuple[Tensor, Tensor]] = []
         self._calls: list[Call] = []
         self._number = 0
@@ -98,21 +97,21 @@ class Apart(Rules):
             x: (batch, ...), as it will be given; its values are not looked at.
         """
         self._derived = {id(parameter): parameter for parameter in parameters}
-        self._calls = _calls(forward, tuple(x.shape[1:]), self.examples)
+        self._calls = _calls(forward, tuple(x.shape[1:]), self.batch)
 
     def each(self, weight: Tensor) -> Tensor:
         """Return zeros that stand for a weight in each example."""
-        zeros = torch.zeros(self.examples, *weight.shape, requires_grad=True)
+        zeros = torch.zeros(self.batch, *weight.shape, requires_grad=True)
         if weight.requires_grad:
             self.used.append((weight, zeros))
         return zeros
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def own(self, weight: Tensor) -> Tensor:
+        """Return a weight cut off: its gradient reaches it by `each` alone, and what comes otherwise is an error."""
+        return weight.detach()
+
+    def call(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Run a function so that the examples' gradients by what it reads are known."""
-        kwargs = kwargs or {}
-        if func in REWRITTEN:
-            with self:
-                return REWRITTEN[func](*args, **kwargs)
         if _is_getter(func) and not _shapes(result := func(*args, **kwargs)):
             return result
         call = self._next(func)
@@ -146,11 +145,14 @@ class Apart(Rules):
     def _copied(self, weight: Tensor) -> Tensor:
         """Return a weight for each example, one for all functions that read it."""
         if id(weight) not in self._copies:
-            self._copies[id(weight)] = apply(Copies, weight.detach(), self.each(weight))
+            self._copies[id(weight)] = apply(Copies, self.own(weight), self.each(weight))
         return self._copies[id(weight)]
 
     def _alone(self, func: Any, leaves: list[Any], spec: Any, call: Call, batched: list[bool]) -> Any:
         """Run a function for each example alone, with its own copy of what is computed from parameters."""
+        outputs = [place for place in call.outputs if place is not None]
+        if len(outputs) < len(call.outputs):
+            raise ExportError(f"{_name(func)} mixes the examples of a batch, so no gradient is one example's")
         inputs: list[Tensor] = []
         dims: list[int | None] = []
         where: list[int] = []
@@ -164,7 +166,7 @@ class Apart(Rules):
                 inputs.append(self._copied(x) if x.requires_grad else x)
                 dims.append(0 if x.requires_grad else None)
             elif is_data and place is not None:  # with a batch of one, so that the function's own dimensions hold
-                inputs.append(x.unflatten(place.dim, (self.examples, place.times)))
+                inputs.append(x.unflatten(place.dim, (self.batch, place.times)))
                 dims.append(place.dim)
             else:
                 inputs.append(x)
@@ -183,10 +185,8 @@ class Apart(Rules):
             if any(batched):
                 return tuple(results)
             # Made of parameters alone, and as long as the batch: each example's part of it.
-            return tuple(x.narrow(p.dim, 0, p.times) if p else x for x, p in zip(results, call.outputs, strict=True))
+            return tuple(x.narrow(place.dim, 0, place.times) for x, place in zip(results, outputs, strict=True))
 
-        if not all(call.outputs):
-            raise ExportError(f"{_name(func)} mixes the examples of a batch, so no gradient is one example's")
         try:
             results = torch.vmap(one, tuple(dims))(*inputs)
         except Exception as error:  # torch.func raises many kinds
@@ -196,9 +196,7 @@ class Apart(Rules):
                 "train_dp out (edgekit export --no-private)"
             ) from error
         found = iter(
-            x.movedim(0, place.dim).flatten(place.dim, place.dim + 1)
-            for x, place in zip(results, call.outputs, strict=True)
-            if place is not None
+            x.movedim(0, place.dim).flatten(place.dim, place.dim + 1) for x, place in zip(results, outputs, strict=True)
         )
         return tree_unflatten([next(found) if isinstance(x, Tensor) else x for x in made], structure)
 
@@ -218,17 +216,14 @@ def _calls(forward: Forward, shape: tuple[int, ...], batch: int) -> list[Call]:
 Shapes = list[tuple[int, ...]]
 
 
-class _Recorder(TorchFunctionMode):
+class _Recorder(Rewriting):
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[tuple[Any, Shapes, Shapes]] = []
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in REWRITTEN:
-            with self:
-                return REWRITTEN[func](*args, **(kwargs or {}))
-        inputs = _shapes((args, kwargs or {}))
-        result = func(*args, **(kwargs or {}))
+    def call(self, func: Any, args: Any, kwargs: Any) -> Any:
+        inputs = _shapes((args, kwargs))
+        result = func(*args, **kwargs)
         if not _is_getter(func) or _shapes(result):
             self.calls.append((func, inputs, _shapes(result)))
         return result

@@ -1,5 +1,6 @@
 """Pooling of a training step; see `operators` for how feature maps are held."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -37,9 +38,7 @@ class MaxPool(Function):
     def forward(ctx: Any, x: Tensor, kernel: Pair) -> Tensor:
         """Return (H / height, W / width, ...)."""
         seen = windows(x, kernel, kernel, (1, 1))
-        y = seen[0]
-        for window in seen[1:]:
-            y = torch.maximum(y, window)
+        y = _largest(seen)
         ctx.save_for_backward(y, *seen)
         ctx.kernel, ctx.shape = kernel, x.shape
         return y
@@ -48,12 +47,7 @@ class MaxPool(Function):
     def backward(ctx: Any, g: Tensor) -> Gradients:
         """Return the gradient by x: it goes to the first position that holds the maximum, as torch's does."""
         y, *seen = ctx.saved_tensors
-        parts = []
-        for window in seen:
-            below = torch.ceil(torch.clamp(y - window, max=1.0))
-            parts.append(g - g * below)
-            g = g * below
-        return _tiled(parts, ctx.kernel, ctx.shape), None
+        return _tiled(list(_shares(g, y, seen)), ctx.kernel, ctx.shape), None
 
 
 class OverlappingMaxPool(Function):
@@ -64,9 +58,7 @@ class OverlappingMaxPool(Function):
         """Return (H out, W out, ...)."""
         wide = padded(x, padding[0], padding[0], padding[1], padding[1]) + _border(x, padding) if any(padding) else x
         seen = windows(wide, kernel, stride, (1, 1))
-        y = seen[0]
-        for window in seen[1:]:
-            y = torch.maximum(y, window)
+        y = _largest(seen)
         ctx.save_for_backward(y, *seen)
         ctx.geometry = x.shape, kernel, stride, padding
         return y
@@ -77,14 +69,27 @@ class OverlappingMaxPool(Function):
         y, *seen = ctx.saved_tensors
         shape, kernel, stride, padding = ctx.geometry
         total = None
-        for number, window in enumerate(seen):
-            below = torch.ceil(torch.clamp(y - window, max=1.0))
-            part = spread(g - g * below, stride)
-            g = g * below
+        for number, share in enumerate(_shares(g, y, seen)):
+            part = spread(share, stride)
             top, left = number // kernel[1] - padding[0], number % kernel[1] - padding[1]
             part = padded(part, top, shape[0] - part.shape[0] - top, left, shape[1] - part.shape[1] - left)
             total = part if total is None else total + part
         return total, None, None, None
+
+
+def _largest(seen: list[Tensor]) -> Tensor:
+    y = seen[0]
+    for window in seen[1:]:
+        y = torch.maximum(y, window)
+    return y
+
+
+def _shares(g: Tensor, y: Tensor, seen: list[Tensor]) -> Iterator[Tensor]:
+    """Yield what of an output's gradient goes to each position: all of it to the first that holds the maximum."""
+    for window in seen:
+        below = torch.ceil(torch.clamp(y - window, max=1.0))
+        yield g - g * below
+        g = g * below
 
 
 def _border(x: Tensor, padding: Pair) -> Tensor:

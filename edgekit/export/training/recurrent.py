@@ -43,12 +43,12 @@ def _rnn_relu(seen: Tensor, again: Tensor, states: States) -> States:
 
 def _affine(rules: "Rules", weight: Tensor, bias: Tensor | None) -> Affine:
     """Return a layer as a function that may be applied many times, with one gradient for all."""
-    ours = [x if x is None or rules.batch is None else x.detach() for x in (weight, bias)]
-    each = rules.each(weight), None if bias is None else rules.each(bias)
+    matrix = rules.own(weight), rules.each(weight)
+    offset = None if bias is None else (rules.own(bias), rules.each(bias))
 
     def layer(x: Tensor) -> Tensor:
-        y = operators.apply(operators.Linear, x, ours[0], each[0])
-        return y if bias is None else operators.apply(operators.Offset, y, ours[1], each[1], 0)
+        y = operators.apply(operators.Linear, x, *matrix)
+        return y if offset is None else operators.apply(operators.Offset, y, *offset, 0)
 
     return layer
 

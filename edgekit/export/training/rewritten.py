@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.utils import _pair, _single
+from torch.overrides import TorchFunctionMode
 
 from edgekit.errors import ExportError
 
@@ -156,3 +157,18 @@ REWRITTEN: dict[Any, Callable[..., Any]] = {
     F.scaled_dot_product_attention: _scaled_dot_product_attention,
 }
 """By the function that each stands for."""
+
+
+class Rewriting(TorchFunctionMode):
+    """A mode that calls functions as they are rewritten here; what these call, and all else, comes to `call`."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run what stands for a function."""
+        if func not in REWRITTEN:
+            return self.call(func, args, kwargs or {})
+        with self:
+            return REWRITTEN[func](*args, **(kwargs or {}))
+
+    def call(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Run a function that is not rewritten."""
+        return func(*args, **kwargs)

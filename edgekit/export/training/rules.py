@@ -13,34 +13,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.utils import _pair
-from torch.overrides import TorchFunctionMode
 
 from edgekit.errors import ExportError
 from edgekit.export.training import norms, operators, pooling, recurrent
 from edgekit.export.training.operators import Pair
-from edgekit.export.training.rewritten import REWRITTEN
+from edgekit.export.training.rewritten import Rewriting
 from edgekit.models.any_layout import view
 
 
-class Rules(TorchFunctionMode):
-    """The mode, for one run of a module whose gradients are summed over the batch; see `apart` for the other one.
-
-    Attributes:
-        batch: examples, if the gradients shall be per example, else None.
-    """
-
-    batch: int | None = None
+class Rules(Rewriting):
+    """The mode, for one run of a module whose gradients are summed over the batch; see `apart` for the other one."""
 
     def prepare(self, forward: Callable[[Tensor], Any], parameters: Iterable[Tensor], x: Tensor) -> None:
         """Get ready for the run of a forward pass; nothing to do here."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def call(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Run a function's rule, if it has one for these arguments."""
-        if func in REWRITTEN:
-            with self:
-                return REWRITTEN[func](*args, **(kwargs or {}))
-        result = self.ruled(func, args, kwargs or {})
-        return func(*args, **(kwargs or {})) if result is NotImplemented else result
+        result = self.ruled(func, args, kwargs)
+        return func(*args, **kwargs) if result is NotImplemented else result
 
     def ruled(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Return what a function's rule gives; NotImplemented if it has none for these arguments."""
@@ -50,6 +40,10 @@ class Rules(TorchFunctionMode):
     def each(self, weight: Tensor) -> Tensor | None:
         """Return zeros that stand for a weight in each example, None if gradients are summed anyway."""
         return None
+
+    def own(self, weight: Tensor) -> Tensor:
+        """Return a weight as an operator takes it beside `each`."""
+        return weight
 
 
 def as_map(x: Tensor) -> Tensor:
@@ -69,15 +63,10 @@ def _is_map(x: Any) -> bool:
     return hasattr(x, "_edgekit_map")
 
 
-def _detached(rules: Rules, weight: Tensor) -> Tensor:
-    # In a per-example step a weight's gradient reaches it by `each` alone; what comes otherwise is an error.
-    return weight.detach() if rules.batch is not None else weight
-
-
 def _offset(rules: Rules, x: Tensor, bias: Tensor | None, batch_dim: int) -> Tensor:
     if bias is None:
         return x
-    return operators.apply(operators.Offset, x, _detached(rules, bias), rules.each(bias), batch_dim)
+    return operators.apply(operators.Offset, x, rules.own(bias), rules.each(bias), batch_dim)
 
 
 def _conv2d(
@@ -96,9 +85,9 @@ def _conv2d(
     geometry = (_pair(stride), _pair(padding), _pair(dilation))
     outputs, per_group = weight.shape[:2]
     if groups > 1 and per_group == 1 and outputs == groups:
-        y = operators.apply(operators.Depthwise, x, _detached(rules, weight), rules.each(weight), *geometry)
+        y = operators.apply(operators.Depthwise, x, rules.own(weight), rules.each(weight), *geometry)
     elif groups == 1:
-        y = operators.apply(operators.Convolution, x, _detached(rules, weight), rules.each(weight), *geometry)
+        y = operators.apply(operators.Convolution, x, rules.own(weight), rules.each(weight), *geometry)
     else:
         each = rules.each(weight)
         size = outputs // groups
@@ -106,7 +95,7 @@ def _conv2d(
             operators.apply(
                 operators.Convolution,
                 x[..., group * per_group : (group + 1) * per_group],
-                _detached(rules, weight)[group * size : (group + 1) * size],
+                rules.own(weight)[group * size : (group + 1) * size],
                 None if each is None else each[:, group * size : (group + 1) * size],
                 *geometry,
             )
@@ -137,7 +126,7 @@ def _conv1d(
 def _linear(rules: Rules, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
     if input.dim() < 2:
         return NotImplemented
-    y = operators.apply(operators.Linear, input, _detached(rules, weight), rules.each(weight))
+    y = operators.apply(operators.Linear, input, rules.own(weight), rules.each(weight))
     return _offset(rules, y, bias, 0)
 
 
@@ -155,7 +144,7 @@ def _group_norm(
     gain = torch.ones(x.shape[-1]) if weight is None else weight
     shift = torch.zeros(x.shape[-1]) if bias is None else bias
     each = rules.each(gain), rules.each(shift)
-    y = operators.apply(norms.GroupNorm, x, _detached(rules, gain), _detached(rules, shift), *each, num_groups, eps)
+    y = operators.apply(norms.GroupNorm, x, rules.own(gain), rules.own(shift), *each, num_groups, eps)
     return as_images(y) if input.dim() == 4 else y[0, 0]
 
 
@@ -174,7 +163,7 @@ def _layer_norm(
     gain = torch.ones(size) if weight is None else weight.reshape(size)
     shift = torch.zeros(size) if bias is None else bias.reshape(size)
     each = rules.each(gain), rules.each(shift)
-    y = operators.apply(norms.LayerNorm, x, _detached(rules, gain), _detached(rules, shift), *each, eps)
+    y = operators.apply(norms.LayerNorm, x, rules.own(gain), rules.own(shift), *each, eps)
     return y.reshape(input.shape)
 
 

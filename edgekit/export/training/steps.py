@@ -102,7 +102,7 @@ class Held:
             clip: largest norm.
             mask: (batch,), 0 for what is no example; None if all are.
         """
-        rows = [gradient.reshape(rules.examples, -1) for gradient in self.per_example(loss, parts, rules)]
+        rows = [gradient.reshape(rules.batch, -1) for gradient in self.per_example(loss, parts, rules)]
         squares = torch.stack([(row * row).sum(1) for row in rows]).sum(0)
         factors = torch.clamp(clip / (torch.sqrt(squares) + 1e-6), max=1.0)
         factors = factors if mask is None else mask * factors
@@ -138,7 +138,7 @@ class Held:
                 found = {name: g for name, g in zip(free, back, strict=True) if g is not None}
             for name, g in found.items():
                 total[name] = total[name] + g if name in total else g
-        return [or_zeros(total.get(name), (rules.examples, *part.shape)) for name, part in parts.items()]
+        return [or_zeros(total.get(name), (rules.batch, *part.shape)) for name, part in parts.items()]
 
 
 class Steps(Held):
