@@ -15,6 +15,8 @@ from edgekit.data.federated import Floats, Integers
 from edgekit.errors import ModelError, TrainingError
 from edgekit.export.metadata import TRAINING, read_metadata
 from edgekit.local_settings import LocalSettings
+from edgekit.objectives import Objective
+from edgekit.objectives.cross_entropy import PLAIN
 from edgekit.privacy import gaussian
 
 PROBED = 4
@@ -26,18 +28,23 @@ class LiteRTTrainer:
 
     Args:
         file: the training file, or its content.
+        objective: what it was made for.
 
     Raises:
-        ModelError: this is not a training file.
+        ModelError: this is not a training file, or one of another objective.
         MissingExtraError: neither ai-edge-litert nor tflite-runtime is installed.
     """
 
-    def __init__(self, file: Path | bytes) -> None:
+    def __init__(self, file: Path | bytes, objective: Objective = PLAIN) -> None:
         content = file if isinstance(file, bytes) else file.read_bytes()
         found = read_metadata(content)
         if found is None or found.get("kind") != TRAINING:
             raise ModelError("this .tflite has no training graph of edgekit's: make one with edgekit export --training")
+        made_for = found.get("objective", {}).get("name", PLAIN.name)
+        if made_for != objective.name:
+            raise ModelError(f"the training file was made for the objective {made_for!r}, not {objective.name!r}")
         self.facts: dict[str, Any] = found
+        self.objective = objective
         self._interpreter = interpreter_of(content)
         self._run = {name: self._interpreter.get_signature_runner(name) for name in self._signatures()}
         self._sizes = [int(np.prod(p["shape"])) for p in found["parameters"]]
@@ -102,7 +109,7 @@ class LiteRTTrainer:
         """
         w = self._flat(asked.weights)
         self._check_asked(asked)
-        check_examples(self.facts, examples)
+        check_examples(self.facts, examples, self.objective)
         if asked.settings.work in self._tried:
             return
         few = Examples(examples.x[:PROBED], examples.y[:PROBED])
@@ -121,27 +128,29 @@ class LiteRTTrainer:
 
     def score(self, asked: Score, examples: Examples) -> Scored:
         """Return how good weights are on examples."""
-        loss, accuracy = self.evaluate(asked.weights, examples)
-        return Scored(loss, accuracy, len(examples))
+        loss, score = self.evaluate(asked.weights, examples)
+        return Scored(loss, score, len(examples))
 
     def evaluate(self, weights: Weights, examples: Examples) -> tuple[float, float]:
-        """Return the mean loss and the accuracy on examples."""
+        """Return the mean loss and the objective's measure on examples."""
         w = self._flat(weights)
         loss = correct = 0.0
         for start in range(0, len(examples), self.batch):
             indices = np.arange(start, min(start + self.batch, len(examples)))
             result = self._run["evaluate"](w=w, **self._filled(examples, indices))
-            loss, correct = loss + float(result["loss"]), correct + float(result["correct"])
-        return loss / len(examples), correct / len(examples)
+            loss, correct = loss + float(result["loss"]), correct + float(result.get("correct", 0))
+        if self.objective.of_classes:
+            return loss / len(examples), correct / len(examples)
+        figures = self.objective.figures(self.scores(weights, examples.x), examples.y, examples.x)
+        return loss / len(examples), figures.score
 
     def scores(self, weights: Weights, x: Floats) -> Floats:
-        """Return the network's scores for examples, (examples, classes)."""
+        """Return the network's scores for examples, (examples, outputs)."""
         w = self._flat(weights)
-        examples = Examples(x, np.zeros(len(x), np.int64))
         parts = []
         for start in range(0, len(x), self.batch):
             indices = np.arange(start, min(start + self.batch, len(x)))
-            (found,) = self._run["infer"](w=w, x=self._filled(examples, indices)["x"]).values()
+            (found,) = self._run["infer"](w=w, x=for_device(x[self._full(indices)])).values()
             parts.append(np.asarray(found)[: len(indices)])
         return np.concatenate(parts)
 
@@ -250,14 +259,16 @@ class LiteRTTrainer:
 
         Real ones, since a network need not be defined at zero.
         """
-        fill = indices[:1] if len(indices) else np.zeros(1, np.int64)
-        filled = np.concatenate([indices, np.repeat(fill, self.batch - len(indices))])
-        x = for_device(examples.x[filled])
-        y = np.zeros((self.batch, int(self.facts["classes"])), np.float32)
+        filled = self._full(indices)
+        y = self.objective.encoded(examples.y[filled], self.objective.width(int(self.facts["classes"])))
         mask = np.zeros(self.batch, np.float32)
-        y[np.arange(len(indices)), examples.y[indices]] = 1.0
         mask[: len(indices)] = 1.0
-        return {"x": x, "y": y, "mask": mask}
+        return {"x": for_device(examples.x[filled]), "y": y, "mask": mask}
+
+    def _full(self, indices: Integers) -> Integers:
+        """Return indices for a whole batch, filled up with the first."""
+        fill = indices[:1] if len(indices) else np.zeros(1, np.int64)
+        return np.concatenate([indices, np.repeat(fill, self.batch - len(indices))])
 
     def _check_asked(self, asked: Train) -> None:
         facts, settings = self.facts, asked.settings

@@ -8,6 +8,8 @@ import numpy as np
 from edgekit.data import Examples
 from edgekit.data.federated import Floats
 from edgekit.errors import DataError, MissingExtraError, ModelError
+from edgekit.objectives import Objective
+from edgekit.objectives.cross_entropy import PLAIN
 
 
 def for_device(x: Floats) -> Floats:
@@ -16,7 +18,7 @@ def for_device(x: Floats) -> Floats:
     return np.ascontiguousarray(x.transpose(0, 2, 3, 1)) if x.ndim == 4 else x
 
 
-def check_examples(facts: Mapping[str, Any], examples: Examples) -> None:
+def check_examples(facts: Mapping[str, Any], examples: Examples, objective: Objective = PLAIN) -> None:
     """See that examples fit a training file.
 
     Raises:
@@ -27,10 +29,9 @@ def check_examples(facts: Mapping[str, Any], examples: Examples) -> None:
         raise DataError("this client has no examples")
     if examples.x.shape[1:] != shape:
         raise DataError(f"the training file takes examples of {shape}, this client's are {examples.x.shape[1:]}")
-    if examples.y.min() < 0 or examples.y.max() >= classes:
+    if problem := objective.problem_with(examples.y, classes):
         raise DataError(
-            f"the training file has {classes} classes, this client's labels go from "
-            f"{examples.y.min()} to {examples.y.max()}"
+            f"the training file has {classes} {'classes' if objective.of_classes else 'outputs'}; this client {problem}"
         )
 
 

@@ -9,6 +9,8 @@ from edgekit.data.federated import Floats
 from edgekit.errors import TrainingError
 from edgekit.models import build
 from edgekit.models.settings import Model
+from edgekit.objectives import Objective
+from edgekit.objectives.cross_entropy import PLAIN
 
 T = TypeVar("T")
 
@@ -23,6 +25,7 @@ class Others(Generic[T]):
         classes: how many.
         seed: of their first weights.
         calibration: examples to scale these by; None where there are none.
+        objective: what all are trained for.
     """
 
     def __init__(
@@ -33,9 +36,10 @@ class Others(Generic[T]):
         classes: int,
         seed: int,
         calibration: Floats | None = None,
+        objective: Objective = PLAIN,
     ) -> None:
         self._modules, self._make, self._shape = modules, make, tuple(shape)
-        self._classes, self._seed, self._calibration = classes, seed, calibration
+        self._classes, self._seed, self._calibration, self._objective = classes, seed, calibration, objective
         self._made: dict[str, T] = {}
 
     def __getitem__(self, name: str) -> T:
@@ -49,5 +53,8 @@ class Others(Generic[T]):
                 known = ", ".join(self._modules) or "none"
                 raise TrainingError(f"the method has no network {name!r} beside the run's own: its modules are {known}")
             section = self._modules[name]
-            self._made[name] = self._make(build(section, self._shape, self._classes, self._seed, self._calibration))
+            network = build(
+                section, self._shape, self._classes, self._seed, self._calibration, objective=self._objective
+            )
+            self._made[name] = self._make(network)
         return self._made[name]

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -17,6 +16,7 @@ from edgekit.clients.cohort.vectorised import Vectorised, gradients_of
 from edgekit.clients.draws import Draws, Makes, generator_of, of_examples, once, part_of
 from edgekit.errors import TrainingError
 from edgekit.models.requirements import attributes, changed, untrained
+from edgekit.objectives import objective_of
 from edgekit.privacy.tensors import clipped
 
 PROBED = 4
@@ -45,7 +45,7 @@ class PerExample:
         Args:
             weights: of the trained parameters, by name.
             x: examples, (examples, ...); there may be none.
-            y: their classes.
+            y: their labels.
             clip: largest norm.
             generator: the client's, for layers that draw.
 
@@ -115,7 +115,7 @@ class PerExample:
         clip: float,
         generators: Makes,
     ) -> list[Tensor]:
-        names = self._vectorised.names
+        names, objective = self._vectorised.names, objective_of(self._vectorised.model)
         sums = [torch.zeros_like(weights[name]) for name in names]
         for i in range(len(y)):
             own = [weights[name].detach().clone().requires_grad_() for name in names]
@@ -126,7 +126,8 @@ class PerExample:
             except Exception as error:  # a user's forward may do anything
                 reason = " ".join(str(error).split())[:200] or type(error).__name__
                 raise TrainingError(f"the network cannot be run on one example alone: {reason}") from error
-            gradients = gradients_of(F.cross_entropy(scores, y[i : i + 1]), own)
+            loss = objective.losses(scores, y[i : i + 1], x[i : i + 1]).sum()
+            gradients = gradients_of(loss, own)
             with torch.no_grad():
                 for total, scaled in zip(sums, clipped([one[None] for one in gradients], clip), strict=True):
                     total += scaled[0]

@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgekit.arrays import Weights, problem_with
@@ -20,6 +19,7 @@ from edgekit.errors import EdgekitError, ModelError, TrainingError
 from edgekit.local_settings import LocalSettings
 from edgekit.models import check_private
 from edgekit.models.requirements import untrained
+from edgekit.objectives import Objective, objective_of
 from edgekit.privacy.tensors import add_noise
 
 
@@ -99,7 +99,8 @@ class TorchTrainer:
 
     def score(self, asked: Score, examples: Examples) -> Scored:
         """Return how good weights are on examples."""
-        return scored(self.scores({**(asked.buffers or {}), **asked.weights}, examples.x), examples)
+        scores = self.scores({**(asked.buffers or {}), **asked.weights}, examples.x)
+        return scored(objective_of(self.model), scores, examples)
 
     @torch.no_grad()
     def scores(self, weights: Weights, x: Floats) -> Floats:
@@ -150,11 +151,11 @@ class TorchTrainer:
         return Trained({name: held[name] for name in held if name in trained}, len(y), loss, len(plan), buffers)
 
 
-def scored(scores: Floats, examples: Examples) -> Scored:
-    """Return the mean cross-entropy in nats, and the share of right answers."""
-    found, right = torch.from_numpy(scores), torch.from_numpy(examples.y)
-    loss = float(F.cross_entropy(found, right))
-    return Scored(loss, float((found.argmax(1) == right).float().mean()), len(examples))
+def scored(objective: Objective, scores: Floats, examples: Examples) -> Scored:
+    """Return the mean loss, and the objective's measure."""
+    arrays = (scores, examples.y, examples.x)
+    loss = float(objective.losses(*map(torch.from_numpy, arrays)).mean())
+    return Scored(loss, objective.figures(*arrays).score, len(examples))
 
 
 def learnt(model: nn.Module) -> frozenset[str]:
@@ -202,14 +203,15 @@ class _Pull:
 def _sgd(
     model: nn.Module, x: Tensor, y: Tensor, plan: list[Integers], asked: Train, generator: torch.Generator
 ) -> float:
-    settings, pull = asked.settings, _Pull(asked)
+    settings, pull, objective = asked.settings, _Pull(asked), objective_of(model)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimiser = _optimiser(settings, list(parameters.values()))
     draws = Draws(lambda: [generator])
     total = 0.0
     for indices in plan:
         with draws:
-            loss = F.cross_entropy(model(x[indices]), y[indices])
+            scores = model(x[indices])
+        loss = objective.losses(scores, y[indices], x[indices]).mean()
         gradients = gradients_of(loss, list(parameters.values()))
         with torch.no_grad():
             for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):

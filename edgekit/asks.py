@@ -111,13 +111,13 @@ class Scored:
     """The answer to `Score`.
 
     Attributes:
-        loss: mean cross-entropy in nats.
-        accuracy: share of right answers.
+        loss: mean.
+        score: by the objective's measure: of classes the share of right answers.
         examples: that were measured.
     """
 
     loss: float
-    accuracy: float
+    score: float
     examples: int
 
 

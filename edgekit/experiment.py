@@ -21,6 +21,7 @@ from edgekit.errors import ExperimentError, UsageError
 from edgekit.export.settings import Export
 from edgekit.models.settings import Model
 from edgekit.neuromorphic.settings import Spiking
+from edgekit.objectives.settings import Aim
 from edgekit.privacy.settings import Privacy
 from edgekit.runfolder import RunFolder, write_whole
 from edgekit.section import Section
@@ -35,6 +36,7 @@ class Experiment(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Of clients, batches, noise, first weights: the same seed gives the same model, bit for bit."""
     data: Data = Data()
+    objective: Aim = Aim()
     model: Model = Model()
     training: Training = Training()
     federation: Federation = Federation()
@@ -70,6 +72,8 @@ class Experiment(Section):
             )
         if self.privacy.expected_examples and self.privacy.unit != "example":
             raise ValueError('privacy.expected_examples is of privacy.unit = "example": leave it out')
+        if self.objective.name != "cross-entropy" and self.serve.statistics_every:
+            raise ValueError("devices' statistics are of classes' scores: set serve.statistics_every = 0")
         check_together(self)
         return self
 
@@ -143,6 +147,8 @@ def _apply(settings: dict[str, Any], override: str) -> None:
     except tomllib.TOMLDecodeError:
         value = text.strip()
     for depth, key in enumerate(keys[:-1], 1):
+        if isinstance(settings.get(key), str) and keys[depth] == "arguments":
+            settings[key] = {"name": settings[key]}  # a thing that was given by its name alone
         settings = settings.setdefault(key, {})
         if not isinstance(settings, dict):
             raise ExperimentError(f"override {override!r}: {'.'.join(keys[:depth])} is a value, not a table")

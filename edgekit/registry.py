@@ -142,6 +142,16 @@ MODELS = Registry(
             "a gate and experts, soft or top-1",
             "Jacobs et al. 1991; Fedus et al. 2022",
         ),
+        "exits": Entry(
+            "edgekit.models.exits:Exits",
+            "answers after each stage; sure ones leave early",
+            "Teerapittayanon et al. 2016",
+        ),
+        "autoencoder": Entry(
+            "edgekit.models.autoencoder:Autoencoder",
+            "gives examples back through a narrow code, for what is not normal",
+            "Koizumi et al. 2019; Banbury et al. 2021",
+        ),
         "gated": Entry("edgekit.models.gated:Gated", "blocks that examples leave out", "Veit & Belongie 2018"),
         "keyword-dscnn": Entry(
             "edgekit.models.keyword_dscnn:KeywordDSCNN",
@@ -240,6 +250,25 @@ SELECTORS = Registry(
     },
     "edgekit.selectors",
 )
+OBJECTIVES = Registry(
+    "objective.name",
+    {
+        name: Entry(f"edgekit.objectives.{module}:{made}", summary, source)
+        for name, module, made, summary, source in (
+            ("cross-entropy", "cross_entropy", "CrossEntropy", "one class of several", "Szegedy et al. 2016"),
+            ("multi-label", "multi_label", "MultiLabel", "several labels that may be there together", ""),
+            ("regression", "regression", "Regression", "numbers, by squared or Huber's loss", "Huber 1964"),
+            (
+                "reconstruction",
+                "reconstruction",
+                "Reconstruction",
+                "what is normal, by an autoencoder's errors",
+                "Sakurada & Yairi 2014",
+            ),
+        )
+    },
+    "edgekit.objectives",
+)
 TRANSFORMS = Registry("federation.transforms", {}, "edgekit.transforms")
 PRESETS = Registry(
     "export.presets",
@@ -287,7 +316,7 @@ def check_names(names: Mapping[str, str], transforms: Iterable[str] = ()) -> Non
         ExperimentError: one is not known.
         UsageError: one is code that nobody has trusted here.
     """
-    for registry in (MODELS, SOURCES, ALGORITHMS, STRATEGIES, SELECTORS):
+    for registry in (MODELS, SOURCES, ALGORITHMS, STRATEGIES, SELECTORS, OBJECTIVES):
         if name := names.get(registry.key):
             plugins.check(registry.entry(name).path, registry.key)
     for name in transforms:

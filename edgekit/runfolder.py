@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -144,6 +144,12 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
         except ValueError:
             if number < len(lines):
                 raise RunFolderError(f"{path} line {number} is not JSON") from None
+
+
+def measure_of(result: Mapping[str, Any]) -> tuple[str, float]:
+    """Return name and value of what tells how good a run's network is, from what result.json holds."""
+    name = result.get("objective", {}).get("measure", "accuracy")
+    return name, result[name]
 
 
 class RunFolder:

@@ -155,11 +155,11 @@ def score_of(told: Message) -> Scored:
     Raises:
         RefusedError: it cannot be read, or nobody could measure such numbers.
     """
-    loss, accuracy, examples = (told.facts.get(name) for name in ("loss", "accuracy", "examples"))
-    if isinstance(loss, float) and isinstance(accuracy, float) and isinstance(examples, int):
-        fits = 0 <= accuracy <= 1 and 0 <= loss < 1e9 and 0 < examples < MOST_EXAMPLES
+    loss, score, examples = (told.facts.get(name) for name in ("loss", "score", "examples"))
+    if isinstance(loss, float) and isinstance(score, float) and isinstance(examples, int):
+        fits = -1e9 < score <= 1 and 0 <= loss < 1e9 and 0 < examples < MOST_EXAMPLES
         if fits:
-            return Scored(loss, accuracy, examples)
+            return Scored(loss, score, examples)
     raise RefusedError("how good the model is cannot be read")
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgekit.arrays import Weights
@@ -24,6 +23,7 @@ from edgekit.data.federated import Integers
 from edgekit.errors import EdgekitError
 from edgekit.local_settings import LocalSettings
 from edgekit.models.requirements import attributes, changed, moving_buffers
+from edgekit.objectives import objective_of
 from edgekit.privacy.tensors import add_noise
 
 PROBED_SIZES = (5, 3, 2)
@@ -57,7 +57,8 @@ def obstacle(
     """
     if examples is None or len(examples) < PROBED:
         rng = np.random.default_rng(0)
-        examples = Examples(rng.random((PROBED, *shape), np.float32), rng.integers(0, classes, PROBED))
+        x = rng.random((PROBED, *shape), np.float32)
+        examples = Examples(x, objective_of(model).drawn(PROBED, classes, rng))
     if moving := moving_buffers(model, examples.x):
         return f"it keeps {moving[0]!r} from the data it sees"
     tried = copy.deepcopy(model).train()
@@ -192,8 +193,11 @@ class VectorisedTrainer:
             rows = torch.arange(active)[:, None]
             weights = [tensor[:active].detach().requires_grad_() for tensor in stacked]
             draws = Draws(lambda: generators, [len(batch) for batch in plan], together=True)
-            scores = self._network.scores(weights, x[rows, indices].transpose(0, 1), draws)
-            loss = F.cross_entropy(scores.flatten(0, 1), y[rows, indices].flatten(), reduction="none")
+            batch = x[rows, indices]
+            scores = self._network.scores(weights, batch.transpose(0, 1), draws)
+            loss = self._network.objective.losses(
+                scores.flatten(0, 1), y[rows, indices].flatten(0, 1), batch.flatten(0, 1)
+            )
             loss = (loss.view(active, -1) * mask.to(loss.dtype)).sum(1)
             gradients: Tensors = gradients_of(loss.sum(), weights)
             with torch.no_grad():
@@ -291,10 +295,10 @@ class _Beginning:
 
 
 def _padded(blocks: list[Examples]) -> tuple[Tensor, Tensor]:
-    """Stack unequal clients: x (clients, most examples, ...), y (clients, most examples), zeros where there is none."""
+    """Stack unequal clients: x and y (clients, most examples, ...), zeros where there is none."""
     most = max(len(block) for block in blocks)
     x = np.zeros((len(blocks), most, *blocks[0].x.shape[1:]), np.float32)
-    y = np.zeros((len(blocks), most), np.int64)
+    y = np.zeros((len(blocks), most, *blocks[0].y.shape[1:]), blocks[0].y.dtype)
     for row, block in enumerate(blocks):
         x[row, : len(block)] = block.x
         y[row, : len(block)] = block.y

@@ -6,12 +6,12 @@ from functools import partial
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from edgekit.clients.cohort.rules import ClientsInChannels
 from edgekit.clients.draws import Draws, Makes, part_of
+from edgekit.objectives import objective_of
 from edgekit.privacy.tensors import clipped
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
@@ -26,16 +26,17 @@ class Vectorised:
 
     Attributes:
         names: of the parameters that are trained, each once.
+        objective: what the network is trained for.
     """
 
     def __init__(self, model: nn.Module, memory_bytes: int = 512 << 20) -> None:
-        self.model = copy.deepcopy(model).train()
+        self.model, self.objective = copy.deepcopy(model).train(), objective_of(model)
         self.memory_bytes = memory_bytes
         self.names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         self._counted: dict[tuple[int, ...], int] = {}
 
     def scores(self, weights: Sequence[Tensor], x: Tensor, draws: Draws) -> Tensor:
-        """Run all clients: x (batch, clients, ...) -> scores (clients, batch, classes)."""
+        """Run all clients: x (batch, clients, ...) -> scores (clients, batch, outputs)."""
 
         def forward(parameters: list[Tensor], inputs: Tensor) -> Tensor:
             with ClientsInChannels(), draws:
@@ -63,7 +64,7 @@ class Vectorised:
             stacked: weights, (clients, ...) each.
             owners: each example's client, (examples,).
             x: (examples, ...).
-            y: (examples,).
+            y: labels, (examples, ...).
             clip: largest norm.
             generators: gives each example's own, for layers that draw.
         """
@@ -74,7 +75,8 @@ class Vectorised:
             part = slice(first, first + size)
             weights = [as_convolution(tensor[owners[part]]).requires_grad_() for tensor in stacked]
             draws = Draws(partial(part_of, generators, part), together=True)
-            loss = F.cross_entropy(self.scores(weights, x[None, part], draws).flatten(0, 1), y[part], reduction="none")
+            scores = self.scores(weights, x[None, part], draws).flatten(0, 1)
+            loss = self.objective.losses(scores, y[part], x[part])
             gradients = gradients_of(loss.sum(), weights)
             with torch.no_grad():
                 for total, scaled in zip(sums, clipped(gradients, clip), strict=True):

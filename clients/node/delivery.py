@@ -22,10 +22,11 @@ class Delivery:
         model: the .tflite.
         version: of this run's models, from 1.
         run: name of the experiment.
-        accuracy: that the coordinator measured.
+        accuracy: that the coordinator measured, or another measure's value.
         probe: inputs to test it with, (examples, ...), as the file takes them.
-        scores: what the coordinator got for them, (examples, classes).
+        scores: what the coordinator got for them, (examples, outputs).
         tolerance: how far scores may be off, as a share of the largest.
+        measure: name of the measure.
     """
 
     model: bytes
@@ -35,11 +36,13 @@ class Delivery:
     probe: arrays.Array
     scores: arrays.Array
     tolerance: float
+    measure: str = "accuracy"
 
     def to_bytes(self) -> bytes:
         """Return the delivery as bytes, to be signed and sent."""
         held = {"model": np.frombuffer(self.model, np.uint8), "probe": self.probe, "scores": self.scores}
-        facts = {"version": self.version, "run": self.run, "accuracy": self.accuracy, "tolerance": self.tolerance}
+        names = ("version", "run", "accuracy", "tolerance", "measure")
+        facts = {name: getattr(self, name) for name in names}
         return arrays.to_bytes(held, facts)
 
     @classmethod
@@ -59,10 +62,11 @@ class Delivery:
                 held["probe"],
                 held["scores"],
                 float(facts["tolerance"]),
+                str(facts.get("measure", "accuracy"))[:40],
             )
         except (EdgekitError, KeyError, TypeError, ValueError) as error:
             raise RefusedError(f"the delivered model cannot be read: {error}") from None
-        if made.probe.ndim < 2 or made.scores.ndim != 2 or len(made.probe) != len(made.scores) or not len(made.probe):
+        if made.probe.ndim < 2 or made.scores.ndim < 2 or len(made.probe) != len(made.scores) or not len(made.probe):
             raise RefusedError("the delivered model comes without a test of itself")
         return made
 
@@ -97,6 +101,7 @@ def accept(folder: NodeFolder, content: bytes, signature: object) -> dict[str, A
         "version": delivery.version,
         "file": name,
         "accuracy": delivery.accuracy,
+        "measure": delivery.measure,
         "previous": {key: before[key] for key in ("run", "version", "file", "accuracy") if key in before},
     }
     write_whole(folder.models / "current.json", json.dumps(record))

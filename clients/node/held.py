@@ -129,7 +129,8 @@ class Held:
             facts, modules = self.task.facts, self.algorithm.modules
             for section in modules.values():
                 task.check_allowed(section.name, self.node_settings.modules)
-            self._others = Others(modules, TorchTrainer, facts.shape, len(facts.classes), facts.seed)
+            objective, classes = self.task.objective(self.node_settings.modules), len(facts.classes)
+            self._others = Others(modules, TorchTrainer, facts.shape, classes, facts.seed, objective=objective)
         trainer: Trainer = self._others[module]
         return trainer
 
@@ -141,7 +142,7 @@ class Held:
         """Return the examples as a dataset of one client."""
         assert self.task is not None
         assert self.examples is not None
-        return task.fitting(self.task.facts, self.examples)
+        return task.fitting(self.task.facts, self.examples, self.task.objective(self.node_settings.modules))
 
     def budget(self) -> Budget | None:
         """Return what limits this device; None where another protects the data, and the owner agreed to that."""

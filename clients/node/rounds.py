@@ -169,7 +169,7 @@ class Rounds:
         found = measured({0: half}, {0: ask}, lambda _, request: trainer_of(request.module).score(request, held))[0]
         if isinstance(found, Exception):
             raise found
-        facts = {"loss": found.loss, "accuracy": found.accuracy, "examples": found.examples}
+        facts = {"loss": found.loss, "score": found.score, "examples": found.examples}
         return wire.answer(facts, message)
 
     def _reply(self, update: Update, message: Message, more: Mapping[str, Any] = MappingProxyType({})) -> Message:

@@ -12,7 +12,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import ValidationError
 
-from edgekit import algorithms, arrays, plugins
+from edgekit import algorithms, arrays, objectives, plugins
 from edgekit.algorithms.base import Algorithm
 from edgekit.algorithms.settings import Federation
 from edgekit.algorithms.split.device import HalvesMaker
@@ -23,6 +23,7 @@ from edgekit.clients.trainer import Trainer
 from edgekit.data import Examples, FederatedDataset
 from edgekit.data.sources import load_own
 from edgekit.errors import DataError, EdgekitError, MissingExtraError, RefusedError
+from edgekit.objectives import Objective
 from edgekit.runfolder import write_whole
 from edgekit.section import first_problem
 from edgekit.transforms import chain
@@ -108,7 +109,7 @@ class Task:
 
             if self.training is None:
                 raise RefusedError("the task came without the training graph that this device needs")
-            by_graph = LiteRTTrainer(self.training)
+            by_graph = LiteRTTrainer(self.training, self.objective(modules))
             by_graph.fix({name: array for name, array in self.fixed.items() if name in by_graph.initial()})
             return by_graph
         from edgekit.clients.torch_trainer import TorchTrainer
@@ -116,9 +117,16 @@ class Task:
 
         facts = self.facts
         check_allowed(facts.model.name, modules)
-        made = TorchTrainer(build(facts.model, facts.shape, len(facts.classes), facts.seed), log.warning)
+        objective = self.objective(modules)
+        network = build(facts.model, facts.shape, len(facts.classes), facts.seed, objective=objective)
+        made = TorchTrainer(network, log.warning)
         made.fix(self.fixed)
         return made
+
+    def objective(self, modules: list[str]) -> Objective:
+        """Return what the network is trained for; arguments and errors as of `algorithm`."""
+        check_allowed(self.facts.objective.name, modules)
+        return objectives.make(self.facts.objective)
 
     def algorithm(self, modules: list[str]) -> Algorithm:
         """Return the method whose client half this device runs.
@@ -175,7 +183,7 @@ class Task:
         Raises:
             DataError: there are none, or they do not fit.
         """
-        facts = self.facts
+        facts, objective = self.facts, self.objective(node_settings.modules)
         if node_settings.client >= 0:
             from edgekit.data import load
 
@@ -185,7 +193,8 @@ class Task:
                     f"the task's data is {facts.data.source!r}: a task may not choose what is read on this device; "
                     "give --data yourself"
                 )
-            whole = load(facts.data.model_copy(update={"client_test_fraction": 0.0}), facts.seed)
+            settings = facts.data.model_copy(update={"client_test_fraction": 0.0})
+            whole = load(settings, facts.seed, objective=objective)
             if node_settings.client >= whole.clients:
                 raise DataError(
                     f"client = {node_settings.client}, but the experiment's data has {whole.clients} clients"
@@ -193,15 +202,15 @@ class Task:
             found = whole.client(node_settings.client)
         else:
             settings = facts.data.model_copy(update={"source": node_settings.data})
-            found = load_own(settings, facts.classes)
-        fitting(facts, found).check(found, "this device")
+            found = load_own(settings, facts.classes, objective)
+        fitting(facts, found, objective).check(found, "this device")
         return found
 
 
-def fitting(facts: TaskFacts, found: Examples) -> FederatedDataset:
+def fitting(facts: TaskFacts, found: Examples, objective: Objective) -> FederatedDataset:
     """Return a dataset of a task's shape and classes whose one client has these examples."""
     nothing = Examples(np.empty((0, *facts.shape), np.float32), np.empty(0, np.int64))
-    dataset = FederatedDataset(1, lambda index: found, nothing, nothing, list(facts.classes), "")
+    dataset = FederatedDataset(1, lambda index: found, nothing, nothing, list(facts.classes), "", objective=objective)
     return replace(dataset, held_back=facts.data.client_test_fraction, seed=facts.seed)
 
 

@@ -122,6 +122,7 @@ class TaskFacts(Section):
         counts: whether the coordinator needs to know how many examples there are.
         split: how the network is cut; None where it is not.
         vertical: parties with features of the same people; None for clients with examples of their own.
+        objective: what the network is trained for, with what was fitted on the coordinator's own examples.
         method: what clients do in a round; None where they train plainly.
         transforms: what happens to their updates then.
     """
@@ -142,5 +143,6 @@ class TaskFacts(Section):
     counts: bool
     split: SplitFacts | None = None
     vertical: VerticalFacts | None = None
+    objective: Chosen = Chosen(name="cross-entropy")
     method: MethodFacts | None = None
     transforms: tuple[Chosen, ...] = ()

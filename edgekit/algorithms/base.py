@@ -32,6 +32,8 @@ from edgekit.errors import ExperimentError, TrainingError
 from edgekit.guarantee import UNPROTECTED, Statement
 from edgekit.local_settings import LocalSettings
 from edgekit.models.settings import Model
+from edgekit.objectives import Objective
+from edgekit.objectives.cross_entropy import PLAIN
 from edgekit.privacy import mechanisms
 from edgekit.privacy.settings import Privacy
 from edgekit.registry import ALGORITHMS
@@ -105,11 +107,13 @@ class Algorithm:
         return mechanisms.make(privacy)
 
     @staticmethod
-    def dataset(data: Data, split: Split, seed: int, *, whole_groups: bool) -> "FederatedDataset":
+    def dataset(
+        data: Data, split: Split, seed: int, *, whole_groups: bool, objective: Objective = PLAIN
+    ) -> "FederatedDataset":
         """Return an experiment's data, as this sort of method needs it."""
         from edgekit.data import load
 
-        return load(data, seed, whole_groups=whole_groups)
+        return load(data, seed, whole_groups=whole_groups, objective=objective)
 
     @staticmethod
     def network(
@@ -123,7 +127,7 @@ class Algorithm:
         """Return an experiment's network, not trained yet; its first weights are scaled by calibration examples."""
         from edgekit.models import build
 
-        return build(model, dataset.shape, len(dataset.classes), seed, calibration, on_notice)
+        return build(model, dataset.shape, len(dataset.classes), seed, calibration, on_notice, dataset.objective)
 
     @property
     def plain(self) -> bool:

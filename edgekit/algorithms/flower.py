@@ -91,7 +91,7 @@ class FlowerStrategy(Algorithm):
         """Let the strategy aggregate the clients' scores."""
         replies = []
         for client, scored in scores.items():
-            numbers = {EXAMPLES: scored.examples, "eval_loss": scored.loss, "eval_acc": scored.accuracy}
+            numbers = {EXAMPLES: scored.examples, "eval_loss": scored.loss, "eval_acc": scored.score}
             content = RecordDict({METRICS: MetricRecord(numbers)})
             replies.append(Message(content, reply_to=self._sent[client]))
         return dict(self.strategy.aggregate_evaluate(number, replies) or {})

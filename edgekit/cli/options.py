@@ -106,6 +106,7 @@ def read_experiment(arguments: list[str] | None) -> "Experiment":
     check_names(
         {
             "model.name": experiment.model.name,
+            "objective.name": experiment.objective.name,
             "data.source": experiment.data.source,
             "federation.algorithm": federation.algorithm,
             "federation.selector": federation.selector,

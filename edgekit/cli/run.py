@@ -42,10 +42,12 @@ def run(
 def finish(terminal: "Terminal", result: dict[str, Any], folder: Path, as_json: bool) -> None:
     """Print where the results are; a run that was stopped early counts as failed."""
     from edgekit.errors import TrainingError
+    from edgekit.runfolder import measure_of
 
     if as_json:
         terminal.result(result)
     if result["interrupted"]:
         raise TrainingError(f"stopped after round {result['rounds']}; go on with: edgekit resume {folder}")
-    terminal.console.print(f"[bold]Done[/bold] in {result['seconds']} s: accuracy {result['accuracy']:.4f}")
+    measure, score = measure_of(result)
+    terminal.console.print(f"[bold]Done[/bold] in {result['seconds']} s: {measure} {score:.4f}")
     terminal.notice(str(folder / "report.html"))

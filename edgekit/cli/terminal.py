@@ -125,12 +125,14 @@ def _apart(output: TextIO) -> int | None:
 def round_line(metrics: Any, rounds: int) -> str:
     """Return a round's figures as one line."""
     parts = [f"round {metrics.round}/{rounds}"]
-    if metrics.accuracy is not None:
-        parts.append(f"accuracy {metrics.accuracy:.4f}")
+    score = metrics.accuracy if metrics.measure == "accuracy" else metrics.metrics.get(metrics.measure)
+    if score is not None:
+        parts.append(f"{metrics.measure} {score:.4f}")
     if metrics.epsilon is not None:
         parts.append(f"epsilon {metrics.epsilon:.2f}")
-    if "balanced_accuracy" in metrics.metrics:
-        parts.append(f"balanced {metrics.metrics['balanced_accuracy']:.4f}")
+    shown = metrics.beside[:1]  # one is enough for a line
+    values = {name.removesuffix("_accuracy"): metrics.metrics[name] for name in shown}
+    parts += [f"{name} {value:.4f}" if abs(value) < 10 else f"{name} {value:.4g}" for name, value in values.items()]
     if metrics.problem:
         parts.append(metrics.problem)
     parts.append(f"{metrics.replies}/{metrics.cohort} clients")

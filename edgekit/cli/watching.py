@@ -70,7 +70,8 @@ class Watcher:
             self._terminal.stage(event["stage"])
         elif "finished" in event:
             found = event["finished"]
-            self._terminal.console.print(f"[bold]Done[/bold] in {found['seconds']} s: accuracy {found['accuracy']:.4f}")
+            measure = found["measure"]
+            self._terminal.console.print(f"[bold]Done[/bold] in {found['seconds']} s: {measure} {found[measure]:.4f}")
         elif "notice" in event:
             self._terminal.notice(event["notice"])
         self._show()

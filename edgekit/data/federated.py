@@ -7,7 +7,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.arrays import Array
 from edgekit.errors import DataError
+from edgekit.objectives import Objective
+from edgekit.objectives.cross_entropy import PLAIN
 from edgekit.randomness import generator
 
 Floats = NDArray[np.float32]
@@ -20,11 +23,11 @@ class Examples:
 
     Attributes:
         x: float32, (examples, channels, height, width) or (examples, features).
-        y: int64 class indices, (examples,).
+        y: int64 class indices, (examples,); of other objectives as they say (`Objective.labels`).
     """
 
     x: Floats
-    y: Integers
+    y: Array
 
     def __len__(self) -> int:
         return len(self.y)
@@ -59,7 +62,12 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class ArraySource:
-    """A source whose examples are in memory already."""
+    """A source whose examples are in memory already.
+
+    Attributes:
+        values: labels as numbers, float32 (examples, numbers), where they are some; None else. If they can be no
+            classes, there are no `classes`.
+    """
 
     x: Floats
     labels: Integers
@@ -67,6 +75,7 @@ class ArraySource:
     description: str
     groups: NDArray[np.str_] | None = None
     normalisation: dict[str, Any] = field(default_factory=lambda: {"mean": 0.0, "std": 1.0})
+    values: Floats | None = None
 
     def load(self, indices: Integers) -> Floats:
         """Return the examples at these indices."""
@@ -91,6 +100,7 @@ class FederatedDataset:
         held_back: share of each client's examples that it does not train on, but measures models with.
         seed: of which these are.
         parties: tables of several parties with features of the same people; () of clients with examples of their own.
+        objective: what a label is.
     """
 
     clients: int
@@ -105,6 +115,7 @@ class FederatedDataset:
     held_back: float = 0.0
     seed: int = 0
     parties: Sequence[Any] = ()
+    objective: Objective = PLAIN
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -129,8 +140,9 @@ class FederatedDataset:
         """
         examples = self.load_client(index)
         if drop_unfit and examples.x.ndim > 1 and len(examples.x) == len(examples.y):
-            fit = np.isfinite(examples.x).reshape(len(examples), -1).all(1)
-            fit &= (examples.y >= 0) & (examples.y < len(self.classes))
+            fit = np.asarray(np.isfinite(examples.x).reshape(len(examples), -1).all(1))
+            if self._problem_with(examples.y):
+                fit &= np.array([not self._problem_with(examples.y[i : i + 1]) for i in range(len(examples))])
             examples = Examples(examples.x[fit], examples.y[fit])
         self.check(examples, f"client {index}")
         return self._divided(index, examples)[0]
@@ -162,33 +174,49 @@ class FederatedDataset:
         """
         if len(examples) == 0:
             raise DataError(f"{whose} has no examples")
-        if examples.y.ndim != 1:
-            raise DataError(f"{whose} has labels of shape {examples.y.shape}, expected ({len(examples)},)")
         if examples.x.shape != (len(examples), *self.shape):
             raise DataError(f"{whose} has examples of shape {examples.x.shape[1:]}, expected {self.shape}")
-        if examples.x.dtype != np.float32 or examples.y.dtype != np.int64:
-            raise DataError(f"{whose} has dtypes {examples.x.dtype} and {examples.y.dtype}, expected float32 and int64")
-        if examples.y.min() < 0 or examples.y.max() >= len(self.classes):
-            raise DataError(f"{whose} has a label outside 0..{len(self.classes) - 1}")
+        if examples.x.dtype != np.float32:
+            raise DataError(f"{whose} has examples of dtype {examples.x.dtype}, expected float32")
+        if problem := self._problem_with(examples.y):
+            raise DataError(f"{whose} {problem}")
         if not np.isfinite(examples.x).all():
             raise DataError(f"{whose} has values that are not finite")
 
+    def _problem_with(self, y: Array) -> str:
+        return self.objective.problem_with(y, len(self.classes))
+
     def histogram(self, clients: Sequence[int]) -> Integers:
-        """Return how many examples of each class these clients hold, (clients, classes)."""
+        """Return how many examples of each of `kinds` these clients hold, (clients, kinds)."""
         labels = self.client_labels or (lambda index: self.client(index).y)
-        return np.stack([np.bincount(labels(index), minlength=len(self.classes)) for index in clients])
+        each = [labels(index) for index in clients]
+        if self.kinds is not self.classes:
+            return np.array([[len(y)] for y in each], np.int64)
+        return np.stack([np.bincount(y if y.ndim == 1 else y.argmax(1), minlength=len(self.classes)) for y in each])
+
+    @property
+    def kinds(self) -> list[str]:
+        """Names of what examples are counted by: classes, or all alike where labels are none."""
+        return self.classes if self.objective.labels in ("class", "normal") else ["examples"]
 
 
-def from_source(source: Source, owners: list[Integers], test: Integers, calibration: Integers) -> FederatedDataset:
+def from_source(
+    source: Source,
+    labels: Array,
+    classes: list[str],
+    owners: list[Integers],
+    test: Integers,
+    calibration: Integers,
+) -> FederatedDataset:
     """Divide one source: `owners[i]` are the indices of client i."""
     return FederatedDataset(
         clients=len(owners),
-        load_client=lambda index: Examples(source.load(owners[index]), source.labels[owners[index]]),
-        test=Examples(source.load(test), source.labels[test]),
-        calibration=Examples(source.load(calibration), source.labels[calibration]),
-        classes=source.classes,
+        load_client=lambda index: Examples(source.load(owners[index]), labels[owners[index]]),
+        test=Examples(source.load(test), labels[test]),
+        calibration=Examples(source.load(calibration), labels[calibration]),
+        classes=classes,
         description=source.description,
-        client_labels=lambda index: source.labels[owners[index]],
+        client_labels=lambda index: labels[owners[index]],
         total_examples=sum(len(owner) for owner in owners),
         normalisation=source.normalisation,
     )

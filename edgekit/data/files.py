@@ -4,6 +4,7 @@ import gzip
 import struct
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,20 +128,25 @@ def array_source(
         scale: what raw values are divided by; None goes by their type.
 
     Raises:
-        DataError: lengths differ, labels are not whole numbers from 0, or the examples are unfit.
+        DataError: lengths differ, labels are neither names nor numbers, or the examples are unfit.
     """
-    if y.ndim != 1 or x.ndim == 0 or len(x) != len(y) or len(y) == 0:
+    values = _values(y)
+    if (y.ndim != 1 and values is None) or x.ndim == 0 or len(x) != len(y) or len(y) == 0:
         raise DataError(
             f"{where}: examples of shape {x.shape}, labels of shape {y.shape}; one label an example is needed"
         )
-    if groups is not None and groups.shape != y.shape:
+    if groups is not None and groups.shape != y.shape[:1]:
         raise DataError(f"{where}: groups have shape {groups.shape}; one group an example is needed")
     if x.size == 0:
         raise DataError(f"{where}: examples of shape {x.shape} hold no values")
-    labels, names, text = as_labels(y, where)
     plain = _plain(y)
-    if classes is not None and plain.dtype.kind in "ui" and plain.max() < len(classes):
-        labels, names, text = plain.astype(np.int64), classes, ""
+    names: list[str] = []
+    if values is not None and (y.ndim == 2 or plain.dtype.kind == "f" or plain.min() < 0):
+        labels, text = np.zeros(0, np.int64), ""  # numbers that are no classes
+    else:
+        labels, names, text = as_labels(y, where)
+        if classes is not None and plain.dtype.kind in "ui" and plain.max() < len(classes):
+            labels, names, text = plain.astype(np.int64), classes, ""
     scale = scale_of(x) if scale is None else scale
     features = as_features(x, where, scale)
     shape = " x ".join(str(size) for size in features.shape[1:])
@@ -153,10 +159,19 @@ def array_source(
         features,
         labels,
         names,
-        "; ".join([f"{where}, {len(labels)} examples of {shape}", *notes]),
+        "; ".join([f"{where}, {len(y)} examples of {shape}", *notes]),
         None if groups is None else groups.astype(str),
         {"mean": 0.0, "std": scale},
+        values,
     )
+
+
+def _values(y: Array) -> Floats | None:
+    """Return labels that are finite numbers, one or several an example, as such: (examples, numbers)."""
+    plain = _plain(y) if y.ndim == 1 else y
+    if plain.ndim not in (1, 2) or plain.dtype.kind not in "uif" or plain.size == 0 or not np.isfinite(plain).all():
+        return None
+    return plain.astype(np.float32).reshape(len(plain), -1)
 
 
 def read_npz(path: Path) -> tuple[ArraySource, ArraySource | None]:
@@ -212,14 +227,13 @@ def _tested(x: Array, y: Array, train: ArraySource, where: str) -> ArraySource:
 def _same_kind(train: ArraySource, test: ArraySource, where: str) -> ArraySource:
     if test.x.shape[1:] != train.x.shape[1:]:
         raise DataError(f"{where}: test examples have shape {test.x.shape[1:]}, training ones {train.x.shape[1:]}")
-    if not set(test.classes) <= set(train.classes):
+    if not set(test.classes) <= set(train.classes) and train.classes:
         raise DataError(f"{where}: the test set has classes that training lacks")
     if test.normalisation != train.normalisation:
         raise DataError(f"{where}: test and training examples have different number types")
-    labels = np.array([train.classes.index(name) for name in test.classes])[test.labels]
-    return ArraySource(
-        test.x, labels.astype(np.int64), train.classes, test.description, test.groups, test.normalisation
-    )
+    places = np.array([train.classes.index(name) for name in test.classes if train.classes], np.int64)
+    labels = places[test.labels] if len(places) else np.zeros(0, np.int64)
+    return replace(test, labels=labels, classes=train.classes)
 
 
 def _idx(folder: Path, stem: str) -> Array:

@@ -3,8 +3,27 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.arrays import Array
 from edgekit.data.federated import Integers
 from edgekit.errors import DataError
+
+TENTHS = 10
+"""Kinds of numbers that clients may have unequally many of."""
+
+
+def kinds_of(labels: Array) -> Integers:
+    """Return what examples are divided by: classes; of chances the likeliest; of several flags the first that is there;
+    of numbers the tenth in which the first of them lies.
+
+    Args:
+        labels: int64 (examples,), or float32 (examples, numbers).
+    """
+    if labels.ndim == 1:
+        return labels
+    if labels.shape[1] > 1 and ((labels >= 0) & (labels <= 1)).all():
+        return np.asarray(labels.argmax(1), np.int64)
+    edges = np.quantile(labels[:, 0], np.linspace(0, 1, TENTHS + 1)[1:-1])
+    return np.asarray(np.searchsorted(edges, labels[:, 0]), np.int64)
 
 
 def _enough(examples: int, clients: int) -> None:

@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from edgekit import plugins
+from edgekit.arrays import Array
 from edgekit.data import gestures, partition, vertical
 from edgekit.data.federated import Examples, FederatedDataset, Integers, Source, from_source
 from edgekit.data.settings import Data
 from edgekit.data.vertical import VerticalDataset
 from edgekit.errors import DataError, ExperimentError
+from edgekit.objectives import Objective
+from edgekit.objectives.cross_entropy import PLAIN
 from edgekit.randomness import generator
 from edgekit.registry import SOURCES
 
@@ -19,7 +22,7 @@ Loaded = tuple[Source, Source | None]
 """Training source, and a test source of its own where the data set has one."""
 
 
-def load(settings: Data, seed: int, *, whole_groups: bool = False) -> FederatedDataset:
+def load(settings: Data, seed: int, *, whole_groups: bool = False, objective: Objective = PLAIN) -> FederatedDataset:
     """Load a data set and share it among the clients.
 
     Args:
@@ -28,18 +31,20 @@ def load(settings: Data, seed: int, *, whole_groups: bool = False) -> FederatedD
         seed: the experiment's seed; the same seed gives the same clients.
         whole_groups: with the natural partition, hold out whole owners for test and calibration, so that no client
             has data in them.
+        objective: what a label is.
 
     Raises:
         ExperimentError: no such source.
-        DataError: files are missing or corrupt, or cannot be shared as asked.
+        DataError: files are missing or corrupt, cannot be shared as asked, or have no labels of the objective's.
     """
     loaded = _load(settings)
     if isinstance(loaded, FederatedDataset):
         dataset = loaded
     else:
         source, test_source = loaded
-        dataset = _share(source, test_source, settings, seed, whole_groups)
-    dataset = replace(dataset, held_back=settings.client_test_fraction, seed=seed)
+        dataset = _share(source, test_source, settings, seed, whole_groups, objective)
+    fitted = objective.fitted(dataset.calibration.y, dataset.classes)
+    dataset = replace(dataset, held_back=settings.client_test_fraction, seed=seed, objective=fitted)
     dataset.check(dataset.test, "the test set")
     dataset.check(dataset.calibration, "the calibration set")
     return dataset
@@ -67,12 +72,13 @@ def load_vertical(settings: Data, parties: int, coverage: float, seed: int) -> V
     return vertical.divide(loaded[0], parties, coverage, settings, seed)
 
 
-def load_own(settings: Data, classes: list[str]) -> Examples:
+def load_own(settings: Data, classes: list[str], objective: Objective = PLAIN) -> Examples:
     """Load what one device owns, with the labels of a federation it takes part in.
 
     Args:
         settings: a [data] section whose `source` is the device's own; nothing is held out or shared.
         classes: the federation's, in its order; the device may have examples of a few of them only.
+        objective: what a label is.
 
     Raises:
         DataError: there is no such data, or it has a class that the federation has not.
@@ -81,13 +87,42 @@ def load_own(settings: Data, classes: list[str]) -> Examples:
     if isinstance(loaded, FederatedDataset):
         raise DataError(f"{settings.source} is a whole federation's data: name this device's own, or a client of it")
     source, _ = loaded
-    present = [source.classes[label] for label in np.unique(source.labels)]
+    labels, names = _labelled(source, settings.source, objective)
+    if labels.ndim == 2:
+        return Examples(source.load(np.arange(len(labels))), labels)
+    present = [names[label] for label in np.unique(labels)]
     if unknown := [name for name in present if name not in classes]:
         raise DataError(
             f"{settings.source} has the class {unknown[0]!r}; the federation learns {', '.join(classes[:20])}"
         )
-    places = np.array([classes.index(name) if name in classes else -1 for name in source.classes], np.int64)
-    return Examples(source.load(np.arange(len(source.labels))), places[source.labels])
+    places = np.array([classes.index(name) if name in classes else -1 for name in names], np.int64)
+    return Examples(source.load(np.arange(len(labels))), places[labels])
+
+
+def _labelled(source: Source, where: str, objective: Objective) -> tuple[Array, list[str]]:
+    """Return a source's labels as an objective takes them, and the names of classes or numbers.
+
+    Raises:
+        DataError: it has none of this sort.
+    """
+    values = getattr(source, "values", None)
+    if objective.labels in ("flags", "values"):
+        if values is None:
+            raise DataError(
+                f"{where}: the objective {objective.name} takes numbers as labels, (examples, numbers) or (examples,); "
+                "these are names: leave [objective] out to learn classes"
+            )
+        many, what = values.shape[1], "value" if objective.labels == "values" else "label"
+        return values, [what] if many == 1 else [f"{what} {i}" for i in range(many)]
+    if source.classes:
+        return source.labels, source.classes
+    assert values is not None
+    if objective.labels == "class" and values.shape[1] > 1:
+        return values, [str(i) for i in range(values.shape[1])]  # soft labels
+    raise DataError(
+        f"{where}: labels must be whole numbers from 0, or names; these are {values.dtype}: numbers are learnt with "
+        'objective.name = "regression"'
+    )
 
 
 def _load(settings: Data) -> FederatedDataset | Loaded:
@@ -104,13 +139,20 @@ def _load(settings: Data) -> FederatedDataset | Loaded:
 
 
 def _share(
-    source: Source, test_source: Source | None, settings: Data, seed: int, whole_groups: bool
+    source: Source,
+    test_source: Source | None,
+    settings: Data,
+    seed: int,
+    whole_groups: bool,
+    objective: Objective,
 ) -> FederatedDataset:
     """Hold out the test and calibration sets, and give the rest to the clients."""
-    present = np.unique(source.labels)
-    if len(present) < 2:
-        raise DataError(f"{settings.source}: all examples have one class; training needs at least two")
-    everything = np.arange(len(source.labels))
+    labels, classes = _labelled(source, settings.source, objective)
+    if len(np.unique(labels, axis=0)) < 2:
+        what = "have one class" if labels.ndim == 1 else "have the same label"
+        raise DataError(f"{settings.source}: all examples {what}; training needs at least two")
+    kinds = partition.kinds_of(labels)
+    everything = np.arange(len(labels))
     rest, test = everything, everything[:0]
     groups = source.groups if whole_groups and settings.partition == "natural" else None
 
@@ -119,24 +161,27 @@ def _share(
         if groups is not None:
             kept, held = partition.hold_out_groups(groups[rest], share, rng)
         else:
-            kept, held = partition.hold_out(source.labels[rest], share, rng)
+            kept, held = partition.hold_out(kinds[rest], share, rng)
         return rest[kept], rest[held]
 
     if test_source is None:
         rest, test = hold_out(settings.test_fraction, "test")
     rest, calibration = hold_out(min(settings.calibration_examples, len(rest) // 10), "calibration")
     if len(calibration) == 0 or (test_source is None and len(test) == 0):
-        raise DataError(f"{settings.source}: {len(source.labels)} examples are too few to hold out a test set")
-    owners = [rest[owner] for owner in _owners(source, rest, settings, generator(seed, "partition"))]
-    dataset = from_source(source, owners, test, calibration)
+        raise DataError(f"{settings.source}: {len(labels)} examples are too few to hold out a test set")
+    shared = _owners(source, kinds[rest], rest, settings, generator(seed, "partition"))
+    owners = [rest[owner] for owner in shared]
+    dataset = from_source(source, labels, classes, owners, test, calibration)
     if test_source is None:
         return dataset
-    held_out = Examples(test_source.load(np.arange(len(test_source.labels))), test_source.labels)
+    tested, _ = _labelled(test_source, settings.source, objective)
+    held_out = Examples(test_source.load(np.arange(len(tested))), tested)
     return FederatedDataset(**{**dataset.__dict__, "test": held_out})
 
 
-def _owners(source: Source, rest: Integers, settings: Data, rng: np.random.Generator) -> list[Integers]:
-    labels = source.labels[rest]
+def _owners(
+    source: Source, labels: Integers, rest: Integers, settings: Data, rng: np.random.Generator
+) -> list[Integers]:
     if settings.partition == "iid":
         return partition.iid(len(rest), settings.clients, rng)
     if settings.partition == "dirichlet":

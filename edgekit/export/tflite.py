@@ -10,14 +10,16 @@ import numpy as np
 import torch
 from torch import nn
 
+from edgekit.arrays import Array
 from edgekit.data import FederatedDataset
-from edgekit.data.federated import Floats, Integers
+from edgekit.data.federated import Floats
 from edgekit.errors import ExportError
 from edgekit.export import runtimes
 from edgekit.export.convert import OUTPUT, SIGNATURE, device_shape, input_name, to_float32
 from edgekit.export.metadata import add_metadata, describe
 from edgekit.export.quantise import number_format, quantise
 from edgekit.export.verify import Latency, Ran, run_examples
+from edgekit.objectives import Objective, objective_of
 from edgekit.runfolder import write_whole
 
 LARGEST_FLOAT32_ERROR = 1e-3
@@ -34,7 +36,7 @@ class Subject:
         model: the network.
         shape: one example's shape.
         test: examples (n, *shape).
-        labels: theirs; None if unknown, then files are held against the network's own answers.
+        labels: theirs; None if unknown, then files are held against the network's own answers: its classes.
         calibration: examples (n, *shape) that set integer ranges; None without.
         classes: names of the scores.
         normalisation: what was done to raw inputs.
@@ -43,7 +45,7 @@ class Subject:
     model: nn.Module
     shape: tuple[int, ...]
     test: Floats
-    labels: Integers | None
+    labels: Array | None
     calibration: Floats | None
     classes: list[str]
     normalisation: dict[str, Any] | None
@@ -52,10 +54,21 @@ class Subject:
     def of(cls, model: nn.Module, dataset: FederatedDataset) -> "Subject":
         """Return a run's network with its dataset's test and calibration set, which no client owns."""
         test, calibration = dataset.test, dataset.calibration
-        check_calibration(calibration.y)
+        if dataset.objective.of_classes:
+            check_calibration(calibration.y)
         return cls(
             model, dataset.shape, test.x, test.y, calibration.x, list(dataset.classes), dict(dataset.normalisation)
         )
+
+    @property
+    def objective(self) -> Objective:
+        """What the network is trained for."""
+        return objective_of(self.model)
+
+    def score(self, scores: Floats) -> float:
+        """Return how good scores for the test examples are, by the objective's measure."""
+        answers = self.scores.argmax(1) if self.labels is None else self.labels
+        return self.objective.figures(scores, answers, self.test).score
 
     @cached_property
     def scores(self) -> Floats:
@@ -75,35 +88,38 @@ class Exported:
     Attributes:
         path: the file.
         bytes: its size.
-        accuracy: on the test set, in the first runtime.
+        score: on the test set, in the first runtime, by the objective's measure.
         max_abs_error: largest difference of a score to torch's, in any runtime.
         max_relative_error: the same over the largest score.
-        runtimes: accuracy by runtime.
+        runtimes: the same by runtime.
         latency_us: of one inference on one thread, by runtime.
         operators: how many of each.
+        measure: name of the measure.
     """
 
     path: Path
     bytes: int
-    accuracy: float
+    score: float
     max_abs_error: float
     max_relative_error: float
     runtimes: dict[str, float]
     latency_us: dict[str, Latency]
     operators: dict[str, int]
+    measure: str = "accuracy"
 
     def facts(self, beside: Path) -> dict[str, Any]:
-        """Return them as plain values, the path relative to a folder."""
-        return {**asdict(self), "path": str(self.path.relative_to(beside))}
+        """Return them as plain values, the score by its measure's name, the path relative to a folder."""
+        plain = asdict(self)
+        return {plain.pop("measure"): plain.pop("score"), **plain, "path": str(self.path.relative_to(beside))}
 
 
-def check_calibration(labels: Integers) -> None:
+def check_calibration(labels: Array) -> None:
     """See that calibration examples can stand for all.
 
     Raises:
         ExportError: they are all of one class.
     """
-    if len(labels) and len(np.unique(labels)) == 1:
+    if len(labels) and labels.ndim == 1 and len(np.unique(labels)) == 1:
         raise ExportError(
             f"all {len(labels)} calibration examples are of one class, number {labels[0]}: integer ranges taken from "
             "them would not fit the others; give examples of several classes"
@@ -125,7 +141,7 @@ def export(
         presets: number formats.
         folder: where the files go.
         card: facts for the metadata.
-        tolerance: accuracy (a fraction) that a quantised file may lose against torch.
+        tolerance: of the measure (a fraction of 1), what a quantised file may lose against torch.
         claimed: runtimes that the files shall run in.
 
     Raises:
@@ -140,14 +156,14 @@ def export(
         needed = calibration if number_format(preset).calibrated else None
         content = quantise(subject.float32, preset, input_name(subject.shape), needed)
         ran = {name: run_examples(content, test, name) for name in claimed}
-        checked = {name: check(preset, name, one, reference, subject.labels, tolerance) for name, one in ran.items()}
-        accuracy = {runtimes.label(name): share for name, (share, _) in checked.items()}
-        first = next(iter(accuracy.values()))
+        checked = {name: check(preset, name, one, subject, tolerance) for name, one in ran.items()}
+        scores = {runtimes.label(name): share for name, (share, _) in checked.items()}
+        first, measure = next(iter(scores.values())), subject.objective.measure
         described = describe(content)
         facts = {
             **_facts(subject, preset, content, described["signatures"]),
-            "accuracy": first,
-            "runtimes": list(accuracy),
+            measure: first,
+            "runtimes": list(scores),
         }
         content = add_metadata(content, {**facts, **card})
         path = folder / f"{preset.replace(':', '-')}.tflite"
@@ -159,9 +175,10 @@ def export(
             first,
             largest,
             largest / max(1.0, float(np.abs(reference).max())),
-            accuracy,
+            scores,
             {runtimes.label(name): one.latency for name, one in ran.items()},
             described["operators"],
+            measure,
         )
     return done
 
@@ -202,41 +219,36 @@ def _facts(subject: Subject, preset: str, content: bytes, signatures: dict[str, 
 
 
 def own_scores(model: nn.Module, x: Floats) -> Floats:
-    """Return what torch gives for examples, (examples, classes)."""
+    """Return what torch gives for examples, (examples, outputs)."""
     with torch.no_grad():
         return np.concatenate([model.eval()(part).numpy() for part in torch.from_numpy(x).split(500)])
 
 
-def check(
-    preset: str, runtime: str, ran: Ran, reference: Floats, labels: Integers | None, tolerance: float
-) -> tuple[float, float]:
-    """Return a file's accuracy in a runtime, and its largest error.
+def check(preset: str, runtime: str, ran: Ran, subject: Subject, tolerance: float) -> tuple[float, float]:
+    """Return how good a file is in a runtime by the objective's measure, and its largest error.
 
     Args:
         preset: the file's number format.
         runtime: where it ran.
         ran: what it gave.
-        reference: the network's own scores.
-        labels: of the examples; None takes the network's own answers.
-        tolerance: accuracy that may be lost.
+        subject: the network and its test examples.
+        tolerance: of the measure, what may be lost.
 
     Raises:
-        ExportError: the scores are not torch's (float32), or lose too much accuracy (the others).
+        ExportError: the scores are not torch's (float32), or lose too much (the others).
     """
-    scores = ran.scores
+    scores, reference = ran.scores, subject.scores
     if scores.shape != reference.shape or not np.isfinite(scores).all():
         raise ExportError(f"{preset}.tflite gives unusable scores of shape {scores.shape} in {runtime}")
     largest = float(np.abs(scores - reference).max())
     error = largest / max(1.0, float(np.abs(reference).max()))
     if preset == "float32" and error > LARGEST_FLOAT32_ERROR:
         raise ExportError(f"float32.tflite differs from torch by {error:.2g} of the largest score in {runtime}")
-    answers = reference.argmax(1) if labels is None else labels
-    accuracy = float((scores.argmax(1) == answers).mean())
-    expected = float((reference.argmax(1) == answers).mean())
+    found, expected, measure = subject.score(scores), subject.score(reference), subject.objective.measure
     # One example is not evidence: on a small test set it may be more than the tolerance.
-    if accuracy < expected - max(tolerance, 1.5 / len(answers)):
+    if not found >= expected - max(tolerance, 1.5 / len(scores)):
         raise ExportError(
-            f"{preset}.tflite has accuracy {accuracy:.4f} in {runtime}, the network {expected:.4f}: "
+            f"{preset}.tflite has {measure} {found:.4f} in {runtime}, the network {expected:.4f}: "
             f"that is more than export.tolerance = {tolerance:g} lost"
         )
-    return round(accuracy, 6), largest
+    return round(found, 6), largest

@@ -23,6 +23,8 @@ def unit_variance(model: nn.Module, x: Tensor) -> None:
         handle = layer.register_forward_hook(lambda _, __, output, seen=seen: seen.append(output))
         model(x)
         handle.remove()
+        if not seen:  # a layer that use leaves out, as early answers of `exits` are
+            continue
         deviation = float(seen[0].std())
         if deviation > 0:
             scaled = layer.gain if isinstance(layer, WeightStandardisedConv2d) else layer.weight

@@ -17,6 +17,8 @@ from edgekit.models.lsuv import unit_variance
 from edgekit.models.qcfs import fit_thresholds, use_qcfs
 from edgekit.models.settings import Model
 from edgekit.models.weights_file import take
+from edgekit.objectives import Objective
+from edgekit.objectives.cross_entropy import PLAIN
 from edgekit.registry import MODELS
 
 
@@ -27,8 +29,9 @@ def build(
     seed: int,
     calibration: Floats | None = None,
     on_notice: Callable[[str], None] = lambda line: None,
+    objective: Objective = PLAIN,
 ) -> nn.Module:
-    """Build the network with weights drawn from the seed, and see that it maps examples to class scores.
+    """Build the network with weights drawn from the seed, and see that it maps examples to what its objective takes.
 
     Args:
         settings: the experiment's [model] section.
@@ -38,10 +41,11 @@ def build(
         calibration: the server's own examples, (examples, ...); networks of the zoo without activation norms are
             scaled to unit variance on them (`lsuv`). Without them, or with a weights file, they keep their scale.
         on_notice: called with lines for people, on what a weights file holds.
+        objective: what it is trained for; the network keeps it.
 
     Raises:
         ExperimentError: no such model, or arguments it does not take.
-        ModelError: it cannot be built, or its output is not (batch, classes).
+        ModelError: it cannot be built, or its output is not (batch, classes), or what else the objective takes.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -53,10 +57,13 @@ def build(
             scores = model.eval()(torch.zeros(2, *shape))
     except Exception as error:
         raise ModelError(f"{settings.name} cannot take examples of shape {shape}: {_one_line(error)}") from error
-    if not isinstance(scores, torch.Tensor) or scores.shape != (2, classes):
+    expected = (2, *objective.outputs(classes, shape))
+    if not isinstance(scores, torch.Tensor) or scores.shape != expected:
         found = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
-        raise ModelError(f"{settings.name} gives {found} for two examples; it must give scores of shape (2, {classes})")
-    if _ends_in_softmax(model, shape):
+        what = "scores" if objective.of_classes else f"what the objective {objective.name} takes,"
+        raise ModelError(f"{settings.name} gives {found} for two examples; it must give {what} of shape {expected}")
+    model.objective = objective  # type: ignore[assignment]
+    if objective.of_classes and _ends_in_softmax(model, shape):
         on_notice(
             f"{settings.name} seems to end in a softmax, which the loss takes itself: give the scores before it, or it "
             "learns slowly"
@@ -71,6 +78,7 @@ def build(
         for line in take(model, Path(settings.weights), settings.new):
             on_notice(line)
     train_only(model, settings.only)
+    objective.prepare(model)
     return model
 
 

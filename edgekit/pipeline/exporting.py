@@ -20,7 +20,7 @@ from edgekit.export.training.file import training_file
 from edgekit.export.training.steps import Options
 from edgekit.pipeline.subjects import load_module, load_run, read_examples
 from edgekit.report import renew_tflite
-from edgekit.runfolder import RunFolder, write_whole
+from edgekit.runfolder import RunFolder, measure_of, write_whole
 from edgekit.server.engines.graphs import options_of
 
 RANDOM_EXAMPLES = 64
@@ -74,7 +74,7 @@ def write_files(
             result["tflite"][preset] = done[preset].facts(folder.path)
         except EdgekitError as error:  # the others are still worth having
             failures.append(error)
-    for line in table(done):
+    for line in table(done, subject.objective.measure):
         notice(line)
     for failure in failures[1:]:
         notice(str(failure))
@@ -82,7 +82,7 @@ def write_files(
         notice("making the training graph")
         method = make(experiment.federation)
         options = options_of(experiment, proximal=method.proximal, drift=method.drifts, private=private)
-        card["accuracy"] = result["accuracy"]
+        card |= dict([measure_of(result)])
         facts = _write_training(subject, options, card, settings.runtimes, folder.export, folder.path, notice)
         result["training_graph"] = {**facts, "batch": options.batch, "clip": options.clip}
     if failures:
@@ -150,7 +150,8 @@ def export_run(
         presets = experiment.export.presets
     result = folder.read_result()
     model, dataset = load_run(folder, experiment)
-    notice(f"{experiment.model.name} of {folder.path}, accuracy {result['accuracy']:.4f}")
+    measure, value = measure_of(result)
+    notice(f"{experiment.model.name} of {folder.path}, {measure} {value:.4f}")
     try:
         write_files(model, dataset, experiment, folder, result, presets, training, notice, private)
     finally:

@@ -89,12 +89,12 @@ def _against_run(content: bytes, preset: str, folder: RunFolder, names: Sequence
 
     experiment = experiments.load(folder.experiment)
     model, dataset = load_run(folder, experiment)
-    reference = tflite.own_scores(model, dataset.test.x)
+    subject = tflite.Subject.of(model, dataset)
     result = {}
     for name in names:
         ran = run_examples(content, tflite.as_device(dataset.test.x), name)
-        accuracy, error = tflite.check(preset, name, ran, reference, dataset.test.y, experiment.export.tolerance)
-        result[name] = {"accuracy": accuracy, "max_abs_error": error, "latency_us": asdict(ran.latency)}
+        score, error = tflite.check(preset, name, ran, subject, experiment.export.tolerance)
+        result[name] = {subject.objective.measure: score, "max_abs_error": error, "latency_us": asdict(ran.latency)}
     return result
 
 

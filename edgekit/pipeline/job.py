@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -18,12 +19,14 @@ from edgekit.algorithms.base import Algorithm
 from edgekit.clients.cohort.memory import keep_freed_memory
 from edgekit.clients.torch_trainer import load_weights, state
 from edgekit.data import FederatedDataset
+from edgekit.data.federated import Floats
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.experiment import Experiment
 from edgekit.export.convert import to_float32
 from edgekit.export.training.file import check_trainable
 from edgekit.models.spiking import SpikingNet
 from edgekit.neuromorphic.trace import trace
+from edgekit.objectives import objective_of
 from edgekit.pipeline import exporting
 from edgekit.pipeline.spiking import SpikingResult, make_spiking
 from edgekit.pipeline.subjects import build_network, load_dataset
@@ -35,8 +38,8 @@ from edgekit.runfolder import RunFolder
 from edgekit.server.engines.base import Engine
 from edgekit.server.engines.fleet.nodes import by_kind
 from edgekit.server.loop.charging import planned
-from edgekit.server.loop.evaluation import measured
-from edgekit.server.loop.metrics import Outcome, RoundMetrics, by_client
+from edgekit.server.loop.evaluation import figures_of, outputs_of
+from edgekit.server.loop.metrics import Outcome, RoundMetrics, by_client, rounded_all
 from edgekit.server.loop.sync import Coordinator
 from edgekit.transforms.base import Mechanism
 
@@ -70,6 +73,7 @@ class Job:
         failures: stages that failed; the others still run, so that nothing is lost.
         started: of the clock, in seconds.
         spikes: whether there is a spiking stage.
+        scores: what the trained network gives for the test examples.
     """
 
     experiment: Experiment
@@ -79,6 +83,7 @@ class Job:
     failures: list[EdgekitError] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
     spikes: bool = True
+    scores: Floats = field(default_factory=lambda: np.zeros(0, np.float32))
 
 
 def run(experiment: Experiment, out: Path, listener: Listener) -> dict[str, Any]:
@@ -214,7 +219,9 @@ def _work(job: Job, fleet: Fleet | None = None) -> dict[str, Any]:
         job.result["nodes"] = nodes
     job.folder.write_json(job.folder.result, job.result)
     sample = spiking.sample if spiking else None
-    write_report(job.folder, experiment, job.result, dataset, coordinator.statement, coordinator.plan, sample)
+    write_report(
+        job.folder, experiment, job.result, dataset, coordinator.statement, coordinator.plan, sample, job.scores
+    )
     for failure in job.failures[1:]:
         job.listener.notice(str(failure))
     if job.failures:
@@ -251,6 +258,10 @@ def _has_spiking_form(job: Job, model: nn.Module, dataset: FederatedDataset) -> 
         ConversionError: it has none, and the experiment asks for it; the layer is named.
     """
     wanted = job.experiment.spiking.enabled
+    if wanted and not (dataset.objective.of_classes and dataset.calibration.y.ndim == 1):
+        what = "soft labels" if dataset.objective.of_classes else dataset.objective.name
+        job.listener.notice(f"no spiking form is made: spikes answer with classes, not with {what}")
+        return False
     if not wanted or isinstance(model, SpikingNet):
         return bool(wanted)
     try:
@@ -274,17 +285,20 @@ def _keep_model(
 ) -> None:
     """Save the trained weights, and write down how training went."""
     arrays.save(job.folder.model, outcome.weights, {"model": job.experiment.model.model_dump()})
-    found = measured(model, outcome.weights, dataset.test)
     load_weights(model, outcome.weights)
+    objective = objective_of(model)
+    scores, own = outputs_of(model, dataset.test), outputs_of(model, dataset.calibration)
+    found = figures_of(objective, scores, dataset.test)
+    decided = objective.decides(own, dataset.calibration.y, dataset.calibration.x)
+    judged = objective.judged(decided, scores, dataset.test.y, dataset.test.x)
+    job.scores = scores
     plan, ledger = coordinator.plan, coordinator.charging.ledger
     clients = dataset.clients if simulated else sum(kind["nodes"] for kind in by_kind(job.folder).values())
     job.result.update(
         {
             "name": job.experiment.name,
-            "accuracy": round(found.accuracy, 6),
-            "balanced_accuracy": round(found.balanced_accuracy, 6),
-            "f1": round(found.f1, 6),
-            "majority_baseline": round(found.baseline, 6),
+            **rounded_all(found.metrics),
+            "objective": {**objective.chosen.model_dump(), "measure": objective.measure},
             "rounds": outcome.rounds,
             "interrupted": outcome.interrupted,
             "parameters": sum(p.numel() for p in model.parameters()),
@@ -298,10 +312,12 @@ def _keep_model(
             "versions": {"edgekit": __version__, "python": platform.python_version(), **_versions()},
         }
     )
+    if decided:
+        job.result["decision"] = rounded_all({**decided, **judged})
     if coordinator.scores:
         job.result["clients"] = {
             **by_client(coordinator.scores),
-            "accuracy": {str(client): round(found.accuracy, 6) for client, found in coordinator.scores.items()},
+            objective.measure: {str(client): round(one.score, 6) for client, one in coordinator.scores.items()},
         }
     spent = 0.0 if plan is None else ledger.epsilon(plan.delta, plan.accountant)
     seeded = simulated and job.experiment.privacy.randomness == "seed"

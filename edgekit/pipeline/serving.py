@@ -26,7 +26,7 @@ from edgekit.export.verify import run_examples
 from edgekit.pipeline import job
 from edgekit.privacy.statement import for_owners
 from edgekit.processes import when_parent_ends
-from edgekit.runfolder import RunFolder, append_line, read_lines, secret_number
+from edgekit.runfolder import RunFolder, append_line, measure_of, read_lines, secret_number
 from edgekit.server.deployment.authority import Authority
 from edgekit.server.deployment.enrolment import members_in
 from edgekit.server.engines.fleet.engine import FleetEngine
@@ -127,7 +127,9 @@ class Events:
 
     def finished(self, result: dict[str, Any]) -> None:
         """The job is done; models may still be delivered."""
-        append_line(self._path, {"finished": {key: result[key] for key in ("accuracy", "rounds", "seconds")}})
+        measure, score = measure_of(result)
+        told = {"measure": measure, measure: score, "rounds": result["rounds"], "seconds": result["seconds"]}
+        append_line(self._path, {"finished": told})
 
 
 class NodesOfAGrid:
@@ -210,7 +212,7 @@ class NodesOfAGrid:
                 with tempfile.TemporaryDirectory() as place:
                     subject = Subject.of(model, dataset)
                     made = export(subject, [DELIVERED], Path(place), card, self._experiment.export.tolerance)[DELIVERED]
-                    self._deliver(made.path.read_bytes(), number, made.accuracy)
+                    self._deliver(made.path.read_bytes(), number, made.score, made.measure)
             except EdgekitError as error:
                 self._events.notice(f"round {number}: no model is delivered: {error}")
 
@@ -220,7 +222,8 @@ class NodesOfAGrid:
         Nothing to deliver ends it at once.
         """
         engine, _, _ = self._all
-        engine.presence.progress |= {"finished": {"accuracy": result["accuracy"], "rounds": result["rounds"]}}
+        measure, score = measure_of(result)
+        engine.presence.progress |= {"finished": {measure: score, "rounds": result["rounds"]}}
         if engine.keeps_model:
             self._events.notice(f"no model is delivered: {engine.keeps_model}")
             return
@@ -231,7 +234,7 @@ class NodesOfAGrid:
         content = (self._folder.path / facts["path"]).read_bytes()
         self._events.notice("nodes that were away get the model when they come back; Ctrl-C stops")
         while True:
-            self._deliver(content, result["rounds"], result["tflite"][DELIVERED]["accuracy"])
+            self._deliver(content, result["rounds"], facts[measure], measure)
             time.sleep(LINGER_SECONDS)
 
     def _progress(self, privacy: str) -> dict[str, Any]:
@@ -243,12 +246,13 @@ class NodesOfAGrid:
         rounds = self._experiment.federation.rounds
         return {"run": self._experiment.name, "rounds": rounds, "done": done, "privacy": privacy}
 
-    def _deliver(self, content: bytes, version: int, accuracy: float) -> None:
+    def _deliver(self, content: bytes, version: int, score: float, measure: str) -> None:
         engine, dataset, _ = self._all
         if self._delivery is None or self._delivery.version != version:
             probe = as_device(dataset.calibration.x[:PROBES])
             scores = run_examples(content, probe).scores
-            self._delivery = Delivery(content, version, self._experiment.name, accuracy, probe, scores, PROBE_TOLERANCE)
+            name = self._experiment.name
+            self._delivery = Delivery(content, version, name, score, probe, scores, PROBE_TOLERANCE, measure)
         engine.presence.there()
         took, asked = engine.deliver(self._delivery)
         if asked:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgekit import algorithms, arrays, plugins
+from edgekit import algorithms, arrays, objectives, plugins
 from edgekit.clients.torch_trainer import load_weights
 from edgekit.data import FederatedDataset
 from edgekit.data.federated import Floats
@@ -24,7 +24,11 @@ def load_dataset(experiment: Experiment) -> FederatedDataset:
     """Return an experiment's dataset; where whole clients are protected, calibration examples are whole groups too."""
     whole_groups = experiment.privacy.unit == "client"
     return algorithms.kind(experiment.split).dataset(
-        experiment.data, experiment.split, experiment.seed, whole_groups=whole_groups
+        experiment.data,
+        experiment.split,
+        experiment.seed,
+        whole_groups=whole_groups,
+        objective=objectives.make(experiment.objective),
     )
 
 

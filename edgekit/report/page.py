@@ -14,8 +14,8 @@ from edgekit.data import FederatedDataset
 from edgekit.experiment import Experiment
 from edgekit.guarantee import Plan, Statement
 from edgekit.privacy.statement import covered, not_covered
-from edgekit.report import pictures
-from edgekit.runfolder import RunFolder, read_lines, write_whole
+from edgekit.report import by_objective, pictures
+from edgekit.runfolder import RunFolder, measure_of, read_lines, write_whole
 from edgekit.server.engines.fleet.nodes import by_kind
 
 SHOWN_CLIENTS = 1000
@@ -51,6 +51,7 @@ def write_report(
     statement: Statement,
     plan: Plan | None,
     sample: SpikingSample | None,
+    scores: NDArray[np.float32],
 ) -> None:
     """Write report.html.
 
@@ -62,6 +63,7 @@ def write_report(
         statement: what privacy covers, in words.
         plan: the privacy plan, None without privacy.
         sample: one example through the spiking network, None without it.
+        scores: what the network gives for the test examples, (examples, outputs).
     """
     rounds = list(read_lines(folder.metrics))
     shown = range(min(dataset.clients, SHOWN_CLIENTS))
@@ -70,11 +72,12 @@ def write_report(
     drawn, unreadable = {}, 0
     if not nodes and not parties:
         histogram, unreadable = _histogram(dataset, shown)
-        drawn = {"clients": pictures.clients(histogram, dataset.classes)}
+        drawn = {"clients": pictures.clients(histogram, dataset.kinds)}
+    measure, score = measure_of(result)
     if rounds:
-        drawn["accuracy"] = pictures.accuracy(rounds)
+        drawn["by_round"] = pictures.by_round(rounds, measure)
         if "clients" in result:
-            drawn["by_client"] = pictures.by_client(list(result["clients"]["accuracy"].values()))
+            drawn["by_client"] = pictures.by_client(list(result["clients"][measure].values()), measure)
         if plan is not None:
             drawn["epsilon"] = pictures.epsilon(rounds, plan.target_epsilon)
     page = _template("page.html").render(
@@ -83,6 +86,10 @@ def write_report(
         settings=folder.experiment.read_text(),
         style=files("edgekit.report").joinpath("page.css").read_text(),
         pictures=drawn,
+        measure=measure,
+        shown=as_shown,
+        score=as_shown(measure, score),
+        answers=by_objective.drawn(dataset, scores, result),
         forms=_forms_section(folder, result),
         failed=_failures(result),
         spiking=_spiking_section(result, dataset.classes, sample),
@@ -157,7 +164,14 @@ def _template(name: str) -> jinja2.Template:
 
 
 def _forms_section(folder: RunFolder, result: dict[str, Any]) -> str:
-    return _template("forms.html").render(result=result, forms=_forms(folder, result))
+    measure, _ = measure_of(result)
+    forms = _forms(folder, result)
+    return _template("forms.html").render(result=result, forms=forms, measure=measure, shown=as_shown)
+
+
+def as_shown(measure: str, value: float) -> str:
+    """Return a measure's value for people: shares as percent."""
+    return f"{100 * value:.2f} %" if measure == "accuracy" else f"{value:.3f}"
 
 
 def _histogram(dataset: FederatedDataset, clients: Iterable[int]) -> tuple[NDArray[np.int64], int]:
@@ -167,20 +181,21 @@ def _histogram(dataset: FederatedDataset, clients: Iterable[int]) -> tuple[NDArr
         try:
             rows.append(dataset.histogram([client])[0])
         except Exception:
-            rows.append(np.zeros(len(dataset.classes), np.int64))
+            rows.append(np.zeros(len(dataset.kinds), np.int64))
             unreadable += 1
     return np.stack(rows), unreadable
 
 
 def _forms(folder: RunFolder, result: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return one row for each form of the model: name, where it runs, bytes, accuracy."""
+    """Return one row for each form of the model: name, where it runs, bytes, score."""
+    measure, score = measure_of(result)
     rows = [
         {
             "name": "PyTorch",
             "runs_on": "servers",
             "format": "float32",
             "bytes": folder.model.stat().st_size,
-            "accuracy": result["accuracy"],
+            "score": score,
             "file": "model.safetensors",
         }
     ]
@@ -191,7 +206,7 @@ def _forms(folder: RunFolder, result: dict[str, Any]) -> list[dict[str, Any]]:
                 "runs_on": "phones, boards",
                 "format": preset,
                 "bytes": facts["bytes"],
-                "accuracy": facts["accuracy"],
+                "score": facts[measure],
                 "file": facts["path"],
             }
         )
@@ -203,7 +218,7 @@ def _forms(folder: RunFolder, result: dict[str, Any]) -> list[dict[str, Any]]:
                     "runs_on": "simulators that read NIR",
                     "format": "float32",
                     "bytes": (folder.path / "spiking/network.nir").stat().st_size,
-                    "accuracy": spiking["accuracy_float"],
+                    "score": spiking["accuracy_float"],
                     "file": "spiking/network.nir",
                 }
             )
@@ -213,7 +228,7 @@ def _forms(folder: RunFolder, result: dict[str, Any]) -> list[dict[str, Any]]:
                 "runs_on": "Loihi-style chips",
                 "format": "8-bit",
                 "bytes": (folder.path / "spiking/loihi.npz").stat().st_size,
-                "accuracy": spiking["accuracy_loihi"],
+                "score": spiking["accuracy_loihi"],
                 "file": "spiking/loihi.npz",
             }
         )

@@ -17,33 +17,34 @@ INK, FAINT, FIRST, SECOND, THIRD = "#010101", "#020202", "#030303", "#040404", "
 _VARIABLES = {INK: "--ink", FAINT: "--line", FIRST: "--first", SECOND: "--second", THIRD: "--third"}
 
 
-def accuracy(rounds: Sequence[dict[str, Any]]) -> str:
-    """Draw accuracy by round, from the lines of metrics.jsonl."""
-    figure, axis = _figure(5.0, 2.9)
-    measured = [line for line in rounds if line["accuracy"] is not None]
-    axis.plot([line["round"] for line in measured], [line["accuracy"] for line in measured], color=FIRST, lw=2)
-    _title(axis, "Test accuracy of the global model")
-    axis.set_ylim(0, 1.02)
+def by_round(rounds: Sequence[dict[str, Any]], measure: str) -> str:
+    """Draw the objective's measure by round, from the lines of metrics.jsonl."""
+    figure, axis = new_figure(5.0, 2.9)
+    values = {line["round"]: {**line["metrics"], "accuracy": line["accuracy"]}.get(measure) for line in rounds}
+    measured = {number: value for number, value in values.items() if value is not None}
+    axis.plot(list(measured), list(measured.values()), color=FIRST, lw=2)
+    titled(axis, f"Test {measure} of the global model")
+    axis.set_ylim(max(-1.0, min([0.0, *measured.values()])), 1.02)
     axis.set_xlabel("round")
-    return _svg(figure, "Accuracy by round")
+    return as_svg(figure, f"{measure.capitalize()} by round")
 
 
 def epsilon(rounds: Sequence[dict[str, Any]], target: float) -> str:
     """Draw the epsilon spent by round, from the lines of metrics.jsonl, below the planned one."""
-    figure, axis = _figure(5.0, 2.9)
+    figure, axis = new_figure(5.0, 2.9)
     axis.plot([line["round"] for line in rounds], [line["epsilon"] for line in rounds], color=SECOND, lw=2)
     axis.axhline(target, color=INK, lw=1, ls=(0, (2, 3)))
     axis.annotate(f"target {target:g}", (0, target), xytext=(4, -4), textcoords="offset points", va="top")
     axis.set_ylim(0, target * 1.1)
     axis.set_xlabel("round")
-    _title(axis, "Epsilon spent")
-    return _svg(figure, "Epsilon by round")
+    titled(axis, "Epsilon spent")
+    return as_svg(figure, "Epsilon by round")
 
 
-def by_client(accuracies: Sequence[float]) -> str:
-    """Draw the model's accuracy on what each client holds back, worst first; the worst tenth stands out."""
-    figure, axis = _figure(9.0, 2.9)
-    held = np.sort(np.asarray(accuracies))
+def by_client(scores: Sequence[float], measure: str) -> str:
+    """Draw the model's measure on what each client holds back, worst first; the worst tenth stands out."""
+    figure, axis = new_figure(9.0, 2.9)
+    held = np.maximum(np.sort(np.asarray(scores)), -1.0)
     worst = max(1, len(held) // 10)
     colours = [SECOND if place < worst else FIRST for place in range(len(held))]
     axis.bar(np.arange(len(held)), held, 0.85 if len(held) <= 150 else 1.0, color=colours, linewidth=0)
@@ -51,11 +52,11 @@ def by_client(accuracies: Sequence[float]) -> str:
     label = f"mean {held.mean():.3f}, worst tenth {held[:worst].mean():.3f}"
     axis.annotate(label, (-0.4, 1.15), va="top")  # above the bars, which end at 1
     axis.set_xlim(-0.6, len(held) - 0.4)
-    axis.set_ylim(0, 1.18)
+    axis.set_ylim(min(0.0, held[0]), 1.18)
     axis.set_xticks([])
     axis.set_xlabel(f"{len(held)} clients, worst first")
-    _title(axis, "Accuracy on each client's own data, held back")
-    return _svg(figure, "Accuracy on what each client holds back")
+    titled(axis, f"{measure.capitalize()} on each client's own data, held back")
+    return as_svg(figure, f"{measure.capitalize()} on what each client holds back")
 
 
 def clients(histogram: NDArray[np.int64], classes: Sequence[str]) -> str:
@@ -69,7 +70,7 @@ def clients(histogram: NDArray[np.int64], classes: Sequence[str]) -> str:
 
     order = np.argsort(-histogram.sum(1), kind="stable")
     held = histogram[order]
-    figure, axis = _figure(9.0, 3.1)
+    figure, axis = new_figure(9.0, 3.1)
     colours = matplotlib.colormaps["viridis"](np.linspace(0.05, 0.95, len(classes)))
     bottom = np.zeros(len(held))
     width = 0.85 if len(held) <= 150 else 1.0
@@ -79,7 +80,7 @@ def clients(histogram: NDArray[np.int64], classes: Sequence[str]) -> str:
     axis.set_xlim(-0.6, len(held) - 0.4)
     axis.set_xticks([])
     axis.set_xlabel(f"{len(held)} clients, largest first")
-    _title(axis, "Examples of each class, by client")
+    titled(axis, "Examples of each class, by client")
     if len(classes) <= 20:
         axis.legend(
             ncols=len(classes) if len(classes) <= 12 else 10,
@@ -90,7 +91,7 @@ def clients(histogram: NDArray[np.int64], classes: Sequence[str]) -> str:
             columnspacing=1.0,
             loc="upper right",
         )
-    return _svg(figure, "Each client's number of examples, by class")
+    return as_svg(figure, "Each client's number of examples, by class")
 
 
 def steps(by_steps: dict[str, dict[str, float]], chosen: int, reference: float) -> str:
@@ -113,26 +114,26 @@ def steps(by_steps: dict[str, dict[str, float]], chosen: int, reference: float) 
     axis.set_ylim(max(0.0, min(lowest, reference) - 0.05), 1.005)
     below.set_xlabel("time steps")
     axis.legend(frameon=False, fontsize=8, loc="lower right")
-    _title(axis, "Accuracy and energy by time steps")
-    return _svg(figure, "Accuracy and energy of the spiking network by time steps")
+    titled(axis, "Accuracy and energy by time steps")
+    return as_svg(figure, "Accuracy and energy of the spiking network by time steps")
 
 
 def early(decision: dict[str, Any], whole: int, accuracy: float) -> str:
     """Draw accuracy against the mean steps of inferences that stop when the readout is sure."""
-    figure, axis = _figure(4.4, 3.0)
+    figure, axis = new_figure(4.4, 3.0)
     points = decision["curve"]
     axis.plot([p["steps"] for p in points], [p["accuracy"] for p in points], color=FIRST, lw=2, marker="o", ms=3)
     axis.plot([whole], [accuracy], color=INK, marker="o", ms=6, ls="", label=f"all {whole} steps")
     axis.plot([decision["steps"]], [decision["accuracy"]], color=SECOND, marker="o", ms=8, ls="", label="chosen margin")
     axis.set_xlabel("mean time steps until the decision")
     axis.legend(frameon=False, fontsize=8, loc="lower right")
-    _title(axis, "Accuracy when stopping early")
-    return _svg(figure, "Accuracy against steps of early decisions")
+    titled(axis, "Accuracy when stopping early")
+    return as_svg(figure, "Accuracy against steps of early decisions")
 
 
 def rates(by_layer: Sequence[dict[str, Any]]) -> str:
     """Draw how often the neurons of each layer fire."""
-    figure, axis = _figure(4.4, 3.0)
+    figure, axis = new_figure(4.4, 3.0)
     places = range(len(by_layer))
     axis.barh(places, [100 * layer["rate"] for layer in by_layer], color=FIRST, height=0.6, linewidth=0)
     names = [f"layer {i + 1}\n{layer['layer']}"[:28] for i, layer in enumerate(by_layer)]
@@ -151,8 +152,8 @@ def rates(by_layer: Sequence[dict[str, Any]]) -> str:
     axis.invert_yaxis()
     axis.grid(axis="y", visible=False)
     axis.set_xlabel("spikes a neuron and step, %")
-    _title(axis, "How often neurons fire")
-    return _svg(figure, "Firing rate of each layer")
+    titled(axis, "How often neurons fire")
+    return as_svg(figure, "Firing rate of each layer")
 
 
 def membranes(voltages: Sequence[NDArray[np.float64]], names: Sequence[str]) -> str:
@@ -165,13 +166,13 @@ def membranes(voltages: Sequence[NDArray[np.float64]], names: Sequence[str]) -> 
         axis.set_ylabel(f"layer {number + 1}", fontsize=7)
         axis.tick_params(labelsize=7, labelbottom=number == len(voltages) - 1)
     axes[-1].set_xlabel("time step")
-    _title(axes[0], "Voltages of a few neurons, in thresholds")
-    return _svg(figure, "Membrane voltages of a few neurons of each layer: " + ", ".join(names))
+    titled(axes[0], "Voltages of a few neurons, in thresholds")
+    return as_svg(figure, "Membrane voltages of a few neurons of each layer: " + ", ".join(names))
 
 
 def raster(spikes: Sequence[NDArray[np.bool_]], names: Sequence[str]) -> str:
     """Draw one example's spikes: a dot a spike, a band a layer, (steps, neurons) each."""
-    figure, axis = _figure(4.4, 3.0)
+    figure, axis = new_figure(4.4, 3.0)
     start = 0
     ticks, labels = [], []
     for number, layer in enumerate(spikes):
@@ -188,13 +189,13 @@ def raster(spikes: Sequence[NDArray[np.bool_]], names: Sequence[str]) -> str:
     axis.set_ylim(start, 0)
     axis.set_xlabel("time step")
     axis.set_xlim(0.5, len(spikes[0]) + 0.5)
-    _title(axis, "Every spike of this one example")
-    return _svg(figure, "Spike raster of one test example")
+    titled(axis, "Every spike of this one example")
+    return as_svg(figure, "Spike raster of one test example")
 
 
 def voltages(values: NDArray[np.int32], classes: Sequence[str], answer: str) -> str:
     """Draw the readout's voltages of one example by time step: the highest is the answer."""
-    figure, axis = _figure(4.4, 3.0)
+    figure, axis = new_figure(4.4, 3.0)
     for number, name in enumerate(classes):
         mine = name == answer
         axis.plot(
@@ -213,13 +214,13 @@ def voltages(values: NDArray[np.int32], classes: Sequence[str], answer: str) -> 
         weight="bold",
     )
     axis.set_xlabel("time step")
-    _title(axis, "Voltage of each class")
-    return _svg(figure, "Readout voltages of one example")
+    titled(axis, "Voltage of each class")
+    return as_svg(figure, "Readout voltages of one example")
 
 
 def image(example: NDArray[np.float32]) -> str:
     """Draw one example: an image as pixels, other features as bars."""
-    figure, axis = _figure(2.2, 2.2)
+    figure, axis = new_figure(2.2, 2.2)
     axis.axis("off")
     if example.ndim == 4:  # a sequence of frames: where it grew brighter, minus where it grew darker
         summed = example.sum(0)
@@ -230,7 +231,7 @@ def image(example: NDArray[np.float32]) -> str:
         axis.imshow((pixels - low) / max(high - low, 1e-9), cmap="gray_r", interpolation="nearest")
     else:
         axis.bar(range(example.size), example.ravel(), color=FIRST)
-    return _svg(figure, "The example, as the network sees it")
+    return as_svg(figure, "The example, as the network sees it")
 
 
 def rebuilt(rows: Mapping[str, NDArray[np.float32]]) -> str:
@@ -254,7 +255,7 @@ def rebuilt(rows: Mapping[str, NDArray[np.float32]]) -> str:
         axis.set_xticks([])
         axis.grid(visible=False)
         axis.spines[["left", "bottom"]].set_visible(False)
-    return _svg(figure, "Examples, and what the split server rebuilds of them")
+    return as_svg(figure, "Examples, and what the split server rebuilds of them")
 
 
 def standalone(svg: str, style: str) -> str:
@@ -272,7 +273,8 @@ def standalone(svg: str, style: str) -> str:
     return re.sub(r"<svg ([^>]*)>", rf"{head}\1><style>{colours}{background}</style>", svg, count=1)
 
 
-def _figure(width: float, height: float) -> tuple["Figure", "Axes"]:
+def new_figure(width: float, height: float) -> tuple["Figure", "Axes"]:
+    """Return a figure in the page's style with one pair of axes; sizes in inches."""
     figure, axes = _figures(width, height, 1)
     return figure, axes[0]
 
@@ -310,11 +312,12 @@ def _figures(width: float, height: float, rows: int, ratios: Sequence[float] | N
     return figure, axes
 
 
-def _title(axis: "Axes", text: str) -> None:
+def titled(axis: "Axes", text: str) -> None:
+    """Give axes their title."""
     axis.set_title(text, loc="left", fontsize=10, color=INK)
 
 
-def _svg(figure: "Figure", description: str) -> str:
+def as_svg(figure: "Figure", description: str) -> str:
     """Return the figure as an inline SVG element with the page's colours and a name for screen readers."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})

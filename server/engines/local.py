@@ -84,7 +84,9 @@ class LocalEngine:
                     "training graph is of one: set training.trainer = 'auto'"
                 )
             making = partial(on_notice, "making the training graph")
-            single = LiteRTTrainer(kept_training_graph(experiment, algorithm, dataset, model, run, making))
+            single = LiteRTTrainer(
+                kept_training_graph(experiment, algorithm, dataset, model, run, making), dataset.objective
+            )
             self.trainer = "one client at a time in LiteRT, as devices without torch train"
         else:
             cohort_trainer, self.trainer = self._choose_trainer(model, run.checkpoint / TRAINER)
@@ -143,7 +145,8 @@ class LocalEngine:
             return TorchTrainer(model, self._on_notice), self._choose_trainer(model, None)[0]
 
         data, seed = self._dataset, self._experiment.seed
-        return Others(algorithm.modules, made, data.shape, len(data.classes), seed, data.calibration.x)
+        classes, examples = len(data.classes), data.calibration.x
+        return Others(algorithm.modules, made, data.shape, classes, seed, examples, data.objective)
 
     def _slower(self, model: nn.Module, kept: Path | None) -> str:
         """Return why clients train faster one after the other, "" if they do not; what the run began with holds."""

@@ -18,6 +18,10 @@ GOOD = "good.safetensors"
 """Of real devices' best model, on the server's own examples: what to go back to where all later ones are bad."""
 
 
+WORST = -1e30
+"""Of scores; JSON has no infinity."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """The loop's state after a round.
@@ -32,7 +36,7 @@ class Checkpoint:
         buffers: running statistics of the network.
         ledger: head of the ledger of spent privacy; "" without.
         best: the global model that was best on the server's own examples, {} where none is kept.
-        best_accuracy: there.
+        best_score: there.
     """
 
     round: int
@@ -44,7 +48,7 @@ class Checkpoint:
     buffers: Weights = field(default_factory=dict)
     ledger: str = ""
     best: Weights = field(default_factory=dict)
-    best_accuracy: float = -1.0
+    best_score: float = WORST
 
 
 def save(folder: Path, checkpoint: Checkpoint, *, good: bool = False) -> None:
@@ -64,7 +68,7 @@ def save(folder: Path, checkpoint: Checkpoint, *, good: bool = False) -> None:
         "empty": [name for name, held in {**checkpoint.state.bundles, **of_transforms}.items() if not held],
         "transforms": [dict(one.facts) for one in checkpoint.transforms],
         "ledger": checkpoint.ledger,
-        "best_accuracy": checkpoint.best_accuracy,
+        "best_score": checkpoint.best_score,
     }
     arrays.save(folder / f"round-{checkpoint.round:06d}.safetensors", flat, description)
     if good:
@@ -112,7 +116,7 @@ def latest(folder: Path, say: Callable[[str], None] = lambda line: None) -> Chec
                 buffers,
                 str(description.get("ledger", "")),
                 best,
-                float(description.get("best_accuracy", -1.0)),
+                float(description.get("best_score", description.get("best_accuracy", WORST))),
             )
         except (EdgekitError, KeyError, TypeError, ValueError, AttributeError) as error:
             problem = error

@@ -1,7 +1,7 @@
 """What a round was like, a line of metrics.jsonl; and how training ended."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -20,7 +20,7 @@ class RoundMetrics:
     Attributes:
         round: from 1.
         loss: of the global model on the test set, None in rounds without evaluation.
-        accuracy: likewise.
+        accuracy: likewise; None of other objectives than classes, whose measure is among `metrics`.
         cohort: clients asked.
         replies: updates accepted.
         failures: clients that raised, or whose update was refused.
@@ -31,6 +31,8 @@ class RoundMetrics:
         metrics: the method's own, such as the clients' mean training loss.
         clients: accuracy on what clients hold back: `mean`, `worst_tenth` (the mean of the worst tenth of the clients)
             and how many `clients` told; {} where none are asked.
+        measure: name of the objective's measure.
+        beside: names of the metrics that are told beside it.
         problem: why a figure is missing that was measured; "" if none is.
     """
 
@@ -46,6 +48,8 @@ class RoundMetrics:
     epsilon: float | None
     metrics: Mapping[str, Any] = field(default_factory=dict)
     clients: Mapping[str, Any] = field(default_factory=dict)
+    measure: str = "accuracy"
+    beside: Sequence[str] = ()
     problem: str = ""
 
 
@@ -67,15 +71,15 @@ class Outcome:
 
 
 def by_client(scores: Mapping[int, Scored]) -> dict[str, Any]:
-    """Return what metrics tell of clients' accuracies; {} of none."""
+    """Return what metrics tell of the measure by client; {} of none."""
     if not scores:
         return {}
-    accuracies = sorted(scored.accuracy for scored in scores.values())
-    worst = accuracies[: max(1, len(accuracies) // 10)]
+    each = sorted(scored.score for scored in scores.values())
+    worst = each[: max(1, len(each) // 10)]
     return {
-        "mean": round(sum(accuracies) / len(accuracies), 6),
+        "mean": round(sum(each) / len(each), 6),
         "worst_tenth": round(sum(worst) / len(worst), 6),
-        "clients": len(accuracies),
+        "clients": len(each),
     }
 
 

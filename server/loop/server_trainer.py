@@ -29,7 +29,8 @@ class ServerTrainer:
     def __init__(self, model: nn.Module, modules: dict[str, Model], dataset: FederatedDataset, seed: int) -> None:
         self._own, self._examples, self._seed = TorchTrainer(model), dataset.calibration, seed
         shape, classes = dataset.shape, len(dataset.classes)
-        self._others = Others(modules, TorchTrainer, shape, classes, seed, dataset.calibration.x)
+        examples, objective = dataset.calibration.x, dataset.objective
+        self._others = Others(modules, TorchTrainer, shape, classes, seed, examples, objective)
 
     def driven(self, merge: Generator[Any, Any, Any], number: int) -> Any:
         """Run a method's merge to its end; return what it gives.

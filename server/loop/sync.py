@@ -20,6 +20,7 @@ from edgekit.guarantee import Plan, Statement
 from edgekit.local_settings import LocalSettings
 from edgekit.models import batch_norms, check_private
 from edgekit.models.requirements import moving_buffers
+from edgekit.objectives import objective_of
 from edgekit.randomness import generator
 from edgekit.runfolder import RunFolder, append_line
 from edgekit.server.engines.base import Engine
@@ -285,10 +286,13 @@ class Coordinator:
         buffers = {**before.buffers, **merged.buffers}
         after = self._after(before, Checkpoint(number, merged.state, transforms=merged.transforms, buffers=buffers))
         reasons += [(client, RUINED) for client in merged.left_out]
-        loss, accuracy, metrics = None, None, merged.metrics
+        loss, accuracy, metrics, objective = None, None, merged.metrics, objective_of(self.model)
+        beside: Sequence[str] = ()
         if not skips(self.experiment.federation, number):
             found = measured(self.model, self._whole(after), self.dataset.test)
-            loss, accuracy, metrics = found.loss, found.accuracy, {**metrics, **found.beside}
+            loss, accuracy, beside = found.loss, found.metrics.get("accuracy"), found.beside
+            told = [name for name in (found.measure, *beside) if name != "accuracy"]
+            metrics = {**metrics, **{name: rounded(found.metrics[name]) for name in told}}
             after = self._validation.measured(after, self._whole(after))
         scores, own = self._measured(number, after, cohort)
         line = RoundMetrics(
@@ -304,6 +308,8 @@ class Coordinator:
             epsilon=self.charging.epsilon,
             metrics={**metrics, **own, **self._validation.metrics},
             clients=by_client(scores),
+            measure=objective.measure,
+            beside=beside,
             problem="the test loss is not finite" if loss is not None and not isfinite(loss) else "",
         )
         append_line(self.run_folder.metrics, asdict(line))
@@ -329,7 +335,7 @@ class Coordinator:
         """Complete the new checkpoint; in the last rounds the running mean of the weights moves on too."""
         federation, number = self.experiment.federation, after.round
         average, averaged = before.average, before.averaged
-        after = replace(after, best=before.best, best_accuracy=before.best_accuracy)
+        after = replace(after, best=before.best, best_score=before.best_score)
         if number > federation.rounds * (1 - federation.averaged):
             averaged += 1
             average = moved_on(average, averaged, self._whole(after))

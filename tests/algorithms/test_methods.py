@@ -220,7 +220,7 @@ def test_clients_measure_on_what_they_hold_back_and_never_train_on_it(measured):
         rows = sorted(map(bytes, np.concatenate([kept.x, held.x])))
         assert rows == sorted(map(bytes, whole.x))
         wanted[client] = _accuracy(held, w)
-        assert made.scores[client].accuracy == pytest.approx(wanted[client])
+        assert made.scores[client].score == pytest.approx(wanted[client])
         assert made.scores[client].examples == len(held)
     told = lines[-1]["clients"]
     assert told["mean"] == pytest.approx(np.mean(list(wanted.values())), abs=1e-6)
@@ -232,14 +232,14 @@ def test_personal_layers_are_measured_as_their_client_has_them(measured):
     made, w, _ = measured("federation.algorithm=personal", 'federation.arguments.layers=["1.bias"]')
     for client in range(6):
         own = {**w, "1.bias": made.engine._clients.states.load(client, 4)["own"]["1.bias"]}
-        assert made.scores[client].accuracy == pytest.approx(_accuracy(made.dataset.client_test(client), own))
+        assert made.scores[client].score == pytest.approx(_accuracy(made.dataset.client_test(client), own))
 
 
 def test_a_strategy_of_flowers_asks_whom_it_wants_and_its_metrics_are_kept(measured):
     made, _, lines = measured("federation.strategy=FedAvg", "federation.arguments.fraction_evaluate=0.5")
     assert len(made.scores) == 3
     weights = [scored.examples for scored in made.scores.values()]
-    mean = np.average([scored.accuracy for scored in made.scores.values()], weights=weights)
+    mean = np.average([scored.score for scored in made.scores.values()], weights=weights)
     assert lines[-1]["metrics"]["eval_acc"] == pytest.approx(mean, abs=1e-5)
     assert "train_loss" in lines[-1]["metrics"]
 

@@ -56,7 +56,7 @@ class Refining(Algorithm):
     def merge(self, before, got, number):
         trained = yield Train(got.bundles["weights"], SERVER)
         scored = yield Score(trained.arrays)
-        return State({"weights": trained.arrays}, {"metrics": {"at_server": scored.accuracy}})
+        return State({"weights": trained.arrays}, {"metrics": {"at_server": scored.score}})
 
 
 class Endless(Algorithm):
@@ -126,7 +126,7 @@ def test_the_server_trains_where_merge_asks_for_it(made, tmp_path):
     expected = trainer.train(Train(mean, SERVER), LocalTask(dataset.calibration, draw, draw)).arrays
     assert all(np.array_equal(found[k], expected[k]) for k in expected)
     (line,) = read_lines(tmp_path / "run" / "metrics.jsonl")
-    assert line["metrics"]["at_server"] == trainer.score(Score(expected), dataset.calibration).accuracy
+    assert line["metrics"]["at_server"] == trainer.score(Score(expected), dataset.calibration).score
 
 
 class Plain(Algorithm):

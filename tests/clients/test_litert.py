@@ -127,7 +127,7 @@ def test_settings_out_of_range_never_reach_a_trainer(changed):
 @pytest.mark.parametrize(
     ("spoil", "complaint"),
     [
-        (lambda b: Examples(b.x, b.y - 10), "10 classes, this client's labels go from"),
+        (lambda b: Examples(b.x, b.y - 10), "10 classes; this client has a label outside 0..9"),
         (lambda b: Examples(b.x[:, :, :4], b.y), r"takes examples of \(1, 8, 8\), this client's are \(1, 4, 8\)"),
         (lambda b: Examples(b.x[:0], b.y[:0]), "no examples"),
     ],

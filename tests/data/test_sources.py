@@ -277,10 +277,16 @@ def test_labels_as_tables_have_them(made, classes, said):
     assert [source.classes[label] for label in source.labels] == [str(one) for one in right]
 
 
-@pytest.mark.parametrize("labels", [np.array([0.5] * 60), np.array([None] * 60, object), np.array([-1] * 60)])
-def test_other_labels_are_refused(labels):
+def test_other_labels_are_refused():
     with pytest.raises(DataError, match="labels must be whole numbers from 0, or names"):
-        array_source(_blobs()[0], labels, "here")
+        array_source(_blobs()[0], np.array([None] * 60, object), "here")
+
+
+@pytest.mark.parametrize("labels", [np.linspace(0, 1, 60), np.array([-1] * 60)])
+def test_numbers_that_are_no_classes_need_an_objective(tmp_path, labels):
+    np.savez(tmp_path / "d.npz", x=_blobs()[0], y=labels)
+    with pytest.raises(DataError, match="labels must be whole numbers from 0, or names.*regression"):
+        load(Data(source=f"npz:{tmp_path / 'd.npz'}", clients=3), 0)
 
 
 def test_a_pandas_categorical_is_names():

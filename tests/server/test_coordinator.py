@@ -431,6 +431,8 @@ def test_the_metrics_have_the_contracts_keys(coordinate, make_experiment, tmp_pa
         "epsilon",
         "metrics",
         "clients",
+        "measure",
+        "beside",
         "problem",
     ]
     assert all(list(line) == keys for line in lines)

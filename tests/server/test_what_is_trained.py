@@ -292,7 +292,7 @@ def test_the_best_model_by_the_servers_own_examples_is_kept_over_a_crash(coordin
     load_weights(whole.model, weights)
     _, accuracy = evaluate(whole.model, weights, whole.dataset.calibration)
     assert accuracy == pytest.approx(max(figures), abs=1e-6)
-    assert checkpoint.latest(whole.run_folder.checkpoint).best_accuracy == pytest.approx(max(figures), abs=1e-6)
+    assert checkpoint.latest(whole.run_folder.checkpoint).best_score == pytest.approx(max(figures), abs=1e-6)
     coordinate("Normed", *chosen, "federation.rounds=4", name="cut").run()
     resumed = coordinate("Normed", *chosen, "federation.rounds=6", name="cut").run().weights
     assert all(np.array_equal(weights[name], resumed[name]) for name in weights)
@@ -323,18 +323,21 @@ def test_keep_average_is_the_mean_of_the_last_quarter(coordinate):
 def test_balanced_accuracy_and_f1_are_scikit_learns():
     from sklearn.metrics import balanced_accuracy_score, f1_score
 
-    from edgekit.server.loop.evaluation import _figures
+    from edgekit.objectives.cross_entropy import PLAIN
+
+    def figures(answers, labels):
+        return PLAIN.figures(np.eye(4)[answers], labels, np.zeros(len(labels)))
 
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(4), [70, 20, 7, 3])
     answers = np.where(rng.random(100) < 0.7, labels, rng.integers(0, 3, 100))
-    found = _figures(0.5, answers, labels)
-    assert found.accuracy == pytest.approx((answers == labels).mean())
-    assert found.balanced_accuracy == pytest.approx(balanced_accuracy_score(labels, answers))
-    assert found.f1 == pytest.approx(f1_score(labels, answers, average="macro"))
-    assert found.baseline == 0.7
-    assert set(found.beside) == {"balanced_accuracy", "f1"}
-    assert _figures(0.5, answers, np.arange(100) % 4).beside == {}
+    found = figures(answers, labels)
+    assert found.score == pytest.approx((answers == labels).mean())
+    assert found.metrics["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, answers))
+    assert found.metrics["f1"] == pytest.approx(f1_score(labels, answers, average="macro"))
+    assert found.metrics["majority_baseline"] == 0.7
+    assert found.beside == ("balanced_accuracy", "f1")
+    assert figures(answers, np.arange(100) % 4).beside == ()
 
 
 def test_unequal_classes_have_their_figure_in_the_rounds_line(coordinate):

@@ -14,6 +14,8 @@ from edgekit.algorithms.split.settings import Split
 from edgekit.asks import Ask, Client
 from edgekit.errors import ExperimentError, PrivacyError
 from edgekit.guarantee import UNPROTECTED
+from edgekit.objectives import Objective
+from edgekit.objectives.cross_entropy import PLAIN
 from edgekit.privacy.settings import Privacy
 from edgekit.transforms.base import Mechanism
 
@@ -59,7 +61,9 @@ class Parties(Interactive):
         raise PrivacyError("what parties with features of the same people send is not protected yet")
 
     @staticmethod
-    def dataset(data: "Data", split: Split, seed: int, *, whole_groups: bool) -> "FederatedDataset":
+    def dataset(
+        data: "Data", split: Split, seed: int, *, whole_groups: bool, objective: Objective = PLAIN
+    ) -> "FederatedDataset":
         """Return the parties' tables, and the labels."""
         from edgekit.data.sources import load_vertical
 

@@ -66,6 +66,9 @@ def check_together(sections: Any) -> None:
         ValueError: they do not; the message tells what would.
     """
     split: Split = sections.split
+    plain = sections.objective.name == "cross-entropy" and not sections.objective.arguments
+    if (split.on or split.parties) and not plain:
+        raise ValueError("split learning takes plain cross entropy at the server: leave [objective] out")
     if split.parties or sections.data.source.startswith(("parties:", "labels:")):
         _check_parties(split, sections)
     if not split.on:

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -20,6 +19,7 @@ from edgekit.export.training.steps import Options, Step, Steps
 from edgekit.export.training.tracing import Traced, content_of, traced
 from edgekit.export.verify import call
 from edgekit.models.requirements import PROBED, moving_buffers
+from edgekit.objectives import objective_of
 
 LARGEST_ERROR = 1e-5
 """Largest difference to torch's after a step, relative to the largest weight."""
@@ -41,7 +41,7 @@ def training_file(
     Args:
         model: the network, with the weights that `parameters` gives.
         shape: one example's shape.
-        classes: how many scores it gives.
+        classes: how many names the data has.
         options: of the training signatures.
         card: facts for the metadata.
         claimed: runtimes that the file shall run in.
@@ -128,7 +128,8 @@ def _samples(steps: Steps, shape: tuple[int, ...], classes: int, seed: int = 0) 
     random = torch.Generator().manual_seed(seed)
     w = steps.initial()
     x = torch.rand(options.batch, *device_shape(shape), generator=random)
-    y = F.one_hot(torch.randint(classes, (options.batch,), generator=random), classes).float()
+    drawn = steps.objective.drawn(options.batch, classes, np.random.default_rng(seed))
+    y = torch.from_numpy(steps.objective.encoded(drawn, steps.objective.width(classes)))
     mask = torch.ones(options.batch)
     mask[-1] = 1.0 if options.batch == 1 else 0.0
     noise, velocity, away, drift = (torch.randn(len(w), generator=random) * scale for scale in (0.01, 0.01, 0.1, 0.01))
@@ -245,7 +246,7 @@ def _largest_difference(
 
 def reference(model: nn.Module, options: Options, samples: dict[str, dict[str, Tensor]]) -> Results:
     """Return what torch gives for the signatures' inputs, by its own operators and autograd, example by example."""
-    parameters = list(model.parameters())
+    parameters, objective = list(model.parameters()), objective_of(model)
 
     def gradient(x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
         loss = (_losses(model, x, y) * mask).sum() / mask.sum().clamp(min=1.0)
@@ -268,13 +269,15 @@ def reference(model: nn.Module, options: Options, samples: dict[str, dict[str, T
 
     x, y, mask = (samples["train"][name] for name in ("x", "y", "mask"))
     with torch.no_grad():
-        scores, losses = _scores(model, x), _losses(model, x, y)
-        correct = (scores.argmax(1) == y.argmax(1)).float()
+        scores, losses = objective.answer(_scores(model, x)), _losses(model, x, y)
+        sums = {"loss": (losses * mask).sum().numpy()}
+        if objective.of_classes:
+            sums["correct"] = ((scores.argmax(1) == y.argmax(1)).float() * mask).sum().numpy()
     plain = stepped(samples["train"], gradient(x, y, mask))
     result: Results = {
         "train": {**plain, "loss": ((losses * mask).sum() / mask.sum()).numpy()},
         "infer": {"scores": scores.numpy()},
-        "evaluate": {"loss": (losses * mask).sum().numpy(), "correct": (correct * mask).sum().numpy()},
+        "evaluate": sums,
     }
     if options.private:
         total = samples["train_dp"]["noise"].clone()
@@ -287,12 +290,16 @@ def reference(model: nn.Module, options: Options, samples: dict[str, dict[str, T
 
 
 def _scores(model: nn.Module, x: Tensor) -> Tensor:
-    scores: Tensor = model(x.permute(0, 3, 1, 2).contiguous() if x.dim() == 4 else x)
+    scores: Tensor = model(_as_torch(x))
     return scores
 
 
 def _losses(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    return -(y * F.log_softmax(_scores(model, x), 1)).sum(1)
+    return objective_of(model).losses(_scores(model, x), y, _as_torch(x))
+
+
+def _as_torch(x: Tensor) -> Tensor:
+    return x.permute(0, 3, 1, 2).contiguous() if x.dim() == 4 else x
 
 
 def _facts(steps: Steps, shape: tuple[int, ...], classes: int) -> dict[str, Any]:
@@ -308,6 +315,7 @@ def _facts(steps: Steps, shape: tuple[int, ...], classes: int) -> dict[str, Any]
         "private": options.private,
         "shape": list(shape),
         "classes": classes,
+        "objective": steps.objective.chosen.model_dump(),
         "parameters": [
             {"name": name, "shape": list(size), "trainable": name not in steps.frozen}
             for name, size in steps.shapes.items()

@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from edgekit.errors import ExportError
 from edgekit.export.training.apart import Apart
 from edgekit.export.training.rules import Rules, as_images
+from edgekit.objectives import objective_of
 
 Step = Callable[..., dict[str, Tensor]]
 
@@ -151,14 +151,14 @@ class Steps(Held):
 
     def __init__(self, model: nn.Module, options: Options) -> None:
         super().__init__(model)
-        self.options = options
+        self.options, self.objective = options, objective_of(model)
 
     def train(self, x: Tensor, y: Tensor, mask: Tensor, lr: Tensor, w: Tensor, **more: Tensor) -> dict[str, Tensor]:
-        """Take one step of SGD on the mean cross-entropy of the examples that the mask keeps.
+        """Take one step of SGD on the mean loss of the examples that the mask keeps.
 
         Args:
             x: (batch, height, width, channels) or (batch, ...).
-            y: class probabilities (batch, classes), one-hot for plain labels.
+            y: labels as the objective encodes them, (batch, width): class probabilities, one-hot for plain labels.
             mask: (batch,), 1 for an example, 0 for filling.
             lr: step size, (1,), as momentum and mu: LiteRT for arm64 crashes on inputs without dimensions.
             w: weights (parameters,).
@@ -199,23 +199,27 @@ class Steps(Held):
         return self._stepped(w, total, lr, more)
 
     def infer(self, x: Tensor, w: Tensor) -> dict[str, Tensor]:
-        """Return the `scores` (batch, classes)."""
+        """Return the `scores` (batch, outputs)."""
         with torch.no_grad():
-            return {"scores": self._scores(self.leaves(w), x, Rules())}
+            scores: Tensor = self.objective.answer(self._scores(self.leaves(w), x, Rules()))
+            return {"scores": scores}
 
     def evaluate(self, x: Tensor, y: Tensor, mask: Tensor, w: Tensor) -> dict[str, Tensor]:
-        """Return the sums of `loss` and of `correct` answers over the examples that the mask keeps."""
+        """Return the sum of `loss`, and of classes that of `correct` answers, over the examples that the mask keeps."""
         with torch.no_grad():
             scores = self._scores(self.leaves(w), x, Rules())
-            losses = -(y * F.log_softmax(scores, -1)).sum(-1)
-            correct = (scores.argmax(-1) == y.argmax(-1)).float()
-            return {"loss": (losses * mask).sum(), "correct": (correct * mask).sum()}
+            losses = self.objective.losses(scores, y, from_device(x))
+            found = {"loss": (losses * mask).sum()}
+            if self.objective.of_classes:
+                correct = (self.objective.answer(scores).argmax(-1) == y.argmax(-1)).float()
+                found["correct"] = (correct * mask).sum()
+            return found
 
     def _scores(self, parts: dict[str, Tensor], x: Tensor, rules: Rules) -> Tensor:
         return self.run(parts, from_device(x), rules)
 
     def _losses(self, parts: dict[str, Tensor], x: Tensor, y: Tensor, rules: Rules) -> Tensor:
-        return -(y * F.log_softmax(self._scores(parts, x, rules), -1)).sum(-1)
+        return self.objective.losses(self._scores(parts, x, rules), y, from_device(x))
 
     def _stepped(self, w: Tensor, gradient: Tensor, lr: Tensor, more: dict[str, Tensor]) -> dict[str, Tensor]:
         """Add the pull, mu (w - anchor) + drift, and momentum, and take the step."""

@@ -12,7 +12,8 @@ from edgekit.privacy import Plan
 from edgekit.server.settings import Sections
 
 KINDS = ("torch", "litert", "phone", "gateway")
-WITHOUT_TORCH = ("litert", "phone", "gateway")
+PAGES = ("phone", "gateway")
+WITHOUT_TORCH = ("litert", *PAGES)
 """Kinds that are given the training graph."""
 
 
@@ -42,6 +43,8 @@ class Tasks:
 
     def problem(self, kind: str) -> str:
         """Make a kind's task; return what is wrong with it, "" if nothing. It must not end the run for the others."""
+        if kind in PAGES and self.facts.objective.name != "cross-entropy":
+            return f"pages learn classes alone, not {self.facts.objective.name}"
         try:
             self.of(kind)
         except EdgekitError as error:
@@ -102,6 +105,7 @@ def facts_of(
         counts=planned is None and vertical is None,
         split=split,
         vertical=vertical,
+        objective=dataset.objective.chosen,
         method=None if algorithm.plain else _method(experiment),
         transforms=tuple(experiment.federation.transforms),
     )
