@@ -144,7 +144,7 @@ MODELS = Registry(
         ),
         "exits": Entry(
             "edgekit.models.exits:Exits",
-            "answers after each stage; sure ones leave early",
+            "an answer after each stage; sure examples leave early",
             "Teerapittayanon et al. 2016",
         ),
         "autoencoder": Entry(

@@ -91,10 +91,25 @@ def call(
     return [{k.removeprefix(p): array for k, array in result.items() if k.startswith(p)} for p in prefixes]
 
 
+def timed(content: bytes, signature: str, inputs: dict[str, Array], runtime: str = "ai-edge-litert") -> Latency:
+    """Return how long one call of a signature takes.
+
+    Raises:
+        ExportError: as `run_examples`.
+    """
+    request = {"work": "call", "signatures": [signature] * (WARM_UP + RUNS), "same": True}
+    result = _work(content, request, {f"0/{name}": array for name, array in inputs.items()}, runtime)
+    return _latency(result["seconds"][WARM_UP:])
+
+
 def _ran(result: dict[str, Array]) -> Ran:
-    taken = np.round(result["seconds"] * 1e6, 1)
+    return Ran(result["scores"], _latency(result["seconds"]))
+
+
+def _latency(seconds: Array) -> Latency:
+    taken = np.round(seconds * 1e6, 1)
     figures = {name: round(float(getattr(np, name)(taken)), 1) for name in ("mean", "median", "min", "max")}
-    return Ran(result["scores"], Latency(WARM_UP, len(taken), **figures))
+    return Latency(WARM_UP, len(taken), **figures)
 
 
 def _work(content: bytes, request: dict[str, Any], arrays: dict[str, Array], runtime: str) -> dict[str, Array]:

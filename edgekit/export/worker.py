@@ -62,16 +62,23 @@ def classify(model: str, request: Any, arrays: Any) -> dict[str, Any]:
 
 
 def call(model: str, request: Any, arrays: Any) -> dict[str, Any]:
-    """Call signatures, one after the other, with the inputs `NUMBER/NAME`; give their outputs likewise."""
+    """Call signatures, one after the other, with the inputs `NUMBER/NAME`; give their outputs likewise.
+
+    With `same` all are called with the first one's inputs, for the seconds alone that each took.
+    """
     interpreter = Interpreter(model_path=model, num_threads=1)
     interpreter.allocate_tensors()
-    results = {}
+    results, seconds, same = {}, [], request.get("same", False)
     for number, signature in enumerate(request["signatures"]):
-        prefix = f"{number}/"
+        prefix = "0/" if same else f"{number}/"
         inputs = {name[len(prefix) :]: array for name, array in arrays.items() if name.startswith(prefix)}
-        for name, output in interpreter.get_signature_runner(signature)(**inputs).items():
-            results[prefix + name] = np.array(output)
-    return results
+        run = interpreter.get_signature_runner(signature)
+        start = time.perf_counter()
+        outputs = run(**inputs)
+        seconds.append(time.perf_counter() - start)
+        if not same:
+            results.update({prefix + name: np.array(output) for name, output in outputs.items()})
+    return {"seconds": np.array(seconds)} if same else results
 
 
 def probe(model: str, request: Any, arrays: Any) -> dict[str, Any]:

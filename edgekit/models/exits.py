@@ -80,10 +80,11 @@ class Exits(nn.Module):
             self.stages.append(Stage(nn.Sequential(*layers), outputs, classes))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (batch, channels, height, width) to scores: (batch, exits, classes) in training, else (batch, classes)."""
+        """Map (batch, channels, height, width) to scores (batch, classes); in training to (batch, exits, classes)."""
         answers = []
         for stage in self.stages:
+            assert isinstance(stage, Stage)
             x = stage.layers(x)
-            answers.append(stage.answer(x) if self.training or stage is self.stages[-1] else None)
-        given = [answer for answer in answers if answer is not None]
-        return torch.stack(given, 1) if self.training else given[-1]
+            if self.training or stage is self.stages[-1]:
+                answers.append(stage.answer(x))
+        return torch.stack(answers, 1) if self.training else answers[-1]

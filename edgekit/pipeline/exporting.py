@@ -15,6 +15,7 @@ from edgekit.data import FederatedDataset
 from edgekit.errors import EdgekitError
 from edgekit.experiment import Experiment
 from edgekit.export import cache
+from edgekit.export.exits import has_exits, write_exits
 from edgekit.export.tflite import Exported, Subject, export
 from edgekit.export.training.file import training_file
 from edgekit.export.training.steps import Options
@@ -76,6 +77,15 @@ def write_files(
             failures.append(error)
     for line in table(done, subject.objective.measure):
         notice(line)
+    if presets and has_exits(model):
+        try:
+            notice("making the file of early exits")
+            result["exits"] = write_exits(
+                model, dataset.shape, dataset.test, dataset.calibration, folder.export, card, list(settings.runtimes)
+            )
+            notice(_of_exits(result["exits"]))
+        except EdgekitError as error:
+            failures.append(error)
     for failure in failures[1:]:
         notice(str(failure))
     if training:
@@ -87,6 +97,15 @@ def write_files(
         result["training_graph"] = {**facts, "batch": options.batch, "clip": options.clip}
     if failures:
         raise failures[0]
+
+
+def _of_exits(facts: dict[str, Any]) -> str:
+    whole = facts["macs"][-1]
+    left = ", ".join(f"{100 * share:.0f} %" for share in facts["shares"])
+    return (
+        f"exits.tflite: accuracy {facts['accuracy']:.4f} with {facts['mean_macs']:,} multiply-adds of {whole:,} on "
+        f"average; {left} leave at each exit"
+    )
 
 
 def _write_training(

@@ -166,7 +166,8 @@ def _template(name: str) -> jinja2.Template:
 def _forms_section(folder: RunFolder, result: dict[str, Any]) -> str:
     measure, _ = measure_of(result)
     forms = _forms(folder, result)
-    return _template("forms.html").render(result=result, forms=forms, measure=measure, shown=as_shown)
+    leaving = pictures.exits(result["exits"]) if "exits" in result else ""
+    return _template("forms.html").render(result=result, forms=forms, measure=measure, shown=as_shown, leaving=leaving)
 
 
 def as_shown(measure: str, value: float) -> str:

@@ -120,12 +120,22 @@ def steps(by_steps: dict[str, dict[str, float]], chosen: int, reference: float) 
 
 def early(decision: dict[str, Any], whole: int, accuracy: float) -> str:
     """Draw accuracy against the mean steps of inferences that stop when the readout is sure."""
+    return _stopping(decision, "steps", whole, accuracy, (f"all {whole} steps", "margin", "time steps"))
+
+
+def exits(facts: dict[str, Any]) -> str:
+    """Draw accuracy against the mean multiply-adds of inferences that take the first answer that is sure."""
+    accuracy = facts["accuracy_by_exit"][-1]
+    return _stopping(facts, "mean_macs", facts["macs"][-1], accuracy, ("all stages", "threshold", "multiply-adds"))
+
+
+def _stopping(chosen: dict[str, Any], cost: str, whole: int, accuracy: float, words: tuple[str, str, str]) -> str:
     figure, axis = new_figure(4.4, 3.0)
-    points = decision["curve"]
-    axis.plot([p["steps"] for p in points], [p["accuracy"] for p in points], color=FIRST, lw=2, marker="o", ms=3)
-    axis.plot([whole], [accuracy], color=INK, marker="o", ms=6, ls="", label=f"all {whole} steps")
-    axis.plot([decision["steps"]], [decision["accuracy"]], color=SECOND, marker="o", ms=8, ls="", label="chosen margin")
-    axis.set_xlabel("mean time steps until the decision")
+    points = chosen["curve"]
+    axis.plot([p[cost] for p in points], [p["accuracy"] for p in points], color=FIRST, lw=2, marker="o", ms=3)
+    axis.plot([whole], [accuracy], color=INK, marker="o", ms=6, ls="", label=words[0])
+    axis.plot([chosen[cost]], [chosen["accuracy"]], color=SECOND, marker="o", ms=8, ls="", label=f"chosen {words[1]}")
+    axis.set_xlabel(f"mean {words[2]} until the decision")
     axis.legend(frameon=False, fontsize=8, loc="lower right")
     titled(axis, "Accuracy when stopping early")
     return as_svg(figure, "Accuracy against steps of early decisions")

@@ -1,0 +1,229 @@
+"""A network with early exits as one .tflite whose signatures a device calls until it is sure."""
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edgekit.arrays import Array
+from edgekit.data import Examples
+from edgekit.errors import ExportError
+from edgekit.export import cache, runtimes
+from edgekit.export.convert import OUTPUT, as_parts, converter, device_shape, input_name, reason
+from edgekit.export.group_norm import with_fast_group_norms
+from edgekit.export.metadata import add_metadata
+from edgekit.export.quiet import quiet
+from edgekit.export.tflite import LARGEST_FLOAT32_ERROR, as_device
+from edgekit.export.verify import call, timed
+from edgekit.models.any_layout import AnyLayout
+from edgekit.models.cost import macs
+from edgekit.models.norm import fold_weight_standardisation
+from edgekit.runfolder import write_whole
+
+FILE = "exits.tflite"
+MAP = "map"
+AFFORDABLE_LOSS = 0.002
+"""Share of the server's own examples that leaving early may answer otherwise than the whole network."""
+SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
+"""Thresholds to try, as quantiles of the first exit's confidence."""
+CHECKED = 16
+"""Examples that the file is held against torch with."""
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """What a threshold does to examples.
+
+    Attributes:
+        threshold: chance of the likeliest class from which on an answer is taken.
+        accuracy: of the answers.
+        macs: mean multiply-adds until one is taken.
+        shares: of the examples that leave at each exit.
+    """
+
+    threshold: float
+    accuracy: float
+    macs: float
+    shares: tuple[float, ...]
+
+
+def has_exits(model: nn.Module) -> bool:
+    """Whether a network is one of stages with an answer each."""
+    stages = getattr(model, "stages", None)
+    return isinstance(stages, nn.ModuleList) and all(hasattr(stage, "answer") for stage in stages)
+
+
+@torch.no_grad()
+def answers(model: nn.Module, x: Array) -> Array:
+    """Return all exits' scores, (examples, exits, classes)."""
+    held = torch.from_numpy(x)
+    found = []
+    for stage in model.eval().stages:  # type: ignore[union-attr]
+        scores, held = stage(held)
+        found.append(scores.numpy())
+    return np.stack(found, 1)
+
+
+def stopped(scores: Array, labels: Array, threshold: float, costs: Array) -> Stopped:
+    """Take the first answer of which the likeliest class has this chance, at the latest the last.
+
+    Args:
+        scores: (examples, exits, classes).
+        labels: classes, (examples,).
+        threshold: the chance.
+        costs: multiply-adds until each exit, (exits,).
+    """
+    sure = confidence(scores) >= threshold
+    sure[:, -1] = True
+    when = sure.argmax(1)
+    right = scores[np.arange(len(scores)), when].argmax(1) == labels
+    shares = np.bincount(when, minlength=scores.shape[1]) / len(scores)
+    return Stopped(threshold, float(right.mean()), float(costs[when].mean()), tuple(round(float(s), 6) for s in shares))
+
+
+def confidence(scores: Array) -> Array:
+    """Return the likeliest class's chance, (examples, exits): scores (examples, exits, classes)."""
+    chances = np.exp(scores - scores.max(-1, keepdims=True))
+    found: Array = 1 / chances.sum(-1)
+    return found
+
+
+def candidates(scores: Array) -> list[float]:
+    """Return thresholds to try, ascending; the last lets nothing leave early."""
+    first = confidence(scores)[:, 0]
+    return [*sorted({float(np.quantile(first, share)) for share in SHARES}), 1.01]
+
+
+def write_exits(
+    model: nn.Module,
+    shape: tuple[int, ...],
+    test: Examples,
+    own: Examples,
+    folder: Path,
+    card: dict[str, Any],
+    claimed: list[str],
+) -> dict[str, Any]:
+    """Write `folder/exits.tflite`, checked in each runtime; return what leaving early gives.
+
+    Args:
+        model: the trained network.
+        shape: of one example.
+        test: to measure with.
+        own: the server's own examples, by which the threshold is chosen.
+        folder: where the file goes.
+        card: facts for the metadata.
+        claimed: runtimes that it shall run in.
+
+    Returns:
+        The `threshold`, and of test examples `accuracy`, `mean_macs`, the `shares` of examples that leave at each exit,
+        `macs` until each exit, and in each runtime `latency_us` of each stage and the mean until an answer is taken;
+        a `curve` over thresholds.
+
+    Raises:
+        ExportError: it cannot be converted, or a runtime gives other scores than torch.
+    """
+    runtimes.check(claimed)
+    stages = [with_fast_group_norms(fold_weight_standardisation(copy.deepcopy(one))).eval() for one in model.stages]  # type: ignore[union-attr]
+    shapes = _shapes(model, shape)
+    costs = np.cumsum([macs(stage, size) for stage, size in zip(model.stages, shapes, strict=True)])  # type: ignore[arg-type]
+    scores, chosen_by = answers(model, test.x), answers(model, own.x)
+    whole = chosen_by[:, -1].argmax(1)  # agreement with it asks more than accuracy does, which few examples tell badly
+    thresholds = candidates(chosen_by)
+    threshold = next(t for t in thresholds if stopped(chosen_by, whole, t, costs).accuracy >= 1 - AFFORDABLE_LOSS)
+    found = stopped(scores, test.y, threshold, costs)
+    content = _converted(stages, shapes)
+    latency = {runtimes.label(name): _verified(content, test.x[:CHECKED], scores[:CHECKED], name) for name in claimed}
+    facts = {"kind": "exits", "threshold": threshold, "signatures": [f"stage{i}" for i in range(len(stages))]}
+    write_whole(folder / FILE, add_metadata(content, {**facts, **card}))
+    reached = 1 - np.cumsum([0.0, *found.shares])[:-1]
+    return {
+        "path": str(Path(folder.name) / FILE),
+        "bytes": (folder / FILE).stat().st_size,
+        "threshold": round(threshold, 6),
+        "accuracy": round(found.accuracy, 6),
+        "mean_macs": round(found.macs),
+        "macs": [int(cost) for cost in costs],
+        "shares": list(found.shares),
+        "accuracy_by_exit": [round(float((scores[:, i].argmax(1) == test.y).mean()), 6) for i in range(len(stages))],
+        "latency_us": {
+            name: {"stages": each, "mean": round(float((reached * each).sum()), 2)} for name, each in latency.items()
+        },
+        "curve": [
+            {"threshold": round(t, 6), "accuracy": round(one.accuracy, 6), "mean_macs": round(one.macs)}
+            for t in thresholds
+            for one in [stopped(scores, test.y, t, costs)]
+        ],
+    }
+
+
+@torch.no_grad()
+def _shapes(model: nn.Module, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Return the shapes of what each stage takes, of one example."""
+    held, found = torch.zeros(1, *shape), []
+    for stage in model.eval().stages:  # type: ignore[union-attr]
+        found.append(tuple(held.shape[1:]))
+        _, held = stage(held)
+    return found
+
+
+class _Stage(nn.Module):
+    """A stage with named inputs and outputs, maps channels-last; the last gives no map."""
+
+    def __init__(self, stage: nn.Module, last: bool) -> None:
+        super().__init__()
+        self.stage, self.last = stage, last
+
+    def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
+        (x,) = inputs.values()
+        with AnyLayout():
+            scores, held = self.stage(x.permute(0, 3, 1, 2))
+        return {OUTPUT: scores} if self.last else {OUTPUT: scores, MAP: held.permute(0, 2, 3, 1)}
+
+
+def _converted(stages: list[nn.Module], shapes: list[tuple[int, ...]]) -> bytes:
+    signatures = converter()
+    modules = [_Stage(stage, stage is stages[-1]).eval() for stage in stages]
+    samples = [
+        {input_name(size) if number == 0 else MAP: torch.zeros(1, *device_shape(size))}
+        for number, size in enumerate(shapes)
+    ]
+
+    def make() -> bytes:
+        made = signatures
+        try:
+            with quiet():
+                for number, (module, sample) in enumerate(zip(modules, samples, strict=True)):
+                    made = made.signature(f"stage{number}", module, None, sample)
+                content: bytes = made.convert().model_content()
+        except Exception as error:  # the converter raises whatever its passes raise
+            raise ExportError(f"the network's exits cannot be converted: {reason(error)}") from error
+        return content
+
+    parts: list[bytes | str] = [repr(shapes), *[repr(stage) for stage in stages]]
+    for stage in stages:
+        parts += as_parts(stage.state_dict())
+    return cache.kept("exits.tflite", parts, make)
+
+
+def _verified(content: bytes, x: Array, expected: Array, runtime: str) -> list[float]:
+    """Run examples through all stages in a runtime; return each stage's median latency in microseconds.
+
+    Raises:
+        ExportError: the scores are not torch's.
+    """
+    held = [{input_name(x.shape[1:]): one[None]} for one in as_device(x)]
+    latency = []
+    for number in range(expected.shape[1]):
+        name = f"stage{number}"
+        ran = call(content, [(name, inputs) for inputs in held], runtime)
+        scores = np.concatenate([one[OUTPUT] for one in ran])
+        error = float(np.abs(scores - expected[:, number]).max()) / max(1.0, float(np.abs(expected[:, number]).max()))
+        if not error <= LARGEST_FLOAT32_ERROR:
+            raise ExportError(f"in {runtime} exit {number} of exits.tflite differs from torch by {error:.2g}")
+        latency.append(timed(content, name, held[0], runtime).median)
+        held = [{MAP: one[MAP]} for one in ran if MAP in one]
+    return latency
