@@ -42,7 +42,7 @@ def load(settings: Data, seed: int, *, whole_groups: bool = False, objective: Ob
         dataset = loaded
     else:
         source, test_source = loaded
-        dataset = _share(source, test_source, settings, seed, whole_groups, objective)
+        dataset = share(source, test_source, settings, seed, whole_groups, objective)
     fitted = objective.fitted(dataset.calibration.y, dataset.classes)
     dataset = replace(dataset, held_back=settings.client_test_fraction, seed=seed, objective=fitted)
     dataset.check(dataset.test, "the test set")
@@ -138,15 +138,27 @@ def _load(settings: Data) -> FederatedDataset | Loaded:
     return read(settings.source.partition(":")[2], settings)
 
 
-def _share(
+def share(
     source: Source,
     test_source: Source | None,
     settings: Data,
     seed: int,
-    whole_groups: bool,
-    objective: Objective,
+    whole_groups: bool = False,
+    objective: Objective = PLAIN,
 ) -> FederatedDataset:
-    """Hold out the test and calibration sets, and give the rest to the clients."""
+    """Hold out the test and calibration sets, and give the rest to the clients.
+
+    Args:
+        source: all examples, or those to train with.
+        test_source: those to measure with; None holds some out.
+        settings: how clients share them.
+        seed: of that.
+        whole_groups: as of `load`.
+        objective: what a label is.
+
+    Raises:
+        DataError: as of `load`.
+    """
     labels, classes = _labelled(source, settings.source, objective)
     if len(np.unique(labels, axis=0)) < 2:
         what = "have one class" if labels.ndim == 1 else "have the same label"

@@ -1,0 +1,236 @@
+"""The networks of the zoo: what each learns federated, and the forms it is delivered in. Needs EDGEKIT_DATA.
+
+    python benchmarks/zoo.py                              a table: one seed, MNIST and spoken digits
+    python benchmarks/zoo.py --networks mixer,ode --json
+    python benchmarks/zoo.py --seeds 3 --private          means of three seeds; at epsilon 8 as well
+    python benchmarks/zoo.py --rounds 3                   the forms, of networks that learnt a little
+
+MNIST: 100 clients, Dirichlet 0.5, 20 a round, 40 rounds of one epoch, batches of 20, momentum 0.9, cosine step size.
+Spoken digits: the six speakers are the clients, 40 rounds of one epoch; a tenth of the recordings (by index) is tested
+in each fold, `--folds` of the ten. A row:
+    parameters, macs          of the network at the size that is trained here
+    accuracy                  of the global model after the last round, mean over seeds or folds
+    accuracy_private          at epsilon 8, unit example, noise by the server, delta 1e-5 (--private)
+    int8_loss                 points that the int8 file loses; null where it is not delivered
+    float32_us, int8_us       median latency of one inference in LiteRT, one thread of this machine
+    train_step_error          largest difference of the training graph's steps to torch's
+    conversion_s              CPU seconds to convert the training graph
+    cohort_ratio              CPU time of a round of 20 clients as a cohort over one by one
+    forms                     that were made and passed their checks
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from edgekit import experiment as experiments
+from edgekit.clients import LocalSettings, LocalTask, Train
+from edgekit.clients.cohort.trainer import VectorisedTrainer
+from edgekit.clients.torch_trainer import TorchTrainer, trained_weights
+from edgekit.data import FederatedDataset, load
+from edgekit.data.audio import log_mel
+from edgekit.data.federated import ArraySource
+from edgekit.data.settings import Audio, Data
+from edgekit.data.sources import share
+from edgekit.errors import EdgekitError
+from edgekit.export.tflite import Subject, export
+from edgekit.export.training.file import training_file
+from edgekit.export.training.steps import Options
+from edgekit.models import build
+from edgekit.models.cost import macs
+from edgekit.runfolder import RunFolder, read_lines
+from edgekit.server.loop.sync import Coordinator
+
+IMAGES: dict[str, list[str]] = {
+    "mixer": ["training.learning_rate=0.05"],
+    "experts": ["training.learning_rate=0.05"],
+    "vit": ["model.width=0.75", "training.learning_rate=0.05", 'model.arguments={attention="performer"}'],
+    "cnn-vit": ["training.learning_rate=0.05"],
+    "capsule": ["model.width=0.75", "training.learning_rate=0.05"],
+    "ode": ["model.width=0.5", "training.learning_rate=0.05"],
+    "mobilenetv3": [
+        "training.learning_rate=0.05",
+        "model.arguments={head=64, stages=[[3,48,16,true,false,2],[3,72,24,false,false,2],[5,96,32,true,true,1]]}",
+    ],
+    "efficientnet": [
+        "training.learning_rate=0.05",
+        "model.arguments={stem=16, head=128, stages=[[1,3,16,1,1],[4,3,24,1,2],[4,5,32,2,1]]}",
+    ],
+    "exits": ["training.learning_rate=0.1", "model.width=1.5"],
+    "dscnn": ["training.learning_rate=0.1"],
+}
+SOUNDS: dict[str, list[str]] = {
+    "tcn": ["training.learning_rate=0.05"],
+    "s4d": ["training.learning_rate=0.05"],
+    "ssd": ["training.learning_rate=0.05"],
+    "gru": ["training.learning_rate=0.05"],
+    "mingru": ["training.learning_rate=0.05"],
+    "keyword-dscnn": ["training.learning_rate=0.05"],
+}
+MNIST = ["data.clients=100", "data.alpha=0.5", "federation.cohort=20", "training.batch_size=20"]
+DIGITS = ["data.partition=natural", "training.batch_size=16"]
+COMMON = ["training.momentum=0.9", "training.schedule=cosine", "training.warm_up=3", "model.norm=group"]
+COMMON += ["federation.evaluate_every=1000"]
+PRIVATE = ["privacy.unit=example", "privacy.noise=server", "privacy.epsilon=8", "privacy.delta=1e-5"]
+PRIVATE += ["training.momentum=0", "training.schedule=constant", "training.warm_up=0"]
+
+
+def sounds(place: Path, fold: int) -> FederatedDataset:
+    """Return the spoken digits of one fold: the recordings whose index ends in it are tested."""
+    held = np.load(place / "fsdd.npz")
+    ends = np.cumsum(held["length"])
+    settings = Audio(sample_rate=int(held["sample_rate"]))
+    x = np.stack(
+        [
+            log_mel((held["samples"][end - size : end] / np.float32(32768)), settings)
+            for end, size in zip(ends, held["length"], strict=True)
+        ]
+    )
+    tested = held["index"] % 10 == fold
+    names = [str(digit) for digit in range(10)]
+
+    def part(chosen: Any) -> ArraySource:
+        return ArraySource(
+            x[chosen],
+            held["label"][chosen].astype(np.int64),
+            names,
+            "spoken digits",
+            held["speaker"][chosen].astype(str),
+        )
+
+    return share(part(~tested), part(tested), Data(source="digits", partition="natural", calibration_examples=60), fold)
+
+
+def trained(name: str, overrides: list[str], dataset: FederatedDataset, seed: int) -> tuple[torch.nn.Module, float]:
+    """Return a network after its rounds, and its accuracy."""
+    experiment = experiments.load(None, [f"seed={seed}", f"model.name={name}", *overrides])
+    model = build(experiment.model, dataset.shape, 10, seed, dataset.calibration.x)
+    with tempfile.TemporaryDirectory() as place:
+        folder = RunFolder.create(Path(place) / "run")
+        Coordinator(experiment, dataset, model, folder).run()
+        return model, float(list(read_lines(folder.metrics))[-1]["accuracy"])
+
+
+def cohort_ratio(model: torch.nn.Module, dataset: FederatedDataset) -> float:
+    """Return the CPU time of a round of clients together over that of one after the other."""
+    clients = [dataset.client(i % dataset.clients) for i in range(20)]
+    few = [type(one)(one.x[:64], one.y[:64]) for one in clients]
+    asked = Train(trained_weights(model), LocalSettings(batch_size=16, learning_rate=0.01))
+
+    def tasks() -> list[LocalTask]:
+        return [LocalTask(one, np.random.default_rng(i), np.random.default_rng(i)) for i, one in enumerate(few)]
+
+    def seconds(work: Any) -> float:
+        start = time.process_time()
+        work()
+        return time.process_time() - start
+
+    together, alone = VectorisedTrainer(model), TorchTrainer(model)
+    both = [
+        (
+            seconds(lambda: together.train_cohort([asked] * 20, tasks())),
+            seconds(lambda: [alone.train(asked, task) for task in tasks()]),
+        )
+        for _ in range(2)
+    ]
+    return round(min(one for one, _ in both) / min(other for _, other in both), 3)
+
+
+def forms(model: torch.nn.Module, dataset: FederatedDataset) -> dict[str, Any]:
+    """Return what the files of a trained network give."""
+    row: dict[str, Any] = {"forms": []}
+    subject = Subject.of(model.eval(), dataset)
+    with tempfile.TemporaryDirectory() as place:
+        scores = {}
+        for preset in ("float32", "int8"):
+            try:
+                made = export(subject, [preset], Path(place), {}, 1.0)[preset]
+            except EdgekitError as error:
+                row[f"{preset}_problem"] = str(error)
+                continue
+            scores[preset] = made.score
+            row[f"{preset}_us"] = next(iter(made.latency_us.values())).median
+            row["forms"].append(preset)
+    row["int8_loss"] = round(100 * (scores["float32"] - scores["int8"]), 2) if len(scores) == 2 else None
+    start = time.process_time()
+    try:
+        _, row["train_step_error"] = training_file(model, dataset.shape, 10, Options(8, 1.0), {})
+        row["forms"].append("training")
+    except EdgekitError as error:
+        row["training_problem"] = str(error)
+    row["conversion_s"] = round(time.process_time() - start, 1)
+    return row
+
+
+def measured(name: str, arguments: argparse.Namespace, place: Path) -> dict[str, Any]:
+    """Return one network's row."""
+    spoken = name in SOUNDS
+    own = [*COMMON, *(DIGITS if spoken else MNIST), *(SOUNDS if spoken else IMAGES)[name]]
+    own.append(f"federation.rounds={arguments.rounds}")
+    found, private = [], []
+    for seed in range(arguments.folds if spoken else arguments.seeds):
+        if spoken:
+            dataset = sounds(place, seed)
+        else:
+            data = experiments.load(None, [*own, f"data.source=npz:{place / 'mnist.npz'}"]).data
+            dataset = load(data, seed)
+        model, accuracy = trained(name, own, dataset, seed)
+        found.append(accuracy)
+        if arguments.private:
+            private.append(trained(name, [*own, *PRIVATE], dataset, seed)[1])
+    row = {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "macs": macs(model, dataset.shape),
+        "accuracy": round(statistics.mean(found), 4),
+        "each": [round(one, 4) for one in found],
+    }
+    if private:
+        row["accuracy_private"] = round(statistics.mean(private), 4)
+    if not arguments.skip_forms:
+        row |= {"cohort_ratio": cohort_ratio(model, dataset), **forms(model, dataset)}
+    return row
+
+
+def main() -> None:
+    """Measure, and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--networks", default=",".join([*SOUNDS, *IMAGES]), help="by name, with commas")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--folds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--private", action="store_true")
+    parser.add_argument("--skip-forms", action="store_true")
+    parser.add_argument("--into", type=Path, help="a file that each row is written to as soon as it is there")
+    arguments = parser.parse_args()
+    if "EDGEKIT_DATA" not in os.environ:
+        parser.error("EDGEKIT_DATA must name the folder with mnist.npz and fsdd.npz")
+    torch.set_num_threads(1)
+    rows: dict[str, Any] = {}
+    if not arguments.json:
+        print(f"{'network':14} {'parameters':>10} {'macs':>12} {'accuracy':>9} {'int8 loss':>9}  forms")
+    for name in arguments.networks.split(","):
+        row = rows[name] = measured(name, arguments, Path(os.environ["EDGEKIT_DATA"]))
+        if arguments.into:
+            arguments.into.write_text(json.dumps(rows, indent=2))
+        if not arguments.json:
+            lost = row.get("int8_loss")
+            print(
+                f"{name:14} {row['parameters']:10,} {row['macs']:12,} {row['accuracy']:9.4f} "
+                f"{'' if lost is None else f'{lost:.2f}':>9}  {', '.join(row.get('forms', []))}",
+                flush=True,
+            )
+    if arguments.json:
+        print(json.dumps({"benchmark": "zoo", "rounds": arguments.rounds, "rows": rows}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
