@@ -85,7 +85,8 @@ PRIVATE += ["training.momentum=0", "training.schedule=constant", "training.warm_
 
 def sounds(place: Path, fold: int) -> FederatedDataset:
     """Return the spoken digits of one fold: the recordings whose index ends in it are tested."""
-    held = np.load(place / "fsdd.npz")
+    with np.load(place / "fsdd.npz") as file:
+        held = dict(file)
     ends = np.cumsum(held["length"])
     settings = Audio(sample_rate=int(held["sample_rate"]))
     x = np.stack(

@@ -4,6 +4,7 @@ import math
 import re
 import wave
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,7 @@ def _resampled(samples: Floats, rate: int, wanted: int, path: Path) -> Floats:
     return found
 
 
+@cache
 def mel_filters(bands: int, window: int, sample_rate: int) -> Floats:
     """Return triangular filters with peaks evenly spaced on the mel scale, (bands, window // 2 + 1).
 

@@ -76,8 +76,8 @@ class Data(Section):
     """Where the data comes from and how the clients share it."""
 
     source: str = "digits"
-    """`digits`, `moving-digits`, `gestures`, `npz:FILE`, `idx:FOLDER`, `images:FOLDER`, `audio:FOLDER`,
-    `events:FOLDER`, `hf:NAME`, `parties:FOLDER`, `labels:FOLDER`, or `package.module:function`."""
+    """`digits`, `moving-digits`, `gestures`, `machine-sounds`, `npz:FILE`, `idx:FOLDER`, `images:FOLDER`,
+    `audio:FOLDER`, `events:FOLDER`, `hf:NAME`, `parties:FOLDER`, `labels:FOLDER`, or `package.module:function`."""
     clients: Count = 40
     """How many share the data (not for `natural`)."""
     partition: Literal["iid", "dirichlet", "shards", "natural"] = "dirichlet"

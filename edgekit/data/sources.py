@@ -276,6 +276,13 @@ def hand_gestures(place: str, settings: Data) -> Loaded:
     return gestures.read(), None
 
 
+def machine_sounds(place: str, settings: Data) -> Loaded:
+    """Sounds of machines, some of them not normal."""
+    from edgekit.data import machine_sounds
+
+    return machine_sounds.read(), None
+
+
 def _from_function(path: str) -> FederatedDataset | Loaded:
     """Call the user's function: it gives a FederatedDataset, or (x, y), or (x, y, groups)."""
     from edgekit.data.files import array_source

@@ -192,6 +192,8 @@ def test_models_and_doctor_speak_to_people_and_machines(edgekit, tmp_path):
         "capsule",
         "ode",
         "experts",
+        "exits",
+        "autoencoder",
         "gated",
         "keyword-dscnn",
         "tcn",

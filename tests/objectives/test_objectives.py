@@ -1,6 +1,8 @@
 """Objectives: losses are torch's, measures scikit-learn's, and all that trains takes them."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from edgekit.objectives.base import auc
 from edgekit.pipeline import job
 from edgekit.section import Chosen
 
+PAGE = Path(__file__).parents[2] / "docs" / "objectives.md"
 RNG = np.random.default_rng(0)
 
 
@@ -243,6 +246,29 @@ def test_what_is_not_normal_is_told_by_its_error(tmp_path, heard):
     assert "threshold" in (tmp_path / "run/report.html").read_text()
 
 
+def test_the_pages_own_objective(tmp_path, monkeypatch):
+    (text,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    (tmp_path / "mine.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    focal = made("mine:Focal")
+    chance = torch.softmax(SCORES, 1)[torch.arange(7), CLASSES]
+    assert torch.allclose(focal.losses(SCORES, CLASSES, NUMBERS), (1 - chance) ** 2 * -chance.log())
+    assert focal.figures(SCORES.numpy(), CLASSES.numpy(), NUMBERS.numpy()).measure == "accuracy"
+
+
+def test_of_machines_the_mean_spectrum_tells_nothing():
+    from edgekit.data import machine_sounds
+
+    def clips(normal):
+        made = [machine_sounds.simulate(i % 8, normal, np.random.default_rng([normal, i])) for i in range(120)]
+        return np.stack(made).mean(-1)[:, 0].astype(np.float64)
+
+    learnt, odd = clips(True), clips(False)
+    centre, spread = learnt[:80].mean(0), np.linalg.inv(np.cov(learnt[:80].T) + 1e-6 * np.eye(16))
+    away = [((one - centre) @ spread * (one - centre)).sum(1) for one in (learnt[80:], odd)]
+    assert auc(np.concatenate(away), np.repeat([False, True], [40, 120])) <= 0.75
+
+
 @pytest.mark.parametrize("labels", ["numbers", "flags", "soft"])
 def test_clients_share_any_labels_unequally(tmp_path, labels):
     x = RNG.standard_normal((300, 4)).astype(np.float32)
@@ -253,7 +279,7 @@ def test_clients_share_any_labels_unequally(tmp_path, labels):
     owned = [data.client(client) for client in range(5)]
     assert sum(len(one) for one in owned) + len(data.test) + len(data.calibration) == 300
     assert all(one.y.dtype == np.float32 and one.y.ndim == 2 for one in owned)
-    middle = np.median(np.concatenate([one.y[:, 0] for one in owned]))
+    middle = np.mean(np.concatenate([one.y[:, 0] for one in owned]))
     kinds = [float((one.y[:, 0] > middle).mean()) for one in owned]
     assert max(kinds) - min(kinds) > 0.15
 
