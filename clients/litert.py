@@ -1,5 +1,6 @@
 """Trains one client with a training file (`edgekit export --training`): numpy and LiteRT, no torch."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from edgekit.asks import Score, Scored, Train, Trained
 from edgekit.clients.litert_runtime import check_examples, check_signatures, for_device, interpreter_of
 from edgekit.clients.trainer import LocalTask, check_train, pulled
 from edgekit.data import Examples
+from edgekit.data.augment import Augmenter
 from edgekit.data.federated import Floats, Integers
 from edgekit.errors import ModelError, TrainingError
 from edgekit.export.metadata import TRAINING, read_metadata
@@ -91,14 +93,21 @@ class LiteRTTrainer:
     def _trained(self, asked: Train, task: LocalTask) -> Trained:
         settings = asked.settings
         w = self._flat(asked.weights)
-        plan = task.plan(settings)
+        plan, examples = task.plan(settings), task.examples
+        augmenter = Augmenter(settings.augment, int(task.batches_rng.integers(2**63)) if settings.augment else 0)
+
+        def batch(indices: Integers) -> Examples:
+            return Examples(augmenter(examples.x[indices]), examples.y[indices])
+
+        batches = map(batch, plan)
         loss = None
         if settings.work == "sgd":
-            w, loss = self._sgd(w, plan, task.examples, asked)
+            w, loss = self._sgd(w, batches, asked)
+            loss /= len(plan)
         elif settings.work == "dp-sgd":
-            w = self._dp_sgd(w, plan, task, asked)
+            w = self._dp_sgd(w, batches, task, asked)
         else:
-            return Trained(self._learnt_of(self._sum(w, plan[0], task.examples)), len(task.examples), None)
+            return Trained(self._learnt_of(self._sum(w, next(batches))), len(examples), None)
         return Trained(self._learnt_of(w), len(task.examples), loss, len(plan))
 
     def check(self, asked: Train, examples: Examples) -> None:
@@ -120,8 +129,9 @@ class LiteRTTrainer:
             quiet = replace(asked, settings=replace(asked.settings, epochs=1))
             self._trained(quiet, LocalTask(few, nothing, nothing))
         else:
-            together = self._sum(w, np.arange(len(few)), few)
-            alone = sum((self._sum(w, np.array([i]), few) for i in range(len(few))), np.zeros_like(w))
+            together = self._sum(w, few)
+            singles = [Examples(few.x[i : i + 1], few.y[i : i + 1]) for i in range(len(few))]
+            alone = sum((self._sum(w, one) for one in singles), np.zeros_like(w))
             scale = float(np.abs(alone).max(initial=0.0))
             self._alone = not np.allclose(together, alone, rtol=1e-3, atol=1e-4 * scale + 1e-6)
         self._tried.add(asked.settings.work)
@@ -154,57 +164,59 @@ class LiteRTTrainer:
             parts.append(np.asarray(found)[: len(indices)])
         return np.concatenate(parts)
 
-    def _sgd(self, w: Array, plan: list[Integers], examples: Examples, asked: Train) -> tuple[Array, float]:
+    def _sgd(self, w: Array, batches: Iterator[Examples], asked: Train) -> tuple[Array, float]:
+        """Take the steps; return the weights and the sum of the losses."""
         settings = asked.settings
         more = self._more(w, asked, 1.0)
         total = 0.0
-        for indices in plan:
+        for batch in batches:
+            everyone = np.arange(len(batch))
             result = self._run["train"](
-                w=w, lr=_single(settings.learning_rate), **self._filled(examples, indices), **more
+                w=w, lr=_single(settings.learning_rate), **self._filled(batch, everyone), **more
             )
             w = result["w"]
             if "velocity" in more:
                 more["velocity"] = result["velocity"]
             total += float(result["loss"])
-        return w, total / len(plan)
+        return w, total
 
-    def _dp_sgd(self, w: Array, plan: list[Integers], task: LocalTask, asked: Train) -> Array:
+    def _dp_sgd(self, w: Array, batches: Iterator[Examples], task: LocalTask, asked: Train) -> Array:
         settings = asked.settings
         expected = settings.batch_of(len(task.examples))
         rate = _single(settings.learning_rate / expected)
         more = self._more(w, asked, expected)
-        for indices in plan:
+        for batch in batches:
             noise = self._noise(settings.noise_multiplier * float(self.facts["clip"]), task.noise_rng)
-            w, velocity = self._clipped(w, indices, task.examples, rate, noise, more)
+            w, velocity = self._clipped(w, batch, rate, noise, more)
             if "velocity" in more:
                 more["velocity"] = velocity
         return w
 
-    def _sum(self, w: Array, indices: Integers, examples: Examples) -> Array:
+    def _sum(self, w: Array, batch: Examples) -> Array:
         """Return the sum of the clipped gradients of a Poisson batch: the step, at rate 1 and without noise."""
         step = {"noise": np.zeros_like(w), **self._more(w, Train({}, LocalSettings()), 1.0)}
         total = np.zeros_like(w)
-        for part in self._parts(indices):
-            total += w - self._private_step(w, part, examples, _single(1.0), step)["w"]
+        for part in self._parts(len(batch)):
+            total += w - self._private_step(w, part, batch, _single(1.0), step)["w"]
         return total
 
     def _clipped(
-        self, w: Array, indices: Integers, examples: Examples, rate: Array, noise: Array, more: dict[str, Array]
+        self, w: Array, batch: Examples, rate: Array, noise: Array, more: dict[str, Array]
     ) -> tuple[Array, Array]:
         """Take one private step over a Poisson batch of any size: in parts, of which the first has noise and terms."""
         quiet = self._more(w, Train({}, LocalSettings()), 1.0)
         step = {"noise": noise, **more}
         after, velocity = w, np.zeros_like(w)
-        for part in self._parts(indices):
-            result = self._private_step(w, part, examples, rate, step)
+        for part in self._parts(len(batch)):
+            result = self._private_step(w, part, batch, rate, step)
             after = after + (result["w"] - w)
             velocity = velocity + result.get("velocity", 0.0)
             step = {"noise": np.zeros_like(w), **quiet}
         return after, velocity
 
-    def _parts(self, indices: Integers) -> list[Integers]:
+    def _parts(self, examples: int) -> list[Integers]:
         """Cut a Poisson batch into parts that fit; an empty one is one empty part."""
-        size = 1 if self._alone else self.batch
+        size, indices = 1 if self._alone else self.batch, np.arange(examples)
         return [indices[start : start + size] for start in range(0, max(1, len(indices)), size)]
 
     def _private_step(

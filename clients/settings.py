@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from edgekit.local_settings import LocalSettings
+from edgekit.local_settings import Augmentation, LocalSettings
 from edgekit.section import Count, Positive, Section, Share
 
 
@@ -40,6 +40,8 @@ class Training(Section):
     gradient_clip: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """Largest l2 norm of a step's gradient, against explosions; 0 is any. No privacy comes of it; needs clients with
     torch."""
+    augment: list[Augmentation] = []
+    """Ways to change examples each time they are taken, in this order ([objectives.md](objectives.md))."""
     memory_mb: Count = 512
     """Bound on the vectorised trainer's working memory."""
 
@@ -76,6 +78,7 @@ class Training(Section):
             nesterov=self.nesterov,
             weight_decay=self.weight_decay,
             gradient_clip=self.gradient_clip,
+            augment=tuple(self.augment),
             epochs=self.epochs,
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,

@@ -1,7 +1,7 @@
 """One client at a time with ordinary torch: for modules that cannot be vectorised, and the reference for the others."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from edgekit.clients.draws import Draws, generator_of
 from edgekit.clients.per_example import PROBED, PerExample
 from edgekit.clients.trainer import LocalTask, check_train, pulled
 from edgekit.data import Examples
+from edgekit.data.augment import Augmenter
 from edgekit.data.federated import Floats, Integers
 from edgekit.errors import EdgekitError, ModelError, TrainingError
 from edgekit.local_settings import LocalSettings
@@ -130,22 +131,32 @@ class TorchTrainer:
         seed = int(task.batches_rng.integers(2**63))  # of layers that draw, as Dropout does
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return self._work(model, asked, task, plan, generator_of(seed))
+            return self._work(model, asked, task, plan, generator_of(seed), Augmenter(asked.settings.augment, seed))
 
     def _work(
-        self, model: nn.Module, asked: Train, task: LocalTask, plan: list[Integers], generator: torch.Generator
+        self,
+        model: nn.Module,
+        asked: Train,
+        task: LocalTask,
+        plan: list[Integers],
+        generator: torch.Generator,
+        augmenter: Augmenter,
     ) -> Trained:
-        settings, loss = asked.settings, None
-        x, y = torch.from_numpy(task.examples.x), torch.from_numpy(task.examples.y)
-        x = x.to(next(model.parameters()).dtype)
+        settings, loss, examples = asked.settings, None, task.examples
+        y, dtype = torch.from_numpy(examples.y), next(model.parameters()).dtype
+
+        def batch(indices: Integers) -> tuple[Tensor, Tensor]:
+            return torch.from_numpy(augmenter(examples.x[indices])).to(dtype), y[indices]
+
+        batches = map(batch, plan)
         if settings.work == "sgd":
-            loss = _sgd(model, x, y, plan, asked, generator)
+            loss = _sgd(model, batches, asked, generator) / len(plan)
         elif settings.work == "clipped-sum":
             own = {name: p for name, p in model.named_parameters() if p.requires_grad}
-            sums = self.per_example.clipped_sum(own, x[plan[0]], y[plan[0]], settings.clip, generator)
+            sums = self.per_example.clipped_sum(own, *next(batches), settings.clip, generator)
             return Trained({name: tensor.numpy() for name, tensor in sums.items()}, len(y), None)
         else:
-            _dp_sgd(model, self.per_example, x, y, plan, asked, task.noise_rng, generator)
+            _dp_sgd(model, self.per_example, batches, len(y), asked, task.noise_rng, generator)
         held, trained = state(model), self.learnt
         buffers = {name: held[name] for name in asked.buffers or {}}
         return Trained({name: held[name] for name in held if name in trained}, len(y), loss, len(plan), buffers)
@@ -200,18 +211,20 @@ class _Pull:
             gradient.add_(self._drift[name].to(parameter.dtype))
 
 
-def _sgd(
-    model: nn.Module, x: Tensor, y: Tensor, plan: list[Integers], asked: Train, generator: torch.Generator
-) -> float:
+Batches = Iterator[tuple[Tensor, Tensor]]
+
+
+def _sgd(model: nn.Module, batches: Batches, asked: Train, generator: torch.Generator) -> float:
+    """Take the steps; return the sum of their losses."""
     settings, pull, objective = asked.settings, _Pull(asked), objective_of(model)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimiser = _optimiser(settings, list(parameters.values()))
     draws = Draws(lambda: [generator])
     total = 0.0
-    for indices in plan:
+    for x, y in batches:
         with draws:
-            scores = model(x[indices])
-        loss = objective.losses(scores, y[indices], x[indices]).mean()
+            scores = model(x)
+        loss = objective.losses(scores, y, x).mean()
         gradients = gradients_of(loss, list(parameters.values()))
         with torch.no_grad():
             for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
@@ -221,7 +234,7 @@ def _sgd(
             torch.nn.utils.clip_grad_norm_(list(parameters.values()), settings.gradient_clip)
         optimiser.step()
         total += float(loss.detach())
-    return total / len(plan)
+    return total
 
 
 def _optimiser(settings: LocalSettings, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -236,9 +249,8 @@ def _optimiser(settings: LocalSettings, parameters: list[nn.Parameter]) -> torch
 def _dp_sgd(
     model: nn.Module,
     per_example: PerExample,
-    x: Tensor,
-    y: Tensor,
-    plan: list[Integers],
+    batches: Batches,
+    examples: int,
     asked: Train,
     rng: np.random.Generator,
     generator: torch.Generator,
@@ -246,12 +258,12 @@ def _dp_sgd(
     settings, pull = asked.settings, _Pull(asked)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     momentum = {name: torch.zeros_like(p) for name, p in parameters.items()}
-    for indices in plan:
-        sums = per_example.clipped_sum(parameters, x[indices], y[indices], settings.clip, generator)
+    for x, y in batches:
+        sums = per_example.clipped_sum(parameters, x, y, settings.clip, generator)
         add_noise(list(sums.values()), settings.noise_multiplier * settings.clip, rng)
         with torch.no_grad():
             for name, parameter in parameters.items():
-                gradient = sums[name] / settings.batch_of(len(y))
+                gradient = sums[name] / settings.batch_of(examples)
                 pull.add(name, parameter, gradient)
                 momentum[name].mul_(settings.momentum).add_(gradient)
                 parameter.add_(momentum[name], alpha=-settings.learning_rate)

@@ -24,6 +24,8 @@ leaves the device is clipped and noised, activations and gradients too; the serv
 LEAST_BOUND = 1e-12
 """Smaller bounds, and larger than one over it, are lost in the rounding of numbers."""
 Optimiser = Literal["sgd", "adam", "adamw"]
+Augmentation = Literal["crop", "flip", "shift", "noise", "spec", "cutout"]
+"""Of a client's examples, each time they are taken (`data.augment`)."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class LocalSettings:
         weight_decay: as torch's optimisers have it.
         gradient_clip: largest l2 norm of a step's gradient, pull and drift included; 0 is any.
         least_batch: an epoch's last batch of fewer examples joins the one before it (`sgd`).
+        augment: how examples are changed each time they are taken.
     """
 
     work: Work = "sgd"
@@ -72,6 +75,7 @@ class LocalSettings:
     nesterov: bool = False
     weight_decay: float = 0.0
     gradient_clip: float = 0.0
+    augment: tuple[Augmentation, ...] = ()
 
     @property
     def _unset(self) -> dict[str, object]:
@@ -84,6 +88,7 @@ class LocalSettings:
             "nesterov": False,
             "weight_decay": 0.0,
             "gradient_clip": 0.0,
+            "augment": (),
         }
 
     @property
@@ -98,12 +103,14 @@ class LocalSettings:
         Raises:
             TrainingError: a setting is out of range; it is named.
         """
-        others = ("work", "update_bounds", "optimiser", "nesterov")
+        others = ("work", "update_bounds", "optimiser", "nesterov", "augment")
         numbers = [one.name for one in dataclasses.fields(self) if one.name not in others]
         if self.optimiser not in get_args(Optimiser) or not isinstance(self.nesterov, bool):
             raise TrainingError(
                 f"the round asks for the unknown optimiser {self.optimiser!r}, nesterov {self.nesterov!r}"
             )
+        if not isinstance(self.augment, tuple) or not set(self.augment) <= set(get_args(Augmentation)):
+            raise TrainingError(f"the round asks for the unknown augmentation {self.augment!r:.80}")
         if self.work not in get_args(Work):
             raise TrainingError(f"the round asks for the unknown work {self.work!r}")
         for name in numbers:
@@ -152,7 +159,8 @@ class LocalSettings:
             TrainingError: it is no such text, or a setting is out of range.
         """
         try:
-            return cls(**json.loads(text))
+            given = json.loads(text)
+            return cls(**{**given, "augment": tuple(given.get("augment", ()))})
         except (TypeError, ValueError) as error:
             raise TrainingError(f"the round's settings cannot be read: {error}") from None
 

@@ -19,6 +19,7 @@ from edgekit.clients.draws import Draws, generator_of, of_examples, once
 from edgekit.clients.torch_trainer import TorchTrainer, learnt, trained_weights
 from edgekit.clients.trainer import LocalTask, check_train, pulled
 from edgekit.data import Examples
+from edgekit.data.augment import Augmenter, together
 from edgekit.data.federated import Integers
 from edgekit.errors import EdgekitError
 from edgekit.local_settings import LocalSettings
@@ -162,9 +163,10 @@ class VectorisedTrainer:
             chunk = order[first : first + size]
             train = self._sgd if settings.work == "sgd" else self._private
             beginning = _Beginning(self.names, [asked[i] for i in chunk])
+            augmenters = [Augmenter(settings.augment, seeds[i]) for i in chunk]
             generators = [generator_of(seeds[i]) for i in chunk]
             stacked, losses = train(
-                beginning, [tasks[i] for i in chunk], [plans[i] for i in chunk], settings, generators
+                beginning, [tasks[i] for i in chunk], [plans[i] for i in chunk], settings, generators, augmenters
             )
             rows = [tensor.numpy() for tensor in stacked]
             for row, i in enumerate(chunk):
@@ -180,11 +182,11 @@ class VectorisedTrainer:
         plans: list[list[Integers]],
         settings: LocalSettings,
         generators: list[torch.Generator],
+        augmenters: list[Augmenter],
     ) -> tuple[list[Tensor], Tensor]:
         stacked = [as_convolution(tensor) for tensor in start.weights]
         optimiser = Stepper(settings, stacked)
         x, y = _padded([task.examples for task in tasks])
-        x = x.to(stacked[0].dtype)
         losses = torch.zeros(len(tasks))
         for step in range(len(plans[0])):
             plan = [indices[step] for indices in plans if len(indices) > step]
@@ -194,6 +196,11 @@ class VectorisedTrainer:
             weights = [tensor[:active].detach().requires_grad_() for tensor in stacked]
             draws = Draws(lambda: generators, [len(batch) for batch in plan], together=True)
             batch = x[rows, indices]
+            if settings.augment:
+                there = mask > 0
+                held = together(settings.augment, batch[there].numpy(), augmenters[:active], [len(b) for b in plan])
+                batch[there] = torch.from_numpy(held)
+            batch = batch.to(stacked[0].dtype)
             scores = self._network.scores(weights, batch.transpose(0, 1), draws)
             loss = self._network.objective.losses(
                 scores.flatten(0, 1), y[rows, indices].flatten(0, 1), batch.flatten(0, 1)
@@ -213,6 +220,7 @@ class VectorisedTrainer:
         plans: list[list[Integers]],
         settings: LocalSettings,
         generators: list[torch.Generator],
+        augmenters: list[Augmenter],
     ) -> tuple[list[Tensor], None]:
         """Poisson batches, each example clipped; `dp-sgd` steps with noise, `clipped-sum` gives the first sum."""
         stacked = [tensor.clone() for tensor in start.weights]
@@ -220,7 +228,9 @@ class VectorisedTrainer:
         for step in range(len(plans[0])):
             owners = np.concatenate([np.full(len(plan[step]), row) for row, plan in enumerate(plans)])
             blocks = [(task.examples, plan[step]) for task, plan in zip(tasks, plans, strict=True)]
-            x = torch.from_numpy(np.concatenate([block.x[indices] for block, indices in blocks])).to(stacked[0].dtype)
+            taken = np.concatenate([block.x[indices] for block, indices in blocks])
+            taken = together(settings.augment, taken, augmenters, [len(indices) for _, indices in blocks])
+            x = torch.from_numpy(taken).to(stacked[0].dtype)
             y = torch.from_numpy(np.concatenate([block.y[indices] for block, indices in blocks]))
             each = once(partial(of_examples, generators, [len(plan[step]) for plan in plans]))
             sums = self._network.clipped_sums(

@@ -2,8 +2,8 @@
 
 A machine hums at six pitches, each of which swells and fades with every turn; from pitch to pitch the swell comes a
 sixth of a turn later. Where a bearing is loose the swells come at any time. Loudness, pace and balance of the pitches
-differ from clip to clip, so the mean spectrum tells nothing: what is wrong lies in the order of things. These are models
-of sounds, not recordings (of real ones: Koizumi et al. 2019, ToyADMOS; Purohit et al. 2019, MIMII).
+differ from clip to clip, so the mean spectrum tells nothing: what is wrong lies in the order of things. These are
+models of sounds, not recordings (of real ones: Koizumi et al. 2019, ToyADMOS; Purohit et al. 2019, MIMII).
 """
 
 import numpy as np

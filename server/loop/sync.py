@@ -14,7 +14,7 @@ from edgekit.algorithms.base import Algorithm
 from edgekit.arrays import Weights, problem_with
 from edgekit.asks import BUFFERS, WEIGHTS, Ask, Scored, State
 from edgekit.clients.torch_trainer import learnt, load_weights, state, trained_weights
-from edgekit.data import FederatedDataset
+from edgekit.data import FederatedDataset, augment
 from edgekit.errors import DataError, ExperimentError, TrainingError
 from edgekit.guarantee import Plan, Statement
 from edgekit.local_settings import LocalSettings
@@ -107,6 +107,7 @@ class Coordinator:
             raise ExperimentError(
                 f"{experiment.federation.method} reckons with steps of plain SGD: leave training.{key} out"
             )
+        augment.check(experiment.training.augment, dataset.shape)
         self.mechanism = planned(experiment, dataset, self.algorithm, mechanism, transforms)
         self.selector = selection.make(
             experiment.federation.selector or (mechanism.selector if mechanism else "uniform")

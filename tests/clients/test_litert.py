@@ -51,6 +51,15 @@ def test_an_update_is_the_torch_trainers(settings, made, trainer, blocks):
     assert ours.loss is None if theirs.loss is None else abs(ours.loss - theirs.loss) < 1e-5
 
 
+@pytest.mark.parametrize("work", ["sgd", "dp-sgd"])
+def test_augmented_examples_are_the_torch_trainers(work, made, trainer, blocks):
+    (block,) = blocks(21)
+    settings = LocalSettings(work, batch_size=8, steps=2, sample_rate=0.6, clip=0.5, augment=("crop", "noise"))
+    asked = Train(state(made[0]), settings)
+    ours, theirs = trainer.train(asked, task(block)), TorchTrainer(made[0]).train(asked, task(block))
+    assert all(np.allclose(ours.arrays[name], array, atol=2e-6) for name, array in theirs.arrays.items())
+
+
 def test_an_empty_poisson_batch_moves_the_weights_by_the_noise_alone(made, trainer, blocks):
     (block,) = blocks(3)
     nobody = LocalSettings("dp-sgd", steps=2, sample_rate=1e-9, clip=0.5, noise_multiplier=1e-9, momentum=0.5)

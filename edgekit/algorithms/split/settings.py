@@ -75,6 +75,8 @@ def check_together(sections: Any) -> None:
         return
     if key := sections.training.needs_torch:
         raise ValueError(f"split learning makes steps of plain SGD: leave training.{key} out")
+    if sections.training.augment:
+        raise ValueError("split learning does not augment: leave training.augment out")
     if sections.training.schedule != "constant" or sections.training.warm_up:
         raise ValueError("split learning keeps its step size: leave training.schedule and training.warm_up out")
     if sections.data.client_test_fraction:
