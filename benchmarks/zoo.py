@@ -5,7 +5,8 @@
     python benchmarks/zoo.py --seeds 3 --private          means of three seeds; at epsilon 8 as well
     python benchmarks/zoo.py --rounds 3                   the forms, of networks that learnt a little
 
-MNIST: 100 clients, Dirichlet 0.5, 20 a round, 40 rounds of one epoch, batches of 20, momentum 0.9, cosine step size.
+MNIST: 100 clients, Dirichlet 0.5, 20 a round, 40 rounds of one epoch, batches of 20; rate, momentum, norm and
+warm-up are what each network says it learns with.
 Spoken digits: the six speakers are the clients, 40 rounds of one epoch; a tenth of the recordings (by index) is tested
 in each fold, `--folds` of the ten. A row:
     parameters, macs          of the network at the size that is trained here
@@ -23,6 +24,7 @@ import argparse
 import json
 import os
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -46,39 +48,37 @@ from edgekit.export.training.file import training_file
 from edgekit.export.training.steps import Options
 from edgekit.models import build
 from edgekit.models.cost import macs
+from edgekit.models.kinds import learns_with
+from edgekit.registry import MODELS
 from edgekit.runfolder import RunFolder, read_lines
 from edgekit.server.loop.sync import Coordinator
 
 IMAGES: dict[str, list[str]] = {
-    "mixer": ["training.learning_rate=0.05"],
-    "experts": ["training.learning_rate=0.05"],
-    "vit": ["model.width=0.75", "training.learning_rate=0.05", 'model.arguments={attention="performer"}'],
-    "cnn-vit": ["training.learning_rate=0.05"],
-    "capsule": ["model.width=0.75", "training.learning_rate=0.05"],
-    "ode": ["model.width=0.5", "training.learning_rate=0.05"],
+    "mixer": [],
+    "experts": [],
+    "vit": ["model.width=0.75", 'model.arguments={attention="performer"}'],
+    "cnn-vit": [],
+    "capsule": ["model.width=0.75"],
+    "ode": ["model.width=0.5"],
     "mobilenetv3": [
-        "training.learning_rate=0.05",
         "model.arguments={head=64, stages=[[3,48,16,true,false,2],[3,72,24,false,false,2],[5,96,32,true,true,1]]}",
     ],
     "efficientnet": [
-        "training.learning_rate=0.05",
         "model.arguments={stem=16, head=128, stages=[[1,3,16,1,1],[4,3,24,1,2],[4,5,32,2,1]]}",
     ],
-    "exits": ["training.learning_rate=0.1", "model.width=1.5"],
-    "dscnn": ["training.learning_rate=0.1"],
+    "exits": ["model.width=1.5"],
+    "dscnn": [],
 }
 SOUNDS: dict[str, list[str]] = {
-    "tcn": ["training.learning_rate=0.05"],
-    "s4d": ["training.learning_rate=0.05"],
-    "ssd": ["training.learning_rate=0.05"],
-    "gru": ["training.learning_rate=0.05"],
-    "mingru": ["training.learning_rate=0.05"],
-    "keyword-dscnn": ["training.learning_rate=0.05"],
+    "tcn": [],
+    "s4d": [],
+    "ssd": [],
+    "gru": [],
+    "mingru": [],
+    "keyword-dscnn": [],
 }
 MNIST = ["data.clients=100", "data.alpha=0.5", "federation.cohort=20", "training.batch_size=20"]
 DIGITS = ["data.partition=natural", "training.batch_size=16"]
-COMMON = ["training.momentum=0.9", "training.schedule=cosine", "training.warm_up=3", "model.norm=group"]
-COMMON += ["federation.evaluate_every=1000"]
 PRIVATE = ["privacy.unit=example", "privacy.noise=server", "privacy.epsilon=8", "privacy.delta=1e-5"]
 PRIVATE += ["training.momentum=0", "training.schedule=constant", "training.warm_up=0"]
 
@@ -174,7 +174,9 @@ def forms(model: torch.nn.Module, dataset: FederatedDataset) -> dict[str, Any]:
 def measured(name: str, arguments: argparse.Namespace, place: Path) -> dict[str, Any]:
     """Return one network's row."""
     spoken = name in SOUNDS
-    own = [*COMMON, *(DIGITS if spoken else MNIST), *(SOUNDS if spoken else IMAGES)[name]]
+    learns = learns_with(MODELS.load(name))
+    own = [f"model.norm={learns.pop('norm')}", *(f"training.{key}={value}" for key, value in learns.items())]
+    own += ["federation.evaluate_every=1000", *(DIGITS if spoken else MNIST), *(SOUNDS if spoken else IMAGES)[name]]
     own.append(f"federation.rounds={arguments.rounds}")
     found, private = [], []
     for seed in range(arguments.folds if spoken else arguments.seeds):
@@ -219,7 +221,12 @@ def main() -> None:
     if not arguments.json:
         print(f"{'network':14} {'parameters':>10} {'macs':>12} {'accuracy':>9} {'int8 loss':>9}  forms")
     for name in arguments.networks.split(","):
-        row = rows[name] = measured(name, arguments, Path(os.environ["EDGEKIT_DATA"]))
+        try:
+            row = rows[name] = measured(name, arguments, Path(os.environ["EDGEKIT_DATA"]))
+        except EdgekitError as error:
+            rows[name] = {"problem": str(error)}
+            print(f"{name}: {error}", file=sys.stderr)
+            continue
         if arguments.into:
             arguments.into.write_text(json.dumps(rows, indent=2))
         if not arguments.json:

@@ -94,13 +94,17 @@ def show(
     from rich.console import Console
     from rich.table import Table
 
+    from edgekit import objectives
     from edgekit.models import build
     from edgekit.models.cost import layers
-    from edgekit.models.kinds import usual_shape
+    from edgekit.models.kinds import aim_of, usual_shape
     from edgekit.registry import MODELS
+    from edgekit.section import Chosen
 
-    size = given or usual_shape(MODELS.load(name))
-    rows = layers(build(model, size, classes, 0), size)
+    kind = MODELS.load(name)
+    size = given or usual_shape(kind)
+    aim = objectives.make(Chosen(name=aim_of(kind)))
+    rows = layers(build(model, size, classes, 0, objective=aim), size)
     total = {
         "parameters": sum(row.parameters for row in rows),
         "macs": sum(row.macs for row in rows),

@@ -69,7 +69,8 @@ def _shift(x: Floats, by: Array) -> Floats:
     places = np.arange(length) - by[:, None]
     there = (places >= 0) & (places < length)
     taken = np.take_along_axis(flat, np.clip(places, 0, length - 1)[:, None], 2) * there[:, None]
-    return taken.reshape(x.shape).astype(x.dtype)
+    moved: Floats = taken.reshape(x.shape).astype(x.dtype)
+    return moved
 
 
 def _noise(x: Floats, noise: Array) -> Floats:
@@ -86,12 +87,14 @@ def _band(size: int, most: int, examples: int, rng: np.random.Generator) -> tupl
 
 
 def _within(size: int, begin: Array, end: Array) -> Array:
-    return (np.arange(size) >= begin[:, None]) & (np.arange(size) < end[:, None])
+    inside: Array = (np.arange(size) >= begin[:, None]) & (np.arange(size) < end[:, None])
+    return inside
 
 
 def _mean(x: Floats) -> Floats:
     """Return each example's mean, shaped to stand for its values."""
-    return x.mean(tuple(range(1, x.ndim)), keepdims=True)
+    mean: Floats = x.mean(tuple(range(1, x.ndim)), keepdims=True)
+    return mean
 
 
 def _spec(x: Floats, low: Array, high: Array, begin: Array, end: Array) -> Floats:

@@ -4,6 +4,7 @@ MLPerf Tiny, Banbury et al. 2021, has eight layers of 128 around a code of 8).""
 from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -23,7 +24,8 @@ class Autoencoder(nn.Module):
     """
 
     inputs = ("table", "audio", "image")
-    gives_examples = True
+    learns: ClassVar = {"learning_rate": 1.0, "norm": "none"}
+    aim = "reconstruction"
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """A network of depthwise separable convolutions (Howard et al. 2017, MobileNets, section 3.1)."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -39,6 +40,7 @@ class DSCNN(nn.Module):
     """
 
     inputs = ("image", "audio")
+    learns: ClassVar = {"learning_rate": 0.1}
 
     def __init__(
         self,

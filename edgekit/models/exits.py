@@ -2,6 +2,7 @@
 BranchyNet, section III)."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +53,7 @@ class Exits(nn.Module):
     """
 
     inputs = ("image", "audio")
+    learns: ClassVar = {"learning_rate": 0.1}
 
     def __init__(
         self,

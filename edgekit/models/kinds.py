@@ -20,3 +20,18 @@ def inputs_of(network: object) -> tuple[str, ...]:
 def usual_shape(network: object) -> tuple[int, ...]:
     """Return the shape of examples that a network of the zoo is shown with."""
     return SHAPES[inputs_of(network)[0]]
+
+
+def aim_of(network: object) -> str:
+    """Return the objective that a network is made for."""
+    found: str = getattr(network, "aim", "cross-entropy")
+    return found
+
+
+LEARNS = {"norm": "group", "learning_rate": 0.05, "momentum": 0.9, "schedule": "cosine", "warm_up": 3}
+"""What most networks learn with, without privacy: keys of [model] and [training]."""
+
+
+def learns_with(network: object) -> dict[str, object]:
+    """Return what a network of the zoo learns with: its own `learns` goes before what most do."""
+    return {**LEARNS, **getattr(network, "learns", {})}

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ class MLP(nn.Module):
     """
 
     inputs = ("table", "image", "audio")
+    learns: ClassVar = {"learning_rate": 0.1, "norm": "none"}
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """Mamba-2's state space duality: a selective state space as one product with a mask (Dao & Gu 2024, section 3.2)."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -64,6 +65,7 @@ class SSD(Residuals):
     """
 
     inputs = ("audio", "sequence")
+    learns: ClassVar = {"learning_rate": 0.01}
     own_scale = True
 
     def __init__(

@@ -46,4 +46,6 @@ def patches(name: str, shape: Sequence[int], patch: int, dim: int) -> tuple[nn.C
     patch = patch or (4 if min(height, width) > 15 else 2)
     if height < patch or width < patch:
         raise ModelError(f"{name} cuts patches of {patch} x {patch}, and images have {height} x {width}: set patch")
-    return nn.Conv2d(channels, dim, patch, patch), (height // patch) * (width // patch)
+    made = nn.Conv2d(channels, dim, patch, patch)
+    nn.init.normal_(made.weight, std=2 / (channels * patch * patch) ** 0.5)  # examples from 0 to 1 become about 1
+    return made, (height // patch) * (width // patch)

@@ -25,11 +25,13 @@ class Figures:
         loss: mean over the examples.
         metrics: by name; the first is the objective's `measure`, by which models are chosen.
         beside: names of those that are told beside it in each round.
+        guess: the measure of answers that do not look at the examples.
     """
 
     loss: float
     metrics: Mapping[str, float]
     beside: tuple[str, ...] = ()
+    guess: float = 0.0
 
     @property
     def score(self) -> float:

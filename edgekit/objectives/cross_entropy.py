@@ -77,7 +77,7 @@ class CrossEntropy(Objective):
             "majority_baseline": largest,
         }
         unequal = largest > UNEQUAL / int(there.sum())
-        return Figures(0.0, metrics, ("balanced_accuracy", "f1") if unequal else ())
+        return Figures(0.0, metrics, ("balanced_accuracy", "f1") if unequal else (), largest)
 
     def encoded(self, y: Array, width: int) -> Array:
         """Return one-hot labels; soft ones stay."""

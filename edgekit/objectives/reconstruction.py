@@ -49,7 +49,7 @@ class Reconstruction(Objective):
         """Return the area under the ROC curve of errors, and the mean error of normal examples."""
         errors, normal = _errors(scores, x), y == self.settings.place
         error = float(errors[normal].mean()) if normal.any() else 0.0
-        return Figures(0.0, {"auc": auc(errors, ~normal), "normal_error": error}, ("normal_error",))
+        return Figures(0.0, {"auc": auc(errors, ~normal), "normal_error": error}, ("normal_error",), 0.5)
 
     def outputs(self, classes: int, shape: Sequence[int]) -> tuple[int, ...]:
         """Return the shape of an example."""

@@ -29,6 +29,7 @@ from edgekit.server.loop import checkpoint, selection
 from edgekit.server.loop.charging import Charging, planned
 from edgekit.server.loop.checkpoint import Checkpoint, with_buffers_apart
 from edgekit.server.loop.evaluation import Validation, measured
+from edgekit.server.loop.guessing import Guessing
 from edgekit.server.loop.merging import Merging, moved_on
 from edgekit.server.loop.metrics import Outcome, RoundMetrics, by_client, keep_rounds, rounded, skips
 from edgekit.server.loop.outliers import Bounding
@@ -86,6 +87,9 @@ class Coordinator:
             raise DataError(f"federation.cohort is {cohort}, but there are only {dataset.clients} clients")
         self.cohort = cohort
         self._validation = Validation(model, dataset.calibration, experiment.federation)
+        central = experiment.privacy.unit == "example" and experiment.privacy.noise == "server"
+        rate = "privacy.learning_rate" if central and not experiment.split.on else "training.learning_rate"
+        self._guessing = Guessing(experiment.federation.rounds, rate)
         self.scores: Mapping[int, Scored] = {}
         """How good the model is for single clients, as they told last."""
         mechanism = algorithms.mechanism_of(experiment.privacy, experiment.split)
@@ -294,6 +298,8 @@ class Coordinator:
             loss, accuracy, beside = found.loss, found.metrics.get("accuracy"), found.beside
             told = [name for name in (found.measure, *beside) if name != "accuracy"]
             metrics = {**metrics, **{name: rounded(found.metrics[name]) for name in told}}
+            if said := self._guessing.notice(number, found):
+                self.on_notice(said)
             after = self._validation.measured(after, self._whole(after))
         scores, own = self._measured(number, after, cohort)
         line = RoundMetrics(

@@ -14,6 +14,7 @@ import pytest
 
 from edgekit import arrays
 from edgekit.experiment import Experiment
+from edgekit.registry import MODELS
 
 EDGEKIT = [str(Path(sys.executable).parent / "edgekit")]
 QUICK = ["data.clients=5", "federation.rounds=2", "export.presets=[]", "spiking.enabled=false", "privacy.unit=none"]
@@ -92,6 +93,23 @@ def test_a_new_experiment_runs_as_it_is_and_is_never_overwritten(edgekit, fails,
     fails(edgekit("new", "mine.toml", cwd=tmp_path), 2, "exists already")
     done = edgekit("run", "mine.toml", *QUICK, "--out", "b", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_new_experiment_for_a_network_fits_it(name, tmp_path):
+    from edgekit import experiment as experiments
+    from edgekit.cli.new import text_for
+    from edgekit.models.kinds import learns_with
+
+    (tmp_path / "mine.toml").write_text(text_for(name))
+    made, learns = experiments.load(tmp_path / "mine.toml"), learns_with(MODELS.load(name))
+    assert made.name == "digits"
+    assert made.model.name == name
+    assert made.model.norm == learns["norm"]
+    assert made.training.learning_rate == learns["learning_rate"]
+    assert made.training.warm_up == learns["warm_up"]
+    assert made.privacy.unit == "none"
+    assert made.objective.name == ("reconstruction" if name == "autoencoder" else "cross-entropy")
 
 
 def test_epsilon_is_in_every_progress_line_of_a_private_run(edgekit, tmp_path):

@@ -5,13 +5,16 @@ import pytest
 import torch
 from torch import nn
 
+from edgekit import objectives
 from edgekit.errors import ExperimentError, ModelError
 from edgekit.models import batch_norms, build, check_private
+from edgekit.models.kinds import aim_of
 from edgekit.models.mobilenetv2 import MobileNetV2
 from edgekit.models.norm import WeightStandardisedConv2d, fold_weight_standardisation
 from edgekit.models.settings import Model
 from edgekit.models.shufflenet import ShuffleNet
 from edgekit.registry import MODELS
+from edgekit.section import Chosen
 
 SMALL = {"mobilenetv2": {"stages": [[1, 16, 1, 1], [4, 24, 2, 2]], "head": 32}}
 
@@ -34,8 +37,9 @@ def test_every_network_takes_images_of_any_size_and_has_no_batch_norm(name, norm
         with pytest.raises(ModelError, match="a norm of spikes is no neuron of a chip"):
             build(Model(name=name, norm=norm), shape, 7, seed=0)
         return
-    model = build(Model(name=name, norm=norm, arguments=SMALL.get(name, {})), shape, 7, seed=0)
-    assert model(torch.zeros(2, *shape)).shape == (2, 7)
+    objective = objectives.make(Chosen(name=aim_of(MODELS.load(name))))
+    model = build(Model(name=name, norm=norm, arguments=SMALL.get(name, {})), shape, 7, seed=0, objective=objective)
+    assert model(torch.zeros(2, *shape)).shape == (2, *objective.outputs(7, shape))
     assert batch_norms(model) == []
     check_private(model)
 
