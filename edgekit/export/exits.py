@@ -15,7 +15,7 @@ from edgekit.errors import ExportError
 from edgekit.export import cache, runtimes
 from edgekit.export.convert import OUTPUT, as_parts, converter, device_shape, input_name, reason
 from edgekit.export.group_norm import with_fast_group_norms
-from edgekit.export.metadata import add_metadata
+from edgekit.export.metadata import EXITS, add_metadata
 from edgekit.export.quiet import quiet
 from edgekit.export.tflite import LARGEST_FLOAT32_ERROR, as_device
 from edgekit.export.verify import call, timed
@@ -137,7 +137,7 @@ def write_exits(
     found = stopped(scores, test.y, threshold, costs)
     content = _converted(stages, shapes)
     latency = {runtimes.label(name): _verified(content, test.x[:CHECKED], scores[:CHECKED], name) for name in claimed}
-    facts = {"kind": "exits", "threshold": threshold, "signatures": [f"stage{i}" for i in range(len(stages))]}
+    facts = {"kind": EXITS, "threshold": threshold, "signatures": [f"stage{i}" for i in range(len(stages))]}
     write_whole(folder / FILE, add_metadata(content, {**facts, **card}))
     reached = 1 - np.cumsum([0.0, *found.shares])[:-1]
     return {

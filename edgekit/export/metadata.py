@@ -9,8 +9,9 @@ import numpy as np
 from edgekit.errors import ExportError, MissingExtraError
 
 ENTRY = "edgekit.json"
-TRAINING, SPLIT_TRAINING = "training", "split training"
-"""Kinds of files: with a whole network's training steps, with those of a device's parts of one that is cut."""
+TRAINING, SPLIT_TRAINING, EXITS = "training", "split training", "exits"
+"""Kinds of files: with a whole network's training steps, with those of a device's parts of one that is cut, with the
+stages of a network with early exits."""
 
 
 def _schema() -> Any:
@@ -163,7 +164,8 @@ def _names(enumeration: Any) -> dict[int, str]:
 def _signatures(model: Any, types: dict[int, str]) -> dict[str, Any]:
     def tensor(graph: Any, number: int) -> dict[str, Any]:
         found = graph.tensors[number]
-        shape = [] if found.shape is None else [int(size) for size in found.shape]
+        told = found.shape if found.shapeSignature is None else found.shapeSignature  # -1 is of any size
+        shape = [] if told is None else [int(size) for size in told]
         return {"shape": shape, "dtype": types[found.type].lower()}
 
     result: dict[str, Any] = {}

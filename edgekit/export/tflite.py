@@ -40,6 +40,7 @@ class Subject:
         calibration: examples (n, *shape) that set integer ranges; None without.
         classes: names of the scores.
         normalisation: what was done to raw inputs.
+        limit: name of the setting that says how much a file may lose.
     """
 
     model: nn.Module
@@ -49,6 +50,7 @@ class Subject:
     calibration: Floats | None
     classes: list[str]
     normalisation: dict[str, Any] | None
+    limit: str = "export.tolerance"
 
     @classmethod
     def of(cls, model: nn.Module, dataset: FederatedDataset) -> "Subject":
@@ -64,6 +66,11 @@ class Subject:
     def objective(self) -> Objective:
         """What the network is trained for."""
         return objective_of(self.model)
+
+    @property
+    def measure(self) -> str:
+        """Name of what files are held to: without labels it is agreement with the network."""
+        return "agreement" if self.labels is None else self.objective.measure
 
     def score(self, scores: Floats) -> float:
         """Return how good scores for the test examples are, by the objective's measure."""
@@ -158,7 +165,7 @@ def export(
         ran = {name: run_examples(content, test, name) for name in claimed}
         checked = {name: check(preset, name, one, subject, tolerance) for name, one in ran.items()}
         scores = {runtimes.label(name): share for name, (share, _) in checked.items()}
-        first, measure = next(iter(scores.values())), subject.objective.measure
+        first, measure = next(iter(scores.values())), subject.measure
         described = describe(content)
         facts = {
             **_facts(subject, preset, content, described["signatures"]),
@@ -244,11 +251,11 @@ def check(preset: str, runtime: str, ran: Ran, subject: Subject, tolerance: floa
     error = largest / max(1.0, float(np.abs(reference).max()))
     if preset == "float32" and error > LARGEST_FLOAT32_ERROR:
         raise ExportError(f"float32.tflite differs from torch by {error:.2g} of the largest score in {runtime}")
-    found, expected, measure = subject.score(scores), subject.score(reference), subject.objective.measure
+    found, expected, measure = subject.score(scores), subject.score(reference), subject.measure
     # One example is not evidence: on a small test set it may be more than the tolerance.
     if not found >= expected - max(tolerance, 1.5 / len(scores)):
         raise ExportError(
             f"{preset}.tflite has {measure} {found:.4f} in {runtime}, the network {expected:.4f}: "
-            f"that is more than export.tolerance = {tolerance:g} lost"
+            f"that is more than {subject.limit} = {tolerance:g} lost"
         )
     return round(found, 6), largest

@@ -48,10 +48,12 @@ class Ran:
     Attributes:
         scores: (examples, classes), as floats; of a probe, all outputs in a row.
         latency: of one inference.
+        size: that a probe gave to dimensions of any size; None where there are none.
     """
 
     scores: Floats
     latency: Latency
+    size: int | None = None
 
 
 def run_examples(content: bytes, examples: Floats, runtime: str = "ai-edge-litert") -> Ran:
@@ -103,7 +105,8 @@ def timed(content: bytes, signature: str, inputs: dict[str, Array], runtime: str
 
 
 def _ran(result: dict[str, Array]) -> Ran:
-    return Ran(result["scores"], _latency(result["seconds"]))
+    size = int(result["size"]) if "size" in result else 0
+    return Ran(result["scores"], _latency(result["seconds"]), size or None)
 
 
 def _latency(seconds: Array) -> Latency:

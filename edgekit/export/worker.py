@@ -16,6 +16,8 @@ except ImportError:
     from tflite_runtime.interpreter import Interpreter
 
 LONGEST_MEASUREMENT_SECONDS = 2.0
+SIZES = (16, 256, 1024, 16000)
+"""To try for dimensions of any size, such as a recording's samples."""
 
 
 def encoded(values: Any, detail: Any) -> Any:
@@ -82,8 +84,30 @@ def call(model: str, request: Any, arrays: Any) -> dict[str, Any]:
 
 
 def probe(model: str, request: Any, arrays: Any) -> dict[str, Any]:
-    """Run a file of any kind once, on the same random numbers wherever it runs."""
-    interpreter = Interpreter(model_path=model, num_threads=1)
+    """Run a file of any kind once, on the same random numbers wherever it runs.
+
+    Dimensions of any size are given the first of SIZES with which it runs; a batch is 1.
+    """
+    first = Interpreter(model_path=model, num_threads=1)
+    free = {one["index"]: one["shape_signature"].tolist() for one in first.get_input_details()}
+    if not any(-1 in shape for shape in free.values()):
+        return probed(first, request, 0)
+    problem: Exception = RuntimeError("no size fits")
+    for size in SIZES:
+        interpreter = Interpreter(model_path=model, num_threads=1)
+        try:
+            for index, shape in free.items():
+                batched = len(shape) > 1  # then the first is the batch
+                sizes = [max(1, one) if one != -1 or (batched and i == 0) else size for i, one in enumerate(shape)]
+                interpreter.resize_tensor_input(index, sizes)
+            return probed(interpreter, request, size)
+        except (RuntimeError, ValueError) as error:
+            problem = error
+    raise problem
+
+
+def probed(interpreter: Any, request: Any, size: int) -> dict[str, Any]:
+    """Run a file once on random numbers; `size` is told."""
     interpreter.allocate_tensors()
     rng = np.random.RandomState(0)
     for detail in interpreter.get_input_details():
@@ -94,7 +118,8 @@ def probe(model: str, request: Any, arrays: Any) -> dict[str, Any]:
     interpreter.invoke()
     details = interpreter.get_output_details()
     outputs = [decoded(interpreter.get_tensor(detail["index"]), detail) for detail in details]
-    return {"scores": np.concatenate([output.ravel() for output in outputs]), "seconds": measured(interpreter, request)}
+    scores = np.concatenate([output.ravel() for output in outputs])
+    return {"scores": scores, "seconds": measured(interpreter, request), "size": np.array(size)}
 
 
 def main(request_path: str, arrays_path: str, result_path: str) -> None:

@@ -221,17 +221,16 @@ def export_module(
     with torch.no_grad():
         scores = model(torch.from_numpy(test[:2]))
     classes = [str(number) for number in range(scores.shape[1])]
-    subject = Subject(model, shape, test, y, x, classes, None)
+    subject = Subject(model, shape, test, y, x, classes, None, "--tolerance")
     card = {"edgekit": __version__, "name": name, "model": model_path, "licence": licence or "not stated"}
     card |= {"data": "not stated", "privacy": "not stated"}
-    measure = "agreement" if y is None else "accuracy"
-    card["measured"] = f"{measure} on {len(test)} {'random' if x is None else 'calibration'} examples"
+    card["measured"] = f"{subject.measure} on {len(test)} {'random' if x is None else 'calibration'} examples"
     result: dict[str, Any] = {"measured": card["measured"], "tflite": {}}
     with cache.telling(notice):
         done = export(subject, presets, folder, card, tolerance, runtimes) if presets else {}
     for preset, file in done.items():
         result["tflite"][preset] = file.facts(folder)
-    for line in table(done, measure):
+    for line in table(done, subject.measure):
         notice(line)
     if options is not None:
         result["training_graph"] = _write_training(subject, options, card, runtimes, folder, folder, notice)

@@ -12,27 +12,46 @@ from edgekit import experiment as experiments
 from edgekit.data.federated import Floats
 from edgekit.errors import ConversionError, ExportError, UsageError
 from edgekit.export import runtimes
-from edgekit.export.metadata import TRAINING, describe
+from edgekit.export.metadata import EXITS, TRAINING, describe
 from edgekit.export.verify import Ran, probe, run_examples
-from edgekit.runfolder import RunFolder
+from edgekit.runfolder import RunFolder, measure_of
 
 LARGEST_DISAGREEMENT = 0.05
 """Largest difference between runtimes relative to the largest score: integer kernels round differently by a step."""
 
 
 def inspect(path: Path) -> dict[str, Any]:
-    """Return what a file holds, as plain values.
+    """Return what a file, or a run folder, holds, as plain values.
 
     Raises:
         UsageError: there is no such file, or it is of no kind that edgekit knows.
         EdgekitError: it is truncated or corrupt.
     """
+    if path.is_dir():
+        return _run(RunFolder.open(path))
     if not path.is_file():
         raise UsageError(f"{path} does not exist")
     kinds = {".tflite": _tflite, ".safetensors": _safetensors, ".nir": _nir, ".npz": _loihi}
     if path.suffix not in kinds:
         raise UsageError(f"{path}: edgekit knows {', '.join(kinds)} files")
     return {"file": str(path), "bytes": path.stat().st_size, **kinds[path.suffix](path)}
+
+
+def _run(folder: RunFolder) -> dict[str, Any]:
+    """Return what a run is, and its files with their bytes."""
+    experiment = experiments.load(folder.experiment)
+    facts: dict[str, Any] = {"run": str(folder.path), "name": experiment.name, "model": experiment.model.name}
+    facts |= {"data": experiment.data.source, "objective": experiment.objective.name}
+    if folder.result.exists():
+        result = folder.read_result()
+        measure, score = measure_of(result)
+        facts |= {"rounds": result["rounds"], measure: score, "parameters": result["parameters"]}
+        facts["privacy"] = result["privacy_statement"]
+    else:
+        facts["unfinished"] = f"go on with edgekit resume {folder.path}"
+    kept = [path for path in sorted(folder.path.rglob("*")) if path.is_file()]
+    told = [path for path in kept if "checkpoint" not in path.relative_to(folder.path).parts and path.name != "lock"]
+    return {**facts, "files": {str(path.relative_to(folder.path)): path.stat().st_size for path in told}}
 
 
 def check(path: Path, names: Sequence[str] | None, run: Path | None) -> dict[str, Any]:
@@ -47,11 +66,17 @@ def check(path: Path, names: Sequence[str] | None, run: Path | None) -> dict[str
         run: the run folder; None takes the one that the file lies in, if any.
 
     Returns:
-        Per runtime: accuracy where a test set is known, largest error, latency.
+        Per runtime: what it was held `against`, the measure where a test set is known, largest error, latency; of a
+        run folder, that of each .tflite in it.
 
     Raises:
         ExportError: it fails in a runtime, or gives other scores than it should.
     """
+    if path.is_dir():
+        found = sorted((path / "export").glob("*.tflite"))
+        if not found:
+            raise UsageError(f"{path} has no .tflite files: make them with edgekit export {path}")
+        return {one.name: check(one, names, run) for one in found}
     if path.suffix != ".tflite":
         raise UsageError(f"--check runs .tflite files, not {path.name}")
     content = path.read_bytes()
@@ -61,26 +86,29 @@ def check(path: Path, names: Sequence[str] | None, run: Path | None) -> dict[str
     metadata = describe(content)["metadata"] or {}
     folder = run or path.absolute().parent.parent
     in_run = run is not None or (folder / "experiment.toml").is_file()
-    if in_run and metadata.get("kind") != TRAINING:
+    if in_run and metadata.get("kind") not in (TRAINING, EXITS):
         return _against_run(content, metadata.get("preset", path.stem), RunFolder.open(folder), names)
     if "self_test" in metadata:
         from edgekit.export.tflite import self_test_examples
 
         expected = np.array(metadata["self_test"]["scores"], np.float32)
         ran = {name: run_examples(content, self_test_examples(metadata["input"]["shape"][1:]), name) for name in names}
-        return {name: _compared(name, one, expected) for name, one in ran.items()}
+        return {name: _compared(name, one, expected, "its self-test") for name, one in ran.items()}
     ran = {name: probe(content, name) for name in names}
-    first = next(iter(ran.values())).scores
+    first, against = next(iter(ran.values())).scores, f"{names[0]}, on random numbers"
+    if len(names) == 1:
+        against = "itself alone: it runs, and gives finite numbers"
     if not np.isfinite(first).all():
         raise ExportError(f"in {names[0]} the file gives values that are not finite")
-    return {name: _compared(name, one, first) for name, one in ran.items()}
+    return {name: _compared(name, one, first, against) for name, one in ran.items()}
 
 
-def _compared(name: str, ran: Ran, expected: Floats) -> dict[str, Any]:
+def _compared(name: str, ran: Ran, expected: Floats, against: str) -> dict[str, Any]:
     error = float(np.abs(ran.scores - expected).max()) if ran.scores.shape == expected.shape else float("inf")
     if not error <= LARGEST_DISAGREEMENT * max(1.0, float(np.abs(expected).max())):
         raise ExportError(f"in {name} the file gives scores that differ by {error:.2g} from those it should give")
-    return {"max_abs_error": error, "latency_us": asdict(ran.latency)}
+    sizes = {} if ran.size is None else {"size_of_what_may_vary": ran.size}
+    return {"against": against, **sizes, "max_abs_error": error, "latency_us": asdict(ran.latency)}
 
 
 def _against_run(content: bytes, preset: str, folder: RunFolder, names: Sequence[str]) -> dict[str, Any]:
@@ -94,7 +122,13 @@ def _against_run(content: bytes, preset: str, folder: RunFolder, names: Sequence
     for name in names:
         ran = run_examples(content, tflite.as_device(dataset.test.x), name)
         score, error = tflite.check(preset, name, ran, subject, experiment.export.tolerance)
-        result[name] = {subject.objective.measure: score, "max_abs_error": error, "latency_us": asdict(ran.latency)}
+        against = "the run's network, on its test set"
+        result[name] = {
+            "against": against,
+            subject.objective.measure: score,
+            "max_abs_error": error,
+            "latency_us": asdict(ran.latency),
+        }
     return result
 
 

@@ -86,6 +86,10 @@ def test_inspect_tells_what_files_hold_and_checks_them_against_their_run(edgekit
     assert found["signatures"]["classify"]["inputs"] == {"image": {"shape": [1, 8, 8, 1], "dtype": "float32"}}
     accuracy = json.loads((run / "result.json").read_text())["accuracy"]
     assert found["check"]["ai-edge-litert"]["accuracy"] == accuracy
+    assert found["check"]["ai-edge-litert"]["against"] == "the run's network, on its test set"
+    whole = json.loads(edgekit("inspect", run, "--json", cwd=run).stdout)
+    assert whole["accuracy"] == accuracy
+    assert whole["files"]["export/float32.tflite"] == (run / "export/float32.tflite").stat().st_size
     for other, words in (
         ("model.safetensors", "layers.1.weight"),
         ("spiking/network.nir", "nodes"),
@@ -106,6 +110,26 @@ def test_a_file_away_from_its_run_is_held_against_its_self_test(edgekit, fails, 
     facts["self_test"]["scores"][0][0] += 100
     Path(alone).write_bytes(add_metadata(content, facts))
     fails(edgekit("inspect", alone, "--check", cwd=tmp_path), 1, "gives scores that differ by")
+
+
+def test_a_file_that_takes_any_size_is_given_one(edgekit, tmp_path):
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+    from torch import nn
+
+    from edgekit.export.convert import to_float32
+
+    made = schema.ModelT.InitFromObj(schema.Model.GetRootAs(to_float32(nn.ReLU(), (12,)), 0))
+    for tensor in made.subgraphs[0].tensors:
+        tensor.shapeSignature = [1, -1]
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(made.Pack(builder), b"TFL3")
+    (tmp_path / "free.tflite").write_bytes(bytes(builder.Output()))
+    found = json.loads(edgekit("inspect", "free.tflite", "--check", "--json", cwd=tmp_path).stdout)
+    assert found["signatures"]["classify"]["inputs"]["features"]["shape"] == [1, -1]
+    checked = found["check"]["ai-edge-litert"]
+    assert checked["size_of_what_may_vary"] == 16
+    assert "itself alone" in checked["against"] or "random numbers" in checked["against"]
 
 
 def test_a_file_of_another_runs_network_fails_its_check(edgekit, fails, run, tmp_path):
