@@ -126,7 +126,7 @@ class PerExample:
             except Exception as error:  # a user's forward may do anything
                 reason = " ".join(str(error).split())[:200] or type(error).__name__
                 raise TrainingError(f"the network cannot be run on one example alone: {reason}") from error
-            loss = objective.losses(scores, y[i : i + 1], x[i : i + 1]).sum()
+            loss = objective.each(scores, y[i : i + 1], x[i : i + 1]).sum()
             gradients = gradients_of(loss, own)
             with torch.no_grad():
                 for total, scaled in zip(sums, clipped([one[None] for one in gradients], clip), strict=True):

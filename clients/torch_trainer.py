@@ -18,7 +18,7 @@ from edgekit.data.augment import Augmenter
 from edgekit.data.federated import Floats, Integers
 from edgekit.errors import EdgekitError, ModelError, TrainingError
 from edgekit.local_settings import LocalSettings
-from edgekit.models import check_private
+from edgekit.models import batch_norms, check_private
 from edgekit.models.requirements import untrained
 from edgekit.objectives import Objective, objective_of
 from edgekit.privacy.tensors import add_noise
@@ -80,6 +80,9 @@ class TorchTrainer:
         if len(few):
             nothing = np.random.default_rng(0)
             try:
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(0)
+                    self._check_objective(few)
                 self._trained(asked, LocalTask(few, nothing, nothing), [np.arange(len(few))])
             except EdgekitError:
                 raise
@@ -87,6 +90,14 @@ class TorchTrainer:
                 told = " ".join(str(error).split())[:200] or type(error).__name__
                 raise TrainingError(f"the network cannot be trained on this client's examples: {told}") from error
         self._tried.add(what)
+
+    @torch.no_grad()
+    def _check_objective(self, few: Examples) -> None:
+        model, dtype = copy.deepcopy(self.model), next(self.model.parameters()).dtype
+        x = torch.from_numpy(few.x[:PROBED]).to(dtype)
+        scores = model.train(not batch_norms(model))(x)  # as it trains; BatchNorm takes no single example so
+        scores = scores + torch.randn_like(scores)  # a new network may give the same for all
+        objective_of(self.model).check_apart(scores, torch.from_numpy(few.y[:PROBED]), x)
 
     def train(self, asked: Train, task: LocalTask) -> Trained:
         """Train one client.
@@ -224,7 +235,7 @@ def _sgd(model: nn.Module, batches: Batches, asked: Train, generator: torch.Gene
     for x, y in batches:
         with draws:
             scores = model(x)
-        loss = objective.losses(scores, y, x).mean()
+        loss = objective.each(scores, y, x).mean()
         gradients = gradients_of(loss, list(parameters.values()))
         with torch.no_grad():
             for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):

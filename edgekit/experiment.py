@@ -152,6 +152,9 @@ def _apply(settings: dict[str, Any], override: str) -> None:
         settings = settings.setdefault(key, {})
         if not isinstance(settings, dict):
             raise ExperimentError(f"override {override!r}: {'.'.join(keys[:depth])} is a value, not a table")
+    held = settings.get(keys[-1])
+    if isinstance(value, str) and isinstance(held, dict) and held.get("name", value) == value and "arguments" in held:
+        value = {**held, "name": value}  # the same thing again, by its name: it keeps its arguments
     settings[keys[-1]] = value
 
 

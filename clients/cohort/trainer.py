@@ -202,7 +202,7 @@ class VectorisedTrainer:
                 batch[there] = torch.from_numpy(held)
             batch = batch.to(stacked[0].dtype)
             scores = self._network.scores(weights, batch.transpose(0, 1), draws)
-            loss = self._network.objective.losses(
+            loss = self._network.objective.each(
                 scores.flatten(0, 1), y[rows, indices].flatten(0, 1), batch.flatten(0, 1)
             )
             loss = (loss.view(active, -1) * mask.to(loss.dtype)).sum(1)

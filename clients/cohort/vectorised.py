@@ -76,7 +76,7 @@ class Vectorised:
             weights = [as_convolution(tensor[owners[part]]).requires_grad_() for tensor in stacked]
             draws = Draws(partial(part_of, generators, part), together=True)
             scores = self.scores(weights, x[None, part], draws).flatten(0, 1)
-            loss = self.objective.losses(scores, y[part], x[part])
+            loss = self.objective.each(scores, y[part], x[part])
             gradients = gradients_of(loss.sum(), weights)
             with torch.no_grad():
                 for total, scaled in zip(sums, clipped(gradients, clip), strict=True):

@@ -68,5 +68,7 @@ class Federation(Section):
                 f"algorithm = {self.algorithm!r} and strategy = {self.strategy!r} are two methods: leave one out"
             )
         if self.keep == "best" and self.average_last:
-            raise ValueError("keep = 'best' and average_last release two models: leave one out")
+            raise ValueError(
+                "keep = 'best' and average_last release two models: set average_last = 0, or leave keep out"
+            )
         return self

@@ -130,7 +130,7 @@ def array_source(
     Raises:
         DataError: lengths differ, labels are neither names nor numbers, or the examples are unfit.
     """
-    values = _values(y)
+    values = _values(y, where)
     if (y.ndim != 1 and values is None) or x.ndim == 0 or len(x) != len(y) or len(y) == 0:
         raise DataError(
             f"{where}: examples of shape {x.shape}, labels of shape {y.shape}; one label an example is needed"
@@ -166,12 +166,20 @@ def array_source(
     )
 
 
-def _values(y: Array) -> Floats | None:
+def _values(y: Array, where: str) -> Floats | None:
     """Return labels that are finite numbers, one or several an example, as such: (examples, numbers)."""
     plain = _plain(y) if y.ndim == 1 else y
-    if plain.ndim not in (1, 2) or plain.dtype.kind not in "uif" or plain.size == 0 or not np.isfinite(plain).all():
+    if plain.ndim not in (1, 2) or plain.dtype.kind not in "uifb" or plain.size == 0:
         return None
-    return plain.astype(np.float32).reshape(len(plain), -1)
+    with np.errstate(over="ignore"):
+        values = plain.astype(np.float32).reshape(len(plain), -1)
+    if not np.isfinite(values).all():
+        places = np.flatnonzero(~np.isfinite(values).all(1))
+        raise DataError(
+            f"{where}: some labels are not finite numbers of 32 bits: of {len(places)} "
+            f"example{'s' * (len(places) > 1)}, first of example {places[0]}"
+        )
+    return values
 
 
 def read_npz(path: Path) -> tuple[ArraySource, ArraySource | None]:

@@ -163,6 +163,8 @@ def share(
     if len(np.unique(labels, axis=0)) < 2:
         what = "have one class" if labels.ndim == 1 else "have the same label"
         raise DataError(f"{settings.source}: all examples {what}; training needs at least two")
+    if problem := objective.problem_with(labels, len(classes)):
+        raise DataError(f"{settings.source} {problem}")
     kinds = partition.kinds_of(labels)
     everything = np.arange(len(labels))
     rest, test = everything, everything[:0]

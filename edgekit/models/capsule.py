@@ -50,7 +50,7 @@ class Capsule(nn.Module):
         *,
         norm: Norm = "none",
         width: float = 1.0,
-        channels: int = 32,
+        channels: int = 24,
         kinds: int = 8,
         size: int = 8,
         out: int = 12,

@@ -39,7 +39,7 @@ class ViT(nn.Module):
         width: float = 1.0,
         attention: str = "softmax",
         patch: int = 0,
-        dim: int = 48,
+        dim: int = 40,
         depth: int = 4,
         heads: int = 4,
     ) -> None:

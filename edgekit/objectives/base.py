@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from edgekit.arrays import Array
+from edgekit.errors import EdgekitError, ExperimentError
 from edgekit.section import Chosen, Section
 
 if TYPE_CHECKING:
@@ -82,6 +83,42 @@ class Objective:
         """
         raise NotImplementedError
 
+    def each(self, scores: "Tensor", y: "Tensor", x: "Tensor") -> "Tensor":
+        """Return `losses`, checked: (examples,).
+
+        Raises:
+            ExperimentError: they fail, or are not one an example.
+        """
+        try:
+            losses = self.losses(scores, y, x)
+        except EdgekitError:
+            raise
+        except Exception as error:  # it may be the user's own
+            told = " ".join(str(error).split())[:200]
+            raise ExperimentError(f"objective {self.name} fails: {type(error).__name__}: {told}") from error
+        shape = getattr(losses, "shape", None)
+        if shape != (len(scores),):
+            found = type(losses).__name__ if shape is None else f"shape {tuple(shape)}"
+            raise ExperimentError(
+                f"objective {self.name} gives {found}; it must give a loss for each example, (examples,)"
+            )
+        return losses
+
+    def check_apart(self, scores: "Tensor", y: "Tensor", x: "Tensor") -> None:
+        """See that an example's loss does not change with the others of its batch.
+
+        Raises:
+            ExperimentError: it does, or losses fail.
+        """
+        import torch
+
+        together = self.each(scores, y, x)
+        alone = torch.cat([self.each(scores[i : i + 1], y[i : i + 1], x[i : i + 1]) for i in range(len(scores))])
+        if not torch.allclose(together, alone, rtol=1e-3, atol=1e-5, equal_nan=True):
+            raise ExperimentError(
+                f"objective {self.name}: an example's loss changes with the others of its batch; a loss is of one example"
+            )
+
     def figures(self, scores: Array, y: Array, x: Array) -> Figures:
         """Return how good scores are; the loss is filled in by who computes it.
 
@@ -116,6 +153,12 @@ class Objective:
 
     def problem_with(self, y: Array, classes: int) -> str:
         """Say why labels of the right type are none of this objective's, "" if they are."""
+        if self.labels in ("class", "normal"):
+            if y.ndim != 1:
+                return f"has labels of shape {y.shape}, expected ({len(y)},)"
+            if y.dtype != np.int64:
+                return f"has labels of dtype {y.dtype}, expected int64"
+            return f"has a label outside 0..{classes - 1}" if y.min() < 0 or y.max() >= classes else ""
         if y.ndim != 2 or y.shape[1] != classes:
             return f"has labels of shape {y.shape}, expected ({len(y)}, {classes})"
         if y.dtype != np.float32:

@@ -6,6 +6,7 @@ import numpy as np
 from pydantic import Field
 
 from edgekit.arrays import Array
+from edgekit.errors import ExperimentError
 from edgekit.objectives.base import Figures, Objective
 from edgekit.section import Positive, Section
 
@@ -35,14 +36,25 @@ class CrossEntropy(Objective):
 
     def losses(self, scores: "Tensor", y: "Tensor", x: "Tensor") -> "Tensor":
         """Return each example's cross entropy; of several answers, the weighted mean."""
+        answers, given = (1 if scores.dim() == 2 else scores.shape[1]), self.settings.answer_weights
+        if given and answers > 1 and len(given) != answers:
+            raise ExperimentError(
+                f"objective.arguments.answer_weights are {len(given)}, but the network gives {answers} answers"
+            )
         if scores.dim() == 2:
             return self._losses(scores, y)
-        given = self.settings.answer_weights or [1.0] * scores.shape[1]
+        given = given or [1.0] * answers
         parts = [share / sum(given) * self._losses(scores[:, i], y) for i, share in enumerate(given)]
         total = parts[0]
         for part in parts[1:]:
             total = total + part
         return total
+
+    def check_apart(self, scores: "Tensor", y: "Tensor", x: "Tensor") -> None:
+        """See too that a network with one answer is not given weights of several."""
+        if self.settings.answer_weights and scores.dim() == 2:
+            raise ExperimentError("objective.arguments.answer_weights are of several answers, the network gives one")
+        super().check_apart(scores, y, x)
 
     def _losses(self, scores: "Tensor", y: "Tensor") -> "Tensor":
         import torch.nn.functional as F
@@ -87,16 +99,10 @@ class CrossEntropy(Objective):
         """Say why labels are neither classes' numbers nor chances."""
         if problem := self._misfit(classes):
             return problem
-        if y.ndim == 2:
-            if y.dtype.kind != "f":
-                return f"has labels of shape {y.shape}, expected ({len(y)},)"
+        if y.ndim == 2 and y.dtype.kind == "f":
             chances = y.shape[1] == classes and (y >= 0).all() and np.allclose(y.sum(1), 1, atol=1e-3)
             return "" if chances else f"has soft labels that are not {classes} chances which sum to one"
-        if y.ndim != 1:
-            return f"has labels of shape {y.shape}, expected ({len(y)},)"
-        if y.dtype != np.int64:
-            return f"has labels of dtype {y.dtype}, expected int64"
-        return f"has a label outside 0..{classes - 1}" if y.min() < 0 or y.max() >= classes else ""
+        return super().problem_with(y, classes)
 
     def _misfit(self, classes: int) -> str:
         given = self.settings.class_weights

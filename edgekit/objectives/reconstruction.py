@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class ReconstructionSettings(Section):
     """Of `reconstruction`."""
 
-    normal: str = ""
+    normal: str | int = ""
     """Name of the class that is learnt; empty is the one called `normal`, or the first."""
     false_alarms: Fraction = 0.05
     """Share of the server's own normal examples that the threshold lies below."""
@@ -64,19 +64,14 @@ class Reconstruction(Objective):
         normal: Array = (y == self.settings.place).astype(np.float32)[:, None]
         return normal
 
-    def problem_with(self, y: Array, classes: int) -> str:
-        """Say why labels are no classes' numbers."""
-        if y.ndim != 1 or y.dtype != np.int64:
-            return f"has labels of shape {y.shape} and dtype {y.dtype}, expected int64 ({len(y)},)"
-        return f"has a label outside 0..{classes - 1}" if y.min() < 0 or y.max() >= classes else ""
-
     def fitted(self, y: Array, classes: Sequence[str]) -> Objective:
         """Return the same with the place of the normal class.
 
         Raises:
             DataError: no class is called so.
         """
-        name = self.settings.normal or ("normal" if "normal" in classes else classes[0])
+        given = self.settings.normal
+        name = str(given) if given != "" else "normal" if "normal" in classes else classes[0]
         if name not in classes:
             raise DataError(
                 f"objective.arguments.normal is {name!r}, but the data's classes are {', '.join(classes[:20])}"

@@ -50,8 +50,9 @@ class Regression(Objective):
     def figures(self, scores: Array, y: Array, x: Array) -> Figures:
         """Return R2 (1 - squared error over variance), mean absolute error and root of the mean squared error, each
         the mean over the numbers; errors in the labels' units."""
-        error = scores.astype(np.float64) - y
-        spread = ((y - y.mean(0)) ** 2).sum(0)
+        exact = y.astype(np.float64)
+        error = scores - exact
+        spread = ((exact - exact.mean(0)) ** 2).sum(0)
         lost = (error**2).sum(0)
         r2 = np.where(spread > 0, 1 - lost / np.where(spread > 0, spread, 1), np.where(lost > 0, 0.0, 1.0))
         metrics = {
@@ -63,9 +64,10 @@ class Regression(Objective):
 
     def fitted(self, y: Array, classes: Sequence[str]) -> Objective:
         """Return the same with mean and standard deviation of these labels, where none are given."""
-        given, std = self.settings, y.std(0)
+        given, exact = self.settings, y.astype(np.float64)
+        std = exact.std(0)
         return self.with_settings(
-            mean=given.mean or [float(one) for one in y.mean(0)],
+            mean=given.mean or [float(one) for one in exact.mean(0)],
             std=given.std or [float(one) if one > 0 else 1.0 for one in std],
         )
 

@@ -12,7 +12,7 @@ from edgekit import __version__
 from edgekit import experiment as experiments
 from edgekit.algorithms import make
 from edgekit.data import FederatedDataset
-from edgekit.errors import EdgekitError
+from edgekit.errors import EdgekitError, UsageError
 from edgekit.experiment import Experiment
 from edgekit.export import cache
 from edgekit.export.exits import has_exits, write_exits
@@ -167,6 +167,8 @@ def export_run(
     experiment = experiment.model_copy(update={"export": experiment.export.model_copy(update=changed)})
     if not presets and not training:
         presets = experiment.export.presets
+    if not presets and not training:
+        raise UsageError(f"the experiment of {path} has no export.presets: say which, as --preset float32")
     result = folder.read_result()
     model, dataset = load_run(folder, experiment)
     measure, value = measure_of(result)

@@ -317,7 +317,8 @@ def test_a_test_set_goes_by_the_training_sets_classes_and_scale(tmp_path):
         (np.zeros((5, 3)), np.array([10**400] * 5, object), "labels must be whole numbers"),
         (np.zeros((5, 3)), np.array([2**70] * 5, object), "labels must be whole numbers"),
         (np.zeros((5, 3)), np.array([b"\xff"] * 5), "text in UTF-8"),
-        (np.zeros((5, 3)), np.array([np.nan] * 5), "labels must be whole numbers"),
+        (np.zeros((5, 3)), np.array([np.nan] * 5), "some labels are not finite numbers of 32 bits: of 5 examples"),
+        (np.zeros((5, 3)), np.array([1e200] * 5), "some labels are not finite numbers of 32 bits"),
         (np.zeros((5, 3)), np.array([["a"]] * 5), "one label an example"),
     ],
 )

@@ -23,6 +23,7 @@ from edgekit.export.training.steps import Options, Steps
 from edgekit.models import build
 from edgekit.models.settings import Model
 from edgekit.objectives.base import auc
+from edgekit.objectives.cross_entropy import CrossEntropy
 from edgekit.pipeline import job
 from edgekit.section import Chosen
 
@@ -306,6 +307,8 @@ def test_labels_that_do_not_fit_are_one_line(tmp_path, aim, y, said):
         (["objective.name=cross-entropy", "objective.arguments={class_weights=[1.0]}"], "class_weights are 1"),
         (["objective=reconstruction", "objective.arguments.normal=fine"], "the data's classes are 0, 1"),
         (["objective=regression", "objective.arguments.los=huber"], "los"),
+        (["model.name=exits", "objective.arguments.answer_weights=[1.0]"], "are 1, but the network gives 3 answers"),
+        (["objective.arguments.answer_weights=[1.0, 2.0]"], "are of several answers, the network gives one"),
         (["objective=reconstruction"], "it must give what the objective reconstruction takes"),
         (["objective=regression", "split.cut=auto"], "split learning takes plain cross entropy"),
         (["objective=multi-label", "serve.statistics_every=2"], "statistics_every = 0"),
@@ -314,6 +317,49 @@ def test_labels_that_do_not_fit_are_one_line(tmp_path, aim, y, said):
 def test_settings_that_do_not_fit_are_one_line(tmp_path, heard, overrides, said):
     with pytest.raises((ExperimentError, DataError, ModelError), match=said):
         job.run(experiments.load(None, [*overrides, "federation.rounds=1"]), tmp_path / "run", heard)
+
+
+class Mean(CrossEntropy):
+    def losses(self, scores, y, x):
+        return super().losses(scores, y, x).mean()
+
+
+class Mixed(CrossEntropy):
+    def losses(self, scores, y, x):
+        losses = super().losses(scores, y, x)
+        return losses - losses.mean()
+
+
+class Raises(CrossEntropy):
+    def losses(self, scores, y, x):
+        raise KeyError("boom")
+
+
+class NoFigures(CrossEntropy):
+    def figures(self, scores, y, x):
+        return 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Mean", r"gives shape \(\); it must give a loss for each example"),
+        ("Mixed", "loss changes with the others of its batch"),
+        ("Raises", "fails: KeyError: 'boom'"),
+        ("NoFigures", "must be Figures whose first metric is 'accuracy'"),
+    ],
+)
+def test_an_objective_of_ones_own_that_is_none_is_one_line(tmp_path, heard, name, said):
+    own = [f"objective={__name__}:{name}", "model.name=mlp", "federation.rounds=1", "data.clients=3"]
+    with pytest.raises(ExperimentError, match=said):
+        job.run(experiments.load(None, own), tmp_path / "run", heard)
+
+
+def test_a_name_again_keeps_its_arguments():
+    smooth, again = "objective.arguments.label_smoothing=0.1", "objective=cross-entropy"
+    for overrides in ([smooth, again], [again, smooth]):
+        assert experiments.load(None, overrides).objective.arguments == {"label_smoothing": 0.1}
+    assert experiments.load(None, [smooth, "objective=regression"]).objective.arguments == {"label_smoothing": 0.1}
 
 
 def test_a_stranger_names_no_code_of_a_device(make_experiment):
