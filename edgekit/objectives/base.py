@@ -115,9 +115,7 @@ class Objective:
         together = self.each(scores, y, x)
         alone = torch.cat([self.each(scores[i : i + 1], y[i : i + 1], x[i : i + 1]) for i in range(len(scores))])
         if not torch.allclose(together, alone, rtol=1e-3, atol=1e-5, equal_nan=True):
-            raise ExperimentError(
-                f"objective {self.name}: an example's loss changes with the others of its batch; a loss is of one example"
-            )
+            raise ExperimentError(f"objective {self.name}: an example's loss changes with the others of its batch")
 
     def figures(self, scores: Array, y: Array, x: Array) -> Figures:
         """Return how good scores are; the loss is filled in by who computes it.
