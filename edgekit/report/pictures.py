@@ -125,11 +125,13 @@ def early(decision: dict[str, Any], whole: int, accuracy: float) -> str:
 
 def exits(facts: dict[str, Any]) -> str:
     """Draw accuracy against the mean multiply-adds of inferences that take the first answer that is sure."""
-    accuracy = facts["accuracy_by_exit"][-1]
-    return _stopping(facts, "mean_macs", facts["macs"][-1], accuracy, ("all stages", "threshold", "multiply-adds"))
+    words = ("all stages", "threshold", "thousand multiply-adds")
+    curve = [{**point, "thousands": point["mean_macs"] / 1000} for point in facts["curve"]]
+    chosen = {**facts, "curve": curve, "thousands": facts["mean_macs"] / 1000}
+    return _stopping(chosen, "thousands", facts["macs"][-1] / 1000, facts["accuracy_by_exit"][-1], words)
 
 
-def _stopping(chosen: dict[str, Any], cost: str, whole: int, accuracy: float, words: tuple[str, str, str]) -> str:
+def _stopping(chosen: dict[str, Any], cost: str, whole: float, accuracy: float, words: tuple[str, str, str]) -> str:
     figure, axis = new_figure(4.4, 3.0)
     points = chosen["curve"]
     axis.plot([p[cost] for p in points], [p["accuracy"] for p in points], color=FIRST, lw=2, marker="o", ms=3)
