@@ -23,7 +23,7 @@ test-devices: .venv/installed
 
 # What takes too long for every change, all of it or a tenth: make test-long SLICE=3
 test-long: .venv/installed
-	$(PYTEST) -m long $(if $(SLICE),--slice $(SLICE)) $(ARGS)
+	$(PYTEST) $(WORKERS) -m long $(if $(SLICE),--slice $(SLICE)) $(ARGS)
 
 # The last two look at the installed package, so they must not find the folder of the same name.
 lint: .venv/installed

@@ -167,10 +167,10 @@ def export_run(
     experiment = experiment.model_copy(update={"export": experiment.export.model_copy(update=changed)})
     if not presets and not training:
         presets = experiment.export.presets
-    if not presets and not training:
-        raise UsageError(f"the experiment of {path} has no export.presets: say which, as --preset float32")
     result = folder.read_result()
     model, dataset = load_run(folder, experiment)
+    if not presets and not training:
+        raise UsageError(f"the experiment of {path} has no export.presets: say which, as --preset float32")
     measure, value = measure_of(result)
     notice(f"{experiment.model.name} of {folder.path}, {measure} {value:.4f}")
     try:

@@ -178,8 +178,8 @@ MUTANTS = [
     Mutant(
         "a mean by the drawn batch, one client at a time",
         "clients/torch_trainer.py",
-        "sums[name] / settings.batch_of(len(y))",
-        "sums[name] / max(1, len(indices))",
+        "sums[name] / settings.batch_of(examples)",
+        "sums[name] / max(1, len(y))",
         (NETWORKS,),
         "expected_batch",
     ),
