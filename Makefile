@@ -46,6 +46,8 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/split.py
 	$(BIN)/python benchmarks/parties.py
 	$(BIN)/python benchmarks/methods.py
+	$(BIN)/python benchmarks/endurance.py
+	$(BIN)/python benchmarks/zoo.py
 
 clean:
 	rm -rf .venv build *.egg-info

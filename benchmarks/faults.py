@@ -161,11 +161,13 @@ RECOVERED = ("kill_superlink", "kill_server_app", "kill_coordinator")
 
 def memory(one: Federation) -> float:
     """Return the resident memory of the SuperLink and of both nodes, in MB."""
-    total = 0.0
-    for pid in (_there(one.superlink), *(node.pid for node in one.nodes.values())):
-        line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS"))
-        total += int(line.split()[1]) / 1024
-    return total
+    return sum(resident(pid) for pid in (_there(one.superlink), *(node.pid for node in one.nodes.values())))
+
+
+def resident(pid: int) -> float:
+    """Return a process's resident memory, in MB."""
+    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS"))
+    return int(line.split()[1]) / 1024
 
 
 def strangers(one: Federation) -> int:

@@ -82,6 +82,31 @@ def test_a_board_installs_from_the_bundle_joins_trains_two_rounds_and_leaves(boa
 
 
 @pytest.mark.long
+def test_a_bundle_upgrades_a_board_in_place(board, fleet, tmp_path):
+    """Its identity, its ledger and its model stay; the program is another."""
+    install = ("sh", "/root/edgekit-bundle/install.sh")
+    assert run(board, *install, EDGEKIT_NO_COMPILE="1").returncode == 0
+    node, program = board / "var/lib/edgekit/node", "/opt/edgekit/venv/bin/edgekit"
+    with fleet.Federation(tmp_path / "federation", fleet.QUICK) as one:
+        one.serve()
+        joined = run(board, program, "join", one.code(), "--folder", "/var/lib/edgekit/node", "--enrol-only")
+        assert joined.returncode == 0, joined.stderr
+        (node / "privacy.jsonl").write_text("")
+        (node / "models").mkdir(exist_ok=True)
+        (node / "models/current.json").write_text('{"version": 3}')
+        kept = {path: path.read_bytes() for path in sorted(node.rglob("*")) if path.is_file()}
+        assert any(path.name == "membership.json" for path in kept)
+        (board / "opt/edgekit/venv/old-program").write_text("of the version before")
+        again = run(board, *install, EDGEKIT_NO_COMPILE="1")
+        assert again.returncode == 0, again.stderr
+        assert not (board / "opt/edgekit/venv/old-program").exists()
+        assert {path: path.read_bytes() for path in kept} == kept
+        assert run(board, program, "--version").returncode == 0
+        left = run(board, program, "devices", "leave", "--folder", "/var/lib/edgekit/node")
+        assert "left https://127.0.0.1" in left.stdout, left.stderr
+
+
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed: make test-devices")
 def test_a_laptop_a_board_an_emulated_pi_and_two_pages_in_one_federation(board, fleet, federation, phone):
     """The Pi is installed by the test above; every kind adds its own noise and keeps its own ledger."""
