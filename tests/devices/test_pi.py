@@ -89,7 +89,9 @@ def test_a_bundle_upgrades_a_board_in_place(board, fleet, tmp_path):
     node, program = board / "var/lib/edgekit/node", "/opt/edgekit/venv/bin/edgekit"
     with fleet.Federation(tmp_path / "federation", fleet.QUICK) as one:
         one.serve()
-        joined = run(board, program, "join", one.code(), "--folder", "/var/lib/edgekit/node", "--enrol-only")
+        (part,) = fleet.write_digits(board / "root", 1)
+        data = ("--data", f"npz:/root/{part.name}", "--folder", "/var/lib/edgekit/node")
+        joined = run(board, program, "join", one.code(), *data, "--enrol-only")
         assert joined.returncode == 0, joined.stderr
         (node / "privacy.jsonl").write_text("")
         (node / "models").mkdir(exist_ok=True)
