@@ -73,16 +73,13 @@ class Regression(Objective):
 
     def drawn(self, examples: int, classes: int, rng: np.random.Generator) -> Array:
         """Return random labels, a standard deviation from their mean or so."""
-        mean, std = (np.array(given or [default]) for given, default in zip(self._units, (0.0, 1.0), strict=True))
-        return (mean + std * rng.standard_normal((examples, classes))).astype(np.float32)
-
-    @property
-    def _units(self) -> tuple[list[float], list[float]]:
-        return self.settings.mean, self.settings.std
+        mean, std = self.settings.mean or [0.0], self.settings.std or [1.0]
+        return (np.array(mean) + np.array(std) * rng.standard_normal((examples, classes))).astype(np.float32)
 
     def prepare(self, model: "nn.Module") -> None:
         """Have the network give numbers in the labels' units."""
-        model.register_forward_hook(_InUnits(self.settings.mean, self.settings.std))
+        if self.settings.mean and self.settings.std:
+            model.register_forward_hook(_InUnits(self.settings.mean, self.settings.std))
 
     def problem_with(self, y: Array, classes: int) -> str:
         """Say why labels are no numbers of so many."""
