@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,11 +17,11 @@ from edgekit.clients.trainer import LocalTask, check_train, pulled
 from edgekit.data import Examples
 from edgekit.data.augment import Augmenter
 from edgekit.data.federated import Floats, Integers
-from edgekit.errors import EdgekitError, ModelError, TrainingError
+from edgekit.errors import EdgekitError, ExperimentError, ModelError, TrainingError
 from edgekit.local_settings import LocalSettings
 from edgekit.models import batch_norms, check_private
 from edgekit.models.requirements import untrained
-from edgekit.objectives import Objective, objective_of
+from edgekit.objectives import Figures, Objective, objective_of
 from edgekit.privacy.tensors import add_noise
 
 
@@ -174,10 +175,33 @@ class TorchTrainer:
 
 
 def scored(objective: Objective, scores: Floats, examples: Examples) -> Scored:
-    """Return the mean loss, and the objective's measure."""
+    """Return the mean loss, and the objective's measure; errors as of `figures_of`."""
+    found = figures_of(objective, scores, examples)
+    return Scored(found.loss, found.score, len(examples))
+
+
+def figures_of(objective: Objective, scores: Floats, examples: Examples) -> Figures:
+    """Return how good scores are, the mean loss too.
+
+    Raises:
+        ExperimentError: the objective's figures fail, or are none.
+    """
     arrays = (scores, examples.y, examples.x)
-    loss = float(objective.losses(*map(torch.from_numpy, arrays)).mean())
-    return Scored(loss, objective.figures(*arrays).score, len(examples))
+    loss = float(objective.each(*map(torch.from_numpy, arrays)).mean())
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = objective.figures(*arrays)
+        fits = isinstance(found, Figures) and next(iter(found.metrics)) == objective.measure
+    except Exception as error:  # it may be the user's own
+        told = " ".join(str(error).split())[:200]
+        raise ExperimentError(
+            f"objective {objective.name}: its figures fail: {type(error).__name__}: {told}"
+        ) from error
+    if not fits:
+        raise ExperimentError(
+            f"objective {objective.name}: its figures must be Figures whose first metric is {objective.measure!r}"
+        )
+    return replace(found, loss=loss)
 
 
 def learnt(model: nn.Module) -> frozenset[str]:

@@ -130,10 +130,10 @@ def round_line(metrics: Any, rounds: int) -> str:
         parts.append(f"{metrics.measure} {score:.4f}")
     if metrics.epsilon is not None:
         parts.append(f"epsilon {metrics.epsilon:.2f}")
-    shown = metrics.beside[:1]  # one is enough for a line
-    values = {name.removesuffix("_accuracy"): metrics.metrics.get(name) for name in shown}
-    values = {name: value for name, value in values.items() if value is not None}  # one that is not finite is not kept
-    parts += [f"{name} {value:.4f}" if abs(value) < 10 else f"{name} {value:.4g}" for name, value in values.items()]
+    for name in metrics.beside[:1]:  # one is enough for a line
+        value = metrics.metrics.get(name)
+        if value is not None:  # one that is not finite is not kept
+            parts.append(f"{name.removesuffix('_accuracy')} {value:{'.4f' if abs(value) < 10 else '.4g'}}")
     if metrics.problem:
         parts.append(metrics.problem)
     parts.append(f"{metrics.replies}/{metrics.cohort} clients")

@@ -2,12 +2,12 @@
 MLPerf Tiny, Banbury et al. 2021, has eight layers of 128 around a code of 8)."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 from math import prod
 from typing import ClassVar
 
 from torch import Tensor, nn
 
+from edgekit.models.mlp import hidden_layers
 from edgekit.models.norm import Norm
 
 
@@ -17,7 +17,7 @@ class Autoencoder(nn.Module):
     Args:
         shape: one example's shape; what comes out has it, too.
         classes: not used: it gives examples back (`objective.name = "reconstruction"`).
-        norm: `group` puts a LayerNorm before each ReLU; the others put nothing.
+        norm: as of `hidden_layers`.
         width: multiplies the hidden sizes, but for the code's.
         hidden: sizes of the layers before the code.
         code: numbers of the code.
@@ -41,10 +41,7 @@ class Autoencoder(nn.Module):
         self.shape = tuple(shape)
         between = [max(1, round(size * width)) for size in hidden]
         sizes = [prod(shape), *between, code, *reversed(between)]
-        layers: list[nn.Module] = [nn.Flatten()]
-        for inputs, outputs in pairwise(sizes):
-            layers += [nn.Linear(inputs, outputs), *([nn.LayerNorm(outputs)] if norm == "group" else []), nn.ReLU()]
-        self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], sizes[0]))
+        self.layers = nn.Sequential(nn.Flatten(), *hidden_layers(norm, sizes), nn.Linear(sizes[-1], sizes[0]))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, *shape) to the same shape."""

@@ -10,13 +10,26 @@ from torch import Tensor, nn
 from edgekit.models.norm import Norm
 
 
+def hidden_layers(norm: Norm, sizes: Sequence[int]) -> list[nn.Module]:
+    """Return fully connected layers from each size to the next, for a Sequential; ReLU behind each.
+
+    Args:
+        norm: `group` puts a LayerNorm (a group norm with one group) before each ReLU; the others put nothing.
+        sizes: of what comes in, then of each layer.
+    """
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(sizes):
+        layers += [nn.Linear(inputs, outputs), *([nn.LayerNorm(outputs)] if norm == "group" else []), nn.ReLU()]
+    return layers
+
+
 class MLP(nn.Module):
     """Fully connected layers with ReLU between them.
 
     Args:
         shape: one example's shape; images are flattened.
         classes: scores to give.
-        norm: `group` puts a LayerNorm (a group norm with one group) before each ReLU; the others put nothing.
+        norm: as of `hidden_layers`.
         width: multiplies the hidden sizes.
         hidden: sizes of the hidden layers.
     """
@@ -35,10 +48,7 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         sizes = [prod(shape), *(max(1, round(size * width)) for size in hidden)]
-        layers: list[nn.Module] = [nn.Flatten()]
-        for inputs, outputs in pairwise(sizes):
-            layers += [nn.Linear(inputs, outputs), *([nn.LayerNorm(outputs)] if norm == "group" else []), nn.ReLU()]
-        self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], classes))
+        self.layers = nn.Sequential(nn.Flatten(), *hidden_layers(norm, sizes), nn.Linear(sizes[-1], classes))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, ...) to scores (batch, classes)."""

@@ -17,7 +17,7 @@ from edgekit import __version__, algorithms, arrays
 from edgekit import experiment as experiments
 from edgekit.algorithms.base import Algorithm
 from edgekit.clients.cohort.memory import keep_freed_memory
-from edgekit.clients.torch_trainer import load_weights, state
+from edgekit.clients.torch_trainer import figures_of, load_weights, state
 from edgekit.data import FederatedDataset
 from edgekit.data.federated import Floats
 from edgekit.errors import EdgekitError, UsageError
@@ -38,7 +38,7 @@ from edgekit.runfolder import RunFolder
 from edgekit.server.engines.base import Engine
 from edgekit.server.engines.fleet.nodes import by_kind
 from edgekit.server.loop.charging import planned
-from edgekit.server.loop.evaluation import figures_of, outputs_of
+from edgekit.server.loop.evaluation import outputs_of
 from edgekit.server.loop.metrics import Outcome, RoundMetrics, by_client, rounded_all
 from edgekit.server.loop.sync import Coordinator
 from edgekit.transforms.base import Mechanism

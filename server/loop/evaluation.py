@@ -8,11 +8,11 @@ from torch import nn
 
 from edgekit.algorithms.settings import Federation
 from edgekit.arrays import Weights
-from edgekit.clients.torch_trainer import load_weights
+from edgekit.clients.torch_trainer import figures_of, load_weights
 from edgekit.data import Examples
 from edgekit.data.federated import Floats
-from edgekit.errors import ExperimentError, ModelError
-from edgekit.objectives import Figures, Objective, objective_of
+from edgekit.errors import ModelError
+from edgekit.objectives import Figures, objective_of
 from edgekit.server.loop.checkpoint import Checkpoint
 
 
@@ -45,26 +45,6 @@ def measured(model: nn.Module, weights: Weights, test: Examples) -> Figures:
     """
     load_weights(model, weights)
     return figures_of(objective_of(model), outputs_of(model, test), test)
-
-
-def figures_of(objective: Objective, scores: Floats, test: Examples) -> Figures:
-    """Return how good scores are."""
-    arrays = (scores, test.y, test.x)
-    loss = float(objective.each(*map(torch.from_numpy, arrays)).mean())
-    try:
-        with np.errstate(over="ignore", invalid="ignore"):
-            found = objective.figures(*arrays)
-        fits = isinstance(found, Figures) and next(iter(found.metrics)) == objective.measure
-    except Exception as error:  # it may be the user's own
-        told = " ".join(str(error).split())[:200]
-        raise ExperimentError(
-            f"objective {objective.name}: its figures fail: {type(error).__name__}: {told}"
-        ) from error
-    if not fits:
-        raise ExperimentError(
-            f"objective {objective.name}: its figures must be Figures whose first metric is {objective.measure!r}"
-        )
-    return replace(found, loss=loss)
 
 
 def evaluate(model: nn.Module, weights: Weights, test: Examples) -> tuple[float, float]:

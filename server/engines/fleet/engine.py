@@ -87,6 +87,8 @@ class FleetEngine:
             kinds, plain, otherwise = ("torch",), False, f"training.{key} needs nodes with torch"
         elif experiment.training.augment:
             kinds, otherwise = ("torch", "litert"), "pages do not augment: training.augment needs edgekit join"
+        elif (aim := dataset.objective.name) != "cross-entropy":
+            kinds, otherwise = ("torch", "litert"), f"pages learn classes alone: {aim} needs edgekit join"
         elif not plain and not algorithm.interactive:
             otherwise = f"phones train plainly, but clients of {method} do more than that: it needs edgekit join"
         facts = facts_of(

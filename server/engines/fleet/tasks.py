@@ -12,8 +12,7 @@ from edgekit.privacy import Plan
 from edgekit.server.settings import Sections
 
 KINDS = ("torch", "litert", "phone", "gateway")
-PAGES = ("phone", "gateway")
-WITHOUT_TORCH = ("litert", *PAGES)
+WITHOUT_TORCH = ("litert", "phone", "gateway")
 """Kinds that are given the training graph."""
 
 
@@ -43,8 +42,6 @@ class Tasks:
 
     def problem(self, kind: str) -> str:
         """Make a kind's task; return what is wrong with it, "" if nothing. It must not end the run for the others."""
-        if kind in PAGES and self.facts.objective.name != "cross-entropy":
-            return f"pages learn classes alone, not {self.facts.objective.name}"
         try:
             self.of(kind)
         except EdgekitError as error:
