@@ -167,6 +167,11 @@ MODELS = Registry(
         "mingru": Entry(
             "edgekit.models.mingru:MinGRU", "recurrent units without recurrence in gates", "Feng et al. 2024"
         ),
+        "fusion": Entry(
+            "edgekit.models.fusion:Fusion",
+            "an encoder an input, joined late or by cross-attention, for two inputs",
+            "Ngiam et al. 2011; Tsai et al. 2019",
+        ),
         "graph": Entry(
             "edgekit.models.graph:Graph",
             "convolutions or attention over neighbours (gcn, gat), for graphs",
@@ -197,6 +202,9 @@ SOURCES = Registry(
         "images:FOLDER": Entry("edgekit.data.sources:pictures", "a folder of pictures a class"),
         "audio:FOLDER": Entry("edgekit.data.sources:recordings", "recordings, as log-mel features"),
         "events:FOLDER": Entry("edgekit.data.sources:event_files", "files of event cameras"),
+        "superpixels:SOURCE": Entry(
+            "edgekit.data.sources:superpixel_graphs", "another source's images as graphs", "Dwivedi et al. 2023"
+        ),
         "hf:NAME": Entry("edgekit.data.sources:hub_dataset", "a data set of the `datasets` library"),
         "parties:FOLDER": Entry("edgekit.data.vertical:read_folder", "tables of parties, and the labels"),
         "labels:FOLDER": Entry("edgekit.data.vertical:read_folder", "the labels alone, for `edgekit serve`"),

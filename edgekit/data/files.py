@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.data.federated import ArraySource, Floats, Integers
+from edgekit.data.packed import packed
 from edgekit.errors import DataError
 
 Array = NDArray[Any]
@@ -185,6 +186,8 @@ def _values(y: Array, where: str) -> Floats | None:
 def read_npz(path: Path) -> tuple[ArraySource, ArraySource | None]:
     """Read an .npz: `x, y` and optionally `groups`, or `x_train, y_train, x_test, y_test`. No pickled objects.
 
+    Beside `x` may lie `adjacency`, `length` or `x2` (`packed`).
+
     Raises:
         DataError: the file is missing or corrupt, or lacks these arrays.
     """
@@ -193,10 +196,12 @@ def read_npz(path: Path) -> tuple[ArraySource, ArraySource | None]:
     if f"x{prefix}" not in arrays or f"y{prefix}" not in arrays:
         held = ", ".join(arrays) or "nothing"
         raise DataError(f"{path} holds {held}; it needs x and y, or x_train, y_train (and x_test, y_test)")
-    train = array_source(arrays[f"x{prefix}"], arrays[f"y{prefix}"], str(path), groups=arrays.get(f"groups{prefix}"))
+    x, text = packed(arrays, prefix, str(path))
+    train = array_source(x, arrays[f"y{prefix}"], str(path), groups=arrays.get(f"groups{prefix}"))
+    train = replace(train, description=", ".join([train.description, *([text] if text else [])]))
     if "x_test" not in arrays or "y_test" not in arrays:
         return train, None
-    return train, _same_kind(train, _tested(arrays["x_test"], arrays["y_test"], train, str(path)), str(path))
+    return train, _same_kind(train, _tested(packed(arrays, "_test", str(path))[0], arrays["y_test"], train, str(path)), str(path))
 
 
 def read_arrays(path: Path) -> dict[str, Array]:

@@ -56,6 +56,15 @@ class Events(Section):
     """Likewise."""
 
 
+class Superpixels(Section):
+    """How `superpixels:` turns images into graphs."""
+
+    nodes: Annotated[int, Field(ge=2)] = 75
+    """Superpixels of an image, at most."""
+    neighbours: Count = 8
+    """Others that each is joined to."""
+
+
 class Hub(Section):
     """Columns of a dataset of the `datasets` library (`hf:`)."""
 
@@ -77,7 +86,8 @@ class Data(Section):
 
     source: str = "digits"
     """`digits`, `moving-digits`, `gestures`, `machine-sounds`, `npz:FILE`, `idx:FOLDER`, `images:FOLDER`,
-    `audio:FOLDER`, `events:FOLDER`, `hf:NAME`, `parties:FOLDER`, `labels:FOLDER`, or `package.module:function`."""
+    `audio:FOLDER`, `events:FOLDER`, `superpixels:SOURCE`, `hf:NAME`, `parties:FOLDER`, `labels:FOLDER`, or
+    `package.module:function`."""
     clients: Count = 40
     """How many share the data (not for `natural`)."""
     partition: Literal["iid", "dirichlet", "shards", "natural"] = "dirichlet"
@@ -98,3 +108,4 @@ class Data(Section):
     images: Images = Images()
     events: Events = Events()
     hub: Hub = Hub()
+    superpixels: Superpixels = Superpixels()

@@ -266,6 +266,22 @@ def event_files(place: str, settings: Data) -> Loaded:
     return events.read_folder(Path(place), settings.events), None
 
 
+def superpixel_graphs(place: str, settings: Data) -> Loaded:
+    """Turn images of another source into graphs."""
+    from edgekit.data import superpixels
+
+    if SOURCES.entry(place).path == SOURCES.entry(settings.source).path:
+        raise DataError(f"{settings.source}: superpixels are of images; name the images' source, as superpixels:digits")
+    inner = _load(settings.model_copy(update={"source": place}))
+    if isinstance(inner, FederatedDataset):
+        raise DataError(f"{place} is shared among clients already: superpixels are made of one source's images")
+    train, test = (
+        None if one is None else superpixels.as_graphs(one, settings.superpixels, settings.source) for one in inner
+    )
+    assert train is not None
+    return train, test
+
+
 def hub_dataset(place: str, settings: Data) -> Loaded:
     """Read a data set of the `datasets` library."""
     from edgekit.data import hub

@@ -80,6 +80,39 @@ def to_float32(model: nn.Module, shape: tuple[int, ...]) -> bytes:
     return cache.kept("float32.tflite", [*graph, *as_parts(held)], make)
 
 
+def to_signatures(named: Mapping[str, tuple[nn.Module, dict[str, Tensor]]], file: str) -> bytes:
+    """Convert modules to a float32 .tflite with a signature each.
+
+    Args:
+        named: each signature's module, which takes and gives tensors by name, and a sample of its inputs.
+        file: name of the file, for messages and the cache.
+
+    Raises:
+        MissingExtraError: litert-torch is not installed.
+        ExportError: an operator cannot be converted.
+    """
+    signatures = converter()
+
+    def make() -> bytes:
+        made = signatures
+        try:
+            with quiet():
+                for name, (module, sample) in named.items():
+                    made = made.signature(name, module.eval(), None, sample)
+                content: bytes = made.convert().model_content()
+        except Exception as error:  # the converter raises whatever its passes raise
+            raise ExportError(f"{file} cannot be made: {reason(error)}") from error
+        return content
+
+    parts: list[bytes | str] = []
+    for name, (module, sample) in named.items():
+        parts += [name, repr({key: tuple(value.shape) for key, value in sample.items()}), repr(module)]
+        with quiet():
+            exported = torch.export.export(module.eval(), (), sample)
+        parts += [str(exported.graph), *as_parts({**exported.state_dict, **exported.constants})]
+    return cache.kept(file, parts, make)
+
+
 def as_parts(held: Mapping[str, Any]) -> Iterator[bytes | str]:
     """Yield what a graph holds beside its operators, for the key of `cache.kept`."""
     for name, value in sorted(held.items()):

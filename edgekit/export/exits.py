@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from edgekit.arrays import Array
 from edgekit.data import Examples
 from edgekit.errors import ExportError
-from edgekit.export import cache, runtimes
-from edgekit.export.convert import OUTPUT, as_parts, converter, device_shape, input_name, reason
+from edgekit.export import runtimes
+from edgekit.export.convert import OUTPUT, device_shape, input_name, to_signatures
 from edgekit.export.group_norm import with_fast_group_norms
 from edgekit.export.metadata import EXITS, add_metadata
-from edgekit.export.quiet import quiet
 from edgekit.export.tflite import LARGEST_FLOAT32_ERROR, as_device
 from edgekit.export.verify import call, timed
 from edgekit.models.any_layout import AnyLayout
@@ -185,28 +184,14 @@ class _Stage(nn.Module):
 
 
 def _converted(stages: list[nn.Module], shapes: list[tuple[int, ...]]) -> bytes:
-    signatures = converter()
-    modules = [_Stage(stage, stage is stages[-1]).eval() for stage in stages]
-    samples = [
-        {input_name(size) if number == 0 else MAP: torch.zeros(1, *device_shape(size))}
-        for number, size in enumerate(shapes)
-    ]
-
-    def make() -> bytes:
-        made = signatures
-        try:
-            with quiet():
-                for number, (module, sample) in enumerate(zip(modules, samples, strict=True)):
-                    made = made.signature(f"stage{number}", module, None, sample)
-                content: bytes = made.convert().model_content()
-        except Exception as error:  # the converter raises whatever its passes raise
-            raise ExportError(f"the network's exits cannot be converted: {reason(error)}") from error
-        return content
-
-    parts: list[bytes | str] = [repr(shapes), *[repr(stage) for stage in stages]]
-    for stage in stages:
-        parts += as_parts(stage.state_dict())
-    return cache.kept("exits.tflite", parts, make)
+    named = {
+        f"stage{number}": (
+            _Stage(stage, stage is stages[-1]),
+            {input_name(size) if number == 0 else MAP: torch.zeros(1, *device_shape(size))},
+        )
+        for number, (stage, size) in enumerate(zip(stages, shapes, strict=True))
+    }
+    return to_signatures(named, FILE)
 
 
 def _verified(content: bytes, x: Array, expected: Array, runtime: str) -> list[float]:

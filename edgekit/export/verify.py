@@ -93,6 +93,15 @@ def call(
     return [{k.removeprefix(p): array for k, array in result.items() if k.startswith(p)} for p in prefixes]
 
 
+def stream(content: bytes, signature: str, x: Floats, runtime: str = "ai-edge-litert") -> Ran:
+    """Give a signature the frames of sequences, (n, time, features), one by one; return the scores after the last.
+
+    Raises:
+        ExportError: as `run_examples`.
+    """
+    return _ran(_work(content, {"work": "stream", "signature": signature}, {"x": x}, runtime))
+
+
 def timed(content: bytes, signature: str, inputs: dict[str, Array], runtime: str = "ai-edge-litert") -> Latency:
     """Return how long one call of a signature takes.
 

@@ -83,6 +83,24 @@ def call(model: str, request: Any, arrays: Any) -> dict[str, Any]:
     return {"seconds": np.array(seconds)} if same else results
 
 
+def stream(model: str, request: Any, arrays: Any) -> dict[str, Any]:
+    """Give a step the frames of each sequence, and its own state again; give the scores after the last frame."""
+    interpreter = Interpreter(model_path=model, num_threads=1)
+    interpreter.allocate_tensors()
+    step = interpreter.get_signature_runner(request["signature"])
+    width = step.get_input_details()["state"]["shape"]
+    scores, seconds = [], []
+    for sequence in arrays["x"]:
+        state = np.zeros(width, np.float32)
+        for frame in sequence:
+            start = time.perf_counter()
+            outputs = step(frame=frame[None], state=state)
+            seconds.append(time.perf_counter() - start)
+            state = np.array(outputs["state"])
+        scores.append(np.array(outputs["scores"])[0])
+    return {"scores": np.stack(scores), "seconds": np.array(seconds)}
+
+
 def probe(model: str, request: Any, arrays: Any) -> dict[str, Any]:
     """Run a file of any kind once, on the same random numbers wherever it runs.
 
@@ -128,7 +146,7 @@ def main(request_path: str, arrays_path: str, result_path: str) -> None:
         request = json.load(file)
     with np.load(arrays_path) as file:
         arrays = dict(file)
-    work = {"classify": classify, "call": call, "probe": probe}[request["work"]]
+    work = {"classify": classify, "call": call, "probe": probe, "stream": stream}[request["work"]]
     np.savez(result_path, **work(request["model"], request, arrays))
 
 

@@ -71,8 +71,8 @@ LAYERS: dict[str, type[Convolution | AttentionLayer]] = {"gcn": Convolution, "ga
 class Graph(nn.Module):
     """Layers over neighbours, then the mean and the maximum over all nodes, read out by two layers.
 
-    An example is (nodes, features + nodes): each node's features, the first of which is 1 (0 marks a row of padding),
-    then its row of the adjacency matrix.
+    An example is (nodes, features + nodes), or (1, nodes, features + nodes) as files give it: each node's features, the
+    first of which is 1 (0 marks a row of padding), then its row of the adjacency matrix.
 
     Args:
         shape: (nodes, features + nodes).
@@ -103,6 +103,8 @@ class Graph(nn.Module):
         depth: int = 4,
     ) -> None:
         super().__init__()
+        if len(shape) == 3 and shape[0] == 1:
+            shape = shape[1:]
         if len(shape) != 2 or shape[1] <= shape[0]:
             raise ModelError(
                 f"graph needs examples of (nodes, features + nodes), features and adjacency beside each other, not "
@@ -120,7 +122,8 @@ class Graph(nn.Module):
         self.register_buffer("itself", torch.eye(self.nodes), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (batch, nodes, features + nodes) to scores (batch, classes)."""
+        """Map (batch, nodes, features + nodes), or with a channel before the nodes, to scores (batch, classes)."""
+        x = x.reshape(-1, self.nodes, self.features + self.nodes)
         h, adjacency = x[..., : self.features], x[..., self.features :]
         real = h[..., :1].clamp(0.0, 1.0)
         joined = self.matrix(adjacency + self.itself)
@@ -128,5 +131,6 @@ class Graph(nn.Module):
             made = F.elu(norm(layer(h, joined))) * real
             h = made if number == 0 else h + made
         mean = h.sum(1) / real.sum(1).clamp(min=1.0)
-        scores: Tensor = self.readout(torch.cat([mean, h.amax(1)], -1))
+        least = -(-h).amax(1, keepdim=True).detach()  # for padding, which must not be the largest
+        scores: Tensor = self.readout(torch.cat([mean, (h * real + least * (1 - real)).amax(1)], -1))
         return scores

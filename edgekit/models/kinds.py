@@ -6,9 +6,11 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "sequence": (6, 64),
     "graph": (40, 44),
     "table": (16,),
+    "tokens": (32,),
+    "two inputs": (800,),
 }
 """Shape of one example: grey images, log-mel pictures of a second, 64 frames of 6 numbers, graphs of 40 nodes with four
-features, rows of 16 columns."""
+features, rows of 16 columns, 32 tokens, a grey image and 16 numbers in one row."""
 
 
 def inputs_of(network: object) -> tuple[str, ...]:

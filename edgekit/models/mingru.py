@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgekit.models.norm import Norm
-from edgekit.models.sequence import Residuals, sequence_shape
+from edgekit.models.sequence import Frames, Layer, Residuals, States
 
 
-class MinGRULayer(nn.Module):
+class MinGRULayer(Layer):
     """h_t = (1 - z_t) h_(t-1) + z_t n_t, with z_t = s(W_z x_t) and n_t = W_n x_t.
 
     In closed form h_t = sum_(j <= t) z_j n_j prod_(j < i <= t) (1 - z_i): products as exp of sums of
@@ -37,15 +37,28 @@ class MinGRULayer(nn.Module):
         mixed: Tensor = self.out(h[..., 0].transpose(1, 2))
         return mixed
 
+    def kept(self) -> list[tuple[int, ...]]:
+        """Return the shape of the state."""
+        return [(self.out.in_features,)]
+
+    def advance(self, frame: Tensor, states: States) -> tuple[Tensor, States]:
+        """Take the next frame, by the recurrence itself."""
+        gate, new = self.into(frame).chunk(2, -1)
+        h = states[0] + torch.sigmoid(gate) * (new - states[0])
+        mixed: Tensor = self.out(h)
+        return mixed, (h,)
+
 
 class MinGRU(Residuals):
     """Residual layers of minGRUs.
 
     Args:
-        shape: (channels, features, time) or (features, time).
+        shape: (channels, features, time) or (features, time); (time,) of tokens.
         classes: scores to give.
         norm: not read: frames have layer norms.
         width: multiplies `dim`.
+        masked: whether the first feature tells padding.
+        vocabulary: how many tokens there are; 0 where frames hold numbers.
         dim: numbers of a layer's state.
         depth: layers.
 
@@ -53,7 +66,7 @@ class MinGRU(Residuals):
         ModelError: the examples are no sequences.
     """
 
-    inputs = ("audio", "sequence")
+    inputs = ("audio", "sequence", "tokens")
     own_scale = True
 
     def __init__(
@@ -63,9 +76,10 @@ class MinGRU(Residuals):
         *,
         norm: Norm = "none",
         width: float = 1.0,
+        masked: bool = False,
+        vocabulary: int = 0,
         dim: int = 64,
         depth: int = 2,
     ) -> None:
-        length, features = sequence_shape(shape, "mingru")
-        dim = max(4, round(dim * width))
-        super().__init__(features, [MinGRULayer(dim, length) for _ in range(depth)], dim, classes)
+        frames, dim = Frames(shape, "mingru", masked=masked, vocabulary=vocabulary), max(4, round(dim * width))
+        super().__init__(frames, [MinGRULayer(dim, frames.time) for _ in range(depth)], dim, classes)

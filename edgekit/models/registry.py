@@ -77,6 +77,8 @@ def build(
     if settings.weights:
         for line in take(model, Path(settings.weights), settings.new):
             on_notice(line)
+    if calibration is not None and hasattr(model, "check_examples"):
+        model.check_examples(torch.from_numpy(calibration), "the calibration examples")
     train_only(model, settings.only)
     objective.prepare(model)
     return model

@@ -1,55 +1,182 @@
-"""What networks of sequences share: frames over time, and a readout of their mean."""
+"""What networks of sequences share: frames over time, padding, tokens, a readout of the mean, a frame at a time."""
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
-from edgekit.errors import ModelError
+from edgekit.errors import DataError, ModelError
+
+States = tuple[Tensor, ...]
+"""What a network keeps from frame to frame, each (batch, ...); zeros before the first."""
 
 
-def sequence_shape(shape: Sequence[int], name: str) -> tuple[int, int]:
-    """Return how many frames a sequence has, and how many numbers each.
+class Frames(nn.Module):
+    """From examples to frames, and which of them are real.
+
+    Sequences of unequal length are padded at their ends. The first feature of a frame is then 1 where it is real and 0
+    where it is padding (`masked`); of tokens, whole numbers, 0 is padding.
 
     Args:
-        shape: (channels, features, time), as log-mel pictures are: each column is a frame; or (features, time).
+        shape: (channels, features, time), as log-mel pictures are: each column is a frame; (features, time); or
+            (time,), of tokens.
         name: of the network.
+        masked: whether the first feature tells padding.
+        vocabulary: how many tokens there are, padding among them; 0 where frames hold numbers.
+        token: numbers that a token becomes.
 
     Raises:
         ModelError: the examples are no sequences.
     """
-    if len(shape) not in (2, 3):
-        raise ModelError(
-            f"{name} needs sequences, (features, time) or (channels, features, time), not {tuple(shape)}: use mlp"
-        )
-    return shape[-1], shape[0] if len(shape) == 2 else shape[0] * shape[1]
+
+    def __init__(self, shape: Sequence[int], name: str, *, masked: bool, vocabulary: int, token: int = 32) -> None:
+        super().__init__()
+        if vocabulary:
+            if len(shape) != 1 or vocabulary < 2 or masked:
+                raise ModelError(
+                    f"{name} with a vocabulary needs examples of (time,), whole numbers of which 0 is padding, not "
+                    f"{tuple(shape)}, two tokens at least, and no `masked`"
+                )
+            self.given = 1
+        elif len(shape) not in (2, 3):
+            raise ModelError(
+                f"{name} needs sequences, (features, time) or (channels, features, time), not {tuple(shape)}: use mlp, "
+                f"or give {name} the vocabulary of tokens"
+            )
+        else:
+            self.given = shape[0] if len(shape) == 2 else shape[0] * shape[1]
+        self.time, self.masked, self.vocabulary = shape[-1], masked, vocabulary
+        self.words = nn.Embedding(vocabulary, token) if vocabulary else None
+        self.features = token if vocabulary else self.given
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Map (batch, ..., time) to frames (batch, time, features), and 1 or 0 for each, (batch, time, 1), or None."""
+        if self.words is not None:
+            return self.words(x.long()), x.clamp(0.0, 1.0)[..., None]
+        x = x.flatten(1, -2).transpose(1, 2)
+        return x, x[..., :1].clamp(0.0, 1.0) if self.masked else None
 
 
-def frames(x: Tensor) -> Tensor:
-    """Turn (batch, ..., time) into frames (batch, time, features)."""
-    return x.flatten(1, -2).transpose(1, 2)
+class SequenceNetwork(nn.Module):
+    """Frames, something causal over time, and a readout of what it gives the frames on average.
 
-
-class Residuals(nn.Module):
-    """Frames to `dim` numbers, residual layers over time behind layer norms, and a readout of the frames' mean.
+    A subclass gives `over_time`, and for a frame at a time `kept` and `advance`.
 
     Args:
-        features: numbers of a frame.
-        layers: map (batch, time, dim) to the same shape.
+        frames: of the examples.
+        dim: numbers that `over_time` gives a frame.
+        classes: scores to give.
+    """
+
+    def __init__(self, frames: Frames, dim: int, classes: int) -> None:
+        super().__init__()
+        self.frames, self.dim, self.readout = frames, dim, nn.Linear(dim, classes)
+
+    def over_time(self, frames: Tensor) -> Tensor:
+        """Map frames (batch, time, features) to (batch, time, dim); a frame sees what was, and nothing later."""
+        raise NotImplementedError
+
+    def kept(self) -> list[tuple[int, ...]]:
+        """Return the shapes of what `advance` keeps of one example."""
+        raise NotImplementedError
+
+    def advance(self, frame: Tensor, states: States) -> tuple[Tensor, States]:
+        """Map the next frame (batch, features) and what was kept to (batch, dim) and what is kept now."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, ..., time) to scores (batch, classes)."""
+        frames, real = self.frames(x)
+        h = self.over_time(frames)
+        mean = h.mean(1) if real is None else (h * real).sum(1) / real.sum(1).clamp(min=1.0)
+        scores: Tensor = self.readout(mean)
+        return scores
+
+    def states(self) -> list[tuple[int, ...]]:
+        """Return the shapes of all that `step` keeps of one example: the sum over frames, their number, and the rest.
+
+        Raises:
+            ModelError: the network has no streaming form.
+        """
+        return [(self.dim,), (1,), *self.kept()]
+
+    def step(self, frame: Tensor, states: States) -> tuple[Tensor, States]:
+        """Take the next frame of sequences; after the last, the scores are those of the whole.
+
+        Args:
+            frame: (batch, numbers of a frame), of tokens (batch, 1).
+            states: what the last step gave; zeros before the first frame.
+
+        Returns:
+            Scores for what was seen so far, (batch, classes), and the states.
+        """
+        total, count, *rest = states
+        frames, real = self.frames(frame if self.frames.vocabulary else frame[..., None])
+        h, kept = self.advance(frames[:, 0], tuple(rest))
+        one = torch.ones_like(count) if real is None else real[:, 0]
+        total, count = total + h * one, count + one
+        scores: Tensor = self.readout(total / count.clamp(min=1.0))
+        return scores, (total, count, *kept)
+
+    def check_examples(self, x: Tensor, where: str) -> None:
+        """See that examples are what the network reads.
+
+        Raises:
+            DataError: a token is none of the vocabulary, or no frame of an example is real.
+        """
+        many = self.frames.vocabulary
+        if many and bool(((x != x.round()) | (x < 0) | (x >= many)).any()):
+            raise DataError(f"{where}: tokens must be whole numbers from 0 to {many - 1}; set model.vocabulary to more")
+        if self.frames.masked and not bool(x.reshape(len(x), -1, x.shape[-1])[:, 0].any(1).all()):
+            raise DataError(f"{where}: an example is padding alone; its first feature must be 1 where a frame is real")
+
+
+class Layer(nn.Module):
+    """A layer over time that can also take a frame at a time: (batch, time, dim) to the same shape."""
+
+    def kept(self) -> list[tuple[int, ...]]:
+        """Return the shapes of what `advance` keeps of one example."""
+        raise NotImplementedError
+
+    def advance(self, frame: Tensor, states: States) -> tuple[Tensor, States]:
+        """Map the next frame (batch, dim) and what was kept to (batch, dim) and what is kept now."""
+        raise NotImplementedError
+
+
+class Residuals(SequenceNetwork):
+    """Frames to `dim` numbers, and residual layers over time behind layer norms.
+
+    Args:
+        frames: of the examples.
+        layers: over time.
         dim: numbers that a layer gives a frame.
         classes: scores to give.
     """
 
-    def __init__(self, features: int, layers: Sequence[nn.Module], dim: int, classes: int) -> None:
-        super().__init__()
-        self.into = nn.Linear(features, dim)
+    def __init__(self, frames: Frames, layers: Sequence[Layer], dim: int, classes: int) -> None:
+        super().__init__(frames, dim, classes)
+        self.into = nn.Linear(frames.features, dim)
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in layers)
         self.layers = nn.ModuleList(layers)
-        self.readout = nn.Linear(dim, classes)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (batch, ..., time) to scores (batch, classes)."""
-        x = self.into(frames(x))
+    def over_time(self, frames: Tensor) -> Tensor:
+        """Map frames (batch, time, features) to (batch, time, dim)."""
+        x: Tensor = self.into(frames)
         for norm, layer in zip(self.norms, self.layers, strict=True):
             x = x + layer(norm(x))
-        scores: Tensor = self.readout(x.mean(1))
-        return scores
+        return x
+
+    def kept(self) -> list[tuple[int, ...]]:
+        """Return what the layers keep, in their order."""
+        return [shape for layer in self.layers for shape in layer.kept()]  # type: ignore[operator]
+
+    def advance(self, frame: Tensor, states: States) -> tuple[Tensor, States]:
+        """Map the next frame (batch, features) and what the layers kept to (batch, dim) and what they keep now."""
+        x: Tensor = self.into(frame)
+        now: list[Tensor] = []
+        for norm, layer in zip(self.norms, self.layers, strict=True):
+            many = len(layer.kept())  # type: ignore[operator]
+            y, kept = layer.advance(norm(x), states[len(now) : len(now) + many])  # type: ignore[operator]
+            x = x + y
+            now += kept
+        return x, tuple(now)

@@ -16,9 +16,11 @@ from edgekit.errors import EdgekitError, UsageError
 from edgekit.experiment import Experiment
 from edgekit.export import cache
 from edgekit.export.exits import has_exits, write_exits
+from edgekit.export.streaming import write_stream
 from edgekit.export.tflite import Exported, Subject, export
 from edgekit.export.training.file import training_file
 from edgekit.export.training.steps import Options
+from edgekit.models.sequence import SequenceNetwork
 from edgekit.pipeline.subjects import load_module, load_run, read_examples
 from edgekit.report import renew_tflite
 from edgekit.runfolder import RunFolder, measure_of, write_whole
@@ -86,6 +88,13 @@ def write_files(
             notice(_of_exits(result["exits"]))
         except EdgekitError as error:
             failures.append(error)
+    if presets and isinstance(model, SequenceNetwork):
+        try:
+            notice("making the file that takes a frame at a time")
+            result["stream"] = write_stream(model, dataset.test, folder.export, card, list(settings.runtimes))
+            notice(_of_stream(result["stream"]))
+        except EdgekitError as error:
+            failures.append(error)
     for failure in failures[1:]:
         notice(str(failure))
     if training:
@@ -105,6 +114,14 @@ def _of_exits(facts: dict[str, Any]) -> str:
     return (
         f"exits.tflite: accuracy {facts['accuracy']:.4f} with {facts['mean_macs']:,} multiply-adds of {whole:,} on "
         f"average; {left} leave at each exit"
+    )
+
+
+def _of_stream(facts: dict[str, Any]) -> str:
+    latency = ", ".join(f"{us:.1f} us in {name}" for name, us in facts["latency_us"].items())
+    return (
+        f"stream.tflite: {facts['frames']} frames of {facts['frame']} numbers, a state of {facts['state']}, a frame "
+        f"takes {latency}; scores differ from torch's by {facts['max_error']:.0e}"
     )
 
 

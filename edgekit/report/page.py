@@ -211,6 +211,28 @@ def _forms(folder: RunFolder, result: dict[str, Any]) -> list[dict[str, Any]]:
                 "file": facts["path"],
             }
         )
+    if leaving := result.get("exits"):
+        rows.append(
+            {
+                "name": "TFLite, early exits",
+                "runs_on": "phones, boards",
+                "format": "float32",
+                "bytes": leaving["bytes"],
+                "score": leaving["accuracy"],
+                "file": leaving["path"],
+            }
+        )
+    if stream := result.get("stream"):  # held to torch's scores
+        rows.append(
+            {
+                "name": "TFLite, a frame at a time",
+                "runs_on": "phones, boards",
+                "format": "float32",
+                "bytes": stream["bytes"],
+                "score": score,
+                "file": stream["path"],
+            }
+        )
     if spiking := result.get("spiking"):
         if (folder.path / "spiking/network.nir").exists():
             rows.append(

@@ -219,6 +219,7 @@ def test_models_and_doctor_speak_to_people_and_machines(edgekit, tmp_path):
         "ssd",
         "gru",
         "mingru",
+        "fusion",
         "graph",
         "spiking-mlp",
         "spiking-cnn",
@@ -234,6 +235,7 @@ def test_models_and_doctor_speak_to_people_and_machines(edgekit, tmp_path):
         "spiking",
         "events",
         "hub",
+        "graphs",
         "ray",
     }
     assert not any(extra["missing"] for extra in found["extras"] if extra["name"] != "ray")
