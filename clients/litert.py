@@ -16,7 +16,7 @@ from edgekit.data.augment import Augmenter
 from edgekit.data.federated import Floats, Integers
 from edgekit.errors import ModelError, TrainingError
 from edgekit.export.metadata import TRAINING, read_metadata
-from edgekit.local_settings import LocalSettings
+from edgekit.local_settings import BETAS, LocalSettings
 from edgekit.objectives import Objective
 from edgekit.objectives.cross_entropy import PLAIN
 from edgekit.privacy import gaussian
@@ -166,17 +166,20 @@ class LiteRTTrainer:
 
     def _sgd(self, w: Array, batches: Iterator[Examples], asked: Train) -> tuple[Array, float]:
         """Take the steps; return the weights and the sum of the losses."""
-        settings = asked.settings
-        more = self._more(w, asked, 1.0)
+        settings, adaptive = asked.settings, asked.settings.optimiser != "sgd"
+        rate, more = _single(settings.learning_rate), self._more(w, asked, 1.0)
+        if adaptive:
+            more = {name: value for name, value in more.items() if name not in ("velocity", "momentum")}
+            more |= {"first": np.zeros_like(w), "second": np.zeros_like(w)}
+        if self.facts.get("decay"):
+            more["decay"] = _single(settings.weight_decay)
         total = 0.0
-        for batch in batches:
-            everyone = np.arange(len(batch))
-            result = self._run["train"](
-                w=w, lr=_single(settings.learning_rate), **self._filled(batch, everyone), **more
-            )
+        for number, batch in enumerate(batches, 1):
+            if adaptive:
+                more["corrections"] = np.array([1 / (1 - beta**number) for beta in BETAS], np.float32)
+            result = self._run["train"](w=w, lr=rate, **self._filled(batch, np.arange(len(batch))), **more)
             w = result["w"]
-            if "velocity" in more:
-                more["velocity"] = result["velocity"]
+            more |= {name: result[name] for name in ("velocity", "first", "second") if name in more}
             total += float(result["loss"])
         return w, total
 
@@ -289,7 +292,11 @@ class LiteRTTrainer:
         if settings.work == "sgd" and settings.batch_size > self.batch:
             problem = f"takes batches of at most {self.batch}, the round wants {settings.batch_size}"
         elif name := settings.needs_torch:
-            raise TrainingError(f"a training file makes steps of plain SGD, the round's {name} needs torch")
+            raise TrainingError(f"a training file knows no {name}: the round needs torch")
+        elif settings.work == "sgd" and settings.optimiser != facts.get("optimiser", "sgd"):
+            problem = f"takes steps of {facts.get('optimiser', 'sgd')}, the round wants {settings.optimiser}"
+        elif settings.weight_decay and not facts.get("decay"):
+            problem = "was made without a weight decay"
         elif settings.work != "sgd" and not facts["private"]:
             problem = "was made without a private step"
         elif settings.work != "sgd" and not np.isclose(settings.clip, facts["clip"], rtol=1e-6, atol=0):

@@ -19,7 +19,7 @@ class Training(Section):
     batch_size: Count = 8
     """Examples a step."""
     optimiser: Literal["sgd", "adam", "adamw"] = "sgd"
-    """As torch has them, begun anew in each round; all but `sgd` need clients with torch."""
+    """As torch has them, begun anew in each round; phones' pages know `sgd` alone."""
     learning_rate: Positive = 0.1
     """Step size."""
     schedule: Literal["constant", "cosine", "step"] = "constant"
@@ -36,7 +36,7 @@ class Training(Section):
     nesterov: bool = False
     """Nesterov's form of the momentum; needs clients with torch."""
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    """As torch's optimisers have it; needs clients with torch."""
+    """As torch's optimisers have it; phones' pages have none."""
     gradient_clip: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """Largest l2 norm of a step's gradient, against explosions; 0 is any. No privacy comes of it; needs clients with
     torch."""
@@ -54,11 +54,14 @@ class Training(Section):
         return self
 
     @property
+    def beyond_sgd(self) -> str:
+        """Name of a key by which steps are not those of plain SGD, perhaps with momentum; "" if there is none."""
+        return self.plain().beyond_sgd
+
+    @property
     def needs_torch(self) -> str:
         """Name of a key that only clients with torch can follow, "" if there is none."""
-        keys = {"optimiser": self.optimiser != "sgd", "nesterov": self.nesterov}
-        keys |= {"weight_decay": self.weight_decay > 0, "gradient_clip": self.gradient_clip > 0}
-        return next((key for key, wanted in keys.items() if wanted), "")
+        return self.plain().needs_torch
 
     def rate(self, number: int, rounds: int) -> float:
         """Return a round's step size, of so many rounds in all."""

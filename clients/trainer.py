@@ -66,7 +66,7 @@ def check_train(asked: Train, learnt: frozenset[str]) -> None:
         expected = {name: like[name] for name in like if what == "anchor" or name in (arrays or {})}
         if arrays is not None and (problem := problem_with(arrays, expected)):
             raise TrainingError(f"the round's {what} is not of this network: {problem}")
-    if asked.settings.work != "sgd" and (name := asked.settings.needs_torch):
+    if asked.settings.work != "sgd" and (name := asked.settings.beyond_sgd):
         raise TrainingError(f"private steps are of plain SGD: the round's {name} has no meaning there")
     if asked.drift and not set(asked.drift) <= learnt:
         raise TrainingError("the round's drift is of arrays that do not learn")

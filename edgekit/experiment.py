@@ -54,7 +54,7 @@ class Experiment(Section):
                 "training.momentum has no effect when the server adds the noise: "
                 'use federation.strategy = "FedAvgM" with server_momentum'
             )
-        if self.privacy.unit == "example" and (key := self.training.needs_torch):
+        if self.privacy.unit == "example" and (key := self.training.beyond_sgd):
             raise ValueError(f"private steps are of plain SGD: leave training.{key} out")
         if central and (self.training.schedule != "constant" or self.training.warm_up):
             raise ValueError(

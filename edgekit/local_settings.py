@@ -24,6 +24,8 @@ leaves the device is clipped and noised, activations and gradients too; the serv
 LEAST_BOUND = 1e-12
 """Smaller bounds, and larger than one over it, are lost in the rounding of numbers."""
 Optimiser = Literal["sgd", "adam", "adamw"]
+BETAS, EPSILON = (0.9, 0.999), 1e-8
+"""Torch's own defaults of Adam (Kingma & Ba 2015)."""
 Augmentation = Literal["crop", "flip", "shift", "noise", "spec", "cutout"]
 """Of a client's examples, each time they are taken (`data.augment`)."""
 
@@ -92,9 +94,16 @@ class LocalSettings:
         }
 
     @property
+    def beyond_sgd(self) -> str:
+        """Name of a setting by which steps are not those of plain SGD, perhaps with momentum; "" if there is none."""
+        return self._first_set("optimiser", "nesterov", "weight_decay", "gradient_clip")
+
+    @property
     def needs_torch(self) -> str:
         """Name of a setting that trainers without torch cannot follow, "" if there is none."""
-        names = ("optimiser", "nesterov", "weight_decay", "gradient_clip")
+        return self._first_set("nesterov", "gradient_clip")
+
+    def _first_set(self, *names: str) -> str:
         return next((name for name in names if getattr(self, name) != self._unset[name]), "")
 
     def __post_init__(self) -> None:

@@ -5,11 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from edgekit.local_settings import LocalSettings
+from edgekit.local_settings import BETAS, EPSILON, LocalSettings
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
-BETAS, EPSILON = (0.9, 0.999), 1e-8
-"""Torch's own defaults of Adam (Kingma & Ba 2015)."""
 
 
 class Stepper:

@@ -201,7 +201,9 @@ def read_npz(path: Path) -> tuple[ArraySource, ArraySource | None]:
     train = replace(train, description=", ".join([train.description, *([text] if text else [])]))
     if "x_test" not in arrays or "y_test" not in arrays:
         return train, None
-    return train, _same_kind(train, _tested(packed(arrays, "_test", str(path))[0], arrays["y_test"], train, str(path)), str(path))
+    return train, _same_kind(
+        train, _tested(packed(arrays, "_test", str(path))[0], arrays["y_test"], train, str(path)), str(path)
+    )
 
 
 def read_arrays(path: Path) -> dict[str, Array]:

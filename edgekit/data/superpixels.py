@@ -40,7 +40,9 @@ def graph(image: Array, settings: Superpixels) -> tuple[Array, Array]:
     sizes = np.bincount(regions)
     rows, columns = np.mgrid[:height, :width].reshape(2, -1) / max(height, width)
     parts = [*image.reshape(channels, -1), rows, columns]
-    means = np.stack([np.bincount(regions, part) / sizes for part in parts], 1)[np.argsort(-sizes, kind="stable")[:many]]
+    means = np.stack([np.bincount(regions, part) / sizes for part in parts], 1)[
+        np.argsort(-sizes, kind="stable")[:many]
+    ]
     nodes, joined = np.zeros((settings.nodes, channels + 2), np.float32), np.zeros((settings.nodes,) * 2, np.float32)
     nodes[:many] = means
     joined[:many, :many] = _edges(means[:, :channels], means[:, channels:], settings.neighbours)

@@ -15,6 +15,7 @@ from edgekit.errors import EdgekitError, ExperimentError, ModelError
 from edgekit.models.freezing import train_only
 from edgekit.models.lsuv import unit_variance
 from edgekit.models.qcfs import fit_thresholds, use_qcfs
+from edgekit.models.sequence import SequenceNetwork
 from edgekit.models.settings import Model
 from edgekit.models.weights_file import take
 from edgekit.objectives import Objective
@@ -77,7 +78,7 @@ def build(
     if settings.weights:
         for line in take(model, Path(settings.weights), settings.new):
             on_notice(line)
-    if calibration is not None and hasattr(model, "check_examples"):
+    if calibration is not None and isinstance(model, SequenceNetwork):
         model.check_examples(torch.from_numpy(calibration), "the calibration examples")
     train_only(model, settings.only)
     objective.prepare(model)

@@ -27,6 +27,8 @@ def options_of(experiment: Sections, *, proximal: bool, drift: bool, private: bo
         proximal,
         drift,
         private,
+        experiment.training.optimiser,
+        experiment.training.weight_decay > 0,
     )
 
 

@@ -107,7 +107,7 @@ class Coordinator:
             )
         if experiment.privacy.on:
             check_private(model, dataset.calibration.x)
-        if self.algorithm.plain_sgd and (key := experiment.training.needs_torch):
+        if self.algorithm.plain_sgd and (key := experiment.training.beyond_sgd):
             raise ExperimentError(
                 f"{experiment.federation.method} reckons with steps of plain SGD: leave training.{key} out"
             )

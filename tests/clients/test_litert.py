@@ -11,7 +11,7 @@ import pytest
 from edgekit.clients import LocalSettings, LocalTask, Train
 from edgekit.clients.budget import Budget, PlannedRun, charge_for
 from edgekit.clients.litert import LiteRTTrainer
-from edgekit.clients.torch_trainer import TorchTrainer, state
+from edgekit.clients.torch_trainer import TorchTrainer, state, trained_weights
 from edgekit.data import Examples
 from edgekit.errors import DataError, ExportError, ModelError, PrivacyError, TrainingError
 from edgekit.export.training.file import training_file
@@ -49,6 +49,22 @@ def test_an_update_is_the_torch_trainers(settings, made, trainer, blocks):
         assert np.allclose(ours.arrays[name], array, atol=2e-6), (name, np.abs(ours.arrays[name] - array).max())
     assert ours.examples == theirs.examples
     assert ours.loss is None if theirs.loss is None else abs(ours.loss - theirs.loss) < 1e-5
+
+
+def test_adamw_on_a_device_is_the_torch_trainers(blocks):
+    model = build(Model(name="mlp", norm="none", only=["layers.1"]), (1, 8, 8), 10, 0)
+    options = Options(8, proximal=True, private=False, optimiser="adamw", decay=True)
+    trainer = LiteRTTrainer(training_file(model, (1, 8, 8), 10, options, {})[0])
+    (block,) = blocks(21)
+    settings = LocalSettings(
+        batch_size=8, epochs=2, optimiser="adamw", learning_rate=0.01, weight_decay=0.1, proximal_mu=0.1
+    )
+    asked = Train(trained_weights(model), settings)
+    ours, theirs = trainer.train(asked, task(block)), TorchTrainer(model).train(asked, task(block))
+    assert list(ours.arrays) == list(theirs.arrays)
+    assert all(np.allclose(ours.arrays[name], array, atol=5e-6) for name, array in theirs.arrays.items())
+    with pytest.raises(TrainingError, match="takes steps of adamw, the round wants sgd"):
+        trainer.train(Train(trained_weights(model), LocalSettings(batch_size=8)), task(block))
 
 
 @pytest.mark.parametrize("work", ["sgd", "dp-sgd"])

@@ -114,7 +114,8 @@ def test_images_of_a_source_become_graphs():
 
 
 @pytest.mark.parametrize(
-    ("source", "error"), [("superpixels:gestures", None), ("superpixels:superpixels:digits", "superpixels are of images")]
+    ("source", "error"),
+    [("superpixels:gestures", None), ("superpixels:superpixels:digits", "superpixels are of images")],
 )
 def test_superpixels_are_of_images(source, error):
     settings = Data(source=source, clients=3, superpixels=Superpixels(nodes=3, neighbours=1))

@@ -25,7 +25,9 @@ MORE = {"plain": {}, "masked": {"masked": True}, "tokens": {"vocabulary": 7}}
 
 
 def _built(name, kind, norm="group"):
-    return build(Model(name=name, norm=norm, arguments={**NETWORKS[name], **MORE[kind]}), SHAPES[kind], 4, seed=1).eval()
+    return build(
+        Model(name=name, norm=norm, arguments={**NETWORKS[name], **MORE[kind]}), SHAPES[kind], 4, seed=1
+    ).eval()
 
 
 def _examples(kind, many=5):
@@ -85,7 +87,7 @@ def test_the_file_gives_what_the_whole_gives(name, kind, tmp_path):
     assert facts["max_error"] < 1e-5
     assert facts["frames"] == 9
     assert facts["frame"] == {"plain": 6, "masked": 6, "tokens": 1}[kind]
-    assert set(facts["latency_us"]) and min(facts["latency_us"].values()) > 0
+    assert min(facts["latency_us"].values()) > 0
     told = read_metadata((tmp_path / "stream.tflite").read_bytes())
     assert (told["kind"], told["state"], told["name"]) == ("stream", facts["state"], "mine")
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from edgekit.errors import ExportError
-from edgekit.experiment import Experiment
+from edgekit.experiment import Experiment, load
 from edgekit.export.convert import to_float32
 from edgekit.export.metadata import describe, read_metadata
 from edgekit.export.training import file as training
@@ -72,6 +72,32 @@ def test_a_traced_step_is_torchs_for_every_network_of_the_zoo(name, norm):
         found = getattr(steps, signature)(**samples[signature])
         for key, expected in right[signature].items():
             assert np.allclose(found[key].detach().numpy(), expected, atol=1e-5), (signature, key)
+
+
+@pytest.mark.parametrize(
+    ("optimiser", "decay"), [("adam", 0.0), ("adam", 0.1), ("adamw", 0.0), ("adamw", 0.1), ("sgd", 0.1)]
+)
+@pytest.mark.parametrize("frozen", [False, True])
+def test_traced_steps_are_those_of_torchs_optimisers(optimiser, decay, frozen):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)).train()
+    model[0].requires_grad_(not frozen)
+    steps = Steps(model, Options(4, optimiser=optimiser, decay=decay > 0))
+    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+    theirs = kinds[optimiser]([p for p in model.parameters() if p.requires_grad], 0.05, weight_decay=decay)
+    w = steps.initial()
+    state = {} if optimiser == "sgd" else {"first": torch.zeros_like(w), "second": torch.zeros_like(w)}
+    for number in range(1, 6):
+        x, y = torch.randn(4, 6), torch.randint(0, 3, (4,))
+        more = {"corrections": torch.tensor([1 / (1 - b**number) for b in (0.9, 0.999)])} if state else {}
+        more |= {"decay": torch.tensor([decay])} if decay else {}
+        label = nn.functional.one_hot(y, 3).float()
+        found = steps.train(x, label, torch.ones(4), torch.tensor([0.05]), w, **state, **more)
+        w, state = found["w"].detach(), {name: found[name].detach() for name in state}
+        theirs.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        theirs.step()
+        assert torch.allclose(w, steps.initial(), atol=2e-6)
 
 
 @pytest.fixture(
@@ -249,3 +275,6 @@ def test_an_experiments_settings_decide_what_the_file_can_do():
     )
     assert options_of(experiment, proximal=True, drift=False) == Options(32, 0.3, True, True)
     assert options_of(Experiment(), proximal=False, drift=True) == Options(16, 1.0, drift=True)
+    adaptive = load(None, ["training.optimiser=adamw", "training.weight_decay=0.01"])
+    made = options_of(adaptive, proximal=False, drift=False)
+    assert (made.optimiser, made.decay) == ("adamw", True)

@@ -237,8 +237,9 @@ def test_adam_learns_and_methods_that_reckon_with_sgd_refuse_it(coordinate):
     for method in ("scaffold", "fednova"):
         with pytest.raises(ExperimentError, match="reckons with steps of plain SGD"):
             coordinate("Normed", *chosen, f"federation.algorithm={method}", name=method)
-    with pytest.raises(ExperimentError, match="training.optimiser needs torch"):
-        coordinate("FrozenBody", *chosen, "training.trainer=litert", name="litert")
+    nesterov = ["training.momentum=0.5", "training.nesterov=true", "training.trainer=litert"]
+    with pytest.raises(ExperimentError, match="training.nesterov needs torch"):
+        coordinate("FrozenBody", *nesterov, name="litert")
 
 
 def test_a_loss_that_is_not_finite_is_said_in_the_round(coordinate):

@@ -73,7 +73,7 @@ def check_together(sections: Any) -> None:
         _check_parties(split, sections)
     if not split.on:
         return
-    if key := sections.training.needs_torch:
+    if key := sections.training.beyond_sgd:
         raise ValueError(f"split learning makes steps of plain SGD: leave training.{key} out")
     if sections.training.augment:
         raise ValueError("split learning does not augment: leave training.augment out")

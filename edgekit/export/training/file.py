@@ -18,6 +18,7 @@ from edgekit.export.quiet import quiet
 from edgekit.export.training.steps import Options, Step, Steps
 from edgekit.export.training.tracing import Traced, content_of, traced
 from edgekit.export.verify import call
+from edgekit.local_settings import BETAS, EPSILON
 from edgekit.models.requirements import PROBED, moving_buffers
 from edgekit.objectives import objective_of
 
@@ -141,6 +142,13 @@ def _samples(steps: Steps, shape: tuple[int, ...], classes: int, seed: int = 0) 
         more |= {"mu": torch.tensor([0.01]), "anchor": w + away}
     if options.drift:
         more["drift"] = drift
+    plain = dict(more)
+    if options.optimiser != "sgd":
+        first, second = 0.1 * noise, noise.square()  # as of gradients of this size, after ten steps
+        plain |= {"first": first, "second": second, "corrections": torch.tensor([1.5, 100.0])}
+        plain.pop("velocity", None), plain.pop("momentum", None)
+    if options.decay:
+        plain["decay"] = torch.tensor([0.1])
     # A step of about 0.1 whatever the bound, so that the check sees the clipped gradients.
     private = {
         **batch,
@@ -150,7 +158,7 @@ def _samples(steps: Steps, shape: tuple[int, ...], classes: int, seed: int = 0) 
         **more,
     }
     return {
-        "train": {**batch, "lr": torch.tensor([0.1]), "w": w, **more},
+        "train": {**batch, "lr": torch.tensor([0.1 if options.optimiser == "sgd" else 0.01]), "w": w, **plain},
         **({"train_dp": private} if options.private else {}),
         "infer": {"x": x, "w": w},
         "evaluate": {**batch, "w": w},
@@ -247,6 +255,7 @@ def _largest_difference(
 def reference(model: nn.Module, options: Options, samples: dict[str, dict[str, Tensor]]) -> Results:
     """Return what torch gives for the signatures' inputs, by its own operators and autograd, example by example."""
     parameters, objective = list(model.parameters()), objective_of(model)
+    learnt = torch.cat([torch.full((p.numel(),), float(p.requires_grad)) for p in parameters])
 
     def gradient(x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
         loss = (_losses(model, x, y) * mask).sum() / mask.sum().clamp(min=1.0)
@@ -257,11 +266,25 @@ def reference(model: nn.Module, options: Options, samples: dict[str, dict[str, T
             [torch.zeros(p.numel()) if g is None else g.flatten() for g, p in zip(found, parameters, strict=True)]
         )
 
+    def adaptive(sample: dict[str, Tensor], gradient: Tensor) -> dict[str, Array]:
+        """Return Adam's step as the paper writes it (algorithm 1), with this sample's corrections."""
+        first = BETAS[0] * sample["first"] + (1 - BETAS[0]) * gradient
+        second = BETAS[1] * sample["second"] + (1 - BETAS[1]) * gradient.square()
+        one, two = sample["corrections"]
+        w = sample["w"] - sample["lr"] * (one * first) / ((two * second).sqrt() + EPSILON)
+        if options.decay and options.optimiser == "adamw":
+            w = w - sample["lr"] * sample["decay"] * learnt * sample["w"]
+        return {"w": w.numpy(), "first": first.numpy(), "second": second.numpy()}
+
     def stepped(sample: dict[str, Tensor], direction: Tensor) -> dict[str, Array]:
         if options.proximal:
             direction = direction + sample["mu"] * (sample["w"] - sample["anchor"])
         if options.drift:
             direction = direction + sample["drift"]
+        if "decay" in sample and options.optimiser != "adamw":
+            direction = direction + sample["decay"] * learnt * sample["w"]
+        if "first" in sample:
+            return adaptive(sample, direction)
         if options.momentum:
             direction = sample["momentum"] * sample["velocity"] + direction
         result = {"w": sample["w"] - sample["lr"] * direction}
@@ -313,6 +336,8 @@ def _facts(steps: Steps, shape: tuple[int, ...], classes: int) -> dict[str, Any]
         "proximal": options.proximal,
         "drift": options.drift,
         "private": options.private,
+        "optimiser": options.optimiser,
+        "decay": options.decay,
         "shape": list(shape),
         "classes": classes,
         "objective": steps.objective.chosen.model_dump(),

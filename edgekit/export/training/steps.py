@@ -14,6 +14,7 @@ from torch.func import functional_call
 from edgekit.errors import ExportError
 from edgekit.export.training.apart import Apart
 from edgekit.export.training.rules import Rules, as_images
+from edgekit.local_settings import BETAS, EPSILON, Optimiser
 from edgekit.objectives import objective_of
 
 Step = Callable[..., dict[str, Tensor]]
@@ -30,6 +31,9 @@ class Options:
         proximal: whether they take FedProx's `anchor`, the round's global weights, and `mu` (Li et al. 2020).
         drift: whether they take a `drift` (parameters,), which is added to each gradient (SCAFFOLD and its kin).
         private: whether there is a `train_dp`; some networks can have none.
+        optimiser: of `train`: `sgd`, `adam` or `adamw`, which take the means `first` and `second` of gradients and
+            squares and `corrections` of them, and return the new means (Kingma & Ba 2015, algorithm 1).
+        decay: whether `train` takes a weight `decay`, as torch's optimisers have it.
     """
 
     batch: int = 16
@@ -38,6 +42,8 @@ class Options:
     proximal: bool = False
     drift: bool = False
     private: bool = True
+    optimiser: Optimiser = "sgd"
+    decay: bool = False
 
 
 class Held:
@@ -162,15 +168,29 @@ class Steps(Held):
             mask: (batch,), 1 for an example, 0 for filling.
             lr: step size, (1,), as momentum and mu: LiteRT for arm64 crashes on inputs without dimensions.
             w: weights (parameters,).
-            more: `momentum`, `velocity`, `mu`, `anchor` and `drift`, where the options say so.
+            more: `momentum`, `velocity`, `mu`, `anchor`, `drift`, `first`, `second`, `corrections` (2,) and `decay`,
+                where the options say so.
 
         Returns:
-            `loss`, a scalar, the new `w`, and the new `velocity`.
+            `loss`, a scalar, the new `w`, and the new `velocity`, or `first` and `second`.
         """
         parts = self.leaves(w)
         losses = self._losses(parts, x, y, Rules())
         loss = (losses * mask).sum() / mask.sum().clamp(min=1.0)
-        return {"loss": loss.detach(), **self._stepped(w, self.gradient(loss, parts)[0], lr, more)}
+        gradient = self._pulled(w, self.gradient(loss, parts)[0], more)
+        if self.options.decay:
+            decay = more["decay"] * self._learnt(w) if self.frozen else more["decay"]
+            if self.options.optimiser == "adamw":
+                w = w - lr * decay * w
+            else:
+                gradient = gradient + decay * w
+        if self.options.optimiser == "sgd":
+            return {"loss": loss.detach(), **self._stepped(w, gradient, lr, more)}
+        first = BETAS[0] * more["first"] + (1 - BETAS[0]) * gradient
+        second = BETAS[1] * more["second"] + (1 - BETAS[1]) * gradient * gradient
+        one, two = more["corrections"][:1], more["corrections"][1:]
+        w = w - lr * one * first / (torch.sqrt(second * two) + EPSILON)
+        return {"loss": loss.detach(), "w": w, "first": first, "second": second}
 
     def train_dp(
         self, x: Tensor, y: Tensor, mask: Tensor, lr: Tensor, noise: Tensor, w: Tensor, **more: Tensor
@@ -184,7 +204,7 @@ class Steps(Held):
         but in the first: what they add to w adds up.
 
         Args:
-            x, y, mask, w, more: as for `train`.
+            x, y, mask, w, more: as for `train`; steps are of plain SGD.
             lr: step size over the expected batch size.
             noise: (parameters,), already of its standard deviation noise_multiplier * clip.
 
@@ -196,7 +216,7 @@ class Steps(Held):
         rules = Apart(self.options.batch)
         losses = self._losses(parts, x, y, rules)
         total = self.clipped_sum(losses.sum(), parts, rules, self.options.clip, mask) + noise
-        return self._stepped(w, total, lr, more)
+        return self._stepped(w, self._pulled(w, total, more), lr, more)
 
     def infer(self, x: Tensor, w: Tensor) -> dict[str, Tensor]:
         """Return the `scores` (batch, outputs)."""
@@ -221,12 +241,21 @@ class Steps(Held):
     def _losses(self, parts: dict[str, Tensor], x: Tensor, y: Tensor, rules: Rules) -> Tensor:
         return self.objective.losses(self._scores(parts, x, rules), y, from_device(x))
 
-    def _stepped(self, w: Tensor, gradient: Tensor, lr: Tensor, more: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Add the pull, mu (w - anchor) + drift, and momentum, and take the step."""
+    def _pulled(self, w: Tensor, gradient: Tensor, more: dict[str, Tensor]) -> Tensor:
+        """Add the pull, mu (w - anchor) + drift."""
         if self.options.proximal:
             gradient = gradient + more["mu"] * (w - more["anchor"])
         if self.options.drift:
             gradient = gradient + more["drift"]
+        return gradient
+
+    def _learnt(self, w: Tensor) -> Tensor:
+        """Return 1 for weights that learn, 0 for the others, which nothing may change."""
+        sizes = [(name not in self.frozen, shape.numel()) for name, shape in self.shapes.items()]
+        return torch.cat([torch.full((size,), float(learns), dtype=w.dtype) for learns, size in sizes])
+
+    def _stepped(self, w: Tensor, gradient: Tensor, lr: Tensor, more: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Add momentum, and take the step."""
         if not self.options.momentum:
             return {"w": w - lr * gradient}
         velocity = more["momentum"] * more["velocity"] + gradient

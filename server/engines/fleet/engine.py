@@ -85,6 +85,8 @@ class FleetEngine:
         method, otherwise = experiment.federation.method, ""
         if key := experiment.training.needs_torch:
             kinds, plain, otherwise = ("torch",), False, f"training.{key} needs nodes with torch"
+        elif key := experiment.training.beyond_sgd:
+            kinds, otherwise = ("torch", "litert"), f"pages take steps of SGD: training.{key} needs edgekit join"
         elif experiment.training.augment:
             kinds, otherwise = ("torch", "litert"), "pages do not augment: training.augment needs edgekit join"
         elif (aim := dataset.objective.name) != "cross-entropy":
