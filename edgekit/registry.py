@@ -139,7 +139,7 @@ MODELS = Registry(
         "ode": Entry("edgekit.models.ode:ODE", "a differential equation in steps of Runge-Kutta", "Chen et al. 2018"),
         "experts": Entry(
             "edgekit.models.experts:Experts",
-            "a gate and experts, soft or top-1",
+            "a gate and experts, soft or top-1; all experts are computed",
             "Jacobs et al. 1991; Fedus et al. 2022",
         ),
         "exits": Entry(

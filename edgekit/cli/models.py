@@ -11,10 +11,11 @@ app = typer.Typer(rich_markup_mode="markdown")
 
 @app.callback(invoke_without_command=True)
 def models(context: typer.Context, as_json: AsJson = False) -> None:
-    """List the networks of the zoo: what they are made for, parameters, multiply-adds.
+    """List the networks of the zoo: what they are made for, parameters, multiply-adds, the forms each is delivered in.
 
     Sizes are those on a usual shape of the first kind of examples named, with 10 classes: images of 28 x 28, a second
-    of sound, 64 frames of 6 numbers, graphs of 40 nodes.
+    of sound, 64 frames of 6 numbers, graphs of 40 nodes. Forms are `float32` and `int8` .tflite files, the `training`
+    graph, `stream` (a frame at a time), `exits` (stage by stage) and `spikes`; of `experts` all compute every expert.
 
     Examples:
 
@@ -31,6 +32,7 @@ def models(context: typer.Context, as_json: AsJson = False) -> None:
 
     from edgekit.models.cost import macs
     from edgekit.models.kinds import inputs_of, usual_shape
+    from edgekit.pipeline.forms import forms_of
     from edgekit.registry import MODELS
 
     rows: list[dict[str, Any]] = []
@@ -45,6 +47,7 @@ def models(context: typer.Context, as_json: AsJson = False) -> None:
                 "shape": list(shape),
                 "parameters": sum(p.numel() for p in model.parameters()),
                 "macs": macs(model, shape),
+                "forms": forms_of(model, shape),
                 "summary": entry.summary,
                 "source": entry.source,
             }
@@ -53,12 +56,12 @@ def models(context: typer.Context, as_json: AsJson = False) -> None:
         print(json.dumps(rows, indent=2))
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("name", "for", "parameters", "multiply-adds", "what it is"):
+    for heading in ("name", "for", "parameters", "multiply-adds", "forms", "what it is"):
         number = heading in ("parameters", "multiply-adds")
         table.add_column(heading, justify="right" if number else "left", no_wrap=number or heading == "name")
     for row in rows:
         what = f"{row['summary']} ({row['source']})"
-        table.add_row(row["name"], ", ".join(row["inputs"]), f"{row['parameters']:,}", f"{row['macs']:,}", what)
+        table.add_row(row["name"], ", ".join(row["inputs"]), f"{row['parameters']:,}", f"{row['macs']:,}", ", ".join(row["forms"]), what)
     Console(highlight=False).print(table)
     print('\nA network in detail: edgekit models show NAME. Your own: model.name = "package.module:Class".')
 

@@ -1,6 +1,8 @@
 """PyTorch to TFLite in float32, by litert-torch."""
 
+import contextlib
 import copy
+import importlib
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -137,6 +139,26 @@ def converter() -> Any:
         except ImportError:
             raise MissingExtraError("litert-torch", "tflite") from None
     return litert_torch
+
+
+@contextlib.contextmanager
+def decomposed_already() -> Iterator[None]:
+    """Spare graphs that are in core operators the converter's own passes that would trace them anew.
+
+    litert-torch 0.10 decomposes each signature twice whether or not an operator needs it, which took up to half of a
+    training graph's conversion (unrolled recurrences most); with `can_skip` it looks first.
+    """
+    infra = importlib.import_module("litert_torch.fx_infra")
+    always = infra.safe_run_decompositions
+
+    def if_needed(program: Any, table: Any = None, can_skip: bool = True) -> Any:
+        return always(program, table, True)
+
+    infra.safe_run_decompositions = if_needed
+    try:
+        yield
+    finally:
+        infra.safe_run_decompositions = always
 
 
 def check_size(model: nn.Module) -> None:

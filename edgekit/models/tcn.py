@@ -1,6 +1,7 @@
 """Temporal convolutional network: causal convolutions whose dilation doubles (Bai et al. 2018, section 3)."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -104,6 +105,7 @@ class TCN(SequenceNetwork):
     """
 
     inputs = ("audio", "sequence", "tokens")
+    learns: ClassVar = {"norm": "weight-standardised"}
 
     def __init__(
         self,

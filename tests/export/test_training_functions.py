@@ -129,12 +129,15 @@ def test_a_traced_step_is_torchs(name):
     samples = training._samples(steps, shape, 10)
     right = reference(network, options, samples)
     for signature in ("train", "train_dp"):
-        found = traced(getattr(steps, signature), samples[signature])(**samples[signature])["w"]
+        made = traced(getattr(steps, signature), samples[signature])
+        written = [node for node in made.step.graph.nodes if getattr(node.target, "__name__", "").split(".")[0][-1:] == "_"]
+        assert written == []  # the converter has no form of what writes into a tensor
+        found = made(**samples[signature])["w"]
         assert np.allclose(found.numpy(), right[signature]["w"], rtol=0, atol=1e-6), signature
 
 
 @pytest.mark.long  # 10 to 90 s each
-@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "in place"])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_the_file_is_torchs_in_both_runtimes(name, old_runtime):
     network, shape = NETWORKS[name]
     _, error = training_file(network, shape, 10, Options(4), {}, ["ai-edge-litert", old_runtime])

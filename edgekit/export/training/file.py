@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from edgekit.arrays import Array
 from edgekit.errors import ExportError
 from edgekit.export import cache, runtimes
-from edgekit.export.convert import as_parts, check_size, converter, device_shape, reason
+from edgekit.export.convert import as_parts, check_size, converter, decomposed_already, device_shape, reason
 from edgekit.export.metadata import TRAINING, add_metadata
 from edgekit.export.quiet import quiet
 from edgekit.export.training.steps import Options, Step, Steps
@@ -193,7 +193,7 @@ def converted(functions: Mapping[str, Step], samples: dict[str, dict[str, Tensor
             for name, sample in samples.items():
                 signatures = signatures.signature(name, modules[name], None, sample)
             signatures = signatures.signature("parameters", _Initial(initial), None, {})
-            with quiet():
+            with quiet(), decomposed_already():
                 content: bytes = signatures.convert().model_content()
         except Exception as error:  # the converter raises whatever its passes raise
             raise ExportError(f"the training graph cannot be converted: {reason(error)}") from error
