@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.utils import _pair, _single
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 
 from edgekit.errors import ExportError
 
@@ -158,16 +159,43 @@ REWRITTEN: dict[Any, Callable[..., Any]] = {
 }
 """By the function that each stands for."""
 
+IN_PLACE: dict[Any, Callable[..., Any]] = {
+    Tensor.add_: torch.add,
+    Tensor.sub_: torch.sub,
+    Tensor.mul_: torch.mul,
+    Tensor.div_: torch.div,
+}
+"""What gives something new in place of what writes into a tensor, as x += y does; the converter has no form of these."""
+
 
 class Rewriting(TorchFunctionMode):
-    """A mode that calls functions as they are rewritten here; what these call, and all else, comes to `call`."""
+    """A mode that calls functions as they are rewritten here; what these call, and all else, comes to `call`.
+
+    A tensor that was written into is the new one from then on. Where a view of it is read, steps are not torch's, and
+    the file is refused.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._newer: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def _latest(self, one: Any) -> Any:
+        while isinstance(one, Tensor) and id(one) in self._newer:
+            one = self._newer[id(one)][1]
+        return one
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run what stands for a function."""
+        args, kwargs = tree_map(self._latest, (args, kwargs or {})) if self._newer else (args, kwargs or {})
+        if func in IN_PLACE:
+            with self:
+                made = IN_PLACE[func](*args, **kwargs)
+            self._newer[id(args[0])] = args[0], made
+            return made
         if func not in REWRITTEN:
-            return self.call(func, args, kwargs or {})
+            return self.call(func, args, kwargs)
         with self:
-            return REWRITTEN[func](*args, **(kwargs or {}))
+            return REWRITTEN[func](*args, **kwargs)
 
     def call(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Run a function that is not rewritten."""

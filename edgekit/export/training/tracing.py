@@ -47,7 +47,6 @@ def traced(function: Step, sample: dict[str, Tensor]) -> Traced:
     with sdpa_kernel(SDPBackend.MATH):
         graph = make_fx(flat, decomposition_table=_decompositions(), tracing_mode="real")(*sample.values())
     for node in list(graph.graph.nodes):
-        node.target = _in_a_new_tensor(node.target)
         if node.target in NOTHING or (node.target in SHAPED and _shape(node) == _shape(node.args[0])):
             node.replace_all_uses_with(node.args[0])
             graph.graph.erase_node(node)
@@ -56,18 +55,6 @@ def traced(function: Step, sample: dict[str, Tensor]) -> Traced:
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return Traced(graph, list(sample), outputs)
-
-
-def _in_a_new_tensor(target: Any) -> Any:
-    """Return an operator that writes into what it is given, such as add_, as the one that gives something new.
-
-    Whoever used the tensor afterwards was traced to use what the operator returned.
-    """
-    if isinstance(target, torch._ops.OpOverload) and target._schema.name.startswith("aten::"):
-        name = target._schema.name.removeprefix("aten::")
-        packet = getattr(aten, name[:-1], None) if name.endswith("_") and not name.endswith("__") else None
-        return getattr(packet, target._overloadname, target) if packet is not None else target
-    return target
 
 
 def _decompositions() -> dict[Any, Callable[..., Any]]:
