@@ -104,7 +104,7 @@ def measured(name: str) -> dict[str, Any]:
     from torch.nn.modules.batchnorm import _BatchNorm
 
     from edgekit.errors import EdgekitError
-    from edgekit.export.convert import input_name, to_float32
+    from edgekit.export.convert import as_inputs, to_float32
     from edgekit.export.quantise import quantise
     from edgekit.export.tflite import as_device
     from edgekit.export.training.file import training_file
@@ -129,7 +129,7 @@ def measured(name: str) -> dict[str, Any]:
     try:
         if content is None:
             raise EdgekitError("there is no float32 file")
-        small = quantise(content, "int8", input_name(shape), as_device(calibration))
+        small = quantise(content, "int8", as_inputs(shape, as_device(calibration)))
         found = run_examples(small, as_device(x)).scores
         row["int8_error"] = float(np.abs(found - scores).max()) / largest
         best = np.sort(scores, 1)

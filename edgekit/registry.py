@@ -297,6 +297,12 @@ PRESETS = Registry(
                 "8-bit weights, activations quantised as they come: small and fast, no calibration",
             ),
             (
+                "int8-mixed",
+                "INT8_MIXED",
+                "int8, with layers in float32 whose integers cost the scores too much",
+            ),
+            ("int16", "INT16", "8-bit weights and 16-bit activations: nearer to float32 than int8, and slower"),
+            (
                 "int8",
                 "INT8",
                 "8-bit weights and activations in convolutions and fully connected layers, float elsewhere",

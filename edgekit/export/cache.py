@@ -17,7 +17,7 @@ from edgekit.environments import conversions
 from edgekit.errors import RunFolderError
 from edgekit.runfolder import write_whole
 
-LIBRARIES = ("torch", "litert-torch", "ai-edge-litert", "ai-edge-quantizer", "jax", "numpy", "flatbuffers")
+LIBRARIES = ("torch", "litert-torch", "ai-edge-litert", "litert-quantizer", "jax", "numpy", "flatbuffers")
 LARGEST_BYTES = 1 << 30
 """Of all files together; beyond, those that were not used for longest go."""
 ENDING = ".kept"

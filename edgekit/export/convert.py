@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgekit.data.federated import Floats
 from edgekit.errors import ExportError, MissingExtraError
 from edgekit.export import cache
 from edgekit.export.group_norm import with_fast_group_norms
@@ -31,6 +32,16 @@ def input_name(shape: tuple[int, ...]) -> str:
 def device_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return an example's shape in the file: images are (height, width, channels) there."""
     return (*shape[1:], shape[0]) if len(shape) == 3 else shape
+
+
+def as_inputs(shape: tuple[int, ...], x: Floats) -> dict[str, list[dict[str, Floats]]]:
+    """Return examples, laid out as the file takes them (n, ...), as inputs of its signature, one by one.
+
+    Args:
+        shape: of one example, as torch has it.
+        x: the examples.
+    """
+    return {SIGNATURE: [{input_name(shape): one[None]} for one in x]}
 
 
 class _Signature(nn.Module):

@@ -27,7 +27,12 @@ def _check_mark(content: bytes) -> None:
         raise ExportError("not a .tflite file: it lacks the mark TFL3")
 
 
-def _parsed(content: bytes) -> Any:
+def parsed(content: bytes) -> Any:
+    """Return a .tflite as the schema's objects.
+
+    Raises:
+        ExportError: this is not a .tflite.
+    """
     _check_mark(content)
     try:
         model = _schema().ModelT.InitFromPackedBuf(content, 0)
@@ -50,7 +55,7 @@ def add_metadata(content: bytes, metadata: dict[str, Any]) -> bytes:
     The file is written compactly: equal vectors are stored once (each quantised channel has a zero point of eight
     bytes, mostly zero), and inner tensors, which converters name after every module they passed, are numbered.
     """
-    schema, model = _schema(), _parsed(content)
+    schema, model = _schema(), parsed(content)
     for graph in model.subgraphs:
         outer = {*graph.inputs, *graph.outputs}
         for number, tensor in enumerate(graph.tensors):
@@ -62,7 +67,12 @@ def add_metadata(content: bytes, metadata: dict[str, Any]) -> bytes:
     entry.name = ENTRY
     entry.buffer = len(model.buffers) - 1
     model.metadata = [*(other for other in model.metadata or [] if other.name != ENTRY.encode()), entry]
-    builder = _builder(len(content) + 4096)
+    return packed(model, len(content))
+
+
+def packed(model: Any, size: int) -> bytes:
+    """Return the file of the schema's objects, of about this size."""
+    builder = _builder(size + 4096)
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
 
@@ -129,7 +139,7 @@ def describe(content: bytes) -> dict[str, Any]:
     Raises:
         ExportError: this is not a .tflite.
     """
-    schema, model = _schema(), _parsed(content)
+    schema, model = _schema(), parsed(content)
     metadata = read_metadata(content)
     try:
         kinds = _names(schema.BuiltinOperator)

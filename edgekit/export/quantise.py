@@ -1,17 +1,25 @@
-"""Post-training quantisation, by ai-edge-quantizer."""
+"""Post-training quantisation, by litert-quantizer."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from edgekit.data.federated import Floats
 from edgekit.errors import ExperimentError, ExportError, MissingExtraError
-from edgekit.export import cache
-from edgekit.export.convert import SIGNATURE
+from edgekit.export import cache, ranges
+from edgekit.export.metadata import add_metadata, read_metadata
 from edgekit.export.quiet import quiet
+from edgekit.export.ranges import Inputs
+from edgekit.export.sensitivity import LayerError, kept_in_float, layer_errors
 from edgekit.registry import PRESETS
+
+COMPARED = 32
+"""Examples that layers are compared on."""
+GROUP_NORM = ".*ChannelsLastGroupNorm.*"
+"""Scopes of what stands for group norms (`group_norm.py`)."""
+STAY = "layers in float32"
+"""Key of a file's metadata, until the model's card replaces them: which layers of a mixed format are no integers."""
+Notice = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -19,12 +27,14 @@ class NumberFormat:
     """A number format of files; `edgekit.registry.PRESETS` names them.
 
     Attributes:
-        recipe: tells ai-edge-quantizer's quantizer what becomes of which operator; None leaves the floats.
+        recipe: tells litert-quantizer's quantizer what becomes of which operator; None leaves the floats.
         calibrated: whether it takes the activations' ranges from examples.
+        mixed: whether layers stay in float that cost the scores too much.
     """
 
     recipe: Callable[[Any], None] | None
     calibrated: bool = False
+    mixed: bool = False
 
 
 def number_format(preset: str) -> NumberFormat:
@@ -39,7 +49,9 @@ def number_format(preset: str) -> NumberFormat:
     return found
 
 
-def quantise(float32: bytes, preset: str, name: str, calibration: Floats | None) -> bytes:
+def quantise(
+    float32: bytes, preset: str, inputs: Inputs, percentile: float = 100.0, on_notice: Notice = lambda line: None
+) -> bytes:
     """Bring a float32 file into another number format.
 
     In `int8` only convolutions and fully connected layers become integers: normalisation in float costs little and is
@@ -48,27 +60,30 @@ def quantise(float32: bytes, preset: str, name: str, calibration: Floats | None)
     Args:
         float32: the float32 file.
         preset: the number format's name.
-        name: of the signature's input.
-        calibration: examples as the file takes them, (examples, ...); needed by formats that are calibrated.
+        inputs: examples by signature, as the file takes them; needed by formats that are calibrated.
+        percentile: share of an activation's values, in percent, that integer ranges hold.
+        on_notice: told which layers stay in float, where some do.
 
     Raises:
-        MissingExtraError: ai-edge-quantizer is not installed.
+        MissingExtraError: litert-quantizer is not installed.
         ExportError: there is no calibration data, or the quantiser failed.
     """
     form = number_format(preset)
     if form.recipe is None:
         return float32
-    if form.calibrated and (calibration is None or len(calibration) == 0):
+    if form.calibrated and not any(len(examples) for examples in inputs.values()):
         raise ExportError(f"{preset} needs examples to calibrate on")
     with quiet():
         try:
-            from ai_edge_quantizer import quantizer
+            from litert_quantizer import quantizer
         except ImportError:
-            raise MissingExtraError("ai-edge-quantizer", "tflite") from None
-    examples = calibration if form.calibrated else None
-    seen: list[bytes | str] = [float32, name]
-    if examples is not None:
-        seen += [repr((examples.dtype, examples.shape)), examples.tobytes()]
+            raise MissingExtraError("litert-quantizer", "tflite") from None
+    seen: list[bytes | str] = [float32, repr(percentile)]
+    if form.calibrated:
+        for signature, examples in inputs.items():
+            for example in examples:
+                for name, array in example.items():
+                    seen += [f"{signature} {name} {array.dtype} {array.shape}", array.tobytes()]
     try:
         with quiet():
             made = quantizer.Quantizer(float32)
@@ -76,41 +91,92 @@ def quantise(float32: bytes, preset: str, name: str, calibration: Floats | None)
 
         def make() -> bytes:
             with quiet():
-                found = None if examples is None else _ranges(made, name, examples)
-                return bytes(made.quantize(found).quantized_model)
+                if not form.calibrated:
+                    return bytes(made.quantize(None).quantized_model)
+                return _calibrated(float32, form, inputs, percentile)
 
-        return cache.kept(f"{preset}.tflite", [*seen, repr(made.get_quantization_recipe())], make)
+        content = cache.kept(f"{preset}.tflite", [*seen, repr(made.get_quantization_recipe())], make)
     except Exception as error:  # the quantiser raises whatever its passes raise
         raise ExportError(f"the model cannot be quantised to {preset}: {' '.join(str(error).split())[:300]}") from error
+    for line in (read_metadata(content) or {}).get(STAY, []):
+        on_notice(line)
+    return content
 
 
-def _ranges(made: Any, name: str, calibration: Floats) -> dict[str, Any]:
-    """Return the smallest and largest value of each tensor over all examples.
+def _calibrated(float32: bytes, form: NumberFormat, inputs: Inputs, percentile: float) -> bytes:
+    """Return the file with integers; a mixed format leaves the layers in float that cost the scores most."""
+    from litert_quantizer import quantizer
 
-    Given all at once, the quantiser would take a moving average of each example's extremes, and large scores saturate:
-    on the built-in example the largest error was ten times this one's.
-    """
-    found: dict[str, Any] = {}
-    for example in calibration:
-        for tensor, one in made.calibrate({SIGNATURE: [{name: np.ascontiguousarray(example[None])}]}).items():
-            before = found.get(tensor, one)
-            found[tensor] = {
-                **one,
-                "min": np.minimum(before["min"], one["min"]),
-                "max": np.maximum(before["max"], one["max"]),
-            }
-    return found
+    assert form.recipe is not None
+    whole = quantizer.Quantizer(float32)
+    form.recipe(whole)
+    found = ranges.widened(ranges.from_examples(whole, inputs, float32, percentile), float32, _codes())
+    fitting = ranges.with_weights_for_biases(float32, found, _codes())
+
+    def with_integers(layers: Sequence[str] | None) -> bytes:
+        made = quantizer.Quantizer(fitting)
+        assert form.recipe is not None
+        form.recipe(made)
+        if layers is not None:
+            _all_but(made, layers)
+        return bytes(made.quantize(found).quantized_model)
+
+    if not form.mixed:
+        return with_integers(None)
+    few = {signature: examples[:COMPARED] for signature, examples in inputs.items()}
+    errors = layer_errors(with_integers, ranges.layers(float32, _codes()), float32, few)
+    kept = kept_in_float(with_integers, errors, float32, few)
+    lines = [f"layer {one.layer} stays in float32: its integers leave {one.decibels:.0f} dB" for one in errors[:kept]]
+    return add_metadata(with_integers([one.tensor for one in errors[kept:]]), {STAY: lines})
+
+
+def worst_layer(float32: bytes, preset: str, inputs: Inputs) -> LayerError | None:
+    """Return the layer whose integers cost the scores most; None of a format without integers throughout."""
+    form = number_format(preset)
+    if not form.calibrated or form.recipe is None:
+        return None
+    from litert_quantizer import quantizer
+
+    whole = quantizer.Quantizer(float32)
+    form.recipe(whole)
+    found = ranges.widened(ranges.from_examples(whole, inputs, float32), float32, _codes())
+    few = {signature: examples[:COMPARED] for signature, examples in inputs.items()}
+
+    def alone(layers: Sequence[str]) -> bytes:
+        made = quantizer.Quantizer(float32)
+        _static(made)
+        _all_but(made, layers)
+        return bytes(made.quantize(found).quantized_model)
+
+    with quiet():
+        return next(iter(layer_errors(alone, ranges.layers(float32, _codes()), float32, few)), None)
+
+
+def _all_but(made: Any, layers: Sequence[str]) -> None:
+    """Leave all layers in float but those that write these tensors."""
+    from litert_quantizer.algorithm_manager import AlgorithmName
+
+    which = "|".join(re.escape(name) for name in layers)
+    others = f"^(?!(?:{which});$)" if layers else ".*"
+    for operator in _weighty():
+        made.update_quantization_recipe(others, operator, None, AlgorithmName.NO_QUANTIZE)
+
+
+def _codes() -> list[int]:
+    from ai_edge_litert import schema_py_generated as schema
+
+    return [getattr(schema.BuiltinOperator, operator.value) for operator in _weighty()]
 
 
 def _weighty() -> list[Any]:
-    from ai_edge_quantizer.qtyping import TFLOperationName as Operator
+    from litert_quantizer.qtyping import TFLOperationName as Operator
 
     return [Operator.CONV_2D, Operator.DEPTHWISE_CONV_2D, Operator.FULLY_CONNECTED]
 
 
 def _float16(made: Any) -> None:
-    from ai_edge_quantizer import qtyping
-    from ai_edge_quantizer.algorithm_manager import AlgorithmName
+    from litert_quantizer import qtyping
+    from litert_quantizer.algorithm_manager import AlgorithmName
 
     config = qtyping.OpQuantizationConfig(
         weight_tensor_config=qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT),
@@ -127,7 +193,7 @@ def _weights(made: Any) -> None:
 
 
 def _dynamic(made: Any) -> None:
-    from ai_edge_quantizer import qtyping
+    from litert_quantizer import qtyping
 
     for operator in _weighty():
         made.add_dynamic_config(".*", operator, 8)
@@ -140,10 +206,30 @@ def _dynamic(made: Any) -> None:
 def _static(made: Any) -> None:
     for operator in _weighty():
         made.add_static_config(".*", operator, 8, 8)
+    _norms_in_float(made)
+
+
+def _norms_in_float(made: Any) -> None:
+    """Leave the small products of group norms' statistics as they are: as integers they cost bytes, time and accuracy."""
+    from litert_quantizer.algorithm_manager import AlgorithmName
+    from litert_quantizer.qtyping import TFLOperationName as Operator
+
+    made.update_quantization_recipe(GROUP_NORM, Operator.FULLY_CONNECTED, None, AlgorithmName.NO_QUANTIZE)
+
+
+def _wide(made: Any) -> None:
+    from litert_quantizer.qtyping import QuantGranularity
+    from litert_quantizer.qtyping import TFLOperationName as Operator
+
+    for operator in _weighty():
+        # With a scale for each channel, fully connected layers of several rows give garbage in tflite-runtime 2.14.
+        each = QuantGranularity.TENSORWISE if operator is Operator.FULLY_CONNECTED else QuantGranularity.CHANNELWISE
+        made.add_static_config(".*", operator, 16, 8, weight_granularity=each)
+    _norms_in_float(made)
 
 
 def _full(made: Any) -> None:
-    from ai_edge_quantizer.qtyping import TFLOperationName as Operator
+    from litert_quantizer.qtyping import TFLOperationName as Operator
 
     for operator in (Operator.ALL_SUPPORTED, Operator.INPUT, Operator.OUTPUT):
         made.add_static_config(".*", operator, 8, 8)
@@ -154,4 +240,6 @@ FLOAT16 = NumberFormat(_float16)
 INT8_WEIGHTS = NumberFormat(_weights)
 INT8_DYNAMIC = NumberFormat(_dynamic)
 INT8 = NumberFormat(_static, calibrated=True)
+INT8_MIXED = NumberFormat(_static, calibrated=True, mixed=True)
 INT8_FULL = NumberFormat(_full, calibrated=True)
+INT16 = NumberFormat(_wide, calibrated=True)

@@ -26,8 +26,10 @@ class Export(Section):
     """The files for phones and boards."""
 
     presets: list[Preset] = ["float32", "int8"]
-    """Number formats of the .tflite files: `float32`, `float16`, `int8-weights`, `int8-dynamic`, `int8`, `int8-full`
-    ([tflite.md](tflite.md)), those of installed packages, or `package.module:name`."""
+    """Number formats of the .tflite files: `float32`, `float16`, `int8-weights`, `int8-dynamic`, `int8`, `int8-mixed`,
+    `int8-full`, `int16` ([tflite.md](tflite.md)), those of installed packages, or `package.module:name`."""
+    percentile: Annotated[float, Field(gt=50, le=100)] = 100.0
+    """Share of an activation's values, in percent, that integer ranges hold; what is rarer saturates."""
     tolerance: Positive = 0.01
     """How much accuracy a file may lose against the network before it counts as broken (a fraction)."""
     runtimes: list[Runtime] = Field(default=["ai-edge-litert"], min_length=1)

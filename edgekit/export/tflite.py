@@ -1,6 +1,6 @@
 """From a trained network to verified .tflite files."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,9 +15,10 @@ from edgekit.data import FederatedDataset
 from edgekit.data.federated import Floats
 from edgekit.errors import ExportError
 from edgekit.export import runtimes
-from edgekit.export.convert import OUTPUT, SIGNATURE, device_shape, input_name, to_float32
+from edgekit.export.convert import OUTPUT, SIGNATURE, as_inputs, device_shape, input_name, to_float32
 from edgekit.export.metadata import add_metadata, describe
-from edgekit.export.quantise import number_format, quantise
+from edgekit.export.quantise import quantise, worst_layer
+from edgekit.export.ranges import Inputs
 from edgekit.export.verify import Latency, Ran, run_examples
 from edgekit.objectives import Objective, objective_of
 from edgekit.runfolder import write_whole
@@ -82,6 +83,13 @@ class Subject:
         """What torch gives for the test examples."""
         return own_scores(self.model, self.test)
 
+    @property
+    def inputs(self) -> Inputs:
+        """The calibration examples as the file's signature takes them; none without."""
+        if self.calibration is None:
+            return {}
+        return as_inputs(self.shape, as_device(self.calibration))
+
     @cached_property
     def float32(self) -> bytes:
         """The float32 file that every preset starts from."""
@@ -140,6 +148,8 @@ def export(
     card: dict[str, Any],
     tolerance: float,
     claimed: Sequence[str] = ("ai-edge-litert",),
+    percentile: float = 100.0,
+    on_notice: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Exported]:
     """Write `folder/PRESET.tflite` for each preset, each first held against torch in every runtime claimed for it.
 
@@ -150,6 +160,8 @@ def export(
         card: facts for the metadata.
         tolerance: of the measure (a fraction of 1), what a quantised file may lose against torch.
         claimed: runtimes that the files shall run in.
+        percentile: share of an activation's values, in percent, that integer ranges hold.
+        on_notice: told which layers stay in float.
 
     Raises:
         ExportError: a file cannot be made, or fails its check; a file that fails is not written.
@@ -157,13 +169,15 @@ def export(
     runtimes.check(claimed)
     test = as_device(subject.test)
     reference = subject.scores
-    calibration = None if subject.calibration is None else as_device(subject.calibration)
+    inputs = subject.inputs
     done: dict[str, Exported] = {}
     for preset in presets:
-        needed = calibration if number_format(preset).calibrated else None
-        content = quantise(subject.float32, preset, input_name(subject.shape), needed)
+        content = quantise(subject.float32, preset, inputs, percentile, on_notice)
         ran = {name: run_examples(content, test, name) for name in claimed}
-        checked = {name: check(preset, name, one, subject, tolerance) for name, one in ran.items()}
+        try:
+            checked = {name: check(preset, name, one, subject, tolerance) for name, one in ran.items()}
+        except ExportError as error:
+            raise ExportError(f"{error}{_culprit(subject, preset)}") from None
         scores = {runtimes.label(name): share for name, (share, _) in checked.items()}
         first, measure = next(iter(scores.values())), subject.measure
         described = describe(content)
@@ -188,6 +202,22 @@ def export(
             measure,
         )
     return done
+
+
+def _culprit(subject: Subject, preset: str) -> str:
+    """Return which layer of a file that lost too much costs most, and what to do, for the message."""
+    if not subject.inputs:
+        return ""
+    try:
+        worst = worst_layer(subject.float32, preset, subject.inputs)
+    except Exception:  # the message stands without it
+        return ""
+    if worst is None:
+        return ""
+    return (
+        f"; layer {worst.layer} costs most, {worst.decibels:.0f} dB: preset int8-mixed leaves such layers in float, "
+        "int16 has finer activations"
+    )
 
 
 def as_device(x: Floats) -> Floats:

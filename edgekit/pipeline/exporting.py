@@ -73,7 +73,16 @@ def write_files(
     for preset in presets:
         try:
             with cache.telling(notice):
-                done |= export(subject, [preset], folder.export, card, settings.tolerance, settings.runtimes)
+                done |= export(
+                    subject,
+                    [preset],
+                    folder.export,
+                    card,
+                    settings.tolerance,
+                    settings.runtimes,
+                    settings.percentile,
+                    notice,
+                )
             result["tflite"][preset] = done[preset].facts(folder.path)
         except EdgekitError as error:  # the others are still worth having
             failures.append(error)
@@ -246,7 +255,7 @@ def export_module(
     card["measured"] = f"{subject.measure} on {len(test)} {'random' if x is None else 'calibration'} examples"
     result: dict[str, Any] = {"measured": card["measured"], "tflite": {}}
     with cache.telling(notice):
-        done = export(subject, presets, folder, card, tolerance, runtimes) if presets else {}
+        done = export(subject, presets, folder, card, tolerance, runtimes, on_notice=notice) if presets else {}
     for preset, file in done.items():
         result["tflite"][preset] = file.facts(folder)
     for line in table(done, subject.measure):

@@ -59,8 +59,8 @@ def test_constants_that_are_no_weights_count_too(folder):
 def test_other_calibration_examples_or_presets_are_another_file(folder):
     float32 = convert.to_float32(network(), (3,))
     x = np.random.default_rng(0).random((8, 3), np.float32)
-    made = [quantise(float32, "int8", "features", part) for part in (x, 2 * x, x)]
-    made.append(quantise(float32, "int8-weights", "features", None))
+    made = [quantise(float32, "int8", convert.as_inputs((3,), part)) for part in (x, 2 * x, x)]
+    made.append(quantise(float32, "int8-weights", {}))
     assert made[0] == made[2]
     assert len(set(made)) == 3
     assert cache.size()[0] == 4

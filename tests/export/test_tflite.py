@@ -9,7 +9,7 @@ from torch import nn
 
 from edgekit.errors import ExportError, RunFolderError
 from edgekit.export import quantise, tflite, verify
-from edgekit.export.convert import to_float32
+from edgekit.export.convert import as_inputs, to_float32
 from edgekit.export.metadata import add_metadata, describe, read_metadata
 from edgekit.export.tflite import Subject, export
 from edgekit.export.verify import Ran, call, run_examples
@@ -131,7 +131,7 @@ def test_packing_a_file_tightly_changes_no_score(trained, digits):
     x = tflite.as_device(digits.test.x[:20])
     wide = build(Model(norm="weight-standardised", width=8.0), digits.shape, 10, 0, digits.calibration.x)
     for model in (trained, wide):
-        plain = quantise.quantise(to_float32(model, digits.shape), "int8", "image", x)
+        plain = quantise.quantise(to_float32(model, digits.shape), "int8", as_inputs(digits.shape, x))
         packed = add_metadata(plain, {"name": "test"})
         assert len(packed) < 0.95 * len(plain)
         assert np.array_equal(run_examples(packed, x).scores, run_examples(plain, x).scores)
@@ -169,7 +169,7 @@ def test_calibration_examples_of_one_class_are_refused(trained, digits):
     with pytest.raises(ExportError, match="all 3 calibration examples are of one class, number 7"):
         tflite.check_calibration(np.array([7, 7, 7]))
     with pytest.raises(ExportError, match="int8 needs examples to calibrate on"):
-        quantise.quantise(b"", "int8", "image", None)
+        quantise.quantise(b"", "int8", {})
 
 
 def test_a_float32_file_that_differs_from_torch_is_an_error_and_is_not_written(trained, digits, tmp_path, monkeypatch):
