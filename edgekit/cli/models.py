@@ -61,7 +61,14 @@ def models(context: typer.Context, as_json: AsJson = False) -> None:
         table.add_column(heading, justify="right" if number else "left", no_wrap=number or heading == "name")
     for row in rows:
         what = f"{row['summary']} ({row['source']})"
-        table.add_row(row["name"], ", ".join(row["inputs"]), f"{row['parameters']:,}", f"{row['macs']:,}", ", ".join(row["forms"]), what)
+        table.add_row(
+            row["name"],
+            ", ".join(row["inputs"]),
+            f"{row['parameters']:,}",
+            f"{row['macs']:,}",
+            ", ".join(row["forms"]),
+            what,
+        )
     Console(highlight=False).print(table)
     print('\nA network in detail: edgekit models show NAME. Your own: model.name = "package.module:Class".')
 

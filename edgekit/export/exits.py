@@ -16,6 +16,8 @@ from edgekit.export import runtimes
 from edgekit.export.convert import OUTPUT, device_shape, input_name, to_signatures
 from edgekit.export.group_norm import with_fast_group_norms
 from edgekit.export.metadata import EXITS, add_metadata
+from edgekit.export.quantise import quantise
+from edgekit.export.ranges import Inputs
 from edgekit.export.tflite import LARGEST_FLOAT32_ERROR, as_device
 from edgekit.export.verify import call, timed
 from edgekit.models.any_layout import AnyLayout
@@ -23,7 +25,7 @@ from edgekit.models.cost import macs
 from edgekit.models.norm import fold_weight_standardisation
 from edgekit.runfolder import write_whole
 
-FILE = "exits.tflite"
+FILE, INTEGERS = "exits.tflite", "exits-int8.tflite"
 MAP = "map"
 AFFORDABLE_LOSS = 0.002
 """Share of the server's own examples that leaving early may answer otherwise than the whole network."""
@@ -105,6 +107,7 @@ def write_exits(
     folder: Path,
     card: dict[str, Any],
     claimed: list[str],
+    integers: bool = False,
 ) -> dict[str, Any]:
     """Write `folder/exits.tflite`, checked in each runtime; return what leaving early gives.
 
@@ -112,15 +115,16 @@ def write_exits(
         model: the trained network.
         shape: of one example.
         test: to measure with.
-        own: the server's own examples, by which the threshold is chosen.
-        folder: where the file goes.
+        own: the server's own examples, by which thresholds are chosen, and ranges of integers.
+        folder: where the files go.
         card: facts for the metadata.
-        claimed: runtimes that it shall run in.
+        claimed: runtimes that they shall run in.
+        integers: whether to write `exits-int8.tflite` too, with a threshold of its own.
 
     Returns:
         The `threshold`, and of test examples `accuracy`, `mean_macs`, the `shares` of examples that leave at each exit,
         `macs` until each exit, and in each runtime `latency_us` of each stage and the mean until an answer is taken;
-        a `curve` over thresholds.
+        a `curve` over thresholds. The same of the integers' file under `int8`.
 
     Raises:
         ExportError: it cannot be converted, or a runtime gives other scores than torch.
@@ -130,33 +134,72 @@ def write_exits(
     shapes = _shapes(model, shape)
     costs = np.cumsum([macs(stage, size) for stage, size in zip(model.stages, shapes, strict=True)])  # type: ignore[arg-type]
     scores, chosen_by = answers(model, test.x), answers(model, own.x)
+    content, latency = _converted(stages, shapes), {}
+    for name in claimed:
+        ran, latency[name] = _run(content, test.x[:CHECKED], len(stages), name)
+        error = float(np.abs(ran - scores[:CHECKED]).max()) / max(1.0, float(np.abs(scores[:CHECKED]).max()))
+        if not error <= LARGEST_FLOAT32_ERROR:
+            raise ExportError(f"in {name} the scores of exits.tflite differ from torch by {error:.2g}")
+    facts = _facts(scores, chosen_by, test.y, costs, latency)
+    _write(folder / FILE, content, facts, card)
+    facts |= {"path": str(Path(folder.name) / FILE), "bytes": (folder / FILE).stat().st_size}
+    if integers:
+        small = quantise(content, "int8", _inputs(stages, own.x))
+        of_test = {name: _run(small, test.x, len(stages), name) for name in claimed}
+        of_own, _ = _run(small, own.x, len(stages), claimed[0])
+        latency = {name: seconds for name, (_, seconds) in of_test.items()}
+        found = _facts(of_test[claimed[0]][0], of_own, test.y, costs, latency)
+        _write(folder / INTEGERS, small, found, card)
+        path = folder / INTEGERS
+        facts["int8"] = {**found, "path": str(Path(folder.name) / INTEGERS), "bytes": path.stat().st_size}
+    return facts
+
+
+def _write(path: Path, content: bytes, facts: dict[str, Any], card: dict[str, Any]) -> None:
+    signatures = [f"stage{i}" for i in range(len(facts["macs"]))]
+    told = {"kind": EXITS, "threshold": facts["threshold"], "signatures": signatures}
+    write_whole(path, add_metadata(content, {**told, **card}))
+
+
+def _facts(
+    scores: Array, chosen_by: Array, labels: Array, costs: Array, latency: dict[str, list[float]]
+) -> dict[str, Any]:
+    """Choose a threshold by the own examples' scores, and measure it on the test examples'."""
     whole = chosen_by[:, -1].argmax(1)  # agreement with it asks more than accuracy does, which few examples tell badly
     thresholds = candidates(chosen_by)
     threshold = next(t for t in thresholds if stopped(chosen_by, whole, t, costs).accuracy >= 1 - AFFORDABLE_LOSS)
-    found = stopped(scores, test.y, threshold, costs)
-    content = _converted(stages, shapes)
-    latency = {runtimes.label(name): _verified(content, test.x[:CHECKED], scores[:CHECKED], name) for name in claimed}
-    facts = {"kind": EXITS, "threshold": threshold, "signatures": [f"stage{i}" for i in range(len(stages))]}
-    write_whole(folder / FILE, add_metadata(content, {**facts, **card}))
+    found = stopped(scores, labels, threshold, costs)
     reached = 1 - np.cumsum([0.0, *found.shares])[:-1]
     return {
-        "path": str(Path(folder.name) / FILE),
-        "bytes": (folder / FILE).stat().st_size,
         "threshold": round(threshold, 6),
         "accuracy": round(found.accuracy, 6),
         "mean_macs": round(found.macs),
         "macs": [int(cost) for cost in costs],
         "shares": list(found.shares),
-        "accuracy_by_exit": [round(float((scores[:, i].argmax(1) == test.y).mean()), 6) for i in range(len(stages))],
+        "accuracy_by_exit": [round(float((one.argmax(1) == labels).mean()), 6) for one in scores.swapaxes(0, 1)],
         "latency_us": {
-            name: {"stages": each, "mean": round(float((reached * each).sum()), 2)} for name, each in latency.items()
+            runtimes.label(name): {"stages": each, "mean": round(float((reached * each).sum()), 2)}
+            for name, each in latency.items()
         },
         "curve": [
             {"threshold": round(t, 6), "accuracy": round(one.accuracy, 6), "mean_macs": round(one.macs)}
             for t in thresholds
-            for one in [stopped(scores, test.y, t, costs)]
+            for one in [stopped(scores, labels, t, costs)]
         ],
     }
+
+
+@torch.no_grad()
+def _inputs(stages: list[nn.Module], x: Array) -> Inputs:
+    """Return what each stage's signature is given for examples, one by one."""
+    held = torch.from_numpy(x)
+    found: dict[str, list[dict[str, Array]]] = {}
+    for number, stage in enumerate(stages):
+        name = MAP if number else input_name(x.shape[1:])
+        found[f"stage{number}"] = [{name: one[None]} for one in as_device(held.numpy())]
+        with AnyLayout():
+            _, held = stage(held)
+    return found
 
 
 @torch.no_grad()
@@ -194,21 +237,21 @@ def _converted(stages: list[nn.Module], shapes: list[tuple[int, ...]]) -> bytes:
     return to_signatures(named, FILE)
 
 
-def _verified(content: bytes, x: Array, expected: Array, runtime: str) -> list[float]:
-    """Run examples through all stages in a runtime; return each stage's median latency in microseconds.
+def _run(content: bytes, x: Array, exits: int, runtime: str) -> tuple[Array, list[float]]:
+    """Run examples through all stages in a runtime.
+
+    Returns:
+        All exits' scores, (examples, exits, classes), and each stage's median latency in microseconds.
 
     Raises:
-        ExportError: the scores are not torch's.
+        ExportError: the runtime cannot.
     """
     held = [{input_name(x.shape[1:]): one[None]} for one in as_device(x)]
-    latency = []
-    for number in range(expected.shape[1]):
+    latency, scores = [], []
+    for number in range(exits):
         name = f"stage{number}"
         ran = call(content, [(name, inputs) for inputs in held], runtime)
-        scores = np.concatenate([one[OUTPUT] for one in ran])
-        error = float(np.abs(scores - expected[:, number]).max()) / max(1.0, float(np.abs(expected[:, number]).max()))
-        if not error <= LARGEST_FLOAT32_ERROR:
-            raise ExportError(f"in {runtime} exit {number} of exits.tflite differs from torch by {error:.2g}")
+        scores.append(np.concatenate([one[OUTPUT] for one in ran]))
         latency.append(timed(content, name, held[0], runtime).median)
         held = [{MAP: one[MAP]} for one in ran if MAP in one]
-    return latency
+    return np.stack(scores, 1), latency

@@ -50,7 +50,9 @@ def layer_errors(
     return sorted(found, key=lambda one: one.decibels)
 
 
-def kept_in_float(make: Callable[[Sequence[str]], bytes], errors: Sequence[LayerError], float32: bytes, inputs: Inputs) -> int:
+def kept_in_float(
+    make: Callable[[Sequence[str]], bytes], errors: Sequence[LayerError], float32: bytes, inputs: Inputs
+) -> int:
     """Return how many of the worst layers must stay in float for the scores to be right (`ENOUGH`).
 
     Args:

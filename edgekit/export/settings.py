@@ -30,6 +30,8 @@ class Export(Section):
     `int8-full`, `int16` ([tflite.md](tflite.md)), those of installed packages, or `package.module:name`."""
     percentile: Annotated[float, Field(gt=50, le=100)] = 100.0
     """Share of an activation's values, in percent, that integer ranges hold; what is rarer saturates."""
+    equalise: bool = False
+    """Whether channels are brought to like ranges before they become integers (cross-layer equalisation)."""
     tolerance: Positive = 0.01
     """How much accuracy a file may lose against the network before it counts as broken (a fraction)."""
     runtimes: list[Runtime] = Field(default=["ai-edge-litert"], min_length=1)

@@ -16,10 +16,12 @@ from edgekit.data.federated import Floats
 from edgekit.errors import ExportError
 from edgekit.export import runtimes
 from edgekit.export.convert import OUTPUT, SIGNATURE, as_inputs, device_shape, input_name, to_float32
+from edgekit.export.equalise import equalised
 from edgekit.export.metadata import add_metadata, describe
-from edgekit.export.quantise import quantise, worst_layer
+from edgekit.export.quantise import number_format, quantise, worst_layer
 from edgekit.export.ranges import Inputs
 from edgekit.export.verify import Latency, Ran, run_examples
+from edgekit.models.norm import fold_weight_standardisation
 from edgekit.objectives import Objective, objective_of
 from edgekit.runfolder import write_whole
 
@@ -95,6 +97,11 @@ class Subject:
         """The float32 file that every preset starts from."""
         return to_float32(self.model, self.shape)
 
+    @cached_property
+    def equalised(self) -> bytes:
+        """The float32 file of the network with channels of like ranges."""
+        return to_float32(equalised(fold_weight_standardisation(self.model))[0], self.shape)
+
 
 @dataclass(frozen=True)
 class Exported:
@@ -149,6 +156,7 @@ def export(
     tolerance: float,
     claimed: Sequence[str] = ("ai-edge-litert",),
     percentile: float = 100.0,
+    equalise: bool = False,
     on_notice: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Exported]:
     """Write `folder/PRESET.tflite` for each preset, each first held against torch in every runtime claimed for it.
@@ -161,6 +169,7 @@ def export(
         tolerance: of the measure (a fraction of 1), what a quantised file may lose against torch.
         claimed: runtimes that the files shall run in.
         percentile: share of an activation's values, in percent, that integer ranges hold.
+        equalise: whether channels are brought to like ranges before they become integers.
         on_notice: told which layers stay in float.
 
     Raises:
@@ -172,7 +181,8 @@ def export(
     inputs = subject.inputs
     done: dict[str, Exported] = {}
     for preset in presets:
-        content = quantise(subject.float32, preset, inputs, percentile, on_notice)
+        source = subject.equalised if equalise and number_format(preset).calibrated else subject.float32
+        content = quantise(source, preset, inputs, percentile, on_notice)
         ran = {name: run_examples(content, test, name) for name in claimed}
         try:
             checked = {name: check(preset, name, one, subject, tolerance) for name, one in ran.items()}

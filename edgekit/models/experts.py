@@ -1,7 +1,7 @@
 """Experts behind a convolutional stem: soft (Jacobs et al. 1991) or top-1 (Fedus et al. 2022, section 2.1)."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,7 @@ class Experts(nn.Module):
     """
 
     inputs = ("image", "audio")
+    learns: ClassVar = {"learning_rate": 0.1}
     own_scale = True
 
     def __init__(

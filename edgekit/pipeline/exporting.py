@@ -81,8 +81,13 @@ def write_files(
                     settings.tolerance,
                     settings.runtimes,
                     settings.percentile,
+                    settings.equalise,
                     notice,
                 )
+            if "presets" not in settings.model_fields_set and (larger := _larger(done, preset, subject)):
+                done.pop(preset).path.unlink()
+                notice(larger)
+                continue
             result["tflite"][preset] = done[preset].facts(folder.path)
         except EdgekitError as error:  # the others are still worth having
             failures.append(error)
@@ -92,9 +97,18 @@ def write_files(
         try:
             notice("making the file of early exits")
             result["exits"] = write_exits(
-                model, dataset.shape, dataset.test, dataset.calibration, folder.export, card, list(settings.runtimes)
+                model,
+                dataset.shape,
+                dataset.test,
+                dataset.calibration,
+                folder.export,
+                card,
+                list(settings.runtimes),
+                "int8" in presets,
             )
-            notice(_of_exits(result["exits"]))
+            notice(_of_exits("exits.tflite", result["exits"]))
+            if "int8" in result["exits"]:
+                notice(_of_exits("exits-int8.tflite", result["exits"]["int8"]))
         except EdgekitError as error:
             failures.append(error)
     if presets and isinstance(model, SequenceNetwork):
@@ -117,11 +131,22 @@ def write_files(
         raise failures[0]
 
 
-def _of_exits(facts: dict[str, Any]) -> str:
+def _larger(done: dict[str, Exported], preset: str, subject: Subject) -> str:
+    """Return a line where a file of a default preset is no smaller than float32's, "" otherwise."""
+    whole = done["float32"].bytes if "float32" in done else len(subject.float32)
+    if preset == "float32" or done[preset].bytes < whole:
+        return ""
+    return (
+        f"{preset}.tflite is left out: with {done[preset].bytes:,} bytes it is no smaller than float32's {whole:,}; "
+        f'export.presets = ["{preset}"] asks for it all the same'
+    )
+
+
+def _of_exits(file: str, facts: dict[str, Any]) -> str:
     whole = facts["macs"][-1]
     left = ", ".join(f"{100 * share:.0f} %" for share in facts["shares"])
     return (
-        f"exits.tflite: accuracy {facts['accuracy']:.4f} with {facts['mean_macs']:,} multiply-adds of {whole:,} on "
+        f"{file}: accuracy {facts['accuracy']:.4f} with {facts['mean_macs']:,} multiply-adds of {whole:,} on "
         f"average; {left} leave at each exit"
     )
 
@@ -190,6 +215,8 @@ def export_run(
         changed["training_batch"] = batch
     if licence:
         changed["licence"] = licence
+    if presets:
+        changed["presets"] = list(presets)  # asked for, however large they are
     experiment = experiment.model_copy(update={"export": experiment.export.model_copy(update=changed)})
     if not presets and not training:
         presets = experiment.export.presets

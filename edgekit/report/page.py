@@ -211,12 +211,15 @@ def _forms(folder: RunFolder, result: dict[str, Any]) -> list[dict[str, Any]]:
                 "file": facts["path"],
             }
         )
-    if leaving := result.get("exits"):
+    exits = result.get("exits", {})
+    for form, leaving in (("float32", exits), ("int8", exits.get("int8"))):
+        if not leaving:
+            continue
         rows.append(
             {
-                "name": "TFLite, early exits",
+                "name": f"TFLite {form}, early exits",
                 "runs_on": "phones, boards",
-                "format": "float32",
+                "format": form,
                 "bytes": leaving["bytes"],
                 "score": leaving["accuracy"],
                 "file": leaving["path"],

@@ -6,6 +6,7 @@ import torch
 
 from edgekit.data import Examples
 from edgekit.export.exits import answers, candidates, stopped, write_exits
+from edgekit.export.metadata import read_metadata
 from edgekit.export.runtimes import NAMES
 from edgekit.export.verify import call
 from edgekit.models.cost import macs
@@ -43,7 +44,7 @@ def test_training_gives_all_answers_and_use_the_last(network):
 def test_the_files_stages_are_torchs(network, tmp_path):
     rng = np.random.default_rng(0)
     own, test = (Examples(rng.random((40, 1, 8, 8), np.float32), rng.integers(0, 4, 40)) for _ in range(2))
-    facts = write_exits(network, (1, 8, 8), test, own, tmp_path, {}, [NAMES[0]])
+    facts = write_exits(network, (1, 8, 8), test, own, tmp_path, {}, [NAMES[0]], integers=True)
     assert facts["macs"][-1] == macs(network, (1, 8, 8)) + 8 * 4  # the first answer, which the whole leaves out
     assert sum(facts["shares"]) == pytest.approx(1, abs=1e-5)
     assert facts["mean_macs"] <= facts["macs"][-1]
@@ -56,3 +57,9 @@ def test_the_files_stages_are_torchs(network, tmp_path):
     assert np.allclose(first["scores"][0], right[0], atol=1e-5)
     assert np.allclose(second["scores"][0], right[1], atol=1e-5)
     assert set(second) == {"scores"}
+    small = (tmp_path / "exits-int8.tflite").read_bytes()
+    (first,) = call(small, [("stage0", {"image": test.x[:1].transpose(0, 2, 3, 1)})])
+    assert 0 < np.abs(first["scores"][0] - right[0]).max() < 0.1 * np.abs(right).max()
+    assert facts["int8"]["threshold"] == read_metadata(small)["threshold"]
+    assert facts["int8"]["macs"] == facts["macs"]
+    assert sum(facts["int8"]["shares"]) == pytest.approx(1, abs=1e-5)

@@ -7,6 +7,7 @@ from torch import nn
 
 from edgekit.errors import ExportError
 from edgekit.export.convert import as_inputs, to_float32
+from edgekit.export.equalise import equalised
 from edgekit.export.quantise import quantise, worst_layer
 from edgekit.export.sensitivity import named, signal_to_noise
 from edgekit.export.tflite import Subject, as_device, export
@@ -161,6 +162,57 @@ def test_a_network_without_such_layers_is_integers_throughout(digits):
     if not told:
         assert np.array_equal(run_examples(mixed, x[:5]).scores, run_examples(plain, x[:5]).scores)
     assert len(told) <= 2
+
+
+class Branches(nn.Module):
+    """Layers that may be equalised, and some that may not: called twice, read by two, or with a ReLU6 between."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 8, 1)
+        self.twice, self.capped, self.out = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 5)
+        with torch.no_grad():
+            for layer in (self.a, self.b, self.c, self.twice, self.capped):
+                layer.weight *= torch.logspace(-2, 2, 8).reshape(-1, *[1] * (layer.weight.dim() - 1))
+
+    def forward(self, x):
+        h = torch.relu(self.c(torch.relu(self.b(nn.functional.relu(self.a(x)))))).mean((2, 3))
+        h = torch.relu(self.twice(torch.relu(self.twice(h))))
+        return self.out(nn.functional.relu6(self.capped(h)))
+
+
+def test_equalised_channels_have_like_ranges_and_the_same_answers():
+    torch.manual_seed(0)
+    network, x = Branches().eval(), torch.rand(4, 1, 8, 8)
+    made, changed = equalised(network)
+    assert changed == 2  # a to b, b to c
+    with torch.no_grad():
+        right = network(x)
+        assert torch.allclose(made(x), right, atol=1e-5 * float(right.abs().max()))
+    for layer in (made.a, made.b):
+        largest = layer.weight.detach().abs().flatten(1).amax(1)
+        assert largest.max() / largest.min() < 1e3  # of 1e4
+    for name in ("twice", "capped", "out"):
+        assert torch.equal(getattr(made, name).weight, getattr(network, name).weight)
+    # Equation 11: after it, what one layer gives a channel is as large as what the next makes of it.
+    first, second = (layer.weight.detach().abs() for layer in (made.b, made.c))
+    assert torch.allclose(first.flatten(1).amax(1), second.amax((0, 2, 3)), rtol=0.01)
+
+
+def test_equalised_files_lose_less_where_channels_differ(tmp_path):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 5)).eval()
+    with torch.no_grad():
+        scale = torch.logspace(-2, 2, 16)
+        network[0].weight *= scale[:, None]
+        network[0].bias *= scale
+        network[2].weight /= scale
+        right = network(torch.from_numpy(X)).numpy()
+    subject = Subject(network, (4,), X, right.argmax(1), X, list("abcde"), None)
+    plain, like = (
+        export(subject, ["int8"], tmp_path, {}, 1.0, equalise=wanted)["int8"].max_abs_error for wanted in (False, True)
+    )
+    assert like < 0.5 * plain
 
 
 def test_signal_to_noise_by_hand():
