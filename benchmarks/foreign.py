@@ -7,8 +7,8 @@ Each network is built with 10 classes, its batch norms see 512 smooth random ima
 a process of its own, which may take TIME_LIMIT seconds. A row:
     parameters              of the network
     float32_error           largest difference of a score to torch's, relative to the largest score, in LiteRT
-    int8_error              likewise of the int8 file, on examples that it was not calibrated with; it is right up to 0.1
-    int8_agreement          share of examples whose class stays, of those whose lead is over a tenth of the scores' range
+    int8_error              likewise of the int8 file, on examples that it was not calibrated with; right up to 0.1
+    int8_agreement          share of examples whose class stays, of those that lead by a tenth of the scores' range
     training_error          largest difference of a training step to torch's (batch norms frozen, the rest learns)
     seconds                 CPU seconds of it all
     problems                what was refused, by form, and why
@@ -27,8 +27,8 @@ from typing import Any
 NETWORKS = [
     "resnet18", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x0_5", "squeezenet1_1", "mnasnet0_5",
     "regnet_y_400mf", "efficientnet_b0", "googlenet", "convnext_tiny",
-    "timm:vit_tiny_patch16_224", "timm:mixer_s32_224", "timm:ghostnet_100", "timm:edgenext_xx_small", "timm:convnext_atto",
-    "timm:repvgg_a0",
+    "timm:vit_tiny_patch16_224", "timm:mixer_s32_224", "timm:ghostnet_100", "timm:edgenext_xx_small",
+    "timm:convnext_atto", "timm:repvgg_a0",
 ]  # fmt: skip
 SIZE, CLASSES, TIME_LIMIT = 48, 10, 900
 FORMS = ("float32", "int8", "training")

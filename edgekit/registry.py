@@ -67,7 +67,7 @@ class Registry(Mapping[str, Entry]):
             return self._entries[name]
         near = difflib.get_close_matches(name, [*self._entries, *self._kinds], n=1)
         known = ", ".join(self._entries) or "none"
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {known}."
+        hint = f"did you mean {self._kinds.get(near[0], near[0])!r}?" if near else f"known are {known}."
         raise ExperimentError(f"{self.key} {name!r} is unknown; {hint} Or give package.module:name")
 
     def load(self, name: str) -> Any:

@@ -13,8 +13,8 @@ def export(
     preset: Annotated[
         list[str] | None,
         typer.Option(
-            help="float32, float16, int8-weights, int8-dynamic, int8, int8-mixed, int8-full, int16; can be given several times. "
-            "By default those of the run's experiment."
+            help="float32, float16, int8-weights, int8-dynamic, int8, int8-mixed, int8-full, int16; can be given "
+            "several times. By default those of the run's experiment."
         ),
     ] = None,
     training: Annotated[bool, typer.Option("--training", help="Write the training graph, training.tflite.")] = False,

@@ -82,5 +82,5 @@ def _both(x: Array, second: Array, where: str) -> tuple[Array, str]:
     from edgekit.data.files import as_features
 
     parts = [as_features(part, f"{where}, {name}") for name, part in (("x", x), ("x2", second))]
-    text = f"two inputs: model.first = {list(parts[0].shape[1:])}, model.second = {list(parts[1].shape[1:])}"
+    text = f"two inputs: model.arguments = {{first = {list(parts[0].shape[1:])}, second = {list(parts[1].shape[1:])}}}"
     return np.concatenate([part.reshape(len(part), -1) for part in parts], 1), text

@@ -159,7 +159,7 @@ def decomposed_already() -> Iterator[None]:
     litert-torch 0.10 decomposes each signature twice whether or not an operator needs it, which took up to half of a
     training graph's conversion (unrolled recurrences most); with `can_skip` it looks first.
     """
-    infra = importlib.import_module("litert_torch.fx_infra")
+    infra: Any = importlib.import_module("litert_torch.fx_infra")
     always = infra.safe_run_decompositions
 
     def if_needed(program: Any, table: Any = None, can_skip: bool = True) -> Any:

@@ -210,7 +210,7 @@ def _static(made: Any) -> None:
 
 
 def _norms_in_float(made: Any) -> None:
-    """Leave the small products of group norms' statistics as they are: as integers they cost bytes, time and accuracy."""
+    """Leave the small products of group norms' statistics in float: as integers they cost bytes, time and accuracy."""
     from litert_quantizer.algorithm_manager import AlgorithmName
     from litert_quantizer.qtyping import TFLOperationName as Operator
 

@@ -1,4 +1,4 @@
-"""What each layer's integers cost, as the signal-to-noise ratio of the scores, and which layers should stay in float."""
+"""What each layer's integers cost, as the signal-to-noise ratio of the scores, and which layers stay in float."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

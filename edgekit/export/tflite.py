@@ -15,7 +15,7 @@ from edgekit.data import FederatedDataset
 from edgekit.data.federated import Floats
 from edgekit.errors import ExportError
 from edgekit.export import runtimes
-from edgekit.export.convert import OUTPUT, SIGNATURE, as_inputs, device_shape, input_name, to_float32
+from edgekit.export.convert import OUTPUT, SIGNATURE, as_inputs, device_shape, to_float32
 from edgekit.export.equalise import equalised
 from edgekit.export.metadata import add_metadata, describe
 from edgekit.export.quantise import number_format, quantise, worst_layer

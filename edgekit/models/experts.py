@@ -69,6 +69,20 @@ class Experts(nn.Module):
         each = hidden @ self.down + self.down_bias
         return (each[:, :, 0] * weights[..., None]).sum(1)
 
+    @torch.no_grad()
+    def remarks(self, x: Tensor) -> list[str]:
+        """Return a line on experts that no example is sent to, if there are some."""
+        if self.gating == "soft":
+            return []
+        chosen = self.gate(self.stem(x).mean((2, 3))).argmax(-1)
+        idle = sorted(set(range(self.gate.out_features)) - set(chosen.tolist()))
+        if not idle:
+            return []
+        return [
+            f"no calibration example is sent to {len(idle)} of {self.gate.out_features} experts (number "
+            f'{", ".join(map(str, idle))}): fewer experts, or gating = "soft", wastes nothing'
+        ]
+
     def weights(self, h: Tensor) -> Tensor:
         """Return what each expert counts, (batch, experts), for what the stem gives, (batch, channels)."""
         weights: Tensor = self.gate(h).softmax(-1)

@@ -107,8 +107,9 @@ class Fusion(nn.Module):
         fit = all(len(one) in (1, 3) and min(one) > 0 for one in (first, second))
         if not fit or math.prod(first) + math.prod(second) != whole:
             raise ModelError(
-                f"fusion needs examples of two inputs in one row, not {tuple(shape)}, and their shapes, as model.first "
-                f"= [1, 28, 28] and model.second = [16]; {list(first)} and {list(second)} do not add up to it"
+                f"fusion needs examples of two inputs in one row, not {tuple(shape)}, and their shapes, as "
+                f"model.arguments = {{first = [1, 28, 28], second = [16]}}; {list(first)} and {list(second)} do not "
+                "add up"
             )
         if kind not in ("late", "cross-attention"):
             raise ModelError(f"fusion.kind {kind!r} is none of late, cross-attention")

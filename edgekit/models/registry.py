@@ -151,6 +151,8 @@ def _construct(settings: Model, shape: tuple[int, ...], classes: int) -> nn.Modu
     except TypeError as error:
         raise ExperimentError(f"model.arguments do not fit {settings.name}: {_one_line(error)}") from error
     except Exception as error:
+        if "allocate memory" in str(error):
+            raise ModelError(f"{settings.name} does not fit into memory: a smaller width, or fewer layers") from error
         raise ModelError(f"{settings.name} cannot be built: {_one_line(error)}") from error
 
 

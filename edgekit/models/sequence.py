@@ -126,7 +126,7 @@ class SequenceNetwork(nn.Module):
         """
         many = self.frames.vocabulary
         if many and bool(((x != x.round()) | (x < 0) | (x >= many)).any()):
-            raise DataError(f"{where}: tokens must be whole numbers from 0 to {many - 1}; set model.vocabulary to more")
+            raise DataError(f"{where}: tokens must be whole numbers from 0 to {many - 1}; give a larger vocabulary")
         if self.frames.masked and not bool(x.reshape(len(x), -1, x.shape[-1])[:, 0].any(1).all()):
             raise DataError(f"{where}: an example is padding alone; its first feature must be 1 where a frame is real")
 

@@ -70,6 +70,8 @@ def write_files(
     done: dict[str, Exported] = {}
     failures: list[EdgekitError] = []
     result.setdefault("tflite", {})
+    for line in getattr(model, "remarks", lambda x: [])(torch.from_numpy(dataset.calibration.x)):
+        notice(line)
     for preset in presets:
         try:
             with cache.telling(notice):

@@ -65,7 +65,7 @@ def test_two_inputs_lie_in_one_row(tmp_path):
     images, rows = rng.integers(0, 256, (N, 4, 5), np.uint8), rng.random((N, 3), np.float32)
     dataset = _loaded(tmp_path, x=images, x2=rows)
     assert dataset.shape == (23,)
-    assert "model.first = [1, 4, 5], model.second = [3]" in dataset.description
+    assert "model.arguments = {first = [1, 4, 5], second = [3]}" in dataset.description
     found = [np.abs(images.reshape(N, -1) / 255 - row[:20]).max(1).argmin() for row in dataset.test.x]
     assert np.allclose(rows[found], dataset.test.x[:, 20:])
     build(Model(name="fusion", arguments={"first": [1, 4, 5]}), dataset.shape, 2, 0)

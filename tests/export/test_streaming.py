@@ -106,7 +106,7 @@ def test_a_file_that_gives_something_else_is_not_delivered(tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("kind", "change", "message"),
     [
-        ("tokens", 7, "whole numbers from 0 to 6; set model.vocabulary"),
+        ("tokens", 7, "whole numbers from 0 to 6; give a larger vocabulary"),
         ("tokens", 0.5, "whole numbers from 0 to 6"),
         ("tokens", -1, "whole numbers from 0 to 6"),
         ("masked", 0, "an example is padding alone"),

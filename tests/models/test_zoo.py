@@ -151,6 +151,7 @@ def test_a_layer_that_keeps_something_of_the_data_is_refused_under_privacy():
             ModelError,
             "none of softmax, performer",
         ),
+        (Model(name="mlp", width=1e9), (1, 8, 8), ModelError, "does not fit into memory: a smaller width"),
         (Model(name="mixer"), (64,), ModelError, "mixer needs images"),
         (Model(name="experts", arguments={"experts": 1}), (1, 8, 8), ModelError, "two experts at least"),
         (Model(name="torch.nn:Identity"), (1, 8, 8), ModelError, r"must give scores of shape \(2, 10\)"),
@@ -171,3 +172,15 @@ def test_what_cannot_be_built_is_one_clear_line(settings, shape, error, message)
 def test_capsules_need_classes_to_route_between():
     with pytest.raises(ModelError, match="there is one: give two"):
         build(Model(name="capsule"), (1, 8, 8), 1, 0)
+
+
+def test_experts_that_nobody_is_sent_to_are_told():
+    model = build(Model(name="experts", arguments={"gating": "top-1", "experts": 3}), (1, 8, 8), 4, 0)
+    with torch.no_grad():
+        model.gate.bias.copy_(torch.tensor([0.0, 90.0, 0.0]))
+    assert model.remarks(torch.rand(5, 1, 8, 8)) == [
+        'no calibration example is sent to 2 of 3 experts (number 0, 2): fewer experts, or gating = "soft", wastes '
+        "nothing"
+    ]
+    model.gating = "soft"
+    assert model.remarks(torch.rand(5, 1, 8, 8)) == []

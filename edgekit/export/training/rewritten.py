@@ -165,7 +165,7 @@ IN_PLACE: dict[Any, Callable[..., Any]] = {
     Tensor.mul_: torch.mul,
     Tensor.div_: torch.div,
 }
-"""What gives something new in place of what writes into a tensor, as x += y does; the converter has no form of these."""
+"""What gives something new in place of what writes into a tensor, as x += y does, which the converter cannot."""
 
 
 class Rewriting(TorchFunctionMode):
