@@ -29,7 +29,7 @@ from edgekit.section import first_problem
 from edgekit.transforms import chain
 from edgekit.transforms.base import Transform
 
-OWN_SOURCES = ("digits", "moving-digits", "gestures", "machine-sounds")
+OWN_SOURCES = ("digits", "moving-digits", "gestures", "machine-sounds", "presence")
 """Data sets that come with edgekit's packages, which a task may choose; all else is the owner's to name."""
 FIXED = "fixed:"
 """With which the names of arrays that are never trained begin, in a task."""

@@ -85,8 +85,8 @@ class Data(Section):
     """Where the data comes from and how the clients share it."""
 
     source: str = "digits"
-    """`digits`, `moving-digits`, `gestures`, `machine-sounds`, `npz:FILE`, `idx:FOLDER`, `images:FOLDER`,
-    `audio:FOLDER`, `events:FOLDER`, `superpixels:SOURCE`, `hf:NAME`, `parties:FOLDER`, `labels:FOLDER`, or
+    """`digits`, `moving-digits`, `gestures`, `machine-sounds`, `presence`, `npz:FILE`, `idx:FOLDER`,
+    `images:FOLDER`, `audio:FOLDER`, `events:FOLDER`, `superpixels:SOURCE`, `hf:NAME`, `parties:FOLDER`, `labels:FOLDER`, or
     `package.module:function`."""
     clients: Count = 40
     """How many share the data (not for `natural`)."""

@@ -301,6 +301,13 @@ def machine_sounds(place: str, settings: Data) -> Loaded:
     return machine_sounds.read(), None
 
 
+def presence(place: str, settings: Data) -> Loaded:
+    """Pictures in which there is a digit, or not."""
+    from edgekit.data import presence
+
+    return presence.read(), None
+
+
 def _from_function(path: str) -> FederatedDataset | Loaded:
     """Call the user's function: it gives a FederatedDataset, or (x, y), or (x, y, groups)."""
     from edgekit.data.files import array_source

@@ -24,7 +24,6 @@ from edgekit.objectives import objective_of
 
 LARGEST_ERROR = 1e-5
 """Largest difference to torch's after a step, relative to the largest weight."""
-
 DRAWS = 3
 """Random batches that a step may be held against torch's on."""
 
@@ -61,8 +60,11 @@ def training_file(
     steps = Steps(model, options)
     draws = [_samples(steps, shape, classes, seed) for seed in range(DRAWS)]
     initial = steps.initial()
+    try:
+        checked = [(samples, reference(model, options, samples)) for samples in draws]
+    except RuntimeError as problem:
+        raise ExportError(f"torch itself cannot train the network: {reason(problem)}") from problem
     content = converted({name: getattr(steps, name) for name in draws[0]}, draws[0], initial)
-    checked = [(samples, reference(model, options, samples)) for samples in draws]
     error = max(verified(content, checked, initial, name) for name in claimed)
     facts = {**_facts(steps, shape, classes), "runtimes": [runtimes.label(name) for name in claimed]}
     return add_metadata(content, {**facts, **card}), error
