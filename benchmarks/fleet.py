@@ -221,9 +221,10 @@ class Federation:
         """
         end = time.monotonic() + SLOW * seconds
         while not done():
-            if time.monotonic() > end:
+            gone = self.coordinator is not None and self.coordinator.poll() not in (None, 0)
+            if time.monotonic() > end or (gone and any("failed" in event for event in self.events())):
                 logs = "\n".join(f"== {n}\n{self.output(n)[-1500:]}" for n in ("coordinator", *self.nodes))
-                raise TimeoutError(f"{what} did not come within {SLOW * seconds:g} s\n{logs}")
+                raise TimeoutError(f"{what} did not come within {SLOW * seconds:g} s, or never will\n{logs}")
             time.sleep(0.1)
 
     def stop(self) -> None:

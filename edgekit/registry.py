@@ -197,7 +197,9 @@ SOURCES = Registry(
         "moving-digits": Entry("edgekit.data.sources:moving_digits", "events of digits that move", "made here"),
         "gestures": Entry("edgekit.data.sources:hand_gestures", "accelerations of hand movements", "made here"),
         "machine-sounds": Entry("edgekit.data.sources:machine_sounds", "sounds of fans, some not normal", "made here"),
-        "presence": Entry("edgekit.data.sources:presence", "pictures with a digit among clutter, or without", "made here"),
+        "presence": Entry(
+            "edgekit.data.sources:presence", "pictures with a digit among clutter, or without", "made here"
+        ),
         "npz:FILE": Entry("edgekit.data.sources:npz", "arrays x, y and perhaps groups", "numpy"),
         "idx:FOLDER": Entry("edgekit.data.sources:idx", "MNIST's files", "LeCun et al. 1998"),
         "images:FOLDER": Entry("edgekit.data.sources:pictures", "a folder of pictures a class"),

@@ -14,6 +14,16 @@ from typing import IO, Any
 from edgekit.errors import RunFolderError, UsageError
 
 
+def unwritable(folder: Path) -> str:
+    """Return why nothing can be written into a folder, "" if something can: it is tried."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"x" * 4096)
+    except OSError as error:
+        return f"{folder} cannot be written: {error.strerror or error}"
+    return ""
+
+
 def write_whole(path: Path, content: bytes | str, mode: int = 0o644) -> None:
     """Write a file so that a reader, or a crash, sees the old content or the new, never a part of it.
 

@@ -12,7 +12,7 @@ import pytest
 
 from edgekit import arrays
 from edgekit.errors import EdgekitError, RunFolderError, UsageError
-from edgekit.runfolder import RunFolder, append_line, read_lines, write_whole
+from edgekit.runfolder import RunFolder, append_line, read_lines, unwritable, write_whole
 
 
 @contextlib.contextmanager
@@ -113,3 +113,9 @@ def test_the_problem_with_an_update_is_named(change, problem):
     given = {name: array for name, array in {**expected, **change}.items() if array is not None}
     assert arrays.problem_with(given, expected) == problem
     assert arrays.problem_with(expected, expected) is None
+
+
+def test_why_nothing_can_be_written_is_told(tmp_path):
+    assert unwritable(tmp_path) == ""
+    assert list(tmp_path.iterdir()) == []
+    assert unwritable(tmp_path / "gone") == f"{tmp_path / 'gone'} cannot be written: No such file or directory"

@@ -53,7 +53,9 @@ def read(seed: int = 0) -> ArraySource:
     """Return the source: classes `nothing` and `digit`, a group a camera."""
     digits = (load_digits().images / 16).astype(np.float32)
     places = [(camera, number % 2 == 1) for camera in range(CAMERAS) for number in range(EACH)]
-    x = np.stack([picture(there, digits, camera, generator(seed, "presence", i)) for i, (camera, there) in enumerate(places)])
+    x = np.stack(
+        [picture(there, digits, camera, generator(seed, "presence", i)) for i, (camera, there) in enumerate(places)]
+    )
     return ArraySource(
         x,
         np.array([int(there) for _, there in places], np.int64),

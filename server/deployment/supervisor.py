@@ -23,7 +23,7 @@ from edgekit.flower.superlink import RUNNING, Control
 from edgekit.listening import Listening, check_port
 from edgekit.logs import rotate
 from edgekit.processes import children
-from edgekit.runfolder import write_whole
+from edgekit.runfolder import unwritable, write_whole
 from edgekit.server.deployment.asking import asked
 from edgekit.server.deployment.authority import Authority
 
@@ -194,7 +194,8 @@ class Supervisor:
             return
         self._failed = 1 if time.monotonic() - self._run_started > SETTLED_SECONDS else self._failed + 1
         if self._failed >= MOST_FAILED_RUNS:
-            raise ServeError(f"the run failed {self._failed} times in a row: see {self._logs / 'superexec.log'}")
+            why = unwritable(self._run) or f"see {self._logs / 'superexec.log'}"
+            raise ServeError(f"the run failed {self._failed} times in a row: {why}")
         self._on_notice("the server app ended: it is started again and goes on at its last round")
 
     def _app_is_gone(self) -> bool:

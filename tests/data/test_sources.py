@@ -227,7 +227,8 @@ def test_a_packed_idx_file_cut_short_is_an_error(tmp_path):
 
 def test_an_unknown_source_lists_what_there_is():
     with pytest.raises(
-        ExperimentError, match="is unknown; known are digits, moving-digits, gestures, machine-sounds, presence, npz:FILE"
+        ExperimentError,
+        match="is unknown; known are digits, moving-digits, gestures, machine-sounds, presence, npz:FILE",
     ):
         load(Data(source="mnist"), 0)
     with pytest.raises(ExperimentError, match="no module named 'nowhere'"):

@@ -84,6 +84,29 @@ def test_a_cut_link_costs_time_and_nothing_else(fleet, namespace, tmp_path):
             one.wait_for_round(before + 2, 90)
 
 
+@pytest.mark.long
+def test_a_folder_that_cannot_be_written_ends_serve_with_a_line_and_loses_nothing(fleet, tmp_path):
+    with fleet.Federation(tmp_path / "f", (*fleet.QUICK, *PRIVATE, "federation.rounds=400", "serve.nodes=1")) as one:
+        one.serve()
+        one.join("node", "--client", "0")
+        one.wait_for_round(2)
+        sh(f"mount --bind {one.run} {one.run}")
+        try:
+            sh(f"mount -o remount,ro,bind {one.run} {one.run}")
+            one.wait(lambda: one.coordinator.poll() is not None, 60, "the end of the coordinator")
+            assert f"{one.run} cannot be written: Read-only file system" in one.output("coordinator")
+            assert "Traceback" not in one.output("coordinator")
+            again = subprocess.run([*fleet.PROGRAM, "serve", "--out", str(one.run)], capture_output=True, text=True)
+            assert again.returncode == 1
+            assert "Read-only file system" in again.stderr
+            before = len(one.rounds())
+        finally:
+            sh(f"umount -l {one.run}")
+        one.serve(codes=0)
+        one.wait_for_round(before + 2, 90)
+        assert [line["round"] for line in one.rounds()] == list(range(1, len(one.rounds()) + 1))
+
+
 def test_a_full_disk_is_told_and_nothing_is_half_written(fleet, tmp_path):
     full = tmp_path / "small"
     full.mkdir()
