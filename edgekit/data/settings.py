@@ -86,8 +86,8 @@ class Data(Section):
 
     source: str = "digits"
     """`digits`, `moving-digits`, `gestures`, `machine-sounds`, `presence`, `npz:FILE`, `idx:FOLDER`,
-    `images:FOLDER`, `audio:FOLDER`, `events:FOLDER`, `superpixels:SOURCE`, `hf:NAME`, `parties:FOLDER`, `labels:FOLDER`, or
-    `package.module:function`."""
+    `images:FOLDER`, `audio:FOLDER`, `events:FOLDER`, `superpixels:SOURCE`, `hf:NAME`, `parties:FOLDER`,
+    `labels:FOLDER`, or `package.module:function`."""
     clients: Count = 40
     """How many share the data (not for `natural`)."""
     partition: Literal["iid", "dirichlet", "shards", "natural"] = "dirichlet"

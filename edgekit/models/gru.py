@@ -1,6 +1,7 @@
 """A gated recurrent unit (Cho et al. 2014, section 2.3), a frame at a time."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ class GRU(SequenceNetwork):
     """
 
     inputs = ("audio", "sequence", "tokens")
+    learns: ClassVar = {"learning_rate": 0.2}
     own_scale = True
 
     def __init__(
