@@ -14,8 +14,8 @@ def models(context: typer.Context, as_json: AsJson = False) -> None:
     """List the networks of the zoo: what they are made for, parameters, multiply-adds, the forms each is delivered in.
 
     Sizes are those on a usual shape of the first kind of examples named, with 10 classes: images of 28 x 28, a second
-    of sound, 64 frames of 6 numbers, graphs of 40 nodes. Forms are `float32` and `int8` .tflite files, the `training`
-    graph, `stream` (a frame at a time), `exits` (stage by stage) and `spikes`; of `experts` all compute every expert.
+    of sound, 64 frames of 6 numbers, graphs of 40 nodes. All but spiking ones are delivered as .tflite files and as
+    training graphs; some also as `stream` (a frame at a time), `exits` (stage by stage) and `spikes`.
 
     Examples:
 
@@ -31,15 +31,15 @@ def models(context: typer.Context, as_json: AsJson = False) -> None:
     from rich.table import Table
 
     from edgekit.models.cost import macs
-    from edgekit.models.kinds import inputs_of, usual_shape
-    from edgekit.pipeline.forms import forms_of
+    from edgekit.models.kinds import inputs_of, usual_arguments, usual_shape
+    from edgekit.pipeline.forms import FILES, forms_of
     from edgekit.registry import MODELS
 
     rows: list[dict[str, Any]] = []
     for name, entry in MODELS.items():
         kind = MODELS.load(name)
         shape = usual_shape(kind)
-        model = kind(shape, 10)
+        model = kind(shape, 10, **usual_arguments(kind))
         rows.append(
             {
                 "name": name,
@@ -56,7 +56,7 @@ def models(context: typer.Context, as_json: AsJson = False) -> None:
         print(json.dumps(rows, indent=2))
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("name", "for", "parameters", "multiply-adds", "forms", "what it is"):
+    for heading in ("name", "for", "parameters", "multiply-adds", "also as", "what it is"):
         number = heading in ("parameters", "multiply-adds")
         table.add_column(heading, justify="right" if number else "left", no_wrap=number or heading == "name")
     for row in rows:
@@ -66,7 +66,7 @@ def models(context: typer.Context, as_json: AsJson = False) -> None:
             ", ".join(row["inputs"]),
             f"{row['parameters']:,}",
             f"{row['macs']:,}",
-            ", ".join(row["forms"]),
+            ", ".join(f for f in row["forms"] if f not in FILES),
             what,
         )
     Console(highlight=False).print(table)
@@ -107,12 +107,14 @@ def show(
     from edgekit import objectives
     from edgekit.models import build
     from edgekit.models.cost import layers
-    from edgekit.models.kinds import aim_of, usual_shape
+    from edgekit.models.kinds import aim_of, usual_arguments, usual_shape
     from edgekit.registry import MODELS
     from edgekit.section import Chosen
 
     kind = MODELS.load(name)
     size = given or usual_shape(kind)
+    if not given:
+        model = model.model_copy(update={"arguments": {**usual_arguments(kind), **model.arguments}})
     aim = objectives.make(Chosen(name=aim_of(kind)))
     rows = layers(build(model, size, classes, 0, objective=aim), size)
     total = {

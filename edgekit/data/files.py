@@ -4,6 +4,7 @@ import gzip
 import struct
 import zipfile
 import zlib
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,62 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.data.federated import ArraySource, Floats, Integers
-from edgekit.data.packed import packed
+from edgekit.data.numbers import as_features, scale_of
+from edgekit.data.packed import PARTS, packed
 from edgekit.errors import DataError
 
 Array = NDArray[Any]
 
-MOST_CHANNELS = 4
-"""Of images whose channels come last."""
+NAMES = {f"{name}{part}" for name in ("x", "y", "groups", *PARTS) for part in ("", "_train", "_test")}
+"""Arrays of an .npz that mean something."""
 _IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-
-
-def as_features(x: Array, where: str, scale: float | None = None) -> Floats:
-    """Bring examples into float32 (examples, channels, height, width) or (examples, features).
-
-    uint8 is scaled to 0..1, and so are whole numbers of other types that are images' (`scale_of`). Images may be
-    (n, h, w), (n, h, w, channels) or (n, channels, h, w), with up to 4 channels; sequences of frames are
-    (n, steps, channels, h, w).
-
-    Args:
-        x: examples.
-        where: for messages.
-        scale: what they are divided by; None goes by their type.
-
-    Raises:
-        DataError: another shape or dtype, or values that are not finite.
-    """
-    if x.dtype.kind not in "uif":
-        raise DataError(f"{where}: examples have dtype {x.dtype}; numbers are needed")
-    scale = scale_of(x) if scale is None else scale
-    x = x.astype(np.float32) / np.float32(scale) if scale != 1 else x.astype(np.float32)
-    if x.ndim == 3:
-        x = x[:, None]
-    elif x.ndim == 4 and x.shape[3] <= MOST_CHANNELS < x.shape[1]:
-        x = x.transpose(0, 3, 1, 2)
-    elif x.ndim == 4 and x.shape[3] <= MOST_CHANNELS and x.shape[1] not in (1, 3, 4) and x.shape[2] > MOST_CHANNELS:
-        raise DataError(
-            f"{where}: examples of shape {x.shape} may be images with {x.shape[1]} channels first, or {x.shape[3]} "
-            "last: give (n, channels, height, width)"
-        )
-    elif x.ndim not in (2, 4, 5):
-        raise DataError(f"{where}: examples have shape {x.shape}; (n, features) or 3 to 5 dimensions are needed")
-    if not np.isfinite(x).all():
-        places = np.argwhere(~np.isfinite(x))
-        first, many = places[0].tolist(), len(np.unique(places[:, 0]))
-        raise DataError(
-            f"{where}: some values are not finite: in {many} example{'s' * (many > 1)}, first in example {first[0]} at "
-            f"{tuple(first[1:])}"
-        )
-    return np.ascontiguousarray(x)
-
-
-def scale_of(x: Array) -> float:
-    """Return what raw values are divided by: 255 for images' bytes, of whichever type of whole numbers."""
-    if x.dtype == np.uint8:
-        return 255.0
-    images = x.dtype.kind in "ui" and x.ndim >= 3 and x.size > 0
-    return 255.0 if images and x.min() >= 0 and 100 < x.max() <= 255 else 1.0
 
 
 def as_labels(y: Array, where: str) -> tuple[Integers, list[str], str]:
@@ -191,7 +145,7 @@ def read_npz(path: Path) -> tuple[ArraySource, ArraySource | None]:
     Raises:
         DataError: the file is missing or corrupt, or lacks these arrays.
     """
-    arrays = read_arrays(path)
+    arrays = read_arrays(path, NAMES)
     prefix = "_train" if "x_train" in arrays else ""
     if f"x{prefix}" not in arrays or f"y{prefix}" not in arrays:
         held = ", ".join(arrays) or "nothing"
@@ -206,19 +160,26 @@ def read_npz(path: Path) -> tuple[ArraySource, ArraySource | None]:
     )
 
 
-def read_arrays(path: Path) -> dict[str, Array]:
-    """Read all arrays of an .npz; no pickled objects.
+def read_arrays(path: Path, wanted: Collection[str] | None = None) -> dict[str, Array]:
+    """Read arrays of an .npz; no pickled objects.
+
+    Args:
+        path: the file.
+        wanted: names; None reads all that are there.
 
     Raises:
         DataError: the file is missing or corrupt.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+            return {name: file[name] for name in file.files if wanted is None or name in wanted}
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
+    except MemoryError:
+        raise DataError(f"{path} promises arrays that do not fit into memory") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError) as error:
-        raise DataError(f"{path} is not a readable .npz file: {error}") from None
+        why = "it holds Python objects, or is none" if "pickle" in str(error) else str(error)
+        raise DataError(f"{path} is not a readable .npz file: {why}") from None
 
 
 def read_idx(folder: Path) -> tuple[ArraySource, ArraySource | None]:

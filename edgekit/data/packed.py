@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from edgekit.arrays import Array
+from edgekit.data.numbers import as_features, scale_of
 from edgekit.errors import DataError
 
 PARTS = ("adjacency", "length", "x2")
@@ -29,13 +30,18 @@ def packed(arrays: Mapping[str, Array], suffix: str, where: str) -> tuple[Array,
         DataError: shapes do not fit together, a graph has no node, a sequence no frame.
     """
     x = arrays[f"x{suffix}"]
+    for name in PARTS:
+        wrong = [one for one in ("", "_train", "_test") if f"{name}{one}" in arrays and f"x{one}" not in arrays]
+        lacking = [one for one in ("", "_train", "_test") if f"x{one}" in arrays and f"{name}{one}" not in arrays]
+        if any(f"{name}{one}" in arrays for one in ("", "_train", "_test")) and (wrong or lacking):
+            raise DataError(f"{where}: {name} must lie beside each x: there is no {name}{(lacking or wrong)[0]}")
     beside = [name for name in PARTS if f"{name}{suffix}" in arrays]
     if not beside or x.ndim == 0 or x.size == 0:
         return x, ""
     if len(beside) > 1:
         raise DataError(f"{where} holds {' and '.join(beside)} beside x: one of {', '.join(PARTS)} at most")
     part = arrays[f"{beside[0]}{suffix}"]
-    if any(one.dtype.kind not in "uif" for one in (x, part)):
+    if any(one.dtype.kind not in "uifb" for one in (x, part)):
         raise DataError(f"{where}: x and {beside[0]} must be numbers; these are {x.dtype} and {part.dtype}")
     if part.ndim == 0 or len(part) != len(x):
         raise DataError(f"{where}: {beside[0]} has shape {part.shape}, x {x.shape}; one of each an example is needed")
@@ -54,7 +60,7 @@ def _graphs(x: Array, adjacency: Array, where: str) -> tuple[Array, str]:
     real = (x != 0).any(2) | joined
     if not real.any(1).all():
         raise DataError(f"{where}: graph {int((~real.any(1)).argmax())} has no nodes; leave it out")
-    nodes = real.sum(1)
+    nodes, x = real.sum(1), x / np.float32(scale_of(x))
     text = f"graphs of {nodes.min()} to {nodes.max()} nodes with {x.shape[2]} features"
     return np.concatenate([real[..., None], x, adjacency], 2).astype(np.float32), text
 
@@ -74,13 +80,11 @@ def _sequences(x: Array, length: Array, where: str) -> tuple[Array, str]:
         if x.dtype.kind == "f" and (x != np.rint(x)).any():
             raise DataError(f"{where}: x of (n, time) with lengths holds tokens, whole numbers; these are {x.dtype}")
         return np.where(real, x, 0).astype(np.float32), f"{text}, tokens up to {int(x[real].max())}"
-    x = np.where(real[:, None], x, 0).astype(np.float32)
+    x = np.where(real[:, None], x / np.float32(scale_of(x)), 0).astype(np.float32)
     return np.concatenate([real[:, None].astype(np.float32), x], 1), f"{text}, the first feature tells padding"
 
 
 def _both(x: Array, second: Array, where: str) -> tuple[Array, str]:
-    from edgekit.data.files import as_features
-
     parts = [as_features(part, f"{where}, {name}") for name, part in (("x", x), ("x2", second))]
     text = f"two inputs: model.arguments = {{first = {list(parts[0].shape[1:])}, second = {list(parts[1].shape[1:])}}}"
     return np.concatenate([part.reshape(len(part), -1) for part in parts], 1), text

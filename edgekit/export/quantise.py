@@ -10,7 +10,7 @@ from edgekit.export import cache, ranges
 from edgekit.export.metadata import add_metadata, read_metadata
 from edgekit.export.quiet import quiet
 from edgekit.export.ranges import Inputs
-from edgekit.export.sensitivity import LayerError, kept_in_float, layer_errors
+from edgekit.export.sensitivity import ENOUGH, LayerError, kept_in_float, layer_errors
 from edgekit.registry import PRESETS
 
 COMPARED = 32
@@ -126,7 +126,11 @@ def _calibrated(float32: bytes, form: NumberFormat, inputs: Inputs, percentile: 
     few = {signature: examples[:COMPARED] for signature, examples in inputs.items()}
     errors = layer_errors(with_integers, ranges.layers(float32, _codes()), float32, few)
     kept = kept_in_float(with_integers, errors, float32, few)
-    lines = [f"layer {one.layer} stays in float32: its integers leave {one.decibels:.0f} dB" for one in errors[:kept]]
+    lines = [
+        f"layer {one.layer} stays in float32: with its integers alone the scores have {one.decibels:.0f} dB, with all "
+        f"{ENOUGH:.0f} are wanted"
+        for one in errors[:kept]
+    ]
     return add_metadata(with_integers([one.tensor for one in errors[kept:]]), {STAY: lines})
 
 

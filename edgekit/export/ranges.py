@@ -57,7 +57,11 @@ def _values(float32: bytes, inputs: Inputs, wanted: Iterable[str]) -> dict[str, 
 
     interpreter = Interpreter(model_content=float32, num_threads=1, experimental_preserve_all_tensors=True)
     interpreter.allocate_tensors()
-    outer = {one["name"] for one in (*interpreter.get_input_details(), *interpreter.get_output_details())}
+    outer = {
+        graph.tensors[number].name.decode()
+        for graph in parsed(float32).subgraphs
+        for number in (*graph.inputs, *graph.outputs)
+    }
     seen: dict[str, list[Array]] = {}
     for signature, examples in inputs.items():
         runner = interpreter.get_signature_runner(signature)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -76,7 +76,7 @@ class Fusion(nn.Module):
         classes: scores to give.
         norm: normalisation of the encoders' convolutions.
         width: multiplies `dim`.
-        first: shape of the first input, (channels, height, width) or (features,).
+        first: shape of the first input, (channels, height, width) or (features,); data of two inputs tells it.
         second: of the second; () is a row of what remains.
         kind: `late` joins the means of both inputs' tokens; `cross-attention` lets each look at the other before.
         dim: numbers of a token.
@@ -86,6 +86,7 @@ class Fusion(nn.Module):
     """
 
     inputs = ("two inputs",)
+    usual: ClassVar = {"first": [1, 28, 28]}
     own_scale = True
 
     def __init__(
@@ -102,9 +103,8 @@ class Fusion(nn.Module):
     ) -> None:
         super().__init__()
         whole = shape[0] if len(shape) == 1 else 0
-        first = first or (whole - whole // 2,)
         second = second or (whole - math.prod(first),)
-        fit = all(len(one) in (1, 3) and min(one) > 0 for one in (first, second))
+        fit = bool(first) and all(len(one) in (1, 3) and min(one) > 0 for one in (first, second))
         if not fit or math.prod(first) + math.prod(second) != whole:
             raise ModelError(
                 f"fusion needs examples of two inputs in one row, not {tuple(shape)}, and their shapes, as "

@@ -61,8 +61,8 @@ class AttentionLayer(nn.Module):
 
     @staticmethod
     def matrix(adjacency: Tensor) -> Tensor:
-        """Return a mask: 0 for neighbours, much less elsewhere."""
-        return (adjacency.clamp(max=1.0) - 1) * 1e4
+        """Return a mask: 0 for neighbours, whatever their weight, much less elsewhere."""
+        return ((adjacency > 0).to(adjacency.dtype) - 1) * 1e4
 
 
 LAYERS: dict[str, type[Convolution | AttentionLayer]] = {"gcn": Convolution, "gat": AttentionLayer}
@@ -72,7 +72,8 @@ class Graph(nn.Module):
     """Layers over neighbours, then the mean and the maximum over all nodes, read out by two layers.
 
     An example is (nodes, features + nodes), or (1, nodes, features + nodes) as files give it: each node's features, the
-    first of which is 1 (0 marks a row of padding), then its row of the adjacency matrix.
+    first of which is 1 (0 marks a row of padding), then its row of the adjacency matrix: 0 is no edge, larger its
+    weight, which `gcn` reckons with and `gat` does not. Each node is its own neighbour, too.
 
     Args:
         shape: (nodes, features + nodes).

@@ -1,5 +1,7 @@
 """Kinds of examples that networks are made for, and a usual shape of each."""
 
+from typing import Any
+
 SHAPES: dict[str, tuple[int, ...]] = {
     "image": (1, 28, 28),
     "audio": (1, 32, 31),
@@ -22,6 +24,12 @@ def inputs_of(network: object) -> tuple[str, ...]:
 def usual_shape(network: object) -> tuple[int, ...]:
     """Return the shape of examples that a network of the zoo is shown with."""
     return SHAPES[inputs_of(network)[0]]
+
+
+def usual_arguments(network: object) -> dict[str, Any]:
+    """Return the arguments that a network of the zoo is shown with on its usual shape."""
+    found: dict[str, Any] = getattr(network, "usual", {})
+    return found
 
 
 def aim_of(network: object) -> str:

@@ -80,6 +80,10 @@ def build(
             on_notice(line)
     if calibration is not None and isinstance(model, SequenceNetwork):
         model.check_examples(torch.from_numpy(calibration), "the calibration examples")
+        if model.looks_masked(torch.from_numpy(calibration)):
+            on_notice(
+                "the first feature tells padding: model.arguments = {masked = true} leaves padding out of the mean"
+            )
     train_only(model, settings.only)
     objective.prepare(model)
     return model

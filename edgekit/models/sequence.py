@@ -57,6 +57,11 @@ class Frames(nn.Module):
         return x, x[..., :1].clamp(0.0, 1.0) if self.masked else None
 
 
+def vocabulary_of(model: nn.Module) -> int:
+    """Return how many tokens a network knows; 0 where its examples are numbers."""
+    return model.frames.vocabulary if isinstance(model, SequenceNetwork) else 0
+
+
 class SequenceNetwork(nn.Module):
     """Frames, something causal over time, and a readout of what it gives the frames on average.
 
@@ -125,10 +130,32 @@ class SequenceNetwork(nn.Module):
             DataError: a token is none of the vocabulary, or no frame of an example is real.
         """
         many = self.frames.vocabulary
-        if many and bool(((x != x.round()) | (x < 0) | (x >= many)).any()):
-            raise DataError(f"{where}: tokens must be whole numbers from 0 to {many - 1}; give a larger vocabulary")
-        if self.frames.masked and not bool(x.reshape(len(x), -1, x.shape[-1])[:, 0].any(1).all()):
-            raise DataError(f"{where}: an example is padding alone; its first feature must be 1 where a frame is real")
+        if many and bool(((x != x.round()) | (x < 0)).any()):
+            raise DataError(
+                f"{where}: tokens must be whole numbers from 0 to {many - 1}; bytes are read as images, from 0 to 1: "
+                "store tokens as int64"
+            )
+        if many and bool((x >= many).any()):
+            raise DataError(
+                f"{where}: tokens must be whole numbers from 0 to {many - 1}; there is {int(x.max())}: give a "
+                f"vocabulary of {int(x.max()) + 1}"
+            )
+        if self.frames.masked:
+            first = x.reshape(len(x), -1, x.shape[-1])[:, 0]
+            if bool(((first != 0) & (first != 1)).any()):
+                raise DataError(
+                    f"{where}: with `masked` the first feature of a frame must be 1, or 0 for padding; `length` beside "
+                    "x makes it so"
+                )
+            if not bool(first.any(1).all()):
+                raise DataError(f"{where}: an example is padding alone")
+
+    def looks_masked(self, x: Tensor) -> bool:
+        """Whether examples have a first feature that tells padding, which this network does not leave out."""
+        if self.frames.masked or self.frames.vocabulary:
+            return False
+        first = x.reshape(len(x), -1, x.shape[-1])[:, 0]
+        return bool(((first == 0) | (first == 1)).all() and (first[:, 0] == 1).all() and (first == 0).any())
 
 
 class Layer(nn.Module):

@@ -12,7 +12,7 @@ from edgekit import experiment as experiments
 from edgekit.data.federated import Floats
 from edgekit.errors import ConversionError, ExportError, UsageError
 from edgekit.export import runtimes
-from edgekit.export.metadata import EXITS, TRAINING, describe
+from edgekit.export.metadata import EXITS, STREAM, TRAINING, describe
 from edgekit.export.verify import Ran, probe, run_examples
 from edgekit.runfolder import RunFolder, measure_of
 
@@ -86,13 +86,17 @@ def check(path: Path, names: Sequence[str] | None, run: Path | None) -> dict[str
     metadata = describe(content)["metadata"] or {}
     folder = run or path.absolute().parent.parent
     in_run = run is not None or (folder / "experiment.toml").is_file()
-    if in_run and metadata.get("kind") not in (TRAINING, EXITS):
+    if in_run and metadata.get("kind") not in (TRAINING, EXITS, STREAM):
         return _against_run(content, metadata.get("preset", path.stem), RunFolder.open(folder), names)
     if "self_test" in metadata:
         from edgekit.export.tflite import self_test_examples
 
-        expected = np.array(metadata["self_test"]["scores"], np.float32)
-        ran = {name: run_examples(content, self_test_examples(metadata["input"]["shape"][1:]), name) for name in names}
+        try:
+            expected = np.array(metadata["self_test"]["scores"], np.float32)
+            tried = self_test_examples(metadata["input"]["shape"][1:], int(metadata["input"].get("vocabulary", 0)))
+        except (KeyError, TypeError, ValueError, AttributeError, MemoryError):
+            raise ExportError("the file's self-test is not one of edgekit's: it was changed") from None
+        ran = {name: run_examples(content, tried, name) for name in names}
         return {name: _compared(name, one, expected, "its self-test") for name, one in ran.items()}
     ran = {name: probe(content, name) for name in names}
     first, against = next(iter(ran.values())).scores, f"{names[0]}, on random numbers"

@@ -1,5 +1,7 @@
 """Examples of several parts: graphs, padded sequences, tokens, two inputs, superpixels."""
 
+import zipfile
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from edgekit.models import build
 from edgekit.models.settings import Model
 
 N = 40
+Y = np.arange(N) % 2
 
 
 def _loaded(path, **arrays):
@@ -80,6 +83,11 @@ def test_two_inputs_lie_in_one_row(tmp_path):
         (lambda x, a: {"x": x, "adjacency": a[:9]}, "one of each an example is needed"),
         (lambda x, a: {"x": x, "adjacency": a, "x2": x}, "one of adjacency, length, x2 at most"),
         (lambda x, a: {"x": x, "adjacency": a.astype(str)}, "must be numbers"),
+        (
+            lambda x, a: {"x_train": x, "y_train": Y, "x_test": x, "y_test": Y, "adjacency_train": a},
+            "no adjacency_test",
+        ),
+        (lambda x, a: {"x_train": x, "y_train": Y, "adjacency": a}, "adjacency must lie beside each x"),
         (lambda x, a: {"x": x, "adjacency": np.where(a > 0, np.nan, a)}, "not finite"),
         (lambda x, a: {"x": x, "length": np.full(N, 4)}, "whole numbers from 1 to 3"),
         (lambda x, a: {"x": x, "length": np.zeros(N)}, "whole numbers from 1 to 3"),
@@ -124,3 +132,43 @@ def test_superpixels_are_of_images(source, error):
         return
     with pytest.raises(DataError, match=error):
         load(settings, 0)
+
+
+def test_edges_count_whatever_their_weight():
+    x, joined = _graphs()
+    x = np.concatenate([np.ones((N, 5, 1), np.float32), x], 2)
+    for kind in ("gat", "gcn"):
+        model = build(Model(name="graph", arguments={"kind": kind}), (5, 9), 2, 0).eval()
+        scores = []
+        for weight in (0.0, 1e-3, 0.5, 1.0):
+            with torch.no_grad():
+                scores.append(model(torch.from_numpy(np.concatenate([x, weight * joined], 2))))
+        assert (scores[0] - scores[1]).abs().max() > 1e-6
+        assert (scores[0] - scores[2]).abs().max() > 1e-3
+        assert torch.equal(scores[1], scores[3]) == (kind == "gat")
+
+
+def test_bytes_are_brought_to_one_and_truths_are_edges(tmp_path):
+    x, joined = _graphs()
+    dataset = _loaded(tmp_path, x=(255 * x).astype(np.uint8), adjacency=joined > 0)
+    assert 0.9 < dataset.test.x[..., 1:4].max() <= 1
+    assert set(np.unique(dataset.test.x[..., 4:])) == {0.0, 1.0}
+    sequences = _loaded(tmp_path, x=np.full((N, 2, 6), 255, np.uint8), length=np.full(N, 6))
+    assert sequences.test.x.max() == 1
+
+
+def test_what_a_file_holds_beside_is_not_read_and_what_it_cannot_hold_is_told(tmp_path, monkeypatch):
+    path = tmp_path / "data.npz"
+    np.savez(path, x=np.ones((N, 3)) * np.arange(N)[:, None], y=Y, junk=np.array([None]))
+    assert load(Data(source=f"npz:{path}", clients=2, partition="iid"), 0).shape == (3,)  # junk is an object
+    path.write_text("no zip at all")
+    with pytest.raises(DataError, match="it holds Python objects, or is none$"):
+        load(Data(source=f"npz:{path}"), 0)
+    header = np.lib.format.magic(1, 0)
+    told = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 100), }"
+    told += b" " * (63 - (len(header) + 2 + len(told)) % 64) + b"\n"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("x.npy", header + len(told).to_bytes(2, "little") + told + b"x" * 100)
+        file.writestr("y.npy", b"")
+    with pytest.raises(DataError, match="promises arrays that do not fit into memory|is not a readable .npz file"):
+        load(Data(source=f"npz:{path}"), 0)

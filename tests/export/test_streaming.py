@@ -10,8 +10,10 @@ from edgekit.export import streaming
 from edgekit.export.metadata import read_metadata
 from edgekit.export.runtimes import NAMES
 from edgekit.export.streaming import as_frames, write_stream
+from edgekit.export.tflite import Subject, export
 from edgekit.models import build
 from edgekit.models.settings import Model
+from edgekit.pipeline.inspecting import check as inspect_check
 
 NETWORKS = {
     "tcn": {"channels": [8, 8]},
@@ -106,10 +108,11 @@ def test_a_file_that_gives_something_else_is_not_delivered(tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("kind", "change", "message"),
     [
-        ("tokens", 7, "whole numbers from 0 to 6; give a larger vocabulary"),
-        ("tokens", 0.5, "whole numbers from 0 to 6"),
+        ("tokens", 7, "whole numbers from 0 to 6; there is 7: give a vocabulary of 8"),
+        ("tokens", 0.5, "whole numbers from 0 to 6; bytes are read as images"),
         ("tokens", -1, "whole numbers from 0 to 6"),
         ("masked", 0, "an example is padding alone"),
+        ("masked", 0.5, "the first feature of a frame must be 1, or 0 for padding"),
     ],
 )
 def test_examples_that_the_network_cannot_read_are_told_before_training(kind, change, message):
@@ -118,3 +121,23 @@ def test_examples_that_the_network_cannot_read_are_told_before_training(kind, ch
     settings = Model(name="gru", arguments={**NETWORKS["gru"], **MORE[kind]})
     with pytest.raises(DataError, match=message):
         build(settings, SHAPES[kind], 4, seed=1, calibration=x)
+
+
+def test_padding_that_is_not_left_out_is_told():
+    told, x = [], _examples("masked")
+    build(Model(name="gru", arguments=NETWORKS["gru"]), SHAPES["masked"], 4, 1, x, told.append)
+    assert told == ["the first feature tells padding: model.arguments = {masked = true} leaves padding out of the mean"]
+    build(Model(name="gru", arguments=NETWORKS["gru"]), SHAPES["masked"], 4, 1, _examples("plain")[:, 0], told.append)
+    assert len(told) == 1
+
+
+def test_a_network_of_tokens_is_delivered_and_checked_again(tmp_path):
+    model, x = _built("gru", "tokens"), _examples("tokens", 40)
+    with torch.no_grad():
+        labels = model(torch.from_numpy(x)).argmax(1).numpy()
+    subject = Subject(model, SHAPES["tokens"], x, labels, x, list("abcd"), None)
+    path = export(subject, ["float32"], tmp_path, {}, 0.01)["float32"].path
+    told = read_metadata(path.read_bytes())
+    assert told["self_test"]["inputs"] == "numpy.random.RandomState(0).randint(0, 7, (4, 9))"
+    (checked,) = inspect_check(path, [NAMES[0]], None).values()
+    assert (checked["against"], checked["max_abs_error"] < 1e-4) == ("its self-test", True)

@@ -20,6 +20,7 @@ from edgekit.export.training.tracing import Traced, content_of, traced
 from edgekit.export.verify import call
 from edgekit.local_settings import BETAS, EPSILON
 from edgekit.models.requirements import PROBED, moving_buffers
+from edgekit.models.sequence import vocabulary_of
 from edgekit.objectives import objective_of
 
 LARGEST_ERROR = 1e-5
@@ -131,6 +132,8 @@ def _samples(steps: Steps, shape: tuple[int, ...], classes: int, seed: int = 0) 
     random = torch.Generator().manual_seed(seed)
     w = steps.initial()
     x = torch.rand(options.batch, *device_shape(shape), generator=random)
+    if many := vocabulary_of(steps.model):
+        x = (many * x).floor()
     drawn = steps.objective.drawn(options.batch, classes, np.random.default_rng(seed))
     y = torch.from_numpy(steps.objective.encoded(drawn, steps.objective.width(classes)))
     mask = torch.ones(options.batch)

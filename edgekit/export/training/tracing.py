@@ -50,6 +50,11 @@ def traced(function: Step, sample: dict[str, Tensor]) -> Traced:
         if node.target in NOTHING or (node.target in SHAPED and _shape(node) == _shape(node.args[0])):
             node.replace_all_uses_with(node.args[0])
             graph.graph.erase_node(node)
+    for node in graph.graph.find_nodes(op="call_function", target=aten.copy_.default):
+        # Gradients of norms write into what they return; whoever reads it was traced to read the copy.
+        if _shape(node) == _shape(node.args[1]):
+            node.replace_all_uses_with(node.args[1])
+            graph.graph.erase_node(node)
     for node in graph.graph.find_nodes(op="call_function", target=aten.permute.default):
         _permute_first(graph.graph, node)
     graph.graph.eliminate_dead_code()
