@@ -16,6 +16,7 @@ import numpy as np
 from edgekit.arrays import Array
 from edgekit.data import files, partition
 from edgekit.data.federated import Examples, FederatedDataset, Integers, Source
+from edgekit.data.numbers import as_features
 from edgekit.data.settings import Data
 from edgekit.errors import DataError
 from edgekit.randomness import generator
@@ -145,7 +146,7 @@ def read_table(path: Path) -> Table:
             raise DataError(f"{path} holds {', '.join(held) or 'nothing'}; it needs ids and x, as many of each")
         ids = [str(one) for one in held["ids"]]
         _check_ids(ids, path, 0)
-        return Table(path.stem, ids, files.as_features(held["x"], str(path)))
+        return Table(path.stem, ids, as_features(held["x"], str(path)))
     heading, rows = _csv(path)
     if len(heading) < 2:
         raise DataError(f"{path} has ids alone; columns of numbers are needed")
