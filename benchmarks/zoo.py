@@ -11,7 +11,7 @@ Spoken digits: the six speakers are the clients, 40 rounds of two epochs; a tent
 in each fold, `--folds` of the ten.
 Graphs: superpixels (75 at most) of 10,000 digits of MNIST, 20 clients, Dirichlet 1.0, 30 rounds of one epoch; 2,000
 graphs of the test set.
-CIFAR-10: 8,000 images, ten clients, Dirichlet 1.0, 30 rounds of one epoch, cropped and flipped. A row:
+CIFAR-10: 8,000 images, ten clients, Dirichlet 1.0, 30 rounds of one epoch, FedAvgM 0.7, cropped and flipped. A row:
     parameters, macs          of the network at the size that is trained here
     accuracy                  of the global model after the last round, mean over seeds or folds
     accuracy_private          at epsilon 8, unit example, noise by the server, delta 1e-5 (--private)
@@ -107,7 +107,8 @@ TASKS: dict[str, tuple[int, list[str]]] = {
         30,
         [
             "data.clients=10", "data.alpha=1.0", "federation.cohort=10", "training.batch_size=16", "training.epochs=1",
-            'training.augment=["crop","flip"]',
+            'training.augment=["crop","flip"]', "federation.strategy=FedAvgM",
+            "federation.arguments={server_momentum=0.7}",
         ],
     ),
 }  # fmt: skip

@@ -189,6 +189,7 @@ def reason(error: Exception) -> str:
     """Return a converter's error as one line."""
     text = str(error)
     found = re.search(r"Lowering not found: (\S+)", text)
+    found = found or re.search(r'Verification failed: error: "[^"]*"\("(\w+)"', text)
     return f"{found[1]} has no TFLite form" if found else " ".join(text.split())[:300] or type(error).__name__
 
 

@@ -104,6 +104,11 @@ def networks():
         lambda self, x: self.out(self.pool(self.layer(x).relu()).mean((2, 3))),
         layer=nn.Conv2d(1, 4, 3), pool=nn.MaxPool2d(3, 2, 1), out=out(4, 10),
     ), IMAGE  # fmt: skip
+    yield "pooling with sizes rounded up", Net(
+        lambda self, x: self.out(self.more(self.pool(self.layer(x).relu())).mean((2, 3))),
+        layer=nn.Conv2d(1, 4, 2), pool=nn.MaxPool2d(3, 2, ceil_mode=True), more=nn.MaxPool2d(2, 2, 1, ceil_mode=True),
+        out=out(4, 10),
+    ), IMAGE  # fmt: skip
     yield "bilinear", Net(
         lambda self, x: self.out(self.layer(x.mean(1), F.normalize(x[:, 0] * self.p, dim=1))),
         layer=nn.Bilinear(6, 6, 4), p=parameter(6), out=out(4, 10),

@@ -51,12 +51,15 @@ class MaxPool(Function):
 
 
 class OverlappingMaxPool(Function):
-    """Maximum over windows of `kernel`, any stride and padding, of x (H, W, ...)."""
+    """Maximum over windows of `kernel`, any stride and padding, of x (H, W, ...); `extra` pads at the far ends."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
+    def forward(ctx: Any, x: Tensor, kernel: Pair, stride: Pair, padding: Pair, extra: Pair) -> Tensor:
         """Return (H out, W out, ...)."""
-        wide = padded(x, padding[0], padding[0], padding[1], padding[1]) + _border(x, padding) if any(padding) else x
+        wide = x
+        if any(padding) or any(extra):
+            wide = padded(x, padding[0], padding[0] + extra[0], padding[1], padding[1] + extra[1])
+            wide = wide + _border(x, padding, extra)
         seen = windows(wide, kernel, stride, (1, 1))
         y = _largest(seen)
         ctx.save_for_backward(y, *seen)
@@ -74,7 +77,7 @@ class OverlappingMaxPool(Function):
             top, left = number // kernel[1] - padding[0], number % kernel[1] - padding[1]
             part = padded(part, top, shape[0] - part.shape[0] - top, left, shape[1] - part.shape[1] - left)
             total = part if total is None else total + part
-        return total, None, None, None
+        return total, None, None, None, None
 
 
 def _largest(seen: list[Tensor]) -> Tensor:
@@ -92,10 +95,11 @@ def _shares(g: Tensor, y: Tensor, seen: list[Tensor]) -> Iterator[Tensor]:
         g = g * below
 
 
-def _border(x: Tensor, padding: Pair) -> Tensor:
+def _border(x: Tensor, padding: Pair, extra: Pair) -> Tensor:
     """Return what takes the place of infinity around a map, whose products with zero are none, and 0 within it."""
     rows, columns = (
-        [LOWEST] * edge + [0.0] * size + [LOWEST] * edge for edge, size in zip(padding, x.shape, strict=False)
+        [LOWEST] * edge + [0.0] * size + [LOWEST] * (edge + more)
+        for edge, more, size in zip(padding, extra, x.shape, strict=False)
     )
     # `tensor` of a list is a constant of the graph.
     return torch.tensor([[min(row, column) for column in columns] for row in rows])[..., None, None]

@@ -227,12 +227,23 @@ def _max_pool2d(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Any:
-    if input.dim() != 4 or _pair(dilation) != (1, 1) or ceil_mode or return_indices:
+    if input.dim() != 4 or _pair(dilation) != (1, 1) or return_indices:
         return NotImplemented
     if kernel := _side_by_side(input, kernel_size, stride, padding):
         return as_images(operators.apply(pooling.MaxPool, as_map(input), kernel))
     geometry = _pair(kernel_size), _pair(stride or kernel_size), _pair(padding)
-    return as_images(operators.apply(pooling.OverlappingMaxPool, as_map(input), *geometry))
+    beyond = [_beyond(*one) if ceil_mode else 0 for one in zip(input.shape[2:], *geometry, strict=True)]
+    extra = beyond[0], beyond[1]
+    return as_images(operators.apply(pooling.OverlappingMaxPool, as_map(input), *geometry, extra))
+
+
+def _beyond(size: int, kernel: int, stride: int, padding: int) -> int:
+    """Return how far the last window reaches beyond the padding where sizes are rounded up (`ceil_mode`)."""
+    whole = size + 2 * padding
+    outputs = -(-(whole - kernel) // stride) + 1
+    if (outputs - 1) * stride >= size + padding:  # a window that begins in the padding behind is left out
+        outputs -= 1
+    return max(0, (outputs - 1) * stride + kernel - whole)
 
 
 def _flatten(rules: Rules, input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Any:
