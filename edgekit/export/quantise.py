@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from edgekit.errors import ExperimentError, ExportError, MissingExtraError
@@ -105,55 +106,54 @@ def quantise(
 
 def _calibrated(float32: bytes, form: NumberFormat, inputs: Inputs, percentile: float) -> bytes:
     """Return the file with integers; a mixed format leaves the layers in float that cost the scores most."""
-    from litert_quantizer import quantizer
-
-    assert form.recipe is not None
-    whole = quantizer.Quantizer(float32)
-    form.recipe(whole)
-    found = ranges.widened(ranges.from_examples(whole, inputs, float32, percentile), float32, _codes())
+    found = _ranges_of(float32, form, inputs, percentile)
     fitting = ranges.with_weights_for_biases(float32, found, _codes())
-
-    def with_integers(layers: Sequence[str] | None) -> bytes:
-        made = quantizer.Quantizer(fitting)
-        assert form.recipe is not None
-        form.recipe(made)
-        if layers is not None:
-            _all_but(made, layers)
-        return bytes(made.quantize(found).quantized_model)
-
     if not form.mixed:
-        return with_integers(None)
-    few = {signature: examples[:COMPARED] for signature, examples in inputs.items()}
-    errors = layer_errors(with_integers, ranges.layers(float32, _codes()), float32, few)
-    kept = kept_in_float(with_integers, errors, float32, few)
+        return _made(fitting, form, found)
+    make, few = partial(_made, fitting, form, found), _few(inputs)
+    errors = layer_errors(make, ranges.layers(float32, _codes()), float32, few)
+    kept = kept_in_float(make, errors, float32, few)
     lines = [
         f"layer {one.layer} stays in float32: with its integers alone the scores have {one.decibels:.0f} dB, with all "
         f"{ENOUGH:.0f} are wanted"
         for one in errors[:kept]
     ]
-    return add_metadata(with_integers([one.tensor for one in errors[kept:]]), {STAY: lines})
+    return add_metadata(make([one.tensor for one in errors[kept:]]), {STAY: lines})
 
 
 def worst_layer(float32: bytes, preset: str, inputs: Inputs) -> LayerError | None:
-    """Return the layer whose integers cost the scores most; None of a format without integers throughout."""
+    """Return the layer whose integers cost the scores most; None of a format without calibrated integers."""
     form = number_format(preset)
-    if not form.calibrated or form.recipe is None:
+    if not form.calibrated:
         return None
+    with quiet():
+        make = partial(_made, float32, INT8, _ranges_of(float32, form, inputs))
+        return next(iter(layer_errors(make, ranges.layers(float32, _codes()), float32, _few(inputs))), None)
+
+
+def _few(inputs: Inputs) -> Inputs:
+    return {signature: examples[:COMPARED] for signature, examples in inputs.items()}
+
+
+def _ranges_of(float32: bytes, form: NumberFormat, inputs: Inputs, percentile: float = 100.0) -> ranges.Ranges:
     from litert_quantizer import quantizer
 
+    assert form.recipe is not None
     whole = quantizer.Quantizer(float32)
     form.recipe(whole)
-    found = ranges.widened(ranges.from_examples(whole, inputs, float32), float32, _codes())
-    few = {signature: examples[:COMPARED] for signature, examples in inputs.items()}
+    return ranges.widened(ranges.from_examples(whole, inputs, float32, percentile), float32, _codes())
 
-    def alone(layers: Sequence[str]) -> bytes:
-        made = quantizer.Quantizer(float32)
-        _static(made)
+
+def _made(float32: bytes, form: NumberFormat, found: ranges.Ranges, layers: Sequence[str] | None = None) -> bytes:
+    """Return the file with integers of these ranges, in the layers that write these tensors alone, or in all."""
+    from litert_quantizer import quantizer
+
+    assert form.recipe is not None
+    made = quantizer.Quantizer(float32)
+    form.recipe(made)
+    if layers is not None:
         _all_but(made, layers)
-        return bytes(made.quantize(found).quantized_model)
-
-    with quiet():
-        return next(iter(layer_errors(alone, ranges.layers(float32, _codes()), float32, few)), None)
+    return bytes(made.quantize(found).quantized_model)
 
 
 def _all_but(made: Any, layers: Sequence[str]) -> None:
