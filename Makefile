@@ -48,6 +48,7 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/methods.py
 	$(BIN)/python benchmarks/endurance.py
 	$(BIN)/python benchmarks/zoo.py
+	$(BIN)/python benchmarks/foreign.py
 
 clean:
 	rm -rf .venv build *.egg-info

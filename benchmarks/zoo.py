@@ -9,8 +9,8 @@ Rate, momentum, norm and warm-up are what each network says it learns with.
 MNIST: 100 clients, Dirichlet 0.5, 10 a round, 60 rounds of two epochs (12 epochs' work), batches of 16, FedAvgM 0.7.
 Spoken digits: the six speakers are the clients, 40 rounds of two epochs; a tenth of the recordings (by index) is tested
 in each fold, `--folds` of the ten.
-Graphs: superpixels (75 at most) of 10,000 digits of MNIST, 20 clients, Dirichlet 1.0, 30 rounds of one epoch; 2,000
-graphs of the test set.
+Graphs: superpixels (75 at most) of 10,000 digits of MNIST, 20 clients, Dirichlet 1.0, ten a round, 30 rounds of two
+epochs; 2,000 graphs of the test set.
 CIFAR-10: 8,000 images, ten clients, Dirichlet 1.0, 30 rounds of one epoch, FedAvgM 0.7, cropped and flipped. A row:
     parameters, macs          of the network at the size that is trained here
     accuracy                  of the global model after the last round, mean over seeds or folds

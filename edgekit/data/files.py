@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from edgekit.data.federated import ArraySource, Floats, Integers
 from edgekit.data.numbers import as_features, scale_of
-from edgekit.data.packed import PARTS, packed
+from edgekit.data.packed import PARTS, SUFFIXES, packed
 from edgekit.errors import DataError
 
 Array = NDArray[Any]
 
-NAMES = {f"{name}{part}" for name in ("x", "y", "groups", *PARTS) for part in ("", "_train", "_test")}
+NAMES = {f"{name}{part}" for name in ("x", "y", "groups", *PARTS) for part in SUFFIXES}
 """Arrays of an .npz that mean something."""
 _IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 

@@ -10,6 +10,8 @@ from edgekit.errors import DataError
 
 PARTS = ("adjacency", "length", "x2")
 """Arrays that may lie beside `x`."""
+SUFFIXES = ("", "_train", "_test")
+"""Of the names of a file's arrays."""
 
 
 def packed(arrays: Mapping[str, Array], suffix: str, where: str) -> tuple[Array, str]:
@@ -31,21 +33,21 @@ def packed(arrays: Mapping[str, Array], suffix: str, where: str) -> tuple[Array,
     """
     x = arrays[f"x{suffix}"]
     for name in PARTS:
-        wrong = [one for one in ("", "_train", "_test") if f"{name}{one}" in arrays and f"x{one}" not in arrays]
-        lacking = [one for one in ("", "_train", "_test") if f"x{one}" in arrays and f"{name}{one}" not in arrays]
-        if any(f"{name}{one}" in arrays for one in ("", "_train", "_test")) and (wrong or lacking):
-            raise DataError(f"{where}: {name} must lie beside each x: there is no {name}{(lacking or wrong)[0]}")
-    beside = [name for name in PARTS if f"{name}{suffix}" in arrays]
-    if not beside or x.ndim == 0 or x.size == 0:
+        examples, beside = ({one for one in SUFFIXES if f"{what}{one}" in arrays} for what in ("x", name))
+        if beside and beside != examples:
+            lacking = [f"{name}{one}" for one in examples - beside] + [f"x{one}" for one in beside - examples]
+            raise DataError(f"{where}: {name} must lie beside each x: there is no {min(lacking)}")
+    parts = [name for name in PARTS if f"{name}{suffix}" in arrays]
+    if not parts or x.ndim == 0 or x.size == 0:
         return x, ""
-    if len(beside) > 1:
-        raise DataError(f"{where} holds {' and '.join(beside)} beside x: one of {', '.join(PARTS)} at most")
-    part = arrays[f"{beside[0]}{suffix}"]
+    if len(parts) > 1:
+        raise DataError(f"{where} holds {' and '.join(parts)} beside x: one of {', '.join(PARTS)} at most")
+    name, part = parts[0], arrays[f"{parts[0]}{suffix}"]
     if any(one.dtype.kind not in "uifb" for one in (x, part)):
-        raise DataError(f"{where}: x and {beside[0]} must be numbers; these are {x.dtype} and {part.dtype}")
+        raise DataError(f"{where}: x and {name} must be numbers; these are {x.dtype} and {part.dtype}")
     if part.ndim == 0 or len(part) != len(x):
-        raise DataError(f"{where}: {beside[0]} has shape {part.shape}, x {x.shape}; one of each an example is needed")
-    return {"adjacency": _graphs, "length": _sequences, "x2": _both}[beside[0]](x, part, where)
+        raise DataError(f"{where}: {name} has shape {part.shape}, x {x.shape}; one of each an example is needed")
+    return {"adjacency": _graphs, "length": _sequences, "x2": _both}[name](x, part, where)
 
 
 def _graphs(x: Array, adjacency: Array, where: str) -> tuple[Array, str]:

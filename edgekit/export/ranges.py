@@ -19,6 +19,8 @@ LARGEST_BIAS = 2.0**30
 LARGEST_RATIO = 128.0
 """Of input scale times weight scale to output scale; XNNPACK takes no file with 256 or more."""
 WEIGHTS_LEVELS, ACTIVATION_LEVELS = 127.0, 255.0
+BIAS_UNIT = WEIGHTS_LEVELS * ACTIVATION_LEVELS / LARGEST_BIAS
+"""The least product of input range and largest weight for a bias of 1."""
 
 
 def from_examples(made: Any, inputs: Inputs, float32: bytes, percentile: float = 100.0) -> Ranges:
@@ -95,23 +97,24 @@ def widened(ranges: Ranges, float32: bytes, operators: Iterable[int]) -> Ranges:
     """
     found = {name: dict(one) for name, one in ranges.items()}
 
-    def span(name: str) -> float:
-        return float(np.max(np.maximum(found[name]["max"], 0)) - np.min(np.minimum(found[name]["min"], 0)))
-
     def widen(name: str, least: float) -> None:
-        if span(name) < least:
+        if _span(found[name]) < least:
             found[name]["max"] = np.minimum(found[name]["min"], 0) + np.float32(least)
 
     for name in found:
-        if span(name) == 0:
+        if _span(found[name]) == 0:
             widen(name, 1.0)
     for layer in _layers(float32, operators):
         steepest = float(np.abs(layer.weight).max(initial=0))
         if steepest and layer.source in found and layer.target in found:
-            units = WEIGHTS_LEVELS * ACTIVATION_LEVELS / LARGEST_BIAS
-            widen(layer.source, float(np.abs(layer.bias).max(initial=0)) / steepest * units)
-            widen(layer.target, span(layer.source) * steepest / (LARGEST_RATIO * WEIGHTS_LEVELS))
+            widen(layer.source, float(np.abs(layer.bias).max(initial=0)) / steepest * BIAS_UNIT)
+            widen(layer.target, _span(found[layer.source]) * steepest / (LARGEST_RATIO * WEIGHTS_LEVELS))
     return found
+
+
+def _span(one: dict[str, Any]) -> float:
+    """Return how wide a range is, with the zero that integers hold exactly."""
+    return float(np.max(np.maximum(one["max"], 0)) - np.min(np.minimum(one["min"], 0)))
 
 
 def with_weights_for_biases(float32: bytes, ranges: Ranges, operators: Iterable[int]) -> bytes:
@@ -130,22 +133,17 @@ def with_weights_for_biases(float32: bytes, ranges: Ranges, operators: Iterable[
     for layer in _layers_of(model, operators):
         if not len(layer.bias) or layer.source not in ranges or not layer.owned:
             continue
-        one = ranges[layer.source]
-        span = float(np.max(np.maximum(one["max"], 0)) - np.min(np.minimum(one["min"], 0)))
-        rows = layer.weight if layer.axis == 0 else np.moveaxis(layer.weight, layer.axis, 0)
+        rows = np.moveaxis(layer.weight, layer.axis, 0)
         flat = rows.reshape(len(rows), -1)
-        least = np.abs(layer.bias) * WEIGHTS_LEVELS * ACTIVATION_LEVELS / (LARGEST_BIAS * max(span, 1e-30))
+        least = np.abs(layer.bias) * BIAS_UNIT / max(_span(ranges[layer.source]), 1e-30)
         small = np.abs(flat).max(1) < least
         if len(least) == len(flat) and small.any() and np.abs(flat).max():
             flat = flat.copy()
             flat[small, 0] = least[small]
-            whole = flat.reshape(rows.shape)
-            whole = whole if layer.axis == 0 else np.moveaxis(whole, 0, layer.axis)
+            whole = np.moveaxis(flat.reshape(rows.shape), 0, layer.axis)
             model.buffers[layer.buffer].data = np.frombuffer(np.ascontiguousarray(whole).tobytes(), np.uint8)
             changed = True
-    if not changed:
-        return float32
-    return packed(model, len(float32))
+    return packed(model, len(float32)) if changed else float32
 
 
 class _Layer:
