@@ -3,11 +3,13 @@
 import importlib
 import os
 import sys
-from collections.abc import Callable
-from types import FunctionType
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import FunctionType, MappingProxyType
 from typing import Any
 
-from edgekit.errors import EdgekitError, ExperimentError
+from edgekit.errors import EdgekitError, ExperimentError, UsageError
 
 
 def is_import_path(text: str) -> bool:
@@ -34,6 +36,21 @@ def guarding() -> Callable[[str, str], None] | None:
     return _guard
 
 
+OBJECT = "object:"
+"""Begins the names of what a program gave as an object, which no file can hold."""
+_objects: ContextVar[Mapping[str, Any]] = ContextVar("objects", default=MappingProxyType({}))
+
+
+@contextmanager
+def given(objects: Mapping[str, Any]) -> Iterator[None]:
+    """Let names that begin with `OBJECT` mean these objects, for as long as this lasts."""
+    token = _objects.set({**_objects.get(), **objects})
+    try:
+        yield
+    finally:
+        _objects.reset(token)
+
+
 def check(path: str, what: str) -> None:
     """See that `package.module:name` may be imported here.
 
@@ -41,6 +58,13 @@ def check(path: str, what: str) -> None:
         ExperimentError: it is of Python's own library, which has nothing that an experiment could name.
         UsageError: the gate does not let it through.
     """
+    if path.startswith(OBJECT):
+        if path not in _objects.get():
+            raise UsageError(
+                f"{what} {path.removeprefix(OBJECT)!r} was an object of the program that began this run: go on there, "
+                f"with edgekit.open(RUN, {what.partition('.')[0]}=…)"
+            )
+        return
     top = path.partition(":")[0].partition(".")[0]
     if top in sys.stdlib_module_names:
         raise ExperimentError(f"{what} {path!r} is of Python's own library: name a class of your own or of a package")
@@ -58,6 +82,12 @@ def is_own_function(found: object) -> bool:
     return not any(place in file for place in ("site-packages", "dist-packages", "<"))
 
 
+def is_own_class(found: object) -> bool:
+    """Whether this is a class that somebody wrote in a module of their own."""
+    made = isinstance(found, type) and [one for one in vars(found).values() if isinstance(one, FunctionType)]
+    return bool(made) and all(is_own_function(one) for one in made or [])
+
+
 def load(path: str, what: str) -> Any:
     """Import `package.module:name`; the current folder counts as a place for modules.
 
@@ -67,6 +97,8 @@ def load(path: str, what: str) -> Any:
         EdgekitError: the module exists but raised while it was imported.
     """
     check(path, what)
+    if path.startswith(OBJECT):
+        return _objects.get()[path]
     module_name, _, name = path.partition(":")
     try:
         module = importlib.import_module(module_name)

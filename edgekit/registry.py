@@ -202,6 +202,8 @@ SOURCES = Registry(
         ),
         "npz:FILE": Entry("edgekit.data.sources:npz", "arrays x, y and perhaps groups", "numpy"),
         "idx:FOLDER": Entry("edgekit.data.sources:idx", "MNIST's files", "LeCun et al. 1998"),
+        "csv:FILE": Entry("edgekit.data.sources:table", "a table, or a folder of one a client"),
+        "parquet:FILE": Entry("edgekit.data.sources:table", "likewise"),
         "images:FOLDER": Entry("edgekit.data.sources:pictures", "a folder of pictures a class"),
         "audio:FOLDER": Entry("edgekit.data.sources:recordings", "recordings, as log-mel features"),
         "events:FOLDER": Entry("edgekit.data.sources:event_files", "files of event cameras"),

@@ -202,7 +202,7 @@ class Task:
             found = whole.client(node_settings.client)
         else:
             settings = facts.data.model_copy(update={"source": node_settings.data})
-            found = load_own(settings, facts.classes, objective)
+            found, _ = load_own(settings, facts.classes, objective)
         fitting(facts, found, objective).check(found, "this device")
         return found
 

@@ -108,12 +108,18 @@ class Algorithm:
 
     @staticmethod
     def dataset(
-        data: Data, split: Split, seed: int, *, whole_groups: bool, objective: Objective = PLAIN
+        data: Data,
+        split: Split,
+        seed: int,
+        *,
+        whole_groups: bool,
+        private: bool = False,
+        objective: Objective = PLAIN,
     ) -> "FederatedDataset":
         """Return an experiment's data, as this sort of method needs it."""
         from edgekit.data import load
 
-        return load(data, seed, whole_groups=whole_groups, objective=objective)
+        return load(data, seed, whole_groups=whole_groups, private=private, objective=objective)
 
     @staticmethod
     def network(

@@ -12,12 +12,14 @@ from edgekit.cli import (
     bundle,
     devices,
     doctor,
+    evaluate,
     export,
     inspect,
     join,
     models,
     new,
     phone,
+    predict,
     privacy,
     resume,
     run,
@@ -40,6 +42,8 @@ app = typer.Typer(
 )
 app.command()(run.run)
 app.command()(resume.resume)
+app.command()(predict.predict)
+app.command()(evaluate.evaluate)
 app.command()(export.export)
 app.command()(inspect.inspect)
 app.add_typer(spike.app, name="spike")

@@ -61,7 +61,7 @@ class Terminal:
                 os.dup2(self._descriptor, 1)
                 os.close(self._descriptor)
             sys.stdout, self._output = self._output, None
-        if isinstance(error, SystemExit):
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
             raise EdgekitError(f"code that the experiment names ended the program: sys.exit({error.code!r})") from None
 
     def stage(self, name: str) -> None:

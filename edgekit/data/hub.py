@@ -28,25 +28,30 @@ def read(place: str, settings: Hub, images: Images) -> tuple[ArraySource, ArrayS
     except Exception as error:  # the library raises many kinds
         raise DataError(f"hf:{place} cannot be loaded: {' '.join(str(error).split())}") from None
     if not isinstance(found, dict):
-        return _source(found, place, settings, images), None
+        return of_table(found, f"hf:{place}", settings, images), None
     for split in filter(None, (settings.train_split, settings.test_split)):
         if split not in found:
             raise DataError(f"hf:{place} has no split {split!r}; it has {', '.join(found)}")
-    test = _source(found[settings.test_split], place, settings, images) if settings.test_split else None
-    return _source(found[settings.train_split], place, settings, images), test
+    test = of_table(found[settings.test_split], f"hf:{place}", settings, images) if settings.test_split else None
+    return of_table(found[settings.train_split], f"hf:{place}", settings, images), test
 
 
-def _source(table: Any, place: str, settings: Hub, images: Images) -> ArraySource:
+def of_table(table: Any, where: str, settings: Hub, images: Images) -> ArraySource:
+    """Return a source of one split.
+
+    Raises:
+        DataError: a column does not exist, or holds what cannot be read.
+    """
     features = [settings.features] if isinstance(settings.features, str) else settings.features
     for column in filter(None, (*features, settings.label, settings.group)):
         if column not in table.column_names:
-            raise DataError(f"hf:{place} has no column {column!r}; it has {', '.join(table.column_names)}")
+            raise DataError(f"{where} has no column {column!r}; it has {', '.join(table.column_names)}")
     table = table.with_format("numpy")
     groups = np.asarray(table[settings.group][:]) if settings.group else None
     classes = getattr(table.features[settings.label], "names", None)
     labels = np.asarray(table[settings.label][:])
-    x = _examples(table, features, images, f"hf:{place}")
-    return array_source(x, labels, f"hf:{place}", groups=groups, classes=classes)
+    x = _examples(table, features, images, where)
+    return array_source(x, labels, where, groups=groups, classes=classes)
 
 
 def _examples(table: Any, columns: list[str], images: Images, where: str) -> Any:

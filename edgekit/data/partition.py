@@ -71,6 +71,20 @@ def shards(labels: Integers, clients: int, labels_per_client: int, rng: np.rando
     return [np.sort(np.concatenate([pieces[piece] for piece in hand])).astype(np.int64) for hand in deal]
 
 
+def by_time(times: Array, clients: int) -> list[Integers]:
+    """Cut examples into equally many a client, the oldest first; of one moment the earlier row comes first."""
+    _enough(len(times), clients)
+    parts = np.array_split(np.argsort(times, kind="stable"), clients)
+    return [np.sort(part).astype(np.int64) for part in parts]
+
+
+def newest(times: Array, fraction: float) -> tuple[Integers, Integers]:
+    """Split into (kept, held out): the newest examples are held out, each side in its rows' order."""
+    order = np.argsort(times, kind="stable")
+    kept = len(order) - round(fraction * len(order))
+    return np.sort(order[:kept]).astype(np.int64), np.sort(order[kept:]).astype(np.int64)
+
+
 def natural(groups: NDArray[np.str_]) -> list[Integers]:
     """One client a group (speaker, writer), in the order of the groups' names."""
     return [np.flatnonzero(groups == group).astype(np.int64) for group in np.unique(groups)]

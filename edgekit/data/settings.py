@@ -1,8 +1,9 @@
 """[data]: where the data comes from and how the clients share it."""
 
+from pathlib import PurePath
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from edgekit.section import Count, Fraction, Positive, Section, Share
 
@@ -81,18 +82,67 @@ class Hub(Section):
     """Split to measure with; `""` holds a part of the other out."""
 
 
+class Column(Section):
+    """How a table's column becomes numbers, learnt from examples or written here."""
+
+    name: str
+    """Its heading."""
+    kind: Literal["number", "category", "date"]
+    """`number` is brought to mean 0 and deviation 1; `category` has a number a value, 1 where it is; of a `date` that
+    are its time, and sine and cosine of its place in the year, the week and (`clock`) the day."""
+    mean: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    """Of numbers, and of dates in days since 1970; it stands for what is missing."""
+    std: Positive = 1.0
+    """Their deviation."""
+    missing: bool = False
+    """Whether another number tells that this one was missing."""
+    values: Annotated[list[str], Field(max_length=10_000)] = []
+    """Of a category; others become zeros."""
+    clock: bool = False
+    """Whether a date's time of day matters."""
+
+
+class Table(Section):
+    """How `csv:` and `parquet:` read tables."""
+
+    label: str = ""
+    """Column of what is learnt; `""` takes one named `label`, `target`, `class` or `y`, or the last."""
+    group: str = ""
+    """Column of who owns a row, for the `natural` partition; of a folder of tables it is the file."""
+    time: str = ""
+    """Column that orders rows, for the `time` partition; it is no feature."""
+    features: list[str] = []
+    """Columns to learn from; empty takes all others."""
+    drop: list[str] = []
+    """Columns to leave out."""
+    dates: dict[str, str] = {}
+    """Columns of dates that are not in ISO's form, and theirs, as `{bought = "%d.%m.%Y"}`."""
+    categories: list[str] = []
+    """Columns of numbers that are names, as postcodes are."""
+    most_values: Annotated[int, Field(ge=2, le=10_000)] = 50
+    """Values of a category that have a number of their own: the commonest."""
+    columns: Annotated[list[Column], Field(max_length=10_000)] = []
+    """How columns become numbers; empty learns it: from clients' rows without privacy, from the server's own
+    (calibration) rows with it."""
+
+
+ENDINGS = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".npz": "npz"}
+"""Of files that say by their names what they are, and the kind of source they are read by."""
+
+
 class Data(Section):
     """Where the data comes from and how the clients share it."""
 
     source: str = "digits"
     """`digits`, `moving-digits`, `gestures`, `machine-sounds`, `presence`, `npz:FILE`, `idx:FOLDER`,
-    `images:FOLDER`, `audio:FOLDER`, `events:FOLDER`, `superpixels:SOURCE`, `hf:NAME`, `parties:FOLDER`,
-    `labels:FOLDER`, or `package.module:function`."""
+    `csv:FILE`, `parquet:FILE`, `images:FOLDER`, `audio:FOLDER`, `events:FOLDER`, `superpixels:SOURCE`, `hf:NAME`,
+    `parties:FOLDER`, `labels:FOLDER`, or `package.module:name` of a function, a table or a data set. A file's name
+    alone does, where it ends in .csv, .tsv, .parquet or .npz."""
     clients: Count = 40
     """How many share the data (not for `natural`)."""
-    partition: Literal["iid", "dirichlet", "shards", "natural"] = "dirichlet"
+    partition: Literal["iid", "dirichlet", "shards", "natural", "time"] = "dirichlet"
     """How they share it: at random, with unequal classes (Hsu et al. 2019), by so many labels each (McMahan et al.
-    2017), or by who owns what."""
+    2017), by who owns what, or by when it was (the newest rows are the test set then)."""
     alpha: Positive = 1.0
     """Of `dirichlet`: small is unequal."""
     labels_per_client: Count = 2
@@ -109,3 +159,12 @@ class Data(Section):
     events: Events = Events()
     hub: Hub = Hub()
     superpixels: Superpixels = Superpixels()
+    table: Table = Table()
+
+    @field_validator("source")
+    @classmethod
+    def _by_ending(cls, source: str) -> str:
+        """Put the kind before a file's name that tells it."""
+        path = PurePath(source)
+        known = source.partition(":")[0] in {*ENDINGS.values(), "hf", "images", "audio", "events", "superpixels"}
+        return source if known or path.suffix not in ENDINGS else f"{ENDINGS[path.suffix]}:{source}"

@@ -5,10 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgekit import plugins
 from edgekit.arrays import Array
-from edgekit.data import gestures, partition, vertical
+from edgekit.data import gestures, objects, partition, tables, vertical
 from edgekit.data.federated import Examples, FederatedDataset, Integers, Source, from_source
 from edgekit.data.settings import Data
 from edgekit.data.vertical import VerticalDataset
@@ -22,15 +23,25 @@ Loaded = tuple[Source, Source | None]
 """Training source, and a test source of its own where the data set has one."""
 
 
-def load(settings: Data, seed: int, *, whole_groups: bool = False, objective: Objective = PLAIN) -> FederatedDataset:
+def load(
+    settings: Data,
+    seed: int,
+    *,
+    whole_groups: bool = False,
+    private: bool = False,
+    objective: Objective = PLAIN,
+) -> FederatedDataset:
     """Load a data set and share it among the clients.
 
     Args:
         settings: the experiment's [data] section; `source` is `digits`, `moving-digits`, `gestures`, `npz:FILE`,
-            `idx:FOLDER`, `images:FOLDER`, `audio:FOLDER`, `events:FOLDER`, `hf:NAME` or `package.module:function`.
+            `idx:FOLDER`, `csv:FILE`, `parquet:FILE`, `images:FOLDER`, `audio:FOLDER`, `events:FOLDER`, `hf:NAME` or
+            `package.module:name`.
         seed: the experiment's seed; the same seed gives the same clients.
         whole_groups: with the natural partition, hold out whole owners for test and calibration, so that no client
             has data in them.
+        private: whether nothing may be learnt of clients' examples but by noised training: how a table's columns become
+            numbers comes from the server's own then.
         objective: what a label is.
 
     Raises:
@@ -42,7 +53,7 @@ def load(settings: Data, seed: int, *, whole_groups: bool = False, objective: Ob
         dataset = loaded
     else:
         source, test_source = loaded
-        dataset = share(source, test_source, settings, seed, whole_groups, objective)
+        dataset = share(source, test_source, settings, seed, whole_groups, objective, private)
     fitted = objective.fitted(dataset.calibration.y, dataset.classes)
     dataset = replace(dataset, held_back=settings.client_test_fraction, seed=seed, objective=fitted)
     dataset.check(dataset.test, "the test set")
@@ -69,11 +80,14 @@ def load_vertical(settings: Data, parties: int, coverage: float, seed: int) -> V
     loaded = _load(settings)
     if isinstance(loaded, FederatedDataset):
         raise DataError(f"{settings.source} is shared among clients already: divide examples of one source, or tables")
-    return vertical.divide(loaded[0], parties, coverage, settings, seed)
+    source = tables.learnt_on(loaded[0], np.arange(len(loaded[0].labels)))
+    return vertical.divide(source, parties, coverage, settings, seed)
 
 
-def load_own(settings: Data, classes: list[str], objective: Objective = PLAIN) -> Examples:
-    """Load what one device owns, with the labels of a federation it takes part in.
+def load_own(
+    settings: Data, classes: list[str], objective: Objective = PLAIN
+) -> tuple[Examples, NDArray[np.str_] | None]:
+    """Load what one device owns, with the labels of a federation it takes part in, and who owns each example there.
 
     Args:
         settings: a [data] section whose `source` is the device's own; nothing is held out or shared.
@@ -87,16 +101,16 @@ def load_own(settings: Data, classes: list[str], objective: Objective = PLAIN) -
     if isinstance(loaded, FederatedDataset):
         raise DataError(f"{settings.source} is a whole federation's data: name this device's own, or a client of it")
     source, _ = loaded
+    if isinstance(source, tables.TableSource) and not source.columns:
+        raise DataError(f"{settings.source} is a table, and the federation does not say how columns become numbers")
     labels, names = _labelled(source, settings.source, objective)
     if labels.ndim == 2:
-        return Examples(source.load(np.arange(len(labels))), labels)
+        return Examples(source.load(np.arange(len(labels))), labels), source.groups
     present = [names[label] for label in np.unique(labels)]
     if unknown := [name for name in present if name not in classes]:
-        raise DataError(
-            f"{settings.source} has the class {unknown[0]!r}; the federation learns {', '.join(classes[:20])}"
-        )
+        raise DataError(f"{settings.source} has the class {unknown[0]!r}; the network knows {', '.join(classes[:20])}")
     places = np.array([classes.index(name) if name in classes else -1 for name in names], np.int64)
-    return Examples(source.load(np.arange(len(labels))), places[labels])
+    return Examples(source.load(np.arange(len(labels))), places[labels]), source.groups
 
 
 def _labelled(source: Source, where: str, objective: Objective) -> tuple[Array, list[str]]:
@@ -133,7 +147,7 @@ def _load(settings: Data) -> FederatedDataset | Loaded:
     """
     entry = SOURCES.entry(settings.source)
     if entry.path == settings.source:
-        return _from_function(settings.source)
+        return _from_object(settings.source, settings)
     read: Callable[[str, Data], Loaded] = SOURCES.load(settings.source)
     return read(settings.source.partition(":")[2], settings)
 
@@ -145,6 +159,7 @@ def share(
     seed: int,
     whole_groups: bool = False,
     objective: Objective = PLAIN,
+    private: bool = False,
 ) -> FederatedDataset:
     """Hold out the test and calibration sets, and give the rest to the clients.
 
@@ -155,6 +170,7 @@ def share(
         seed: of that.
         whole_groups: as of `load`.
         objective: what a label is.
+        private: as of `load`.
 
     Raises:
         DataError: as of `load`.
@@ -169,6 +185,7 @@ def share(
     everything = np.arange(len(labels))
     rest, test = everything, everything[:0]
     groups = source.groups if whole_groups and settings.partition == "natural" else None
+    times = _times(source, settings)
 
     def hold_out(share: float | int, purpose: str) -> tuple[Integers, Integers]:
         rng = generator(seed, purpose)
@@ -178,19 +195,39 @@ def share(
             kept, held = partition.hold_out(kinds[rest], share, rng)
         return rest[kept], rest[held]
 
-    if test_source is None:
+    if test_source is None and times is not None:
+        rest, test = partition.newest(times, settings.test_fraction)
+    elif test_source is None:
         rest, test = hold_out(settings.test_fraction, "test")
     rest, calibration = hold_out(min(settings.calibration_examples, len(rest) // 10), "calibration")
     if len(calibration) == 0 or (test_source is None and len(test) == 0):
         raise DataError(f"{settings.source}: {len(labels)} examples are too few to hold out a test set")
     shared = _owners(source, kinds[rest], rest, settings, generator(seed, "partition"))
     owners = [rest[owner] for owner in shared]
+    source = tables.learnt_on(source, calibration if private else rest)
     dataset = from_source(source, labels, classes, owners, test, calibration)
     if test_source is None:
         return dataset
     tested, _ = _labelled(test_source, settings.source, objective)
     held_out = Examples(test_source.load(np.arange(len(tested))), tested)
     return FederatedDataset(**{**dataset.__dict__, "test": held_out})
+
+
+def _times(source: Source, settings: Data) -> Array | None:
+    """Return what orders examples, where clients share them by time.
+
+    Raises:
+        DataError: nothing does.
+    """
+    if settings.partition != "time":
+        return None
+    times: Array | None = getattr(source, "times", None)
+    if times is None:
+        raise DataError(
+            f"data.partition is 'time', but {settings.source} has no times: it takes a table and data.table.time, the "
+            "column that orders rows"
+        )
+    return times
 
 
 def _owners(
@@ -202,10 +239,13 @@ def _owners(
         return partition.dirichlet(labels, settings.clients, settings.alpha, rng)
     if settings.partition == "shards":
         return partition.shards(labels, settings.clients, settings.labels_per_client, rng)
+    if (times := _times(source, settings)) is not None:
+        return partition.by_time(times[rest], settings.clients)
     if source.groups is None:
         raise DataError(
             f"data.partition is 'natural', but {settings.source} names no owner of its examples: "
-            "give `groups` (npz), a `group` in the pattern (audio), or use iid, dirichlet or shards"
+            "give `groups` (npz), data.table.group (tables), a `group` in the pattern (audio), or use iid, dirichlet "
+            "or shards"
         )
     return partition.natural(source.groups[rest])
 
@@ -236,6 +276,11 @@ def npz(place: str, settings: Data) -> Loaded:
     from edgekit.data import files
 
     return files.read_npz(Path(place))
+
+
+def table(place: str, settings: Data) -> Loaded:
+    """Read a table's file, or a folder of them."""
+    return tables.read(place, settings.table), None
 
 
 def idx(place: str, settings: Data) -> Loaded:
@@ -308,21 +353,16 @@ def presence(place: str, settings: Data) -> Loaded:
     return presence.read(), None
 
 
-def _from_function(path: str) -> FederatedDataset | Loaded:
-    """Call the user's function: it gives a FederatedDataset, or (x, y), or (x, y, groups)."""
-    from edgekit.data.files import array_source
-
-    function = plugins.load(path, "data.source")
-    if not plugins.is_own_function(function):
-        raise ExperimentError(f"data.source {path!r} is {type(function).__name__}, not a function of yours")
-    try:
-        loaded = function()
-        if isinstance(loaded, FederatedDataset):
-            return loaded
-        parts = [np.asarray(part) for part in loaded] if isinstance(loaded, tuple) else []
-    except Exception as error:
-        raise DataError(f"{path}() raised {type(error).__name__}: {error}") from error
-    if len(parts) in (2, 3):
-        x, y, *groups = parts
-        return array_source(x, y, path, groups=groups[0] if groups else None), None
-    raise DataError(f"{path}() returned {type(loaded).__name__}: return (x, y), (x, y, groups) or a FederatedDataset")
+def _from_object(path: str, settings: Data) -> FederatedDataset | Loaded:
+    """Take data of the user's own: what a function gives, a data set's class or instance, a table."""
+    found = plugins.load(path, "data.source")
+    where = path
+    if plugins.is_own_function(found) or plugins.is_own_class(found):
+        where = f"{path}()"
+        try:
+            found = found()
+        except Exception as error:
+            raise DataError(f"{where} raised {type(error).__name__}: {error}") from error
+    elif callable(found) and not hasattr(found, "__getitem__"):
+        raise ExperimentError(f"data.source {path!r} is {type(found).__name__}, not a function of yours")
+    return objects.loaded(found, where, settings)

@@ -1,5 +1,6 @@
 """From the experiment's [model] section to a torch module."""
 
+import copy
 import inspect
 from collections.abc import Callable
 from pathlib import Path
@@ -143,6 +144,8 @@ def _gives_module(function: FunctionType) -> bool:
 
 def _construct(settings: Model, shape: tuple[int, ...], classes: int) -> nn.Module:
     found = MODELS.load(settings.name)
+    if isinstance(found, nn.Module) and settings.name.startswith(plugins.OBJECT):
+        return copy.deepcopy(found)  # the program's own stays as it is
     made = found if settings.name in MODELS else maker(found, f"model.name {settings.name!r}")
     try:
         if settings.name not in MODELS:

@@ -21,7 +21,7 @@ class Model(Section):
     levels: Annotated[int, Field(ge=1, le=256)] = 4
     """Levels of `qcfs`; with as many time steps each spike stands for one."""
     weights: str = ""
-    """A file to begin with: .safetensors, or what `torch.save` made of a state_dict."""
+    """What to begin with: a run folder, a .safetensors, or what `torch.save` made of a state_dict."""
     new: list[str] = []
     """Layers that do not come from that file, such as `["head"]` for other classes."""
     only: list[str] = []

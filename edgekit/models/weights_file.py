@@ -34,8 +34,8 @@ def take(model: nn.Module, path: Path, new: Sequence[str] = ()) -> list[str]:
 
     Args:
         model: the network; changed.
-        path: .safetensors, or what `torch.save` made of a state_dict: by itself, under one of `INSIDE`, and with one of
-            `PREFIXES` before its names.
+        path: a run folder, .safetensors, or what `torch.save` made of a state_dict: by itself, under one of `INSIDE`,
+            and with one of `PREFIXES` before its names.
         new: layers that keep the values they have, such as a classifier for other classes.
 
     Raises:
@@ -92,6 +92,12 @@ def read(path: Path) -> dict[str, Tensor]:
     """
     if not path.exists():
         raise ModelError(f"{path} does not exist")
+    if path.is_dir():
+        if not (path / "experiment.toml").is_file():
+            raise ModelError(f"{path} is a folder, but no run: give a run, a .safetensors or a .pt")
+        path = path / "model.safetensors"
+        if not path.exists():
+            raise ModelError(f"{path.parent} holds no trained network yet: go on with edgekit resume {path.parent}")
     found: Any
     try:
         if path.suffix == ".safetensors":

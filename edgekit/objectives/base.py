@@ -182,6 +182,20 @@ class Objective:
         """Return the scores that count, of a network with several answers its last, (examples, outputs)."""
         return scores[:, -1] if len(scores.shape) == 3 else scores
 
+    def answers(
+        self, scores: Array, x: Array, names: Sequence[str], decided: Mapping[str, float], top: int
+    ) -> list[dict[str, Any]]:
+        """Return what scores say of each example, by column; the first columns are what people want to know.
+
+        Args:
+            scores: (examples, outputs).
+            x: the examples.
+            names: of classes, or numbers.
+            decided: what `decides` gave.
+            top: classes to name, the likeliest first.
+        """
+        return [dict(zip(names, map(float, row), strict=True)) for row in scores.reshape(len(x), -1)]
+
     def with_settings(self, **changed: Any) -> "Objective":
         """Return the same with other settings."""
         made = copy.copy(self)

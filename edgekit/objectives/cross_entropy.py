@@ -1,6 +1,7 @@
 """One class of several: softmax and cross entropy."""
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from pydantic import Field
@@ -91,6 +92,21 @@ class CrossEntropy(Objective):
         unequal = largest > UNEQUAL / int(there.sum())
         return Figures(0.0, metrics, ("balanced_accuracy", "f1") if unequal else (), largest)
 
+    def answers(
+        self, scores: Array, x: Array, names: Sequence[str], decided: Mapping[str, float], top: int
+    ) -> list[dict[str, Any]]:
+        """Return the likeliest class and its chance, and the next ones."""
+        chances = chances_of(self.answer(scores))
+        found = []
+        for row in chances:
+            best = np.argsort(-row, kind="stable")[: max(top, 1)]
+            parts = [(names[place], round(float(row[place]), 6)) for place in best]
+            one: dict[str, Any] = {"class": parts[0][0], "score": parts[0][1]}
+            for place, (name, score) in enumerate(parts[1:], 2):
+                one |= {f"class_{place}": name, f"score_{place}": score}
+            found.append(one)
+        return found
+
     def encoded(self, y: Array, width: int) -> Array:
         """Return one-hot labels; soft ones stay."""
         return np.asarray(y, np.float32) if y.ndim == 2 else np.eye(width, dtype=np.float32)[y]
@@ -109,6 +125,13 @@ class CrossEntropy(Objective):
         if given and len(given) != classes:
             return f"has {classes} classes, but objective.arguments.class_weights are {len(given)}"
         return ""
+
+
+def chances_of(scores: Array) -> Array:
+    """Return softmax of scores, (examples, classes), in float64."""
+    shifted = np.asarray(scores, np.float64) - scores.max(-1, keepdims=True)
+    chances: Array = np.exp(shifted) / np.exp(shifted).sum(-1, keepdims=True)
+    return chances
 
 
 PLAIN = CrossEntropy()

@@ -1,6 +1,7 @@
 """Several labels that an example may have together: a logistic loss each."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -52,6 +53,17 @@ class MultiLabel(Objective):
         }
         shares = there.mean(0)  # always yes has precision p and recall 1
         return Figures(0.0, metrics, ("auc",), float((2 * shares / (1 + shares)).mean()))
+
+    def answers(
+        self, scores: Array, x: Array, names: Sequence[str], decided: Mapping[str, float], top: int
+    ) -> list[dict[str, Any]]:
+        """Return the labels that are there, and the chance of each."""
+        found = []
+        for row in np.asarray(scores, np.float64):
+            there = [name for name, score in zip(names, row, strict=True) if score > 0]
+            chances = 1 / (1 + np.exp(-row))
+            found.append({"labels": "; ".join(there), **dict(zip(names, chances.round(6).tolist(), strict=True))})
+        return found
 
     def problem_with(self, y: Array, classes: int) -> str:
         """Say why labels are no flags."""

@@ -1,7 +1,7 @@
 """What is normal: an autoencoder gives normal examples back, and others worse."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from pydantic import Field
@@ -91,6 +91,15 @@ class Reconstruction(Objective):
             return {}
         beyond, normal = _errors(scores, x) > decided["threshold"], y == self.settings.place
         return {"found": float(beyond[~normal].mean()), "false_alarms": float(beyond[normal].mean())}
+
+    def answers(
+        self, scores: Array, x: Array, names: Sequence[str], decided: Mapping[str, float], top: int
+    ) -> list[dict[str, Any]]:
+        """Return each example's error, and whether it is beyond the threshold."""
+        errors = _errors(scores, x)
+        if "threshold" not in decided:
+            return [{"error": float(error)} for error in errors]
+        return [{"normal": bool(error <= decided["threshold"]), "error": float(error)} for error in errors]
 
 
 def _errors(scores: Array, x: Array) -> Array:

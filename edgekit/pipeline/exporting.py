@@ -57,6 +57,7 @@ def write_files(
     Raises:
         ExportError: a file cannot be made, or failed its check; the others are there.
     """
+    subject = Subject.of(model, dataset)
     card = {
         "edgekit": __version__,
         "name": experiment.name,
@@ -64,9 +65,10 @@ def write_files(
         "data": dataset.description,
         "privacy": result["privacy_statement"],
         "licence": experiment.export.licence or "not stated",
+        "objective": subject.objective.chosen.model_dump(),
+        "decision": result.get("decision", {}),
     }
     settings = experiment.export
-    subject = Subject.of(model, dataset)
     done: dict[str, Exported] = {}
     failures: list[EdgekitError] = []
     result.setdefault("tflite", {})

@@ -29,7 +29,7 @@ from edgekit.neuromorphic.trace import trace
 from edgekit.objectives import objective_of
 from edgekit.pipeline import exporting
 from edgekit.pipeline.spiking import SpikingResult, make_spiking
-from edgekit.pipeline.subjects import build_network, load_dataset
+from edgekit.pipeline.subjects import build_network, input_facts, load_dataset
 from edgekit.privacy.events import tree
 from edgekit.privacy.statement import summary
 from edgekit.registry import MODELS
@@ -308,6 +308,7 @@ def _keep_model(
                 "clients": clients,
                 "test": len(dataset.test),
             },
+            "input": input_facts(dataset),
             "privacy": None,
             "versions": {"edgekit": __version__, "python": platform.python_version(), **_versions()},
         }

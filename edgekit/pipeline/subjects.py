@@ -28,6 +28,7 @@ def load_dataset(experiment: Experiment) -> FederatedDataset:
         experiment.split,
         experiment.seed,
         whole_groups=whole_groups,
+        private=experiment.privacy.on,
         objective=objectives.make(experiment.objective),
     )
 
@@ -59,16 +60,45 @@ def load_run(folder: RunFolder, experiment: Experiment) -> tuple[nn.Module, Fede
     Raises:
         RunFolderError: it has no trained network, or one of another experiment.
     """
-    if not folder.model.exists():
-        raise RunFolderError(f"{folder.path} holds no trained network yet: go on with edgekit resume {folder.path}")
+    _require_weights(folder)
     dataset = load_dataset(experiment)
+    return load_network(folder, experiment, dataset), dataset
+
+
+def load_network(folder: RunFolder, experiment: Experiment, dataset: FederatedDataset) -> nn.Module:
+    """Return a finished run's network with its trained weights.
+
+    Args:
+        folder: the run.
+        experiment: the run's.
+        dataset: the run's, or one of its shape, classes and objective.
+
+    Raises:
+        RunFolderError: it has no trained network, or one of another experiment.
+    """
+    _require_weights(folder)
     begun = experiment.model.model_copy(update={"weights": "", "new": []})  # all of it is in the run
     model = build_network(experiment.model_copy(update={"model": begun}), dataset)
     weights, _ = arrays.load(folder.model)
     if problem := arrays.problem_with(weights, _state(model)):
         raise RunFolderError(f"{folder.model} is not of the experiment's network: {problem}")
     load_weights(model, weights)
-    return model.eval(), dataset
+    return model.eval()
+
+
+def _require_weights(folder: RunFolder) -> None:
+    if not folder.model.exists():
+        raise RunFolderError(f"{folder.path} holds no trained network yet: go on with edgekit resume {folder.path}")
+
+
+def input_facts(dataset: FederatedDataset) -> dict[str, Any]:
+    """Return what a network takes and its scores mean, for result.json: see `edgekit.data.unlabelled.Inputs`."""
+    return {
+        "shape": list(dataset.shape),
+        "classes": list(dataset.classes),
+        "normalisation": dict(dataset.normalisation),
+        "objective": dataset.objective.chosen.model_dump(),
+    }
 
 
 def load_module(model_path: str, arguments: dict[str, Any], weights: Path | None, example: torch.Tensor) -> nn.Module:

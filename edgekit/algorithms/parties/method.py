@@ -62,7 +62,13 @@ class Parties(Interactive):
 
     @staticmethod
     def dataset(
-        data: "Data", split: Split, seed: int, *, whole_groups: bool, objective: Objective = PLAIN
+        data: "Data",
+        split: Split,
+        seed: int,
+        *,
+        whole_groups: bool,
+        private: bool = False,
+        objective: Objective = PLAIN,
     ) -> "FederatedDataset":
         """Return the parties' tables, and the labels."""
         from edgekit.data.sources import load_vertical

@@ -7,6 +7,7 @@ from edgekit.arrays import Weights
 from edgekit.clients.node.task import Task, name_of
 from edgekit.clients.node.task_facts import MethodFacts, Planned, SplitFacts, TaskFacts, VerticalFacts
 from edgekit.data import FederatedDataset
+from edgekit.data.tables import with_columns
 from edgekit.errors import EdgekitError
 from edgekit.privacy import Plan
 from edgekit.server.settings import Sections
@@ -93,7 +94,7 @@ def facts_of(
         run_id=run_id,
         seed=experiment.seed,
         model=experiment.model.model_copy(update={"weights": "", "new": []}),  # nodes are sent what is in the file
-        data=experiment.data,
+        data=with_columns(experiment.data, dataset.normalisation),
         shape=dataset.shape,
         classes=dataset.classes,
         parameters=parameters,

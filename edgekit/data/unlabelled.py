@@ -1,0 +1,208 @@
+"""Examples to use a trained network on: pictures, recordings, rows of a table or arrays, as raw as people have them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field, ValidationError
+
+from edgekit.arrays import Array
+from edgekit.data import columns, tables
+from edgekit.data.federated import Floats, Integers
+from edgekit.data.files import read_arrays
+from edgekit.data.numbers import as_features
+from edgekit.data.packed import PARTS, packed
+from edgekit.data.settings import Audio, Data, Images, Table
+from edgekit.errors import DataError
+from edgekit.section import Section, first_problem
+
+PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"}
+TABLES = {".csv", ".tsv", ".parquet"}
+ARRAYS = {".npz", ".npy"}
+KINDS = "a picture or .wav, a folder of them, a .csv or .parquet, an .npz with x or an .npy"
+
+
+class Inputs(Section):
+    """What a trained network takes, and what its scores mean: kept in a run's result.json and in files for devices.
+
+    Attributes:
+        shape: of one example.
+        classes: names of the scores.
+        normalisation: how raw values become examples.
+    """
+
+    shape: Annotated[list[Annotated[int, Field(ge=1)]], Field(max_length=8)]
+    classes: list[str]
+    normalisation: dict[str, Any]
+
+    @classmethod
+    def read(cls, record: Any, where: str) -> "Inputs":
+        """Return what a file holds, checked.
+
+        Raises:
+            DataError: it is something else.
+        """
+        try:
+            made = cls.model_validate(record)
+            made.scale()
+            made.settings(Data())
+        except (ValidationError, TypeError, ValueError) as error:
+            told = first_problem(error) if isinstance(error, ValidationError) else str(error)
+            raise DataError(f"{where} does not say what its network takes: {told}") from None
+        return made
+
+    def scale(self) -> float:
+        """Return what raw numbers are divided by.
+
+        Raises:
+            ValueError: no number above zero.
+        """
+        found = float(self.normalisation.get("std", 1.0))
+        if not 0 < found < np.inf:
+            raise ValueError(f"normalisation.std is {found}")
+        return found
+
+    def settings(self, data: Data) -> Data:
+        """Return a [data] section by which raw data becomes what the network takes.
+
+        Args:
+            data: of the run, or defaults.
+
+        Raises:
+            ValidationError: the facts are none of a network's.
+        """
+        facts = self.normalisation
+        changed: dict[str, Section] = {}
+        if facts.get("features") == "log-mel":
+            keys = Audio.model_fields.keys() & facts.keys()
+            changed["audio"] = Audio.model_validate({**data.audio.model_dump(), **{key: facts[key] for key in keys}})
+        if facts.get("columns"):
+            changed["table"] = Table.model_validate(
+                {**data.table.model_dump(), "columns": facts["columns"], "label": facts.get("label", "")}
+            )
+        if len(self.shape) == 3 and self.shape[0] in (1, 3):
+            channels, height, width = self.shape
+            changed["images"] = Images(height=height, width=width, grayscale=channels == 1)
+        return data.model_copy(update=changed)
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """Examples without labels, read as they are asked for.
+
+    Attributes:
+        names: a name an example: a file's, or its place.
+        load: gives examples by their places, (examples, ...).
+        notes: lines for people.
+    """
+
+    names: Sequence[str]
+    load: Callable[[Integers], Floats]
+    notes: tuple[str, ...] = ()
+
+
+def read(place: Path, inputs: Inputs, data: Data) -> Unlabelled:
+    """Return the examples of a file or folder, as a network takes them.
+
+    Args:
+        place: see `KINDS`; folders are looked through to the bottom.
+        inputs: what the network takes.
+        data: the run's [data] section, or defaults.
+
+    Raises:
+        DataError: there are none, or they are of another kind or shape than the network's.
+    """
+    settings = inputs.settings(data)
+    if place.is_dir():
+        files = sorted(path for path in place.rglob("*") if path.suffix.lower() in {*PICTURES, ".wav"})
+        if not files:
+            raise DataError(f"{place} holds nothing to use: give {KINDS}")
+        return _files(files, place, inputs, settings)
+    if not place.exists():
+        raise DataError(f"{place} does not exist")
+    kind = place.suffix.lower()
+    if kind in PICTURES or kind == ".wav":
+        return _files([place], place.parent, inputs, settings)
+    if kind in TABLES:
+        return _table(place, inputs, settings)
+    if kind not in ARRAYS:
+        raise DataError(f"{place}: give {KINDS}")
+    return _arrays(place, inputs)
+
+
+def _files(files: list[Path], folder: Path, inputs: Inputs, settings: Data) -> Unlabelled:
+    """Read pictures or recordings."""
+    kinds = {"recordings" if path.suffix.lower() == ".wav" else "pictures" for path in files}
+    takes = "recordings" if inputs.normalisation.get("features") == "log-mel" else "pictures"
+    if kinds != {takes} or (takes == "pictures" and not (len(inputs.shape) == 3 and inputs.shape[0] in (1, 3))):
+        takes = takes if takes == "recordings" or len(inputs.shape) == 3 else _shaped(inputs.shape)
+        raise DataError(f"{folder} holds {' and '.join(sorted(kinds))}; the network takes {takes}")
+
+    def load(places: Integers) -> Floats:
+        if takes == "recordings":
+            from edgekit.data.audio import log_mel, read_wav
+
+            audio = settings.audio
+            return np.stack([log_mel(read_wav(files[i], audio.sample_rate), audio) for i in places])
+        from edgekit.data.images import ImageFolder
+
+        return ImageFolder(files, np.zeros(len(files), np.int64), [], settings.images, "").load(places)
+
+    return Unlabelled([str(path.relative_to(folder)) for path in files], load)
+
+
+def _shaped(shape: Sequence[int]) -> str:
+    return f"{shape[0]} numbers" if len(shape) == 1 else f"arrays of {' x '.join(map(str, shape))}"
+
+
+def _table(place: Path, inputs: Inputs, settings: Data) -> Unlabelled:
+    raw, _ = tables.read_raw(str(place), settings.table)
+    many = len(next(iter(raw.values())).values)
+    names = [str(row) for row in range(1, many + 1)]
+    learnt = settings.table.columns
+    if learnt:
+        for column in learnt:
+            if column.name not in raw:
+                hint = tables.nearest(column.name, list(raw))
+                raise DataError(f"{place} has no column {column.name!r}, which the network learnt with; {hint}")
+        notes = tuple(filter(None, (columns.strange(column, raw[column.name]) for column in learnt)))
+        return Unlabelled(names, lambda places: columns.encode(learnt, raw, places), notes)
+    numbers = [name for name, one in raw.items() if one.kind == "number"]
+    if len(inputs.shape) != 1 or len(numbers) != inputs.shape[0]:
+        raise DataError(
+            f"{place} has {len(numbers)} columns of numbers; the network takes {_shaped(inputs.shape)} and did not "
+            "learn from a table: give as many columns, or an .npz"
+        )
+    x = np.stack([raw[name].values for name in numbers], 1)
+    return _checked(as_features(x, str(place), inputs.scale()), place, inputs, names)
+
+
+def _arrays(place: Path, inputs: Inputs) -> Unlabelled:
+    """Read arrays as the data of training was read: whole numbers are scaled alike."""
+    if place.suffix.lower() == ".npy":
+        try:
+            held: Mapping[str, Array] = {"x": np.load(place, allow_pickle=False)}
+        except (OSError, ValueError, EOFError) as error:
+            why = "it holds Python objects, or is none" if "pickle" in str(error) else str(error)
+            raise DataError(f"{place} is not a readable .npy file: {why}") from None
+    else:
+        held = read_arrays(place)
+    if suffix := next((one for one in ("", "_test", "_train") if f"x{one}" in held), None):
+        held = {name.removesuffix(suffix): array for name, array in held.items() if name.endswith(suffix)}
+    if "x" not in held:
+        raise DataError(f"{place} holds {', '.join(held) or 'nothing'}; it needs x")
+    x, _ = packed({name: array for name, array in held.items() if name in {"x", *PARTS}}, "", str(place))
+    if tuple(x.shape) == tuple(inputs.shape):
+        x = x[None]  # one example by itself
+    if x.ndim == 0 or len(x) == 0:
+        raise DataError(f"{place}: x has shape {x.shape}; (examples, ...) is needed")
+    scale = inputs.scale() if x.dtype.kind in "ui" else None
+    return _checked(as_features(x, str(place), scale), place, inputs, [str(number) for number in range(len(x))])
+
+
+def _checked(x: Floats, place: Path, inputs: Inputs, names: list[str]) -> Unlabelled:
+    if list(x.shape[1:]) != inputs.shape:
+        raise DataError(f"{place} holds examples of {tuple(x.shape[1:])}; the network takes {tuple(inputs.shape)}")
+    return Unlabelled(names, lambda places: x[places])

@@ -1,0 +1,239 @@
+"""Using a trained network: its answers for new examples, and how good it is on labelled ones."""
+
+import csv
+import io
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit.arrays import Array
+from edgekit.data.federated import Examples
+from edgekit.data.settings import ENDINGS, Data
+from edgekit.data.sources import load_own
+from edgekit.data.unlabelled import ARRAYS, PICTURES, TABLES, read
+from edgekit.errors import DataError, UsageError
+from edgekit.objectives.cross_entropy import chances_of
+from edgekit.pipeline.trained import AT_ONCE, Trained, open_trained
+from edgekit.runfolder import RunFolder, write_whole
+
+BINS = 15
+"""Of chances, for the calibration error."""
+FORMATS = (".csv", ".json", ".jsonl")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A network's answers.
+
+    Attributes:
+        rows: an example each: its `name`, and what the objective says of it: `class` and `score`, numbers, labels.
+        notes: lines for people.
+        how: in words: what computed them.
+        seconds: that it took, reading included.
+        latency_us: median microseconds of an example by itself; None where that was not measured.
+    """
+
+    rows: list[dict[str, Any]]
+    notes: tuple[str, ...]
+    how: str
+    seconds: float
+    latency_us: float | None
+
+
+def predict(path: Path, place: Path, top: int = 1) -> Predictions:
+    """Return a network's answers.
+
+    Args:
+        path: a run folder, a .tflite or a loihi.npz.
+        place: what to use it on: see `edgekit.data.unlabelled.KINDS`.
+        top: classes to name an example.
+
+    Raises:
+        EdgekitError: either cannot be used.
+    """
+    return answers_of(open_trained(path), place, top)
+
+
+def answers_of(trained: Trained, place: Path, top: int) -> Predictions:
+    """Return an open network's answers; errors as of `predict`."""
+    begun = time.perf_counter()
+    examples = read(place, trained.inputs, trained.data)
+    rows: list[dict[str, Any]] = []
+    for start in range(0, len(examples.names), AT_ONCE):
+        names = examples.names[start : start + AT_ONCE]
+        x = examples.load(np.arange(start, start + len(names), dtype=np.int64))
+        found = rows_of(trained, x, trained.scores(x), top)
+        rows += [{"name": name, **row} for name, row in zip(names, found, strict=True)]
+    latency = float(np.median(trained.latency)) if trained.latency else None
+    return Predictions(rows, examples.notes, trained.how, time.perf_counter() - begun, latency)
+
+
+def rows_of(trained: Trained, x: Array, scores: Array, top: int = 1) -> list[dict[str, Any]]:
+    """Return what scores say of each example."""
+    if trained.unit == "voltage":
+        best = scores.argmax(1)
+        named = zip(best, scores, strict=True)
+        return [{"class": trained.inputs.classes[at], trained.unit: int(row[at])} for at, row in named]
+    return trained.objective.answers(scores, x, trained.inputs.classes, trained.decided, top)
+
+
+def write(found: Predictions, out: Path) -> None:
+    """Write answers as .csv, .json or .jsonl, whole or not at all.
+
+    Raises:
+        UsageError: another ending.
+        RunFolderError: it cannot be written.
+    """
+    check_out(out)
+    if out.suffix == ".json":
+        text = json.dumps(found.rows, indent=1) + "\n"
+    elif out.suffix == ".jsonl":
+        text = "".join(json.dumps(row) + "\n" for row in found.rows)
+    else:
+        held = io.StringIO()
+        writer = csv.DictWriter(held, list(found.rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(found.rows)
+        text = held.getvalue()
+    write_whole(out, text)
+
+
+def check_out(out: Path) -> None:
+    """See that answers can be written under this name, before any work.
+
+    Raises:
+        UsageError: they cannot.
+    """
+    if out.suffix not in FORMATS:
+        raise UsageError(f"--out {out}: give a name that ends in {', '.join(FORMATS)}")
+
+
+def evaluate(path: Path, source: str) -> dict[str, Any]:
+    """Return how good a network is on labelled examples.
+
+    Args:
+        path: a run folder, a .tflite or a loihi.npz.
+        source: as an experiment's `data.source`, or a file's or folder's name; "" is a run's own test set.
+
+    Returns:
+        `examples`, the objective's metrics, and of classes `by_class`, `confusion`, `calibration`; `by_group` where the
+        data names owners.
+
+    Raises:
+        EdgekitError: either cannot be used, or the data has labels that the network does not know.
+    """
+    trained = open_trained(path)
+    examples, groups = labelled(path, trained, source)
+    return figures(trained, examples, groups)
+
+
+def labelled(path: Path, trained: Trained, source: str) -> tuple[Examples, Array | None]:
+    """Return labelled examples as a network takes them, and who owns each; errors as of `evaluate`."""
+    if not source:
+        if not path.is_dir():
+            raise UsageError(f"say what to evaluate {path} on: a file or folder with labels")
+        from edgekit import experiment as experiments
+        from edgekit.pipeline.subjects import load_dataset
+
+        return load_dataset(experiments.load(RunFolder.open(path).experiment)).test, None
+    data = trained.inputs.settings(trained.data).model_copy(update={"source": _source(source)})
+    examples, groups = load_own(data, trained.inputs.classes, trained.objective)
+    if list(examples.x.shape[1:]) != trained.inputs.shape:
+        shapes = f"{tuple(examples.x.shape[1:])}; the network takes {tuple(trained.inputs.shape)}"
+        raise DataError(f"{source} holds examples of {shapes}")
+    if problem := trained.objective.problem_with(examples.y, len(trained.inputs.classes)):
+        raise DataError(f"{source} {problem}")
+    return examples, groups
+
+
+def _source(given: str) -> str:
+    """Return a source for a file's or folder's name."""
+    path = Path(given)
+    if not path.exists():
+        return Data(source=given).source
+    if path.is_file() and path.suffix in ENDINGS:
+        return f"{ENDINGS[path.suffix]}:{given}"
+    if not path.is_dir():
+        known = ", ".join(sorted({*ARRAYS, *TABLES} - {".npy"}))
+        raise DataError(f"{given}: labelled examples are {known}, or a folder with one subfolder a class")
+    kinds = {one.suffix.lower() for one in path.rglob("*") if one.is_file()}
+    for kind, endings in (("audio", {".wav"}), ("images", PICTURES), ("csv", TABLES)):
+        if kinds & endings:
+            return f"{kind}:{given}"
+    raise DataError(f"{given} holds no pictures, .wav files or tables")
+
+
+def figures(trained: Trained, examples: Examples, groups: Array | None) -> dict[str, Any]:
+    """Return how good a network is: see `evaluate`."""
+    begun = time.perf_counter()
+    scores = np.concatenate([trained.scores(part) for part in _parts(examples.x)])
+    objective = trained.objective
+    found = objective.figures(scores, examples.y, examples.x)
+    result: dict[str, Any] = {"examples": len(examples), "how": trained.how, "measure": found.measure, **found.metrics}
+    result |= objective.judged(trained.decided, scores, examples.y, examples.x)
+    if objective.of_classes:
+        labels = examples.y if examples.y.ndim == 1 else examples.y.argmax(1)
+        answers = np.asarray(objective.answer(scores)).argmax(1)
+        result |= _by_class(answers, labels, trained.inputs.classes)
+        if trained.unit == "score":
+            result["calibration"] = calibration(chances_of(objective.answer(scores)), labels)
+    if groups is not None:
+        result["by_group"] = {
+            str(name): {
+                "examples": int((groups == name).sum()),
+                found.measure: objective.figures(
+                    scores[groups == name], examples.y[groups == name], examples.x[groups == name]
+                ).score,
+            }
+            for name in np.unique(groups)
+        }
+    return {**result, "seconds": round(time.perf_counter() - begun, 3)}
+
+
+def _parts(x: Array) -> Iterator[Array]:
+    for start in range(0, len(x), AT_ONCE):
+        yield x[start : start + AT_ONCE]
+
+
+def _by_class(answers: Array, labels: Array, classes: list[str]) -> dict[str, Any]:
+    many = len(classes)
+    confusion = np.zeros((many, many), np.int64)
+    np.add.at(confusion, (labels, answers), 1)
+    rows = {}
+    for place, name in enumerate(classes):
+        there, named, right = confusion[place].sum(), confusion[:, place].sum(), confusion[place, place]
+        rows[name] = {
+            "examples": int(there),
+            "recall": float(right / there) if there else None,
+            "precision": float(right / named) if named else None,
+        }
+    return {"by_class": rows, "confusion": confusion.tolist()}
+
+
+def calibration(chances: Array, labels: Array) -> dict[str, Any]:
+    """Return how far chances can be believed: the expected calibration error, with its bins (Guo et al. 2017, eq. 3).
+
+    Args:
+        chances: (examples, classes).
+        labels: (examples,).
+
+    Returns:
+        `ece`, and `bins`: the mean chance of the class named, the share that was right, and how many examples.
+    """
+    sure, right = chances.max(1), chances.argmax(1) == labels
+    place = np.minimum((sure * BINS).astype(int), BINS - 1)
+    bins = [
+        {
+            "confidence": float(sure[place == one].mean()),
+            "accuracy": float(right[place == one].mean()),
+            "examples": int((place == one).sum()),
+        }
+        for one in np.unique(place)
+    ]
+    away = sum(one["examples"] * abs(one["accuracy"] - one["confidence"]) for one in bins)
+    return {"ece": float(away / len(labels)), "bins": bins}
