@@ -12,9 +12,9 @@ from collections.abc import Callable
 from importlib import metadata, resources
 from pathlib import Path
 
-from edgekit import __version__
 from edgekit.devices.profile import DeviceProfile
 from edgekit.errors import EdgekitError
+from edgekit.version import __version__
 
 TOP = "edgekit-bundle"
 LEFT_OUT = {"uv"}

@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 
-from edgekit import __version__
+from edgekit.version import __version__
 
 PURPOSES = {
     "train": "federated training, privacy, the report",

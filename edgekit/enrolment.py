@@ -13,8 +13,8 @@ import secrets
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from edgekit import __version__
 from edgekit.errors import JoinError
+from edgekit.version import __version__
 
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 """Crockford's base 32: no I, L, O, U."""

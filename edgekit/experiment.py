@@ -84,18 +84,54 @@ def load(path: Path | None, overrides: Sequence[str] = ()) -> Experiment:
     Raises:
         ExperimentError: the file cannot be read, or breaks the schema; one line that names key and remedy.
     """
-    settings: dict[str, Any] = {}
-    where = "experiment"
-    if path is not None:
-        where = str(path)
-        try:
-            settings = tomllib.loads(path.read_bytes().decode())
-        except FileNotFoundError:
-            raise ExperimentError(f"{path} does not exist; `edgekit new {path}` writes a file to start from") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise ExperimentError(f"cannot read {path}: {error}") from None
-        except tomllib.TOMLDecodeError as error:
-            raise ExperimentError(f"{path} is not valid TOML: {error}") from None
+    if path is None:
+        return of({}, overrides)
+    return of(read(path), overrides, str(path))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return the settings of a file, not checked yet.
+
+    Raises:
+        ExperimentError: it cannot be read.
+    """
+    try:
+        return tomllib.loads(path.read_bytes().decode())
+    except FileNotFoundError:
+        raise ExperimentError(f"{path} does not exist; `edgekit new {path}` writes a file to start from") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ExperimentError(f"cannot read {path}: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ExperimentError(f"{path} is not valid TOML: {error}") from None
+
+
+def as_text(value: Any) -> str:
+    """Return a value as an override has it, in TOML.
+
+    Raises:
+        ExperimentError: TOML has no such value.
+    """
+    try:
+        return tomli_w.dumps({"value": value}).removeprefix("value = ").strip()
+    except (TypeError, ValueError) as error:
+        raise ExperimentError(f"{value!r} is no value of an experiment: {error}") from None
+
+
+def changed(experiment: Experiment, overrides: Sequence[str]) -> Experiment:
+    """Return an experiment with `key.path=value` overrides.
+
+    Raises:
+        ExperimentError: they break the schema.
+    """
+    return of(experiment.model_dump(), overrides)
+
+
+def of(settings: dict[str, Any], overrides: Sequence[str] = (), where: str = "experiment") -> Experiment:
+    """Return the experiment of nested settings, changed by overrides.
+
+    Raises:
+        ExperimentError: they break the schema; the message begins with `where`.
+    """
     for override in overrides:
         _apply(settings, override)
     try:

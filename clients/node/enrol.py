@@ -10,11 +10,11 @@ import httpx
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from edgekit import __version__
 from edgekit.clients.node.folder import Membership, NodeFolder, NodeSettings
 from edgekit.enrolment import PROTOCOL, JoinAddress, JoinCode, clock_problem, enrolment_parts, is_proof, phone_message
 from edgekit.errors import JoinError
 from edgekit.flower.fleet import explain, trusting
+from edgekit.version import __version__
 
 TIMEOUT_SECONDS = 60.0
 MOST_BYTES = 64 << 10

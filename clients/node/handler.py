@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from flwr.app import Message
 
-from edgekit import __version__, wire
+from edgekit import wire
 from edgekit.arrays import to_bytes
 from edgekit.clients.budget import ACCOUNTANT, Budget, PlannedRun
 from edgekit.clients.node import conditions, delivery, statistics, task
@@ -24,6 +24,7 @@ from edgekit.errors import EdgekitError, PrivacyError, RefusedError, StoppedErro
 from edgekit.flower import CLIENT_DECLINED, CLIENT_RAISED, NODE_LACKS_TASK, NODE_NOT_ALIGNED
 from edgekit.flower.parcel import error_reply
 from edgekit.privacy import Charge, epsilon
+from edgekit.version import __version__
 
 log = logging.getLogger("edgekit.node")
 

@@ -22,7 +22,6 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from edgekit import __version__
 from edgekit.clients.node import enrol
 from edgekit.clients.node.folder import NodeFolder
 from edgekit.clients.node.resident import Resident
@@ -43,6 +42,7 @@ from edgekit.door import known
 from edgekit.enrolment import parse_url
 from edgekit.errors import EdgekitError, JoinError, RefusedError
 from edgekit.throttle import Throttle
+from edgekit.version import __version__
 
 log = logging.getLogger("edgekit.phone")
 

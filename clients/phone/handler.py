@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from flwr.app import Message
 
-from edgekit import __version__, wire
+from edgekit import wire
 from edgekit.algorithms.base import with_mu
 from edgekit.arrays import Weights, problem_with, to_bytes
 from edgekit.asks import WEIGHTS
@@ -27,6 +27,7 @@ from edgekit.clients.phone.line import Line, PausedError
 from edgekit.errors import EdgekitError, RefusedError
 from edgekit.export.metadata import read_metadata
 from edgekit.flower.parcel import ends_of
+from edgekit.version import __version__
 
 log = logging.getLogger("edgekit.phone")
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import typer
 
-from edgekit import __version__, plugins
+from edgekit import plugins
 from edgekit.cli import (
     bundle,
+    compare,
     devices,
     doctor,
     evaluate,
@@ -26,11 +27,13 @@ from edgekit.cli import (
     serve,
     spike,
     split,
+    sweep,
 )
 from edgekit.cli.terminal import complain
 from edgekit.errors import EdgekitError
 from edgekit.processes import adopt_children, end_children
 from edgekit.trust import VARIABLE, Gate
+from edgekit.version import __version__
 
 app = typer.Typer(
     name="edgekit",
@@ -42,6 +45,9 @@ app = typer.Typer(
 )
 app.command()(run.run)
 app.command()(resume.resume)
+app.command()(compare.runs)
+app.command()(compare.compare)
+app.command()(sweep.sweep)
 app.command()(predict.predict)
 app.command()(evaluate.evaluate)
 app.command()(export.export)

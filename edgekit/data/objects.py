@@ -7,6 +7,7 @@ import numpy as np
 
 from edgekit.arrays import Array
 from edgekit.data import hub, tables
+from edgekit.data.columns import Raw
 from edgekit.data.federated import ArraySource, FederatedDataset, Source
 from edgekit.data.files import array_source
 from edgekit.data.settings import Data
@@ -43,10 +44,10 @@ def _source(given: Any, where: str, settings: Data) -> Source:
     package = type(given).__module__.partition(".")[0]
     if package == "datasets" and hasattr(given, "column_names") and hasattr(given, "with_format"):
         return hub.of_table(given, where, settings.hub, settings.images)
-    if (table := _as_arrow(given, package, settings)) is not None:
+    if (table := as_arrow(given)) is not None:
         return tables.of_table(table, settings.table, where)
     if isinstance(given, tuple | list) and len(given) in (2, 3) and all(_is_array(part) for part in given):
-        x, y, *groups = (_array(part) for part in given)
+        x, y, *groups = (array(part) for part in given)
         return array_source(x, y, where, groups=groups[0] if groups else None)
     if isinstance(given, Mapping):
         return _of_mapping(given, where, settings)
@@ -55,8 +56,13 @@ def _source(given: Any, where: str, settings: Data) -> Source:
     raise DataError(f"{where} is {type(given).__name__}: give {KINDS}")
 
 
-def _as_arrow(given: Any, package: str, settings: Data) -> Any:
-    """Return a table as arrow's, None if it is none."""
+def as_arrow(given: Any) -> Any:
+    """Return a table as arrow's, None if it is none.
+
+    Raises:
+        MissingExtraError: pyarrow is not installed.
+    """
+    package = type(given).__module__.partition(".")[0]
     if package not in ("pandas", "polars", "pyarrow") or not (hasattr(given, "columns") or package == "polars"):
         return None
     try:
@@ -77,7 +83,8 @@ def _is_array(part: Any) -> bool:
     return hasattr(part, "__array__") or isinstance(part, list | tuple)
 
 
-def _array(part: Any) -> Array:
+def array(part: Any) -> Array:
+    """Return an array or tensor as numpy's."""
     if hasattr(part, "detach"):  # a tensor, perhaps on another device
         part = part.detach().cpu()
     return np.asarray(part)
@@ -92,14 +99,30 @@ def _of_mapping(given: Mapping[str, Any], where: str, settings: Data) -> Source:
             frame = x.assign(target=given["target"])
             table = settings.table.model_copy(update={"label": "target"})
             return _source(frame, where, settings.model_copy(update={"table": table}))
-        x, y = _array(x), _array(given["target"])
+        x, y = array(x), array(given["target"])
+        if "images" not in given and x.ndim == 2:
+            return _of_columns(x, y, names, given.get("feature_names"), where, settings)
         scale = float(x.max()) if "images" in given and x.dtype.kind == "f" and x.max() > 1 else None
         classes = None if names is None or y.dtype.kind == "f" else [str(name) for name in names]
         return array_source(x, y, where, classes=classes, scale=scale)
     if "x" in given and "y" in given:
-        groups = None if given.get("groups") is None else _array(given["groups"])
-        return array_source(_array(given["x"]), _array(given["y"]), where, groups=groups)
+        groups = None if given.get("groups") is None else array(given["groups"])
+        return array_source(array(given["x"]), array(given["y"]), where, groups=groups)
     raise DataError(f"{where} holds {', '.join(map(str, given)) or 'nothing'}; it needs x and y, or data and target")
+
+
+def _of_columns(x: Array, y: Array, classes: Any, headings: Any, where: str, settings: Data) -> tables.TableSource:
+    """Read a bunch's numbers as a table: they are brought to one scale."""
+    names = [str(name) for name in headings] if headings is not None else [f"x{place}" for place in range(x.shape[1])]
+    if len(names) != x.shape[1] or len(x) != len(y) or y.ndim != 1:
+        raise DataError(f"{where}: data of shape {x.shape}, target of {y.shape}, {len(names)} feature_names")
+    raw = {name: Raw("number", np.asarray(x[:, place], np.float64)) for place, name in enumerate(names)}
+    if classes is not None and y.dtype.kind in "ui" and y.min() >= 0 and y.max() < len(classes):
+        raw["target"] = Raw("category", y.astype(np.int32), tuple(str(name) for name in classes))
+    else:
+        raw["target"] = Raw("number", np.asarray(y, np.float64))
+    table = settings.table.model_copy(update={"label": "target"})
+    return tables.source(raw, table, where, None)
 
 
 def _of_items(given: Any, where: str) -> ArraySource:
@@ -108,7 +131,7 @@ def _of_items(given: Any, where: str) -> ArraySource:
     if not (isinstance(first, tuple | list) and len(first) in (2, 3)):
         raise DataError(f"{where}: its items are {type(first).__name__}; (x, y) or (x, y, group) are needed")
     items = [given[place] for place in range(len(given))]
-    x, y, *groups = ([_array(item[part]) for item in items] for part in range(len(first)))
+    x, y, *groups = ([array(item[part]) for item in items] for part in range(len(first)))
     if shapes := {one.shape for one in x} - {x[0].shape}:
         raise DataError(f"{where}: its examples have several shapes, {x[0].shape} and {min(shapes)}: resize them")
     names = getattr(given, "classes", None)

@@ -97,18 +97,24 @@ def load_own(
     Raises:
         DataError: there is no such data, or it has a class that the federation has not.
     """
-    loaded = _load(settings)
+    return own_of(_load(settings), settings.source, classes, objective)
+
+
+def own_of(
+    loaded: FederatedDataset | Loaded, where: str, classes: list[str], objective: Objective = PLAIN
+) -> tuple[Examples, NDArray[np.str_] | None]:
+    """Return what was loaded with a federation's labels, and who owns each example; errors as of `load_own`."""
     if isinstance(loaded, FederatedDataset):
-        raise DataError(f"{settings.source} is a whole federation's data: name this device's own, or a client of it")
+        raise DataError(f"{where} is a whole federation's data: name this device's own, or a client of it")
     source, _ = loaded
     if isinstance(source, tables.TableSource) and not source.columns:
-        raise DataError(f"{settings.source} is a table, and the federation does not say how columns become numbers")
-    labels, names = _labelled(source, settings.source, objective)
+        raise DataError(f"{where} is a table, and the federation does not say how columns become numbers")
+    labels, names = _labelled(source, where, objective)
     if labels.ndim == 2:
         return Examples(source.load(np.arange(len(labels))), labels), source.groups
     present = [names[label] for label in np.unique(labels)]
     if unknown := [name for name in present if name not in classes]:
-        raise DataError(f"{settings.source} has the class {unknown[0]!r}; the network knows {', '.join(classes[:20])}")
+        raise DataError(f"{where} has the class {unknown[0]!r}; the network knows {', '.join(classes[:20])}")
     places = np.array([classes.index(name) if name in classes else -1 for name in names], np.int64)
     return Examples(source.load(np.arange(len(labels))), places[labels]), source.groups
 

@@ -135,7 +135,12 @@ def of_table(table: Any, settings: Table, where: str) -> TableSource:
     Raises:
         DataError: as of `read`.
     """
-    return source(_of_batches([table], settings, where), settings, where, None)
+    return source(raw_of(table, settings, where), settings, where, None)
+
+
+def raw_of(table: Any, settings: Table, where: str) -> dict[str, Raw]:
+    """Return the columns of a pyarrow table; errors as of `read`."""
+    return _of_batches([table], settings, where)
 
 
 def source(raw: dict[str, Raw], settings: Table, where: str, files: NDArray[np.str_] | None) -> TableSource:

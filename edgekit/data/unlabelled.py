@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from edgekit.arrays import Array
-from edgekit.data import columns, tables
+from edgekit.data import columns, objects, tables
 from edgekit.data.federated import Floats, Integers
 from edgekit.data.files import read_arrays
 from edgekit.data.numbers import as_features
@@ -132,6 +132,29 @@ def read(place: Path, inputs: Inputs, data: Data) -> Unlabelled:
     return _arrays(place, inputs)
 
 
+def of_object(given: Any, inputs: Inputs, data: Data) -> Unlabelled:
+    """Return examples that a program has in memory, as a network takes them.
+
+    Args:
+        given: an array (examples, *shape) or one example, or a table of pandas, polars or pyarrow.
+        inputs, data: as of `read`.
+
+    Raises:
+        DataError: it is something else, or of another shape than the network's.
+    """
+    where = Path("the data")
+    if (table := objects.as_arrow(given)) is not None:
+        settings = inputs.settings(data)
+        return _of_columns(tables.raw_of(table, settings.table, str(where)), where, inputs, settings)
+    try:
+        x = objects.array(given)
+        if x.dtype.kind not in "uifb":
+            raise TypeError(x.dtype)
+    except Exception as error:  # whatever somebody's object raises
+        raise DataError(f"the data is {type(given).__name__}: give an array, a table or a file's name") from error
+    return _of_arrays({"x": x}, where, inputs)
+
+
 def _files(files: list[Path], folder: Path, inputs: Inputs, settings: Data) -> Unlabelled:
     """Read pictures or recordings."""
     kinds = {"recordings" if path.suffix.lower() == ".wav" else "pictures" for path in files}
@@ -158,7 +181,10 @@ def _shaped(shape: Sequence[int]) -> str:
 
 
 def _table(place: Path, inputs: Inputs, settings: Data) -> Unlabelled:
-    raw, _ = tables.read_raw(str(place), settings.table)
+    return _of_columns(tables.read_raw(str(place), settings.table)[0], place, inputs, settings)
+
+
+def _of_columns(raw: dict[str, columns.Raw], place: Path, inputs: Inputs, settings: Data) -> Unlabelled:
     many = len(next(iter(raw.values())).values)
     names = [str(row) for row in range(1, many + 1)]
     learnt = settings.table.columns
@@ -191,6 +217,10 @@ def _arrays(place: Path, inputs: Inputs) -> Unlabelled:
         held = read_arrays(place)
     if suffix := next((one for one in ("", "_test", "_train") if f"x{one}" in held), None):
         held = {name.removesuffix(suffix): array for name, array in held.items() if name.endswith(suffix)}
+    return _of_arrays(held, place, inputs)
+
+
+def _of_arrays(held: Mapping[str, Array], place: Path, inputs: Inputs) -> Unlabelled:
     if "x" not in held:
         raise DataError(f"{place} holds {', '.join(held) or 'nothing'}; it needs x")
     x, _ = packed({name: array for name, array in held.items() if name in {"x", *PARTS}}, "", str(place))

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgekit import __version__
 from edgekit import experiment as experiments
 from edgekit.algorithms import make
 from edgekit.data import FederatedDataset
@@ -25,6 +24,7 @@ from edgekit.pipeline.subjects import load_module, load_run, read_examples
 from edgekit.report import renew_tflite
 from edgekit.runfolder import RunFolder, measure_of, write_whole
 from edgekit.server.engines.graphs import options_of
+from edgekit.version import __version__
 
 RANDOM_EXAMPLES = 64
 Notice = Callable[[str], None]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgekit import __version__, algorithms, arrays
+from edgekit import algorithms, arrays
 from edgekit import experiment as experiments
 from edgekit.algorithms.base import Algorithm
 from edgekit.clients.cohort.memory import keep_freed_memory
@@ -42,6 +42,7 @@ from edgekit.server.loop.evaluation import outputs_of
 from edgekit.server.loop.metrics import Outcome, RoundMetrics, by_client, rounded_all
 from edgekit.server.loop.sync import Coordinator
 from edgekit.transforms.base import Mechanism
+from edgekit.version import __version__
 
 START = "start.safetensors"
 """In a run's checkpoints: the network that it began with, where that came from a file."""

@@ -13,9 +13,10 @@ import numpy as np
 
 from edgekit.arrays import Array
 from edgekit.data.federated import Examples
+from edgekit.data.objects import loaded
 from edgekit.data.settings import ENDINGS, Data
-from edgekit.data.sources import load_own
-from edgekit.data.unlabelled import ARRAYS, PICTURES, TABLES, read
+from edgekit.data.sources import load_own, own_of
+from edgekit.data.unlabelled import ARRAYS, PICTURES, TABLES, of_object, read
 from edgekit.errors import DataError, UsageError
 from edgekit.objectives.cross_entropy import chances_of
 from edgekit.pipeline.trained import AT_ONCE, Trained, open_trained
@@ -45,24 +46,25 @@ class Predictions:
     latency_us: float | None
 
 
-def predict(path: Path, place: Path, top: int = 1) -> Predictions:
+def predict(path: Path, given: Any, top: int = 1) -> Predictions:
     """Return a network's answers.
 
     Args:
         path: a run folder, a .tflite or a loihi.npz.
-        place: what to use it on: see `edgekit.data.unlabelled.KINDS`.
+        given: what to use it on: a file or folder (`edgekit.data.unlabelled.KINDS`), an array or a table.
         top: classes to name an example.
 
     Raises:
         EdgekitError: either cannot be used.
     """
-    return answers_of(open_trained(path), place, top)
+    return answers_of(open_trained(path), given, top)
 
 
-def answers_of(trained: Trained, place: Path, top: int) -> Predictions:
+def answers_of(trained: Trained, given: Any, top: int) -> Predictions:
     """Return an open network's answers; errors as of `predict`."""
     begun = time.perf_counter()
-    examples = read(place, trained.inputs, trained.data)
+    reads = read if isinstance(given, str | Path) else of_object
+    examples = reads(Path(given) if isinstance(given, str) else given, trained.inputs, trained.data)
     rows: list[dict[str, Any]] = []
     for start in range(0, len(examples.names), AT_ONCE):
         names = examples.names[start : start + AT_ONCE]
@@ -113,12 +115,13 @@ def check_out(out: Path) -> None:
         raise UsageError(f"--out {out}: give a name that ends in {', '.join(FORMATS)}")
 
 
-def evaluate(path: Path, source: str) -> dict[str, Any]:
+def evaluate(path: Path, source: Any) -> dict[str, Any]:
     """Return how good a network is on labelled examples.
 
     Args:
         path: a run folder, a .tflite or a loihi.npz.
-        source: as an experiment's `data.source`, or a file's or folder's name; "" is a run's own test set.
+        source: as an experiment's `data.source`, a file's or folder's name, or an object as of
+            `edgekit.data.objects`; "" is a run's own test set.
 
     Returns:
         `examples`, the objective's metrics, and of classes `by_class`, `confusion`, `calibration`; `by_group` where the
@@ -132,17 +135,23 @@ def evaluate(path: Path, source: str) -> dict[str, Any]:
     return figures(trained, examples, groups)
 
 
-def labelled(path: Path, trained: Trained, source: str) -> tuple[Examples, Array | None]:
+def labelled(path: Path, trained: Trained, source: Any) -> tuple[Examples, Array | None]:
     """Return labelled examples as a network takes them, and who owns each; errors as of `evaluate`."""
-    if not source:
+    if isinstance(source, str) and not source:
         if not path.is_dir():
             raise UsageError(f"say what to evaluate {path} on: a file or folder with labels")
         from edgekit import experiment as experiments
         from edgekit.pipeline.subjects import load_dataset
 
         return load_dataset(experiments.load(RunFolder.open(path).experiment)).test, None
-    data = trained.inputs.settings(trained.data).model_copy(update={"source": _source(source)})
-    examples, groups = load_own(data, trained.inputs.classes, trained.objective)
+    data = trained.inputs.settings(trained.data)
+    if isinstance(source, str | Path):
+        source = _source(str(source))
+        data = data.model_copy(update={"source": source})
+        examples, groups = load_own(data, trained.inputs.classes, trained.objective)
+    else:
+        held, source = source, "the data"
+        examples, groups = own_of(loaded(held, source, data), source, trained.inputs.classes, trained.objective)
     if list(examples.x.shape[1:]) != trained.inputs.shape:
         shapes = f"{tuple(examples.x.shape[1:])}; the network takes {tuple(trained.inputs.shape)}"
         raise DataError(f"{source} holds examples of {shapes}")

@@ -14,8 +14,8 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from torch import nn
 
-from edgekit import __version__, logs, plugins
 from edgekit import experiment as experiments
+from edgekit import logs, plugins
 from edgekit.algorithms.base import Algorithm
 from edgekit.clients.node.delivery import Delivery
 from edgekit.clients.torch_trainer import load_weights
@@ -38,6 +38,7 @@ from edgekit.server.loop import checkpoint
 from edgekit.server.loop.metrics import RoundMetrics
 from edgekit.transforms.base import Mechanism
 from edgekit.trust import Gate
+from edgekit.version import __version__
 
 log = logging.getLogger("edgekit.serving")
 

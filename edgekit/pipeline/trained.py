@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from edgekit.errors import DataError, ExportError, RunFolderError, UsageError
 from edgekit.objectives import Objective, make
 from edgekit.runfolder import RunFolder
 from edgekit.section import Chosen
+
+if TYPE_CHECKING:
+    from torch import nn
 
 WHOLE = Chosen(name="cross-entropy")
 """What a file that says nothing is trained for."""
@@ -105,23 +108,33 @@ def _decided(found: Any, where: str) -> dict[str, float]:
     return held
 
 
-def _run(folder: RunFolder) -> Trained:
-    import torch
+def run_network(folder: RunFolder) -> "tuple[nn.Module, Inputs, Objective, dict[str, float], Data]":
+    """Return a finished run's network, ready to run, and what belongs to it; its data is not needed.
 
+    Raises:
+        RunFolderError: it is not finished, or of another network.
+    """
     from edgekit.pipeline.subjects import load_network
-    from edgekit.server.loop.evaluation import outputs_of
 
     inputs, objective, decided, data = facts_of(folder)
     experiment = experiments.load(folder.experiment)
     nothing = Examples(np.empty((0, *inputs.shape), np.float32), np.empty(0, np.int64))
     shaped = FederatedDataset(1, lambda index: nothing, nothing, nothing, inputs.classes, "", objective=objective)
-    model = load_network(folder, experiment, shaped)
+    return load_network(folder, experiment, shaped), inputs, objective, decided, data
+
+
+def _run(folder: RunFolder) -> Trained:
+    import torch
+
+    from edgekit.server.loop.evaluation import outputs_of
+
+    model, inputs, objective, decided, data = run_network(folder)
     torch.set_num_threads(1)
 
     def scores(x: Floats) -> Array:
         return outputs_of(model, Examples(x, np.zeros(len(x), np.int64)))
 
-    return Trained(scores, inputs, objective, decided, data, f"{experiment.model.name} in torch")
+    return Trained(scores, inputs, objective, decided, data, f"{type(model).__name__} in torch")
 
 
 def _tflite(path: Path) -> Trained:

@@ -1,5 +1,6 @@
 """The report: one self-contained page that a person wants to look at."""
 
+from edgekit.report.comparison import write_comparison
 from edgekit.report.page import SpikingSample, renew_spiking, renew_tflite, spiking_pictures, write_report
 from edgekit.report.pictures import rebuilt as rebuilt_picture
 from edgekit.report.pictures import standalone
@@ -11,5 +12,6 @@ __all__ = [
     "renew_tflite",
     "spiking_pictures",
     "standalone",
+    "write_comparison",
     "write_report",
 ]

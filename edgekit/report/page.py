@@ -80,7 +80,7 @@ def write_report(
             drawn["by_client"] = pictures.by_client(list(result["clients"][measure].values()), measure)
         if plan is not None:
             drawn["epsilon"] = pictures.epsilon(rounds, plan.target_epsilon)
-    page = _template("page.html").render(
+    page = template("page.html").render(
         result=result,
         experiment=experiment,
         settings=folder.experiment.read_text(),
@@ -153,10 +153,11 @@ def _spiking_section(result: dict[str, Any], classes: Sequence[str], sample: Spi
     if sample is None:
         return ""
     drawn = spiking_pictures(result, classes, sample)
-    return _template("spiking.html").render(result=result, pictures=drawn, sample_label=sample.label)
+    return template("spiking.html").render(result=result, pictures=drawn, sample_label=sample.label)
 
 
-def _template(name: str) -> jinja2.Template:
+def template(name: str) -> jinja2.Template:
+    """Return a template of this folder."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -167,7 +168,7 @@ def _forms_section(folder: RunFolder, result: dict[str, Any]) -> str:
     measure, _ = measure_of(result)
     forms = _forms(folder, result)
     leaving = pictures.exits(result["exits"]) if "exits" in result else ""
-    return _template("forms.html").render(result=result, forms=forms, measure=measure, shown=as_shown, leaving=leaving)
+    return template("forms.html").render(result=result, forms=forms, measure=measure, shown=as_shown, leaving=leaving)
 
 
 def as_shown(measure: str, value: float) -> str:

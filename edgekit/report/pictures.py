@@ -29,6 +29,21 @@ def by_round(rounds: Sequence[dict[str, Any]], measure: str) -> str:
     return as_svg(figure, f"{measure.capitalize()} by round")
 
 
+def curves(runs: Mapping[str, Sequence[tuple[int, float]]], measure: str) -> str:
+    """Draw the measure by round of up to nine runs over each other, each named."""
+    from matplotlib.ticker import MaxNLocator
+
+    figure, axis = new_figure(9.0, 3.6)
+    styles = [(colour, line) for line in ("-", (0, (5, 2)), (0, (1, 1.5))) for colour in (FIRST, SECOND, THIRD)]
+    for (name, points), (colour, line) in zip(runs.items(), styles, strict=False):
+        axis.plot(*zip(*points, strict=True), color=colour, ls=line, lw=1.8, label=name)
+    axis.set_xlabel("round")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), labelcolor=INK)
+    titled(axis, f"Test {measure} of the global model")
+    return as_svg(figure, f"{measure.capitalize()} by round of each run")
+
+
 def epsilon(rounds: Sequence[dict[str, Any]], target: float) -> str:
     """Draw the epsilon spent by round, from the lines of metrics.jsonl, below the planned one."""
     figure, axis = new_figure(5.0, 2.9)

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from edgekit import __version__
 from edgekit.enrolment import (
     PROTOCOL,
     JoinCode,
@@ -25,6 +24,7 @@ from edgekit.logs import one_line
 from edgekit.runfolder import write_whole
 from edgekit.section import first_problem
 from edgekit.server.deployment.claims import check_label, check_signature, fingerprint, text
+from edgekit.version import __version__
 
 CODE_SECONDS = 600.0
 MOST_ATTEMPTS = 5

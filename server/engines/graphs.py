@@ -7,7 +7,6 @@ from pathlib import Path
 
 from torch import nn
 
-from edgekit import __version__
 from edgekit.algorithms.base import Algorithm
 from edgekit.algorithms.split.simulated import Plan as SplitPlan
 from edgekit.data import FederatedDataset
@@ -16,6 +15,7 @@ from edgekit.export.training.split_file import split_file
 from edgekit.export.training.steps import Options
 from edgekit.runfolder import RunFolder, write_whole
 from edgekit.server.settings import Sections
+from edgekit.version import __version__
 
 
 def options_of(experiment: Sections, *, proximal: bool, drift: bool, private: bool = True) -> Options:

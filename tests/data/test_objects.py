@@ -5,6 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import sklearn.datasets
+import sklearn.preprocessing
 import torch
 from torch.utils.data import TensorDataset
 
@@ -40,9 +41,8 @@ class Ragged(Pictures):
         (X.tolist(), Y.tolist()),
         {"x": X, "y": Y},
         TensorDataset(torch.from_numpy(X), torch.from_numpy(Y)),
-        sklearn.utils.Bunch(data=X, target=Y, target_names=["0", "1", "2", "3"]),
     ],
-    ids=["arrays", "tensors", "lists", "mapping", "torch", "scikit-learn"],
+    ids=["arrays", "tensors", "lists", "mapping", "torch"],
 )
 def test_the_same_examples_however_they_are_given(given):
     source, test = loaded(given, "it", Data())
@@ -57,8 +57,11 @@ def test_names_of_classes_and_owners_are_kept():
     assert (source.classes, source.x.shape) == (["cat", "dog"], (40, 3, 5, 5))
     source, _ = loaded((X, Y, Y // 2), "it", Data())
     assert sorted(set(source.groups)) == ["0", "1"]
-    iris = sklearn.datasets.load_iris()
-    assert loaded(iris, "it", Data())[0].classes == list(iris.target_names)
+    iris, every = sklearn.datasets.load_iris(), np.arange(150)
+    found = loaded(iris, "it", Data())[0].fitted(every)
+    assert found.classes == list(iris.target_names)
+    scaled = sklearn.preprocessing.StandardScaler().fit_transform(iris.data)
+    np.testing.assert_allclose(found.load(every), scaled, atol=1e-5)
     frame, _ = loaded(sklearn.datasets.load_iris(as_frame=True), "it", Data())
     assert (len(frame.raw), frame.label) == (4, "target")
     hub = datasets.Dataset.from_dict({"image": np.zeros((10, 8, 8), np.uint8).tolist(), "label": [0, 1] * 5})

@@ -4,11 +4,12 @@ import time
 
 import pytest
 
-from edgekit import __version__, wire
+from edgekit import wire
 from edgekit.clients.node.folder import NodeFolder
 from edgekit.errors import LinkDownError, StaleError
 from edgekit.flower.fleet import FleetLink
 from edgekit.flower.parcel import begin
+from edgekit.version import __version__
 
 
 class Impostor:

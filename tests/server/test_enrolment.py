@@ -8,10 +8,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from edgekit import __version__
 from edgekit.enrolment import PROTOCOL, JoinCode, enrolment_parts, is_proof, parse_url, phone_message
 from edgekit.errors import JoinError, ServeError
 from edgekit.server.deployment.enrolment import MOST_ATTEMPTS, Enrolment
+from edgekit.version import __version__
 
 
 class Coordinator:

@@ -7,7 +7,7 @@ from typing import Any
 
 from flwr.app import Message
 
-from edgekit import __version__, wire
+from edgekit import wire
 from edgekit.enrolment import version_problem
 from edgekit.errors import EdgekitError, RefusedError
 from edgekit.flower import CLIENT_DECLINED, NODE_LACKS_TASK
@@ -22,6 +22,7 @@ from edgekit.server.engines.fleet.exchange import (
 )
 from edgekit.server.engines.fleet.nodes import NodeState, load_nodes, model_of, numbers_of, save_nodes
 from edgekit.server.engines.fleet.tasks import KINDS, Tasks
+from edgekit.version import __version__
 
 GRACE_SECONDS = 5.0
 """How long a round that could begin waits for nodes that have just come."""
