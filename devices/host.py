@@ -18,6 +18,7 @@ PURPOSES = {
     "spiking": "spiking networks and .nir files",
     "events": "recordings of event cameras (AEDAT 4)",
     "hub": "data sets of the datasets library (hf:)",
+    "tables": "tables (csv:, parquet:, pandas, polars)",
     "graphs": "images as graphs of superpixels (superpixels:)",
     "ray": "Flower's own simulation engine, for comparison",
 }

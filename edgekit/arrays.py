@@ -24,6 +24,11 @@ def total_norm(arrays: Iterable[Array]) -> float:
     return math.sqrt(sum(float(np.vdot(a64, a64)) for a64 in (a.astype(np.float64).ravel() for a in arrays)))
 
 
+def why_unreadable(error: Exception) -> str:
+    """Return in a line why numpy could not read a file: what it holds, never how to run code from it."""
+    return "it holds Python objects, or is none" if "pickle" in str(error) else " ".join(str(error).split())
+
+
 def problem_with(arrays: Mapping[str, Array], expected: Mapping[str, Array]) -> str | None:
     """Say what makes `arrays` unfit to stand for `expected` (names, shapes, dtypes, finiteness); None if nothing."""
     if missing := [name for name in expected if name not in arrays]:

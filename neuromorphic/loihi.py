@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from edgekit.arrays import why_unreadable
 from edgekit.errors import ConversionError
 from edgekit.neuromorphic.coding import Coding, Floats
 from edgekit.neuromorphic.network import INPUT, CodedInput
@@ -327,7 +328,7 @@ def load(path: Path, *, checked: bool = True) -> LoihiNetwork:
         if checked:
             check(network)
     except UNREADABLE as error:
-        raise ConversionError(f"{path} is not a Loihi network of edgekit: {error}") from None
+        raise ConversionError(f"{path} is not a Loihi network of edgekit: {why_unreadable(error)}") from None
     return network
 
 

@@ -39,7 +39,7 @@ app = typer.Typer(
     name="edgekit",
     help="Federated training for edge devices: privacy, TFLite, spiking networks. Start with `edgekit run`.",
     no_args_is_help=True,
-    add_completion=False,
+    suggest_commands=False,  # click does, and both would
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )

@@ -74,3 +74,17 @@ def doctor(
     console.print(f"\n{kept} conversions to .tflite kept in {conversions()}, {size / 1e6:,.1f} MB", soft_wrap=True)
     if kept:
         console.print("                 remove with: edgekit doctor --clear-cache", markup=False)
+    console.print(f"\n[bold]Next[/bold] {_next({extra.name for extra in found if extra.missing})}", soft_wrap=True)
+
+
+def _next(missing: set[str]) -> str:
+    """Return what somebody with this machine does best now."""
+    if "train" in missing:
+        if "node" in missing:
+            return "pip install 'edgekit\\[train]' to train here, or pip install 'edgekit\\[node]' to take part as a device"
+        return "edgekit join URL, with the address and code that a coordinator shows"
+    if "tflite" in missing:
+        return "edgekit run export.presets=\\[]: files for phones need pip install 'edgekit\\[tflite]'"
+    if "tables" in missing:
+        return "edgekit run does the built-in example; tables need pip install 'edgekit\\[tables]'"
+    return "edgekit run does the built-in example; edgekit new --data FILE mine.toml writes one for your data"

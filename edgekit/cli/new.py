@@ -58,8 +58,10 @@ def new(
     path: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it.")] = Path("experiment.toml"),
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of experiments instead.")] = False,
     model: Annotated[str, typer.Option(help="A network of the zoo, with what it learns with.")] = "",
+    data: Annotated[str, typer.Option(metavar="FILE|FOLDER", help="Data of yours that the experiment shall fit.")] = "",
+    label: Annotated[str, typer.Option(metavar="COLUMN", help="With --data: the column that is learnt.")] = "",
 ) -> None:
-    """Write a commented experiment file: the built-in example, every line explained.
+    """Write a commented experiment file: the built-in example, every line explained, or one that fits your data.
 
     Beside it lies the schema that it names, so that editors complete keys and tell what is wrong.
 
@@ -68,6 +70,8 @@ def new(
         edgekit new mine.toml
 
         edgekit new --model vit mine.toml
+
+        edgekit new --data machines.csv --label fault mine.toml
 
         edgekit new --schema > experiment.schema.json
     """
@@ -79,7 +83,19 @@ def new(
 
     if path.exists():
         raise UsageError(f"{path} exists already: give another name")
-    text = text_for(model) if model else TEMPLATE.read_text()
+    if data and model:
+        raise UsageError("--data chooses a network that fits: give --model or --data, and change model.name afterwards")
+    if label and not data:
+        raise UsageError("--label is a column of --data: give the table, too")
+    if data:
+        from edgekit.pipeline.suggesting import suggest
+
+        made = suggest(data, label)
+        text = made.text()
+        for line in made.about[1:]:
+            print(line)
+    else:
+        text = text_for(model) if model else TEMPLATE.read_text()
     write_whole(path.with_name(SCHEMA), schema_text())
     write_whole(path, f"#:schema ./{SCHEMA}\n{text}")
     print(f"Wrote {path}. Change what you like, then: edgekit run {path}")

@@ -110,10 +110,17 @@ def _show_link(console: "Console", link: str, line: str, for_one: str, record: d
     if as_json:
         print(json.dumps(record), flush=True)
         return
-    lines = ["", f"  {line.format(link)}", f"  (one {for_one}, within {record['minutes']:g} minutes)"]
+    lines = ["", f"  {line.format(link)}", f"  (one {for_one}, within {_in_words(record['minutes'])})"]
     console.print("\n".join(lines), markup=False, soft_wrap=True)
     if console.is_terminal:
         console.print(_picture(link), markup=False)
+
+
+def _in_words(minutes: float) -> str:
+    """Return how long a code holds, as a person would say it."""
+    if minutes < 1.5:
+        return f"{max(1, round(60 * minutes))} seconds"
+    return f"{round(minutes)} minutes"
 
 
 def table(rows: list[dict[str, Any]]) -> "Table":

@@ -101,7 +101,8 @@ def _resampled(samples: Floats, rate: int, wanted: int, path: Path) -> Floats:
         from scipy.signal import resample_poly
     except ImportError:
         raise DataError(
-            f"{path} has {rate} samples a second: set data.audio.sample_rate to it, or install scipy to resample"
+            f"{path} has {rate} samples a second, data.audio.sample_rate is {wanted}: pip install scipy lets it be "
+            "resampled; or, if all files have this rate, set data.audio.sample_rate to it"
         ) from None
     if not 1000 <= rate <= 1_000_000:
         raise DataError(f"{path} says that it has {rate} samples a second, which no recording has")

@@ -44,8 +44,8 @@ def batches_of_csv(path: Path, settings: Table) -> Iterator[Any]:
                 column_types=types,
                 null_values=MISSING,
                 strings_can_be_null=True,
-                true_values=["true", "True", "TRUE", "yes", "Yes"],
-                false_values=["false", "False", "FALSE", "no", "No"],
+                true_values=[],  # they stay texts, as they are written
+                false_values=[],
                 decimal_point=decimal,
             ),
         )

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.arrays import why_unreadable
 from edgekit.data.federated import Floats, Integers
 from edgekit.data.images import class_folders
 from edgekit.data.settings import Events
@@ -159,7 +160,7 @@ def _read_npy(path: Path) -> Recording:
     try:
         array = np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise DataError(f"{path} is not a readable .npy file: {error}") from None
+        raise DataError(f"{path} is not a readable .npy file: {why_unreadable(error)}") from None
     if array.dtype.names is not None:
         names = array.dtype.names
         polarity = next((name for name in ("p", "on", "polarity") if name in names), "")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.arrays import why_unreadable
 from edgekit.data.federated import ArraySource, Floats, Integers
 from edgekit.data.numbers import as_features, scale_of
 from edgekit.data.packed import PARTS, SUFFIXES, packed
@@ -178,8 +179,7 @@ def read_arrays(path: Path, wanted: Collection[str] | None = None) -> dict[str, 
     except MemoryError:
         raise DataError(f"{path} promises arrays that do not fit into memory") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError) as error:
-        why = "it holds Python objects, or is none" if "pickle" in str(error) else str(error)
-        raise DataError(f"{path} is not a readable .npz file: {why}") from None
+        raise DataError(f"{path} is not a readable .npz file: {why_unreadable(error)}") from None
 
 
 def read_idx(folder: Path) -> tuple[ArraySource, ArraySource | None]:

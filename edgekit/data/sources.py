@@ -48,7 +48,7 @@ def load(
         ExperimentError: no such source.
         DataError: files are missing or corrupt, cannot be shared as asked, or have no labels of the objective's.
     """
-    loaded = _load(settings)
+    loaded = read_source(settings)
     if isinstance(loaded, FederatedDataset):
         dataset = loaded
     else:
@@ -77,7 +77,7 @@ def load_vertical(settings: Data, parties: int, coverage: float, seed: int) -> V
     kind, _, place = settings.source.partition(":")
     if kind in (vertical.WHOLE, vertical.SHOWN):
         return vertical.read_folder(Path(place), parties, settings, seed, shown=kind == vertical.SHOWN)
-    loaded = _load(settings)
+    loaded = read_source(settings)
     if isinstance(loaded, FederatedDataset):
         raise DataError(f"{settings.source} is shared among clients already: divide examples of one source, or tables")
     source = tables.learnt_on(loaded[0], np.arange(len(loaded[0].labels)))
@@ -97,7 +97,7 @@ def load_own(
     Raises:
         DataError: there is no such data, or it has a class that the federation has not.
     """
-    return own_of(_load(settings), settings.source, classes, objective)
+    return own_of(read_source(settings), settings.source, classes, objective)
 
 
 def own_of(
@@ -145,11 +145,12 @@ def _labelled(source: Source, where: str, objective: Objective) -> tuple[Array, 
     )
 
 
-def _load(settings: Data) -> FederatedDataset | Loaded:
-    """Read a source.
+def read_source(settings: Data) -> FederatedDataset | Loaded:
+    """Return a source's examples, not shared out yet, or the data set that it is.
 
     Raises:
         ExperimentError: there is none of this name.
+        DataError: it cannot be read.
     """
     entry = SOURCES.entry(settings.source)
     if entry.path == settings.source:
@@ -323,7 +324,7 @@ def superpixel_graphs(place: str, settings: Data) -> Loaded:
 
     if SOURCES.entry(place).path == SOURCES.entry(settings.source).path:
         raise DataError(f"{settings.source}: superpixels are of images; name the images' source, as superpixels:digits")
-    inner = _load(settings.model_copy(update={"source": place}))
+    inner = read_source(settings.model_copy(update={"source": place}))
     if isinstance(inner, FederatedDataset):
         raise DataError(f"{place} is shared among clients already: superpixels are made of one source's images")
     train, test = (

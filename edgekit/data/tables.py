@@ -332,10 +332,10 @@ def _raw(name: str, values: Any, settings: Table, where: str) -> Raw:
         if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
             moments = values.cast(pa.timestamp("us", tz=getattr(kind, "tz", None)), safe=False).cast(pa.int64())
             return Raw("date", _numbers(moments) / MICROSECONDS)
-        plain = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
-        if (plain or pa.types.is_decimal(kind)) and name not in settings.categories and learnt != "category":
+        plain = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+        if plain and name not in settings.categories and learnt != "category":
             return Raw("number", _numbers(values))
-        if not (plain or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        if not (plain or pa.types.is_boolean(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
             raise DataError(f"{where}: the column {name!r} holds {kind}; numbers, texts and dates are read")
         whole = pa.chunked_array([values] if isinstance(values, pa.Array) else values.chunks, kind).cast(pa.string())
         coded = pc.dictionary_encode(pa.concat_arrays([*whole.chunks, pa.array([], pa.string())]))

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field, ValidationError
 
-from edgekit.arrays import Array
+from edgekit.arrays import Array, why_unreadable
 from edgekit.data import columns, objects, tables
 from edgekit.data.federated import Floats, Integers
 from edgekit.data.files import read_arrays
@@ -211,8 +211,7 @@ def _arrays(place: Path, inputs: Inputs) -> Unlabelled:
         try:
             held: Mapping[str, Array] = {"x": np.load(place, allow_pickle=False)}
         except (OSError, ValueError, EOFError) as error:
-            why = "it holds Python objects, or is none" if "pickle" in str(error) else str(error)
-            raise DataError(f"{place} is not a readable .npy file: {why}") from None
+            raise DataError(f"{place} is not a readable .npy file: {why_unreadable(error)}") from None
     else:
         held = read_arrays(place)
     if suffix := next((one for one in ("", "_test", "_train") if f"x{one}" in held), None):

@@ -150,7 +150,9 @@ def read_examples(option: str, path: Path, shape: tuple[int, ...] | None) -> tup
         loaded = np.load(path, allow_pickle=False)
         x, y = (loaded, None) if isinstance(loaded, np.ndarray) else (loaded["x"], loaded.get("y"))
     except Exception as error:  # numpy and zipfile raise many kinds
-        raise UsageError(f"{option} {path}: give .npz with x and perhaps y, or .npy of x ({error})") from None
+        raise UsageError(
+            f"{option} {path}: give .npz with x and perhaps y, or .npy of x ({arrays.why_unreadable(error)})"
+        ) from None
     if x.ndim < 2 or len(x) == 0 or (shape is not None and x.shape[1:] != shape):
         wanted = "..." if shape is None else ", ".join(map(str, shape))
         raise UsageError(f"{option} {path} holds x of shape {x.shape}, expected (examples, {wanted})")

@@ -236,6 +236,7 @@ def test_models_and_doctor_speak_to_people_and_machines(edgekit, tmp_path):
         "events",
         "hub",
         "graphs",
+        "tables",
         "ray",
     }
     assert not any(extra["missing"] for extra in found["extras"] if extra["name"] != "ray")

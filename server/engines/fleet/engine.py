@@ -117,7 +117,7 @@ class FleetEngine:
                 return sorted(there[place] for place in draw(len(there)))
             if len(there) < wanted and (not told or time.monotonic() - told > WAITING_NOTICE_SECONDS):
                 told = time.monotonic()
-                self._on_notice(f"round {number} waits for nodes: {len(there)} of {wanted} are there")
+                self._on_notice(f"round {number} waits for nodes: {len(there)} of {wanted} are ready")
             time.sleep(self.presence.pause())
 
     def exchange(self, asks: Mapping[int, Ask]) -> Exchanged:
