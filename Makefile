@@ -58,7 +58,7 @@ clean:
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade "setuptools>=77,<81" wheel
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet -c constraints.txt ".[all,ray,dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt ".[all,trackers,dev]"
 	touch $@
 
 # edgekit itself, as the wheel that users get; tests and type checks run against it.

@@ -20,6 +20,7 @@ PURPOSES = {
     "hub": "data sets of the datasets library (hf:)",
     "tables": "tables (csv:, parquet:, pandas, polars)",
     "graphs": "images as graphs of superpixels (superpixels:)",
+    "trackers": "TensorBoard, MLflow, Weights & Biases",
     "ray": "Flower's own simulation engine, for comparison",
 }
 

@@ -6,7 +6,7 @@ other.
 
 import difflib
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self, get_args
 
@@ -35,6 +35,9 @@ class Experiment(Section):
     """Names the run folder."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Of clients, batches, noise, first weights: the same seed gives the same model, bit for bit."""
+    tracking: list[str] = Field(default_factory=list)
+    """Trackers that are told of each round: `csv`, `tensorboard`, `mlflow`, `wandb`, those of installed packages, or
+    `package.module:Class`."""
     data: Data = Data()
     objective: Aim = Aim()
     model: Model = Model()
@@ -170,6 +173,17 @@ def first_difference(one: Experiment, other: Experiment) -> str | None:
                 return section
             return next(f"{section}.{key}" for key in type(a).model_fields if getattr(a, key) != getattr(b, key))
     return None
+
+
+def flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Return nested settings by their whole keys; lists stay as they are."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{before}{key}.")
+        else:
+            found[f"{before}{key}"] = value
+    return found
 
 
 def _apply(settings: dict[str, Any], override: str) -> None:

@@ -283,6 +283,16 @@ OBJECTIVES = Registry(
     },
     "edgekit.objectives",
 )
+TRACKERS = Registry(
+    "tracking",
+    {
+        "csv": Entry("edgekit.report.trackers.csv:Csv", "a table of the rounds, RUN/tracking/rounds.csv"),
+        "tensorboard": Entry("edgekit.report.trackers.tensorboard:TensorBoard", "tensorboard --logdir runs"),
+        "mlflow": Entry("edgekit.report.trackers.mlflow:MLflow", "mlruns beside the runs, or MLFLOW_TRACKING_URI"),
+        "wandb": Entry("edgekit.report.trackers.wandb:WandB", "Weights & Biases; offline unless WANDB_MODE says else"),
+    },
+    "edgekit.trackers",
+)
 TRANSFORMS = Registry("federation.transforms", {}, "edgekit.transforms")
 PRESETS = Registry(
     "export.presets",
@@ -325,12 +335,13 @@ OF_PRIVACY = "DifferentialPrivacy"
 """Beginning of Flower's strategies that stand for a mechanism: privacy has a section of its own."""
 
 
-def check_names(names: Mapping[str, str], transforms: Iterable[str] = ()) -> None:
+def check_names(names: Mapping[str, str], transforms: Iterable[str] = (), trackers: Iterable[str] = ()) -> None:
     """See that what an experiment names is known and may be run here, without importing it.
 
     Args:
         names: by key, such as `model.name`; "" is nothing.
         transforms: of `federation.transforms`.
+        trackers: of `tracking`.
 
     Raises:
         ExperimentError: one is not known.
@@ -339,5 +350,6 @@ def check_names(names: Mapping[str, str], transforms: Iterable[str] = ()) -> Non
     for registry in (MODELS, SOURCES, ALGORITHMS, STRATEGIES, SELECTORS, OBJECTIVES):
         if name := names.get(registry.key):
             plugins.check(registry.entry(name).path, registry.key)
-    for name in transforms:
-        plugins.check(TRANSFORMS.entry(name).path, TRANSFORMS.key)
+    for registry, chosen in ((TRANSFORMS, transforms), (TRACKERS, trackers)):
+        for name in chosen:
+            plugins.check(registry.entry(name).path, registry.key)

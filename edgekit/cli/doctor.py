@@ -81,7 +81,7 @@ def _next(missing: set[str]) -> str:
     """Return what somebody with this machine does best now."""
     if "train" in missing:
         if "node" in missing:
-            return "pip install 'edgekit\\[train]' to train here, or pip install 'edgekit\\[node]' to take part as a device"
+            return "pip install 'edgekit\\[train]' to train here, or 'edgekit\\[node]' to take part as a device"
         return "edgekit join URL, with the address and code that a coordinator shows"
     if "tflite" in missing:
         return "edgekit run export.presets=\\[]: files for phones need pip install 'edgekit\\[tflite]'"

@@ -113,5 +113,6 @@ def read_experiment(arguments: list[str] | None) -> "Experiment":
             "federation.strategy": "" if federation.strategy.startswith(OF_PRIVACY) else federation.strategy,
         },
         [one.name for one in federation.transforms],
+        experiment.tracking,
     )
     return experiment

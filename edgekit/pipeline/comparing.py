@@ -125,21 +125,10 @@ def _summary(folder: RunFolder) -> Summary:
         bytes=sum(line["bytes_up"] + line["bytes_down"] for line in lines),
         model=experiment.model.name,
         data=experiment.data.source,
-        settings=flat(experiment.model_dump()),
+        settings=experiments.flat(experiment.model_dump()),
         curve=tuple(curve),
         **facts,
     )
-
-
-def flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """Return nested settings by their whole keys; lists stay as they are."""
-    found: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            found |= flat(value, f"{before}{key}.")
-        else:
-            found[f"{before}{key}"] = value
-    return found
 
 
 def find(place: Path) -> list[Summary]:

@@ -34,6 +34,7 @@ from edgekit.privacy.events import tree
 from edgekit.privacy.statement import summary
 from edgekit.registry import MODELS
 from edgekit.report import write_report
+from edgekit.report.trackers import Trackers
 from edgekit.runfolder import RunFolder
 from edgekit.server.engines.base import Engine
 from edgekit.server.engines.fleet.nodes import by_kind
@@ -184,8 +185,11 @@ def _work(job: Job, fleet: Fleet | None = None) -> dict[str, Any]:
     job.spikes = _has_spiking_form(job, model, dataset)
     _check_early(model, dataset, experiment)
 
+    trackers = Trackers(experiment.tracking, job.folder, experiment, job.listener.notice)
+
     def ended(metrics: RoundMetrics) -> None:
         job.listener.round(metrics, experiment.federation.rounds)
+        trackers.round(metrics)
         if fleet is not None:
             fleet.after_round(metrics)
 
@@ -223,6 +227,8 @@ def _work(job: Job, fleet: Fleet | None = None) -> dict[str, Any]:
     write_report(
         job.folder, experiment, job.result, dataset, coordinator.statement, coordinator.plan, sample, job.scores
     )
+    if not outcome.interrupted:
+        trackers.end(job.result)
     for failure in job.failures[1:]:
         job.listener.notice(str(failure))
     if job.failures:
