@@ -32,7 +32,7 @@ def _is_section(annotation: Any) -> TypeGuard[type[Section]]:
 
 
 def _default(field: Any) -> str:
-    return f"`{json.dumps(field.default)}`"
+    return f"`{json.dumps(field.get_default(call_default_factory=True))}`"
 
 
 def _meaning(field: Any) -> str:
