@@ -10,6 +10,7 @@ from edgekit import experiment as experiments
 from edgekit.errors import EdgekitError, RunFolderError, UsageError
 from edgekit.runfolder import RunFolder, measure_of, read_lines
 
+MOST_EARLIER = 6
 DEEPEST = 3
 """Folders below a place that are looked through for runs."""
 UNFINISHED, FINISHED, INTERRUPTED, FAILED, BROKEN = "unfinished", "finished", "interrupted", "failed", "broken"
@@ -180,6 +181,28 @@ def compare(paths: Sequence[Path]) -> Comparison:
     if len(sources) > 1 and len(found) == 1:
         notes.append(f"they were measured on other data: {', '.join(sorted(sources))}")
     return Comparison(runs, differences, tuple(notes))
+
+
+def earlier(folder: RunFolder) -> list[dict[str, Any]]:
+    """Return the latest runs of the same experiment's name that lie beside a run, for its report.
+
+    Each is told by its `path`, `score`, `measure`, the keys that differ as `differs`, and the place of its `report`.
+    """
+    own = experiments.load(folder.experiment)
+    settings = experiments.flat(own.model_dump())
+    beside = folder.path.absolute().parent
+    places = [path for path in beside.glob(f"{own.name}*") if (path / "result.json").is_file()]
+    places = sorted(places, key=lambda path: path.stat().st_mtime, reverse=True)[:MOST_EARLIER]
+    found = []
+    for path in places:
+        if path == folder.path.absolute() or (one := summary(path)).state != FINISHED or one.name != own.name:
+            continue
+        differs = [f"{key} = {value}" for key, value in dict(one.settings).items() if settings.get(key) != value]
+        report = f"../{path.name}/report.html" if (path / "report.html").is_file() else ""
+        found.append(
+            {"path": path.name, "measure": one.measure, "score": one.score, "differs": differs, "report": report}
+        )
+    return found
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:

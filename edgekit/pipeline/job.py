@@ -24,10 +24,12 @@ from edgekit.errors import EdgekitError, UsageError
 from edgekit.experiment import Experiment
 from edgekit.export.convert import to_float32
 from edgekit.export.training.file import check_trainable
+from edgekit.models.cost import macs
 from edgekit.models.spiking import SpikingNet
 from edgekit.neuromorphic.trace import trace
 from edgekit.objectives import objective_of
 from edgekit.pipeline import exporting
+from edgekit.pipeline.comparing import earlier
 from edgekit.pipeline.spiking import SpikingResult, make_spiking
 from edgekit.pipeline.subjects import build_network, input_facts, load_dataset
 from edgekit.privacy.events import tree
@@ -225,7 +227,16 @@ def _work(job: Job, fleet: Fleet | None = None) -> dict[str, Any]:
     job.folder.write_json(job.folder.result, job.result)
     sample = spiking.sample if spiking else None
     write_report(
-        job.folder, experiment, job.result, dataset, coordinator.statement, coordinator.plan, sample, job.scores
+        job.folder,
+        experiment,
+        job.result,
+        dataset,
+        coordinator.statement,
+        coordinator.plan,
+        sample,
+        job.scores,
+        model,
+        earlier(job.folder),
     )
     if not outcome.interrupted:
         trackers.end(job.result)
@@ -309,6 +320,7 @@ def _keep_model(
             "rounds": outcome.rounds,
             "interrupted": outcome.interrupted,
             "parameters": sum(p.numel() for p in model.parameters()),
+            "macs": macs(model, dataset.shape),
             "trainer": outcome.trainer,
             "data": {
                 "description": dataset.description,

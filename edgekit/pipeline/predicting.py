@@ -19,11 +19,10 @@ from edgekit.data.sources import load_own, own_of
 from edgekit.data.unlabelled import ARRAYS, PICTURES, TABLES, of_object, read
 from edgekit.errors import DataError, UsageError
 from edgekit.objectives.cross_entropy import chances_of
+from edgekit.objectives.figures import calibration
 from edgekit.pipeline.trained import AT_ONCE, Trained, open_trained
 from edgekit.runfolder import RunFolder, write_whole
 
-BINS = 15
-"""Of chances, for the calibration error."""
 FORMATS = (".csv", ".json", ".jsonl")
 
 
@@ -222,27 +221,3 @@ def _by_class(answers: Array, labels: Array, classes: list[str]) -> dict[str, An
             "precision": float(right / named) if named else None,
         }
     return {"by_class": rows, "confusion": confusion.tolist()}
-
-
-def calibration(chances: Array, labels: Array) -> dict[str, Any]:
-    """Return how far chances can be believed: the expected calibration error, with its bins (Guo et al. 2017, eq. 3).
-
-    Args:
-        chances: (examples, classes).
-        labels: (examples,).
-
-    Returns:
-        `ece`, and `bins`: the mean chance of the class named, the share that was right, and how many examples.
-    """
-    sure, right = chances.max(1), chances.argmax(1) == labels
-    place = np.minimum((sure * BINS).astype(int), BINS - 1)
-    bins = [
-        {
-            "confidence": float(sure[place == one].mean()),
-            "accuracy": float(right[place == one].mean()),
-            "examples": int((place == one).sum()),
-        }
-        for one in np.unique(place)
-    ]
-    away = sum(one["examples"] * abs(one["accuracy"] - one["confidence"]) for one in bins)
-    return {"ece": float(away / len(labels)), "bins": bins}

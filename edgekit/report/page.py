@@ -1,10 +1,11 @@
 """From a run to report.html: one file, no network, light and dark, wide and narrow."""
 
 import html
-from collections.abc import Iterable, Sequence
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import numpy as np
@@ -14,9 +15,12 @@ from edgekit.data import FederatedDataset
 from edgekit.experiment import Experiment
 from edgekit.guarantee import Plan, Statement
 from edgekit.privacy.statement import covered, not_covered
-from edgekit.report import by_objective, pictures
+from edgekit.report import by_objective, closer, pictures
 from edgekit.runfolder import RunFolder, measure_of, read_lines, write_whole
 from edgekit.server.engines.fleet.nodes import by_kind
+
+if TYPE_CHECKING:
+    from torch import nn
 
 SHOWN_CLIENTS = 1000
 PART_BEGIN, PART_END = "<!-- {} -->", "<!-- /{} -->"
@@ -52,6 +56,8 @@ def write_report(
     plan: Plan | None,
     sample: SpikingSample | None,
     scores: NDArray[np.float32],
+    model: "nn.Module | None" = None,
+    earlier: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write report.html.
 
@@ -64,6 +70,8 @@ def write_report(
         plan: the privacy plan, None without privacy.
         sample: one example through the spiking network, None without it.
         scores: what the network gives for the test examples, (examples, outputs).
+        model: the trained network, to see what an answer was based on.
+        earlier: runs of the same experiment: `path`, `score`, `differs`, and `report` where it has one.
     """
     rounds = list(read_lines(folder.metrics))
     shown = range(min(dataset.clients, SHOWN_CLIENTS))
@@ -76,6 +84,7 @@ def write_report(
     measure, score = measure_of(result)
     if rounds:
         drawn["by_round"] = pictures.by_round(rounds, measure)
+        drawn["loss"], drawn["spent"] = closer.loss(rounds), closer.spent(rounds)
         if "clients" in result:
             drawn["by_client"] = pictures.by_client(list(result["clients"][measure].values()), measure)
         if plan is not None:
@@ -90,6 +99,9 @@ def write_report(
         shown=as_shown,
         score=as_shown(measure, score),
         answers=by_objective.drawn(dataset, scores, result),
+        closer={} if model is None else closer.looked(dataset, scores, model),
+        earlier=earlier,
+        use=_how_to_use(folder, dataset, result),
         forms=_forms_section(folder, result),
         failed=_failures(result),
         spiking=_spiking_section(result, dataset.classes, sample),
@@ -104,6 +116,31 @@ def write_report(
         not_covered=not_covered(statement, plan, experiment.privacy.randomness, experiment.privacy.ledger),
     )
     write_whole(folder.report, page)
+
+
+def _how_to_use(folder: RunFolder, dataset: FederatedDataset, result: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what to do with a run, each with the exact command."""
+    facts, shape = dataset.normalisation, dataset.shape
+    if facts.get("columns"):
+        data, labelled = "new.csv", "labelled.csv"
+    elif facts.get("features") == "log-mel":
+        data, labelled = "recordings/", "recordings/"
+    elif len(shape) == 3 and shape[0] in (1, 3):
+        data, labelled = "photos/", "photos/"
+    else:
+        data, labelled = "new.npz", "labelled.npz"
+    run = shlex.quote(str(folder.path))
+    found = [
+        ("its answers for new examples", f"edgekit predict {run} {data} --out answers.csv"),
+        ("how good it is on others", f"edgekit evaluate {run} {labelled}"),
+        ("another number format", f"edgekit export {run} --preset int8-full"),
+    ]
+    if made := result.get("tflite"):
+        path = next(iter(made.values()))["path"]
+        found.append(("whether a file works here", f"edgekit inspect {shlex.quote(str(folder.path / path))} --check"))
+    found.append(("in Python", f'import edgekit; edgekit.open("{folder.path}").predict(x).rows'))
+    found.append(("learn on from here", f"edgekit run mine.toml model.weights={run}"))
+    return found
 
 
 def renew_tflite(folder: RunFolder, result: dict[str, Any]) -> None:
@@ -191,6 +228,7 @@ def _histogram(dataset: FederatedDataset, clients: Iterable[int]) -> tuple[NDArr
 def _forms(folder: RunFolder, result: dict[str, Any]) -> list[dict[str, Any]]:
     """Return one row for each form of the model: name, where it runs, bytes, score."""
     measure, score = measure_of(result)
+    multiplied = f"{result['macs']:,} multiply-adds" if result.get("macs") else "–"
     rows = [
         {
             "name": "PyTorch",
@@ -199,6 +237,7 @@ def _forms(folder: RunFolder, result: dict[str, Any]) -> list[dict[str, Any]]:
             "bytes": folder.model.stat().st_size,
             "score": score,
             "file": "model.safetensors",
+            "work": multiplied,
         }
     ]
     for preset, facts in result.get("tflite", {}).items():
@@ -210,6 +249,7 @@ def _forms(folder: RunFolder, result: dict[str, Any]) -> list[dict[str, Any]]:
                 "bytes": facts["bytes"],
                 "score": facts[measure],
                 "file": facts["path"],
+                "work": multiplied,
             }
         )
     exits = result.get("exits", {})
@@ -224,6 +264,7 @@ def _forms(folder: RunFolder, result: dict[str, Any]) -> list[dict[str, Any]]:
                 "bytes": leaving["bytes"],
                 "score": leaving["accuracy"],
                 "file": leaving["path"],
+                "work": f"{leaving['mean_macs']:,} multiply-adds on average",
             }
         )
     if stream := result.get("stream"):  # held to torch's scores
@@ -235,6 +276,7 @@ def _forms(folder: RunFolder, result: dict[str, Any]) -> list[dict[str, Any]]:
                 "bytes": stream["bytes"],
                 "score": score,
                 "file": stream["path"],
+                "work": multiplied,
             }
         )
     if spiking := result.get("spiking"):
@@ -247,6 +289,7 @@ def _forms(folder: RunFolder, result: dict[str, Any]) -> list[dict[str, Any]]:
                     "bytes": (folder.path / "spiking/network.nir").stat().st_size,
                     "score": spiking["accuracy_float"],
                     "file": "spiking/network.nir",
+                    "work": f"{spiking['synops']:,.0f} synaptic operations",
                 }
             )
         rows.append(
@@ -257,6 +300,7 @@ def _forms(folder: RunFolder, result: dict[str, Any]) -> list[dict[str, Any]]:
                 "bytes": (folder.path / "spiking/loihi.npz").stat().st_size,
                 "score": spiking["accuracy_loihi"],
                 "file": "spiking/loihi.npz",
+                "work": f"{spiking['synops']:,.0f} synaptic operations",
             }
         )
     return rows

@@ -248,6 +248,29 @@ def voltages(values: NDArray[np.int32], classes: Sequence[str], answer: str) -> 
 def image(example: NDArray[np.float32]) -> str:
     """Draw one example: an image as pixels, other features as bars."""
     figure, axis = new_figure(2.2, 2.2)
+    _put_example(axis, example)
+    return as_svg(figure, "The example, as the network sees it")
+
+
+def grid_of_images(examples: Sequence[NDArray[np.float32]], titles: Sequence[str], description: str) -> str:
+    """Draw some examples beside each other, each with a title, four in a row at most."""
+    from matplotlib.figure import Figure
+
+    new_figure(1.0, 1.0)  # the page's style
+    wide = min(4, len(examples))
+    high = -(-len(examples) // wide)
+    figure = Figure(figsize=(5.0, 5.0 / max(wide, 2) * high + 0.2), layout="constrained")
+    figure.patch.set_alpha(0)
+    axes = figure.subplots(high, max(wide, 2), squeeze=False).ravel()
+    for axis in axes:
+        axis.axis("off")
+    for axis, example, title in zip(axes, examples, titles, strict=False):
+        _put_example(axis, example)
+        axis.set_title(title if len(title) < 26 else f"{title[:24]}…", fontsize=8, color=INK)
+    return as_svg(figure, description)
+
+
+def _put_example(axis: "Axes", example: NDArray[np.float32]) -> None:
     axis.axis("off")
     if example.ndim == 4:  # a sequence of frames: where it grew brighter, minus where it grew darker
         summed = example.sum(0)
@@ -258,7 +281,6 @@ def image(example: NDArray[np.float32]) -> str:
         axis.imshow((pixels - low) / max(high - low, 1e-9), cmap="gray_r", interpolation="nearest")
     else:
         axis.bar(range(example.size), example.ravel(), color=FIRST)
-    return as_svg(figure, "The example, as the network sees it")
 
 
 def rebuilt(rows: Mapping[str, NDArray[np.float32]]) -> str:
@@ -304,6 +326,11 @@ def new_figure(width: float, height: float) -> tuple["Figure", "Axes"]:
     """Return a figure in the page's style with one pair of axes; sizes in inches."""
     figure, axes = _figures(width, height, 1)
     return figure, axes[0]
+
+
+def stacked(width: float, height: float) -> tuple["Figure", Any]:
+    """Return a figure of two pairs of axes, one above the other, over the same numbers."""
+    return _figures(width, height, 2)
 
 
 def _figures(width: float, height: float, rows: int, ratios: Sequence[float] | None = None) -> tuple["Figure", Any]:

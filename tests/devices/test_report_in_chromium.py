@@ -7,6 +7,7 @@ import subprocess
 import pytest
 from PIL import Image
 
+import edgekit
 from edgekit import experiment as experiments
 from edgekit.cli.new import TEMPLATE
 from edgekit.pipeline import job
@@ -63,6 +64,21 @@ def test_nothing_sticks_out_of_the_page(report, tmp_path, width):
     found = re.search(r"<title>wide (\d+) (\d+)</title>", done.stdout)
     assert found, done.stdout[:400]
     assert (int(found[2]), int(found[1]) <= width) == (width, True)
+
+
+@pytest.mark.parametrize(
+    ("page", "width", "scheme"),
+    [("report", 360, "dark"), ("report", 1600, "light"), ("comparison", 360, "light"), ("comparison", 1600, "dark")],
+)
+def test_screen_readers_and_keyboards_find_their_way(report, phone, tmp_path, page, width, scheme):
+    shown = report
+    if page == "comparison":
+        edgekit.compare(report.parent, report.parent, html=tmp_path / "c.html")
+        shown = tmp_path / "c.html"
+    opened = phone(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    opened.goto(f"file://{shown}")
+    assert opened.stumbles() == []
+    assert opened.errors == []
 
 
 def test_the_page_asks_for_nothing_from_the_network(report, tmp_path):

@@ -15,8 +15,9 @@ from edgekit.data.audio import log_mel, read_wav
 from edgekit.data.settings import Audio, Data
 from edgekit.data.unlabelled import Inputs, read
 from edgekit.errors import DataError, EdgekitError
+from edgekit.objectives.figures import calibration
 from edgekit.pipeline import job
-from edgekit.pipeline.predicting import calibration, evaluate, predict
+from edgekit.pipeline.predicting import evaluate, predict
 from edgekit.pipeline.subjects import load_run
 from edgekit.pipeline.trained import open_trained
 from edgekit.runfolder import RunFolder
