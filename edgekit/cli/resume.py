@@ -5,11 +5,14 @@ from typing import Annotated
 
 import typer
 
+from edgekit.cli.live import Port, Watch, watched
 from edgekit.cli.options import Trust, open_run
 
 
 def resume(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")],
+    watch: Watch = False,
+    port: Port = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print result.json and nothing else.")] = False,
     trust: Trust = False,
 ) -> None:
@@ -26,6 +29,8 @@ def resume(
 
     open_run(folder)
     with Terminal(silent=as_json) as terminal:
-        from edgekit.pipeline import job
+        with watched(terminal, watch, port, folder.name, folder) as listener:
+            from edgekit.pipeline import job
 
-        finish(terminal, job.resume(folder, terminal), folder, as_json)
+            result = job.resume(folder, listener)
+        finish(terminal, result, folder, as_json)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgekit.cli.live import Port, Watch, watched
 from edgekit.cli.options import ExperimentArguments, Trust, read_experiment
 
 if TYPE_CHECKING:
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 def run(
     arguments: ExperimentArguments = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; by default runs/NAME-001, -002 …")] = None,
+    watch: Watch = False,
+    port: Port = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print result.json and nothing else.")] = False,
     trust: Trust = False,
 ) -> None:
@@ -26,6 +29,8 @@ def run(
         edgekit run
 
         edgekit run mine.toml --out runs/first federation.rounds=20 privacy.epsilon=4
+
+        edgekit run mine.toml --watch
     """
     from edgekit.cli.terminal import Terminal
     from edgekit.runfolder import RunFolder
@@ -34,9 +39,11 @@ def run(
     folder = out or RunFolder.next_free(Path("runs"), experiment.name)
     RunFolder.check_free(folder)
     with Terminal(silent=as_json) as terminal:
-        from edgekit.pipeline import job
+        with watched(terminal, watch, port, experiment.name, folder) as listener:
+            from edgekit.pipeline import job
 
-        finish(terminal, job.run(experiment, folder, terminal), folder, as_json)
+            result = job.run(experiment, folder, listener)
+        finish(terminal, result, folder, as_json)
 
 
 def finish(terminal: "Terminal", result: dict[str, Any], folder: Path, as_json: bool) -> None:

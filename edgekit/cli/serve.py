@@ -34,6 +34,10 @@ def serve(
     allow_gateways: Annotated[
         bool, typer.Option("--allow-gateways", help="Let join codes admit gateways (edgekit phone) as well as devices.")
     ] = False,
+    watch: Annotated[
+        int | None,
+        typer.Option(help="Port of a page on this machine that shows the run, and has /metrics for Prometheus.", min=0),
+    ] = None,
     state: Annotated[Path | None, typer.Option(help="Folder of the coordinator's keys and members.")] = None,
     once: Annotated[bool, typer.Option("--once", help="End when the run is done and its model delivered.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print events as JSON lines and nothing else.")] = False,
@@ -53,6 +57,8 @@ def serve(
         edgekit serve mine.toml --bundle edgekit-raspberry-pi-4.tar
 
         edgekit serve --phones
+
+        edgekit serve mine.toml --watch 9100
 
         edgekit serve --out runs/digits-served
 
@@ -93,7 +99,12 @@ def serve(
 
     folder = begun(experiment, out or Path("runs") / f"{experiment.name}-served")
     place = state or data_home() / "coordinator"
-    with Watcher(listening.url, as_json, install_line(place, listening) if bundle else "") as watcher:
+    page = None
+    if watch is not None:
+        from edgekit.report.live import LivePage, kept_token
+
+        page = LivePage(experiment.name, folder.path, watch, kept_token(folder.path / "watch-token"))
+    with Watcher(listening.url, as_json, install_line(place, listening) if bundle else "", page) as watcher:
         coordinate(
             folder,
             place,

@@ -7,11 +7,14 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from edgekit.cli.terminal import Terminal, round_line
+from edgekit.errors import EdgekitError
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.live import Live
     from rich.table import Table
+
+    from edgekit.report.live import LivePage
 
 
 class Watcher:
@@ -21,10 +24,11 @@ class Watcher:
         url: under which devices reach the coordinator.
         as_json: print JSON lines and nothing else.
         install: the line that installs a node on a board from here, "" for none.
+        page: of this machine that shows the same, or None.
     """
 
-    def __init__(self, url: str, as_json: bool, install: str = "") -> None:
-        self._url, self._as_json, self._install = url, as_json, install
+    def __init__(self, url: str, as_json: bool, install: str = "", page: "LivePage | None" = None) -> None:
+        self._url, self._as_json, self._install, self._page = url, as_json, install, page
         self._terminal = Terminal(silent=as_json)
         self._live: Live | None = None
         self._rows: list[dict[str, Any]] = []
@@ -39,13 +43,19 @@ class Watcher:
             self._live = Live(console=console, refresh_per_second=4, transient=True)
             self._live.start()
         self.event({"notice": f"coordinator at {self._url}"})
+        if self._page is not None:
+            self.event({"notice": f"watch it on this machine at {self._page.address}"})
         if self._install:
             self.event({"notice": f"install on a board: {self._install}"})
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: object, *_: object) -> None:
         if self._live is not None:
             self._live.stop()
+        if self._page is not None:
+            if isinstance(error, EdgekitError):
+                self._page.failed(str(error))
+            self._page.close()
 
     def code(self, code: str, minutes: float) -> None:
         """Show a join code, as text and (on a terminal) as a QR code."""
@@ -59,6 +69,8 @@ class Watcher:
 
     def event(self, event: dict[str, Any]) -> None:
         """Show what happened."""
+        if self._page is not None:
+            _tell(self._page, event)
         if self._as_json:
             self._print(event)
         elif "round" in event:
@@ -79,6 +91,8 @@ class Watcher:
     def nodes(self, rows: list[dict[str, Any]]) -> None:
         """Show the nodes."""
         self._rows = rows
+        if self._page is not None:
+            self._page.nodes(rows)
         if self._live is None:
             for row in rows:  # plain lines: who came, who went
                 if self._seen.get(row["node"]) != row["online"]:
@@ -98,6 +112,20 @@ class Watcher:
 
     def _print(self, record: dict[str, Any]) -> None:
         print(json.dumps(record), flush=True)
+
+
+def _tell(page: "LivePage", event: dict[str, Any]) -> None:
+    """Tell a page what happened, but for the links that let devices in."""
+    if "round" in event:
+        page.round(SimpleNamespace(**event["round"]), event["rounds"])
+    elif "stage" in event:
+        page.stage(event["stage"])
+    elif "finished" in event:
+        page.finished(event["finished"])
+    elif "failed" in event:
+        page.failed(event["failed"])
+    elif "notice" in event:
+        page.notice(event["notice"])
 
 
 def show_phone_link(console: "Console", link: str, minutes: float, as_json: bool) -> None:

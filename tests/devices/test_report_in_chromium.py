@@ -11,6 +11,8 @@ import edgekit
 from edgekit import experiment as experiments
 from edgekit.cli.new import TEMPLATE
 from edgekit.pipeline import job
+from edgekit.report.live import LivePage
+from edgekit.server.loop.metrics import RoundMetrics
 
 pytestmark = [
     pytest.mark.device,
@@ -79,6 +81,28 @@ def test_screen_readers_and_keyboards_find_their_way(report, phone, tmp_path, pa
     opened.goto(f"file://{shown}")
     assert opened.stumbles() == []
     assert opened.errors == []
+
+
+def test_a_run_is_watched_until_its_report_is_there(report, phone):
+    live = LivePage("tried", report.parent)
+    page = phone(viewport={"width": 360, "height": 800}, color_scheme="dark")
+    page.goto(live.address)
+    live.stage("training")
+    for number in range(1, 6):
+        told = RoundMetrics(number, 0.5, 0.1 * number, 4, 4, 0, 10_000, 10_000, 0.1, 0.5 * number)
+        live.round(told, 10)
+    live.notice("<b>bold</b>")
+    live.nodes([{"name": "pi", "kind": "litert", "online": True, "rounds": 5, "failures": 0, "problem": ""}])
+    page.wait_for_selector("#round:has-text('5 of 10')")
+    page.wait_for_selector("#rows:has-text('pi')")
+    assert page.inner_text("#score") == "0.5000"
+    assert "<b>bold</b>" in page.inner_text("#notices")
+    assert len(page.get_attribute("#line", "points").split()) == 5
+    assert page.stumbles() == []
+    live.finished({})
+    page.wait_for_selector("h2:has-text('How to use it')")  # the report, in the same page
+    live.close()
+    assert [error for error in page.errors if not error.endswith("/events: net::ERR_ABORTED")] == []  # it closed that
 
 
 def test_the_page_asks_for_nothing_from_the_network(report, tmp_path):
