@@ -7,7 +7,7 @@ PYTEST := $(BIN)/pytest --durations=20
 # A file's tests stay with one worker, a federation of real processes is a group of its own (tests/conftest.py).
 WORKERS := -n 2 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo test test-devices test-long lint bench clean
+.PHONY: demo test test-devices test-long lint docs bench clean
 
 demo: .venv/installed
 	$(BIN)/edgekit run
@@ -31,6 +31,10 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	cd .venv && bin/lint-imports --config ../pyproject.toml --no-cache
 	cd .venv && bin/mypy --config-file ../pyproject.toml -p edgekit
+
+docs: .venv/installed
+	$(BIN)/mkdocs build --quiet
+	@echo build/site/index.html
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/simulation.py

@@ -33,6 +33,7 @@ def compare(
     from rich.console import Console
 
     from edgekit.pipeline import comparing
+    from edgekit.report.comparison import short
 
     from_elsewhere()
     found = comparing.compare(runs)
@@ -51,10 +52,11 @@ def compare(
         )
         return
     console = Console(highlight=False)
-    console.print(table(found.runs))
+    names = short([run.path for run in found.runs])
+    console.print(table(found.runs, names))
     if found.differences:
         console.print()
-        console.print(_differences(found.differences, [Path(run.path).name for run in found.runs]))
+        console.print(_differences(found.differences, names))
     for note in found.notes:
         console.print(f"  {note}", markup=False, soft_wrap=True)
     if page is not None:
@@ -111,8 +113,8 @@ def write_page(path: Path, title: str, found: Any, settings: Any = ()) -> None:
     )
 
 
-def table(found: "list[Summary] | tuple[Summary, ...]") -> Any:
-    """Return runs as a table of the terminal."""
+def table(found: "list[Summary] | tuple[Summary, ...]", names: "list[str] | None" = None) -> Any:
+    """Return runs as a table of the terminal, by names that are shorter than their paths, where there are some."""
     from rich.table import Table
     from rich.text import Text
 
@@ -121,9 +123,9 @@ def table(found: "list[Summary] | tuple[Summary, ...]") -> Any:
     made = Table(box=None, header_style="bold", pad_edge=True)
     for name in ("run", "state", one or "score", "rounds", "seconds", "weights", "epsilon", "MB", "model"):
         made.add_column(name, justify="left" if name in ("run", "state", "model") else "right", overflow="fold")
-    for run in found:
+    for name, run in zip(names or [run.path for run in found], found, strict=True):
         made.add_row(
-            Text(run.path),
+            Text(name),
             Text(run.state),
             "-" if run.score is None else f"{'' if one else f'{run.measure} '}{run.score:.4f}",
             str(run.rounds),

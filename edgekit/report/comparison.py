@@ -39,13 +39,13 @@ def write_comparison(
     shown = [place for place in ranked[:DRAWN] if curves[place]]
     drawn = ""
     if measure and shown:
-        names = _short([str(runs[place]["path"]) for place in shown])
+        names = short([str(runs[place]["path"]) for place in shown])
         drawn = pictures.curves({name: curves[place] for name, place in zip(names, shown, strict=True)}, measure)
     page = template("comparison.html").render(
         title=title,
         style=files("edgekit.report").joinpath("page.css").read_text(),
         runs=[runs[place] for place in ranked],
-        names=_short([str(runs[place]["path"]) for place in ranked]),
+        names=short([str(runs[place]["path"]) for place in ranked]),
         measure=measure,
         shown=as_shown,
         drawn=drawn,
@@ -57,7 +57,7 @@ def write_comparison(
     write_whole(path, page)
 
 
-def _short(paths: Sequence[str]) -> list[str]:
+def short(paths: Sequence[str]) -> list[str]:
     """Return paths without the folders that all of them share."""
     parts = [Path(path).parts for path in paths]
     shared = 0
