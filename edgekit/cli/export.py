@@ -40,6 +40,10 @@ def export(
     name: Annotated[str, typer.Option(help="With --model: the model's name, for the files' cards.")] = "",
     licence: Annotated[str, typer.Option(help="The model's licence, for the files' cards.")] = "",
     out: Annotated[Path | None, typer.Option(help="With --model: the folder; by default export/.")] = None,
+    app: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Write a folder for an app's developer: model, labels, code."),
+    ] = None,
     as_json: AsJson = False,
     trust: Trust = False,
 ) -> None:
@@ -50,6 +54,8 @@ def export(
         edgekit export runs/digits-001 --preset int8-full --preset float16 --runtime tflite-runtime
 
         edgekit export runs/digits-001 --training
+
+        edgekit export runs/digits-001 --app for-the-app
 
         edgekit export --model mynets:Net --weights net.safetensors --sample 1,1,28,28
     """
@@ -76,6 +82,9 @@ def export(
             raise UsageError(f"{option} {file} does not exist")
     if run is not None:
         open_run(run)
+    if app is not None:
+        _hand_over(run, app, presets, as_json)
+        return
     with Terminal(silent=as_json) as terminal:
         terminal.stage("export")
         from edgekit.pipeline import exporting
@@ -105,6 +114,21 @@ def export(
             )
         if as_json:
             terminal.result(facts)
+
+
+def _hand_over(run: Path | None, app: Path, presets: list[str], as_json: bool) -> None:
+    import json
+
+    from edgekit.errors import UsageError
+    from edgekit.pipeline.handing import hand_over
+
+    if run is None or len(presets) > 1:
+        raise UsageError("--app is of a run, and of one --preset")
+    written = hand_over(run, app, presets[0] if presets else "")
+    if as_json:
+        print(json.dumps({"folder": str(app), "files": [path.name for path in written]}))
+        return
+    print(f"Wrote {app}: {', '.join(path.name for path in written)}")
 
 
 def _shape(text: str) -> list[int]:

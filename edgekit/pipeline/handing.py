@@ -1,0 +1,134 @@
+"""A folder for whoever builds an app: the model, its labels, how data becomes its input, and code that uses it."""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from edgekit import experiment as experiments
+from edgekit.data.unlabelled import Inputs
+from edgekit.errors import RunFolderError, UsageError
+from edgekit.export.convert import device_shape
+from edgekit.export.metadata import read_metadata
+from edgekit.export.tflite import self_test_examples
+from edgekit.pipeline.trained import facts_of
+from edgekit.runfolder import RunFolder, write_whole
+
+PREFERRED = ("int8", "float32")
+"""Presets whose files take and give floats, the first that a run has."""
+CODE = ("classify.py", "classify.mjs", "Classifier.kt", "Classifier.swift")
+KINDS = {
+    "image": "Pictures are resized to {height} x {width} (bilinear), {colours}, and divided by {divide_by}; channels "
+    "last.",
+    "audio": "Recordings of {sample_rate} samples a second become log-mel features: `log_mel` in classify.py is the "
+    "formula.",
+    "table": "Rows become {numbers} numbers: numbers as (value - mean) / std, a category as a 1 in its place, dates as "
+    "their days since 1970 and places in year and week; gaps become the mean. Values that are not listed become zeros.",
+    "array": "Arrays of the input's shape, divided by {divide_by}.",
+}
+
+
+def hand_over(path: Path, out: Path, preset: str = "") -> list[Path]:
+    """Write the folder; return its files.
+
+    Args:
+        path: a finished run with .tflite files.
+        out: the folder; it must not exist, or be empty.
+        preset: which file; "" takes int8, or float32.
+
+    Raises:
+        UsageError: the folder is in use, or the run has no such file, or one without floats at its ends.
+        RunFolderError: the run is not finished, or damaged.
+    """
+    folder = RunFolder.open(path)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} exists already and is not empty: give another --app")
+    result = folder.read_result()
+    inputs, objective, decided, _ = facts_of(folder)
+    made = result.get("tflite") or {}
+    chosen = preset or next((one for one in PREFERRED if one in made), "")
+    if chosen not in made:
+        has = f"it has {', '.join(made)}" if made else "it has none"
+        raise UsageError(
+            f"{path} has no {chosen or 'int8 or float32'} .tflite, {has}: edgekit export {path} --preset int8"
+        )
+    content = (folder.path / made[chosen]["path"]).read_bytes()
+    told = read_metadata(content) or {}
+    try:
+        ends = told["input"]["dtype"], told["output"]["dtype"]
+        examples = self_test_examples(told["input"]["shape"][1:], int(told["input"].get("vocabulary", 0)))
+        expected = told["self_test"]["scores"]
+    except (KeyError, TypeError, ValueError):
+        raise RunFolderError(
+            f"{made[chosen]['path']} does not say what it takes: edgekit export {path} again"
+        ) from None
+    if ends != ("float32", "float32"):
+        raise UsageError(f"{chosen} takes and gives {ends[0]}: the code here is for floats, take --preset int8")
+    facts = preprocessing(inputs, experiments.load(folder.experiment).data.source)
+    facts["output"] |= {"objective": objective.name, "classes": objective.of_classes, **decided}
+    out.mkdir(parents=True, exist_ok=True)
+    room = files("edgekit.export").joinpath("app")
+    texts = {name: room.joinpath(name).read_text() for name in CODE}
+    texts["labels.txt"] = "".join(f"{' '.join(name.split())}\n" for name in inputs.classes)
+    texts["preprocessing.json"] = json.dumps(facts, indent=1) + "\n"
+    texts["example.json"] = json.dumps({"inputs": examples.round(6).tolist(), "scores": expected}) + "\n"
+    texts["README.md"] = _readme(result, facts, chosen, len(content))
+    write_whole(out / "model.tflite", content)
+    for name, text in texts.items():
+        write_whole(out / name, text)
+    return [out / "model.tflite", *(out / name for name in sorted(texts))]
+
+
+def preprocessing(inputs: Inputs, source: str = "") -> dict[str, Any]:
+    """Return how raw data becomes a network's input, as plain facts.
+
+    Args:
+        inputs: what the network takes.
+        source: of its data, as an experiment names it.
+    """
+    shape, held = inputs.shape, inputs.normalisation
+    facts: dict[str, Any] = {
+        "version": 1,
+        "kind": "array",
+        "input": {
+            "shape": [1, *device_shape(tuple(shape))],
+            "layout": "NHWC" if len(shape) == 3 else "NC",
+            "dtype": "float32",
+        },
+        "divide_by": inputs.scale(),
+        "output": {"labels": list(inputs.classes)},
+    }
+    if held.get("columns"):
+        return facts | {"kind": "table", "columns": held["columns"], "headings": held.get("headings", [])}
+    if held.get("features") == "log-mel":
+        keys = ("sample_rate", "seconds", "mel_bands", "window_ms", "hop_ms")
+        return facts | {"kind": "audio", "audio": {key: held[key] for key in keys}}
+    if len(shape) == 3 and shape[0] in (1, 3) and not source.startswith("superpixels"):
+        image = {"channels": shape[0], "height": shape[1], "width": shape[2], "divide_by": 255, "resample": "bilinear"}
+        return facts | {"kind": "image", "image": image}
+    return facts
+
+
+def _readme(result: dict[str, Any], facts: dict[str, Any], preset: str, size: int) -> str:
+    measure = result.get("objective", {}).get("measure", "accuracy")
+    kind, image = facts["kind"], facts.get("image", {})
+    words = {
+        **image,
+        **facts.get("audio", {}),
+        "divide_by": image.get("divide_by", facts["divide_by"]),
+        "numbers": facts["input"]["shape"][-1],
+        "colours": "grey" if image.get("channels") == 1 else "in colours",
+    }
+    template = files("edgekit.export").joinpath("app/README.md").read_text()
+    return template.format(
+        name=result["name"],
+        edgekit=result["versions"]["edgekit"],
+        measure=measure,
+        score=f"{result['tflite'][preset][measure]:.4f}",
+        privacy=result["privacy_statement"],
+        preset=preset,
+        size=size,
+        shape=tuple(facts["input"]["shape"]),
+        outputs=len(facts["output"]["labels"]),
+        kind=KINDS[kind].format(**words),
+    )
