@@ -18,6 +18,8 @@ from edgekit.data.settings import Audio, Data, Images, Table
 from edgekit.errors import DataError
 from edgekit.section import Section, first_problem
 
+LOG_MEL, SOUND = "log-mel", "sound"
+"""Of recordings: their features, or their samples for a file that makes these itself."""
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"}
 TABLES = {".csv", ".tsv", ".parquet"}
 ARRAYS = {".npz", ".npy"}
@@ -75,7 +77,7 @@ class Inputs(Section):
         """
         facts = self.normalisation
         changed: dict[str, Section] = {}
-        if facts.get("features") == "log-mel":
+        if facts.get("features") in (LOG_MEL, SOUND):
             keys = Audio.model_fields.keys() & facts.keys()
             changed["audio"] = Audio.model_validate({**data.audio.model_dump(), **{key: facts[key] for key in keys}})
         if facts.get("columns"):
@@ -158,7 +160,8 @@ def of_object(given: Any, inputs: Inputs, data: Data) -> Unlabelled:
 def _files(files: list[Path], folder: Path, inputs: Inputs, settings: Data) -> Unlabelled:
     """Read pictures or recordings."""
     kinds = {"recordings" if path.suffix.lower() == ".wav" else "pictures" for path in files}
-    takes = "recordings" if inputs.normalisation.get("features") == "log-mel" else "pictures"
+    features = inputs.normalisation.get("features")
+    takes = "recordings" if features in (LOG_MEL, SOUND) else "pictures"
     if kinds != {takes} or (takes == "pictures" and not (len(inputs.shape) == 3 and inputs.shape[0] in (1, 3))):
         takes = takes if takes == "recordings" or len(inputs.shape) == 3 else _shaped(inputs.shape)
         raise DataError(f"{folder} holds {' and '.join(sorted(kinds))}; the network takes {takes}")
@@ -168,12 +171,19 @@ def _files(files: list[Path], folder: Path, inputs: Inputs, settings: Data) -> U
             from edgekit.data.audio import log_mel, read_wav
 
             audio = settings.audio
+            if features == SOUND:
+                return np.stack([_samples(read_wav(files[i], audio.sample_rate), inputs.shape[0]) for i in places])
             return np.stack([log_mel(read_wav(files[i], audio.sample_rate), audio) for i in places])
         from edgekit.data.images import ImageFolder
 
         return ImageFolder(files, np.zeros(len(files), np.int64), [], settings.images, "").load(places)
 
     return Unlabelled([str(path.relative_to(folder)) for path in files], load)
+
+
+def _samples(sound: Floats, many: int) -> Floats:
+    """Return a recording cut or padded with silence to so many samples."""
+    return np.pad(sound[:many], (0, max(0, many - len(sound))))
 
 
 def _shaped(shape: Sequence[int]) -> str:

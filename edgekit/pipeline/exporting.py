@@ -15,6 +15,7 @@ from edgekit.errors import EdgekitError, UsageError
 from edgekit.experiment import Experiment
 from edgekit.export import cache
 from edgekit.export.exits import has_exits, write_exits
+from edgekit.export.front_end import write_sound
 from edgekit.export.streaming import write_stream
 from edgekit.export.tflite import Exported, Subject, export
 from edgekit.export.training.file import training_file
@@ -120,6 +121,19 @@ def write_files(
             notice("making the file that takes a frame at a time")
             result["stream"] = write_stream(model, dataset.test, folder.export, card, list(settings.runtimes))
             notice(_of_stream(result["stream"]))
+        except EdgekitError as error:
+            failures.append(error)
+    if settings.front_end:
+        try:
+            notice("making the file that takes sound")
+            facts = write_sound(
+                model, dict(dataset.normalisation), list(dataset.classes), folder.export, card, list(settings.runtimes)
+            )
+            result["sound"] = facts
+            notice(
+                f"sound.tflite: {facts['bytes']:,} bytes, takes {facts['samples']:,} samples; its features differ from "
+                f"numpy's by {facts['max_feature_error']:.0e}"
+            )
         except EdgekitError as error:
             failures.append(error)
     for failure in failures[1:]:

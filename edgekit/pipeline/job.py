@@ -23,6 +23,7 @@ from edgekit.data.federated import Floats
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.experiment import Experiment
 from edgekit.export.convert import to_float32
+from edgekit.export.front_end import settings_of
 from edgekit.export.training.file import check_trainable
 from edgekit.models.cost import macs
 from edgekit.models.spiking import SpikingNet
@@ -253,6 +254,8 @@ def _check_early(model: nn.Module, dataset: FederatedDataset, experiment: Experi
     Raises:
         ExportError, ConversionError: it cannot; the layer is named.
     """
+    if experiment.export.front_end:
+        settings_of(dict(dataset.normalisation))
     if experiment.model.name in MODELS:
         made = MODELS.load(experiment.model.name)
         if isinstance(made, type) and isinstance(model, made):
@@ -358,7 +361,7 @@ def _keep_model(
 def _export(job: Job, dataset: FederatedDataset, model: nn.Module) -> None:
     settings = job.experiment.export
     job.result["tflite"] = {}
-    if not settings.presets and not settings.training:
+    if not settings.presets and not settings.training and not settings.front_end:
         return
     job.listener.stage("export")
     try:

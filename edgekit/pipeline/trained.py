@@ -138,7 +138,7 @@ def _run(folder: RunFolder) -> Trained:
 
 
 def _tflite(path: Path) -> Trained:
-    from edgekit.export.metadata import describe
+    from edgekit.export.metadata import SOUND, describe
     from edgekit.export.runtimes import label
     from edgekit.export.tflite import as_device
     from edgekit.export.verify import run_examples
@@ -146,7 +146,8 @@ def _tflite(path: Path) -> Trained:
     content = path.read_bytes()
     described = describe(content)
     told, latency = described["metadata"] or {}, []
-    if kind := told.get("kind"):
+    kind = told.get("kind")
+    if kind is not None and kind != SOUND:
         raise ExportError(f"{path} is a file of {kind}: predict takes one that answers at once, as float32.tflite")
     first = next(iter(described["signatures"].values()))
     if len(first["inputs"]) != 1 or len(first["outputs"]) != 1:
