@@ -1,3 +1,3 @@
 """The version, for all that tell or compare it."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

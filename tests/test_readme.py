@@ -1,5 +1,6 @@
 """The README's experiments are read by the real schema, and its commands exist."""
 
+import json
 import os
 import re
 import shlex
@@ -70,6 +71,49 @@ def test_the_tutorial_can_be_followed(edgekit, tmp_path):
         assert shown in said, shown
     assert (tmp_path / "answers.csv").is_file()
     assert (tmp_path / "compared.html").is_file()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
+def test_every_script_runs(path, tmp_path):
+    if path.stem == "frozen_head":
+        pytest.skip("the network of frozen-head.toml")
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    command = [sys.executable, f"examples/{path.name}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("path", sorted((ROOT / "examples/notebooks").glob("*.ipynb")), ids=lambda path: path.name)
+def test_every_notebook_runs_and_does_not_flood(path, tmp_path):
+    import nbclient
+    import nbformat
+
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    book = nbformat.read(path, 4)
+    assert not any(cell.get("outputs") for cell in book.cells)  # kept without
+    nbclient.NotebookClient(
+        book, timeout=600, resources={"metadata": {"path": tmp_path / "examples/notebooks"}}
+    ).execute()
+    for cell in book.cells:
+        shown = [one for one in cell.get("outputs", []) if one["output_type"] in ("display_data", "stream")]
+        assert len(shown) <= 3, shown
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "name",
+    ["fedprox", "scaffold", "fednova", "fedadam", "private-examples", "private-devices", "private-clients", "machines"],
+)
+def test_an_example_of_each_method_and_privacy_learns(name, edgekit, tmp_path):
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    quick = ["export.presets=[]", "spiking.enabled=false", "--out", "r", "--json"]
+    done = edgekit("run", f"examples/{name}.toml", *quick, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["accuracy"] > result["majority_baseline"] + 0.35
 
 
 def test_the_documented_keys_are_the_schemas():

@@ -33,7 +33,6 @@ def compare(
     from rich.console import Console
 
     from edgekit.pipeline import comparing
-    from edgekit.report.comparison import short
 
     from_elsewhere()
     found = comparing.compare(runs)
@@ -52,6 +51,8 @@ def compare(
         )
         return
     console = Console(highlight=False)
+    from edgekit.report.comparison import short
+
     names = short([run.path for run in found.runs])
     console.print(table(found.runs, names))
     if found.differences:

@@ -37,7 +37,7 @@ class Export(Section):
     runtimes: list[Runtime] = Field(default=["ai-edge-litert"], min_length=1)
     """The runtimes that the files are claimed to run in; each file is checked in each of them."""
     front_end: bool = False
-    """Whether to write `sound.tflite` too, of networks of recordings: it takes samples and makes the features itself."""
+    """Whether to write `sound.tflite` too, of networks of recordings: it takes samples, and makes the features."""
     training: bool = False
     """Whether to write the training graph too, which devices train with."""
     training_batch: Annotated[int, Field(ge=1, le=1024)] = 16

@@ -6,8 +6,9 @@ import time
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -31,7 +32,6 @@ from edgekit.neuromorphic.trace import trace
 from edgekit.objectives import objective_of
 from edgekit.pipeline import exporting
 from edgekit.pipeline.comparing import earlier
-from edgekit.pipeline.spiking import SpikingResult, make_spiking
 from edgekit.pipeline.subjects import build_network, input_facts, load_dataset
 from edgekit.privacy.events import tree
 from edgekit.privacy.statement import summary
@@ -48,6 +48,14 @@ from edgekit.server.loop.sync import Coordinator
 from edgekit.transforms.base import Mechanism
 from edgekit.version import __version__
 
+if TYPE_CHECKING:
+    from edgekit.pipeline.spiking import SpikingResult
+
+NEEDED = {
+    "export": ("tflite", (".tflite files are", "litert_torch", "litert_quantizer", "ai_edge_litert")),
+    "spiking": ("spiking", ("spiking form is", "numba", "nir", "snntorch", "h5py")),
+}
+"""Stages that need an extra: its name, what is not made without it, and packages of it."""
 START = "start.safetensors"
 """In a run's checkpoints: the network that it began with, where that came from a file."""
 STATED_PACKAGES = ("torch", "flwr", "opacus", "dp-accounting", "litert-torch", "ai-edge-litert", "snntorch", "numpy")
@@ -79,6 +87,7 @@ class Job:
         started: of the clock, in seconds.
         spikes: whether there is a spiking stage.
         scores: what the trained network gives for the test examples.
+        skipped: by stage, why it is left out.
     """
 
     experiment: Experiment
@@ -89,6 +98,7 @@ class Job:
     started: float = field(default_factory=time.perf_counter)
     spikes: bool = True
     scores: Floats = field(default_factory=lambda: np.zeros(0, np.float32))
+    skipped: dict[str, str] = field(default_factory=dict)
 
 
 def run(experiment: Experiment, out: Path, listener: Listener) -> dict[str, Any]:
@@ -185,8 +195,9 @@ def _work(job: Job, fleet: Fleet | None = None) -> dict[str, Any]:
     dataset, model = _load(job)
     whose = f"; {dataset.clients} clients" if fleet is None else f"; at least {experiment.serve.nodes} nodes"
     job.listener.notice(dataset.description + ("" if dataset.parties else whose))
-    job.spikes = _has_spiking_form(job, model, dataset)
-    _check_early(model, dataset, experiment)
+    _skip_what_lacks(job)
+    job.spikes = "spiking" not in job.skipped and _has_spiking_form(job, model, dataset)
+    _check_early(model, dataset, experiment, files="export" not in job.skipped)
 
     trackers = Trackers(experiment.tracking, job.folder, experiment, job.listener.notice)
 
@@ -248,8 +259,26 @@ def _work(job: Job, fleet: Fleet | None = None) -> dict[str, Any]:
     return job.result
 
 
-def _check_early(model: nn.Module, dataset: FederatedDataset, experiment: Experiment) -> None:
+def _skip_what_lacks(job: Job) -> None:
+    """Say before training which stages are left out, since their packages are not installed."""
+    export, spiking = job.experiment.export, job.experiment.spiking
+    wanted = {"export": bool(export.presets) or export.training or export.front_end, "spiking": bool(spiking.enabled)}
+    for stage, (extra, (what, *packages)) in NEEDED.items():
+        lacking = [package for package in packages if find_spec(package) is None]
+        if wanted[stage] and lacking:
+            told = f"no {what} made: install what that needs with pip install 'edgekit[{extra}]'"
+            job.skipped[stage] = told
+            job.listener.notice(told)
+    if job.skipped:
+        job.result["skipped"] = dict(job.skipped)
+
+
+def _check_early(model: nn.Module, dataset: FederatedDataset, experiment: Experiment, *, files: bool) -> None:
     """See, before hours of training, that a module of the user's can be delivered in the forms asked for.
+
+    Args:
+        model, dataset, experiment: of the run.
+        files: whether .tflite files will be made.
 
     Raises:
         ExportError, ConversionError: it cannot; the layer is named.
@@ -260,6 +289,8 @@ def _check_early(model: nn.Module, dataset: FederatedDataset, experiment: Experi
         made = MODELS.load(experiment.model.name)
         if isinstance(made, type) and isinstance(model, made):
             return
+    if not files:
+        return
     if experiment.export.presets:
         try:
             to_float32(model, dataset.shape)
@@ -361,7 +392,7 @@ def _keep_model(
 def _export(job: Job, dataset: FederatedDataset, model: nn.Module) -> None:
     settings = job.experiment.export
     job.result["tflite"] = {}
-    if not settings.presets and not settings.training and not settings.front_end:
+    if "export" in job.skipped or not (settings.presets or settings.training or settings.front_end):
         return
     job.listener.stage("export")
     try:
@@ -379,10 +410,12 @@ def _export(job: Job, dataset: FederatedDataset, model: nn.Module) -> None:
         _failed(job, "export", error)
 
 
-def _spike(job: Job, dataset: FederatedDataset, model: nn.Module) -> SpikingResult | None:
+def _spike(job: Job, dataset: FederatedDataset, model: nn.Module) -> "SpikingResult | None":
     job.result["spiking"] = None
     if not job.spikes:
         return None
+    from edgekit.pipeline.spiking import make_spiking
+
     job.listener.stage("spiking")
     try:
         spiking = make_spiking(model, dataset, job.experiment, job.folder)

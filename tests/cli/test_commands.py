@@ -251,3 +251,19 @@ def test_without_torch_the_error_names_the_extra(fails, tmp_path):
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path, env=dict(os.environ)
     )
     fails(done, 1, r"pip install 'edgekit\[train\]'")
+
+
+def test_with_training_alone_a_run_names_what_it_leaves_out(tmp_path):
+    """As after pip install 'edgekit[train]': packages of the other extras cannot be imported."""
+    lacking = ("litert_torch", "litert_quantizer", "ai_edge_litert", "numba", "nir", "snntorch", "h5py", "pyarrow")
+    code = (
+        f"import sys\nfor name in {lacking!r}: sys.modules[name] = None\n"
+        "from edgekit.cli import main\n"
+        "main(['run', 'model.name=mlp', 'federation.rounds=2', 'privacy.unit=none', '--out', 'r'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for extra in ("tflite", "spiking"):
+        assert f"pip install 'edgekit[{extra}]'" in done.stdout
+    assert set(json.loads((tmp_path / "r/result.json").read_text())["skipped"]) == {"export", "spiking"}
+    assert (tmp_path / "r/report.html").is_file()
