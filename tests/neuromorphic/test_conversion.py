@@ -336,6 +336,7 @@ def test_a_network_trained_as_spikes_is_taken_over_as_it_is(name, arguments, dig
     assert (answers == wanted.argmax(1)).mean() > 0.9
 
 
+@pytest.mark.long
 def test_tuning_with_snntorch_helps_a_network_of_few_steps(digits):
     model = _fit(build(Model(norm="none", arguments={"channels": [16, 32, 32]}), digits.shape, 10, 0), digits)
     network = convert(model, digits.calibration, digits.classes, Spiking()).network

@@ -254,7 +254,7 @@ def test_a_stage_that_fails_leaves_the_others_and_the_report(tmp_path, heard):
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["model.activation=qcfs", "privacy.unit=example"],
+        pytest.param(["model.activation=qcfs", "privacy.unit=example"], marks=pytest.mark.long),
         ["model.name=spiking-cnn", "model.arguments={channels=[4, 6]}", "privacy.unit=example", "privacy.noise=client"],
         pytest.param(
             [
