@@ -72,6 +72,18 @@ def test_a_run_with_objects_is_used_and_opened_again(run, data):
     assert "<script" not in again._repr_html_()
 
 
+def test_another_run_begins_with_what_a_run_learnt(run, data, tmp_path):
+    made, network = run
+    settings = {"data": {"clients": 4}, "model": {"weights": str(made.path)}}
+    quick = {**QUICK, "federation": {"rounds": 1}, "training": {"learning_rate": 1e-6}}
+    again = edgekit.run(settings, model=network, data=data, out=tmp_path / "r", **quick)
+    assert again.accuracy == pytest.approx(made.accuracy, abs=1e-6)
+    with pytest.raises(errors.ModelError, match="is a folder, but no run"):
+        settings["model"]["weights"] = str(tmp_path)
+        edgekit.run(settings, model=network, data=data, out=tmp_path / "s", **quick)
+    assert not (tmp_path / "s").exists()
+
+
 def test_without_its_objects_a_run_says_what_it_was(run, edgekit_command, fails):
     made, _ = run
     fails(edgekit_command("evaluate", made.path, cwd=made.path.parent), 2, "'Sequential' was an object of the program")

@@ -299,7 +299,7 @@ def _of_batches(batches: Iterable[Any], settings: Table, where: str) -> dict[str
     if not parts or not any(len(one.values) for one in next(iter(parts.values()))):
         raise DataError(f"{where} has no rows")
     names = {*settings.categories, *(one.name for one in settings.columns if one.kind == "category")}
-    whole = {name: joined(each, f"{where}: {name}") for name, each in parts.items()}
+    whole = {name: joined(parts.pop(name), f"{where}: {name}") for name in list(parts)}  # each lets its parts go
     return {name: raw if name in names else _with_dates(raw) for name, raw in whole.items()}
 
 
