@@ -1,6 +1,7 @@
 """Capsules and dynamic routing between them (Sabour et al. 2017, section 4 and procedure 1)."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +43,7 @@ class Capsule(nn.Module):
 
     inputs = ("image",)
     own_scale = True
+    learns: ClassVar = {"learning_rate": 0.02, "norm": "weight-standardised"}
 
     def __init__(
         self,
@@ -68,7 +70,8 @@ class Capsule(nn.Module):
         layers += [*convolution(norm, outputs, outputs, 3), *([nn.AvgPool2d(pool)] if pool > 1 else [])]
         self.layers = nn.Sequential(*layers)
         self.kinds, self.size, self.routings = kinds, size, routings
-        self.votes = nn.Parameter(torch.randn(kinds, size, classes * out) * (2 / size) ** 0.5)
+        # Many votes add up: with the usual scale all lengths begin near one, where squashing lets no gradient through.
+        self.votes = nn.Parameter(0.15 * torch.randn(kinds, size, classes * out) * (2 / size) ** 0.5)
         self.classes, self.out = classes, out
 
     def forward(self, x: Tensor) -> Tensor:
