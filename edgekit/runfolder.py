@@ -151,6 +151,8 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
         try:
             if line:
                 yield json.loads(line)
+        except RecursionError:
+            raise RunFolderError(f"{path} line {number} is nested too deep") from None
         except ValueError:
             if number < len(lines):
                 raise RunFolderError(f"{path} line {number} is not JSON") from None
@@ -214,7 +216,11 @@ class RunFolder:
         """
         if not (path / "experiment.toml").is_file():
             raise UsageError(f"{path} is not a run folder: it has no experiment.toml")
-        return cls(path)
+        made = cls(path)
+        for file in (made.metrics, made.privacy, made.model, made.result, made.report):
+            if file.exists() and not file.is_file():  # a pipe would let whoever reads it wait for ever
+                raise RunFolderError(f"{file} is no file of a run")
+        return made
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -244,9 +250,11 @@ class RunFolder:
         """
         try:
             found: dict[str, Any] = json.loads(self.result.read_text())
+            if not isinstance(found, dict):
+                raise ValueError("it holds no table")
         except FileNotFoundError:
             raise RunFolderError(f"{self.path} has no result yet: go on with edgekit resume {self.path}") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RunFolderError(f"cannot read {self.result}: {error}") from None
         return found
 

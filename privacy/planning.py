@@ -2,10 +2,13 @@
 
 from typing import Any
 
+from pydantic import ValidationError
+
 from edgekit.errors import PrivacyError
 from edgekit.guarantee import Plan, Schedule
 from edgekit.privacy.mechanisms import make
 from edgekit.privacy.settings import Privacy
+from edgekit.section import first_problem
 
 
 def plan(*, rounds: int, clients: int, cohort: int = 0, epochs: int = 1, unit: str = "client", **settings: Any) -> Plan:
@@ -28,14 +31,16 @@ def plan(*, rounds: int, clients: int, cohort: int = 0, epochs: int = 1, unit: s
         >>> round(made.noise_multiplier, 2), made.epsilon <= 4
         (0.98, True)
     """
-    if rounds < 1 or clients < 1 or not 0 <= cohort <= clients:
+    if not all(isinstance(one, int) for one in (rounds, clients, cohort, epochs)):
+        raise PrivacyError("rounds, clients, cohort and epochs are whole numbers")
+    if rounds < 1 or clients < 1 or epochs < 1 or not 0 <= cohort <= clients:
         raise PrivacyError(
             f"{rounds} rounds of {cohort} of {clients} clients: take 1 or more, and a cohort within them"
         )
     try:
         mechanism = make(Privacy.model_validate({"unit": unit, **settings}))
-    except ValueError as error:
-        raise PrivacyError(f"this is no [privacy]: {' '.join(str(error).split())}") from None
+    except ValidationError as error:
+        raise PrivacyError(f"privacy.{first_problem(error)}") from None
     if mechanism is None:
         raise PrivacyError("unit is example or client")
     return mechanism.plan(Schedule(rounds, (cohort or clients) / clients, epochs, ("weights",)))

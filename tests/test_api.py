@@ -78,8 +78,8 @@ def test_another_run_begins_with_what_a_run_learnt(run, data, tmp_path):
     quick = {**QUICK, "federation": {"rounds": 1}, "training": {"learning_rate": 1e-6}}
     again = edgekit.run(settings, model=network, data=data, out=tmp_path / "r", **quick)
     assert again.accuracy == pytest.approx(made.accuracy, abs=1e-6)
+    settings["model"]["weights"] = str(tmp_path)
     with pytest.raises(errors.ModelError, match="is a folder, but no run"):
-        settings["model"]["weights"] = str(tmp_path)
         edgekit.run(settings, model=network, data=data, out=tmp_path / "s", **quick)
     assert not (tmp_path / "s").exists()
 

@@ -53,7 +53,12 @@ def sweep(
             took = "" if found.seconds is None else f"  {found.seconds:.1f} s"
             terminal.notice(f"{count}/{len(cells)}  {cell.label}: {score}{took}")
 
-        done = sweeping.run(made, workers, ended)
+        try:
+            done = sweeping.run(made, workers, ended)
+        except KeyboardInterrupt:
+            raise TrainingError(
+                f"stopped after {count} of {len(cells)} runs; go on with: edgekit sweep {made.path}"
+            ) from None
         rows = sweeping.by_setting(done)
         whole = [found for _, found in done if found.settings]
         if len(whole) > 1:

@@ -11,6 +11,8 @@ from edgekit.data.settings import Column
 from edgekit.errors import DataError
 
 YEAR, WEEK = 365.2425, 7.0
+LARGEST = 1e30
+"""Number of a column: their squares are still finite in 32 bits where they are scaled by their deviation."""
 THURSDAY = 3
 """Of the week's days from 0, Monday: 1970 began with it."""
 
@@ -42,12 +44,20 @@ def learn(name: str, raw: Raw, most_values: int) -> Column:
         name: the column's.
         raw: those rows.
         most_values: of a category that have a number of their own.
+
+    Raises:
+        DataError: it holds numbers that nothing can be reckoned with.
     """
     if raw.kind == "category":
         counts = np.bincount(raw.values[raw.values >= 0], minlength=len(raw.names))
         common = [raw.names[place] for place in np.argsort(-counts, kind="stable")[:most_values] if counts[place]]
         return Column(name=name, kind="category", values=sorted(common))
     known = raw.values[~np.isnan(raw.values)]
+    if len(known) and np.abs(known).max() > LARGEST:
+        raise DataError(
+            f"the column {name!r} holds {float(known[np.abs(known).argmax()]):.3g}: leave it out (data.table.drop), or "
+            "write it in larger units"
+        )
     mean = float(known.mean()) if len(known) else 0.0
     std = float(known.std()) if len(known) else 0.0
     missing = len(known) < len(raw.values)
@@ -89,14 +99,18 @@ def encode(columns: Sequence[Column], raw: Mapping[str, Raw], rows: Integers) ->
         rows: which ones.
 
     Raises:
-        DataError: a column is missing, or is of another kind.
+        DataError: a column is missing, is of another kind, or holds what is too large beside what was learnt.
     """
     parts = []
     for column in columns:
         if column.name not in raw:
             raise DataError(f"there is no column {column.name!r}: the network learnt with it")
         found = raw[column.name].take(rows)
-        parts.append(_category(column, found) if column.kind == "category" else _numbers(column, found))
+        part = _category(column, found) if column.kind == "category" else _numbers(column, found)
+        if not (np.abs(part) < LARGEST).all():
+            worst = float(found.values[int((~(np.abs(part) < LARGEST)).any(1).argmax())])
+            raise DataError(f"the column {column.name!r} holds {worst:.3g}, far beyond what was learnt")
+        parts.append(part)
     made = np.concatenate(parts, 1) if parts else np.zeros((len(rows), 0))
     return np.ascontiguousarray(made, np.float32)
 
@@ -128,7 +142,8 @@ def _numbers(column: Column, found: Raw) -> Array:
     values = np.full(len(found.values), np.nan) if found.kind == "category" else found.values
     lost = np.isnan(values)
     filled = np.where(lost, column.mean, values)
-    made = [(filled - column.mean) / column.std]
+    with np.errstate(over="ignore", invalid="ignore"):  # what is too large is said
+        made = [(filled - column.mean) / column.std]
     made += [lost.astype(np.float64)] if column.missing else []
     if column.kind == "date":
         for cycle in (YEAR, WEEK, *([1.0] if column.clock else [])):

@@ -13,7 +13,7 @@ BLOCK = 8 << 20
 SEPARATORS = ",;\t|"
 MISSING = ["", "?", "-", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", "none"]
 """What stands for a value that is not there."""
-_WRONG = re.compile(r"In CSV column #(\d+): .*?error to (\S+): invalid value '(.*)'", re.DOTALL)
+_WRONG = re.compile(r"In CSV column #\d+: .*?conversion error", re.DOTALL)
 
 
 def batches_of_csv(path: Path, settings: Table) -> Iterator[Any]:
@@ -32,8 +32,9 @@ def batches_of_csv(path: Path, settings: Table) -> Iterator[Any]:
     from pyarrow import csv
 
     separator, decimal = _manner(path)
-    types: dict[str, Any] = {name: pa.string() for name in (*settings.dates, *settings.categories)}
-    types |= {one.name: pa.string() for one in settings.columns if one.kind == "category"}
+    named = {name.strip(): name for name in headings_of(path, separator)}
+    texts = {*settings.dates, *settings.categories, *(one.name for one in settings.columns if one.kind == "category")}
+    types: dict[str, Any] = {named[name]: pa.string() for name in texts if name in named}
 
     def opened() -> Any:
         return csv.open_csv(
@@ -43,56 +44,74 @@ def batches_of_csv(path: Path, settings: Table) -> Iterator[Any]:
             csv.ConvertOptions(
                 column_types=types,
                 null_values=MISSING,
-                strings_can_be_null=True,
                 true_values=[],  # they stay texts, as they are written
                 false_values=[],
                 decimal_point=decimal,
             ),
         )
 
-    for _ in range(10_000):
+    try:
         try:
-            reader = opened()
-            guessed = {one.name: one.type for one in reader.schema}
+            guessed = {one.name: one.type for one in opened().schema}
             # A whole number first may be followed by a broken one, and nothing by anything.
-            more = {name: pa.float64() for name, kind in guessed.items() if pa.types.is_integer(kind)}
-            more |= {name: pa.string() for name, kind in guessed.items() if pa.types.is_null(kind)}
-            if more:
-                types |= more
-                reader = opened()
-            yield from list(reader) if path.stat().st_size < BLOCK else _checked(opened)
-            return
+            types |= {name: pa.float64() for name, kind in guessed.items() if pa.types.is_integer(kind)}
+            types |= {name: pa.string() for name, kind in guessed.items() if pa.types.is_null(kind)}
+            found = list(opened()) if path.stat().st_size < BLOCK else _checked(opened)
         except pa.ArrowInvalid as error:
-            name, wrong = _column(error, reader_names(path, separator))
-            if name is None or types.get(name) == pa.string():
-                raise DataError(f"{path} is not a readable table: {wrong}") from None
-            types[name] = pa.string()
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path} is not a readable table: {' '.join(str(error).split())}") from None
+            if not _WRONG.search(str(error)):
+                raise
+            known = dict(types)  # what was guessed by the first rows does not hold: look at all of them, once
+            types |= {name: pa.string() for name in named.values()}
+            decimal, numbers = _numbers_in(opened(), separator, decimal)
+            types |= {name: pa.float64() for name in numbers if known.get(name) != pa.string()}
+            found = list(opened()) if path.stat().st_size < BLOCK else _checked(opened)
+        yield from found
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        told = " ".join(str(error).split())
+        if "UTF8" in told or "utf-8" in told:
+            told = "it is not in UTF-8, as which it must be saved"
+        raise DataError(f"{path} is not a readable table: {told}") from None
 
 
-def _checked(opened: Any) -> Iterator[Any]:
+def _checked(opened: Any) -> Any:
     """Read a large file once for its types, before anything of it is used."""
     for _ in opened():
         pass
-    yield from opened()
+    return opened()
 
 
-def _column(error: Exception, names: list[str]) -> tuple[str | None, str]:
-    """Return which column a reader's complaint is about, and the complaint in words."""
-    text = " ".join(str(error).split())
-    if not (found := _WRONG.search(text)):
-        return None, text
-    name = names[int(found[1])] if int(found[1]) < len(names) else None
-    return name, f"{found[3]!r} in the column {name!r} is no {'number' if found[2] == 'double' else found[2]}"
+def _numbers_in(batches: Any, separator: str, decimal: str) -> tuple[str, set[str]]:
+    """Return the decimal point, and the columns all of whose texts are numbers, after a look at every row."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    both = {point: set(batches.schema.names) for point in ([decimal] if separator != ";" else [".", ","])}
+    for batch in batches:
+        for point, left in both.items():
+            for name in list(left):
+                texts = batch.column(batch.schema.get_field_index(name))
+                texts = texts.filter(pc.invert(pc.is_in(texts, pa.array(MISSING))))
+                try:
+                    (texts if point == "." else pc.replace_substring(texts, ",", ".")).cast(pa.float64())
+                except pa.ArrowInvalid:
+                    left.discard(name)
+    best = max(both, key=lambda point: len(both[point]))
+    return best, both[best]
 
 
-def reader_names(path: Path, separator: str) -> list[str]:
-    """Return the headings of a table."""
+def headings_of(path: Path, separator: str) -> list[str]:
+    """Return the headings of a table.
+
+    Raises:
+        DataError: they are none that can be read.
+    """
     import csv
 
-    with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
-        return next(csv.reader(file, delimiter=separator), [])
+    try:
+        with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
+            return next(csv.reader(file, delimiter=separator), [])
+    except csv.Error as error:
+        raise DataError(f"{path} has no line of headings: {error}") from None
 
 
 def _manner(path: Path) -> tuple[str, str]:
@@ -109,13 +128,11 @@ def _manner(path: Path) -> tuple[str, str]:
     if not start.strip():
         raise DataError(f"{path} is empty")
     if b"\0" in start:
-        raise DataError(f"{path} is not a text file: a table has a line of headings, then a line a row")
+        raise DataError(f"{path} is no text in UTF-8: a table has a line of headings, then a line a row")
     lines = start.decode("utf-8-sig", "replace").splitlines()
     separator = max(SEPARATORS, key=lines[0].count)
-    names = reader_names(path, separator)
-    if len(names) < 2:
-        raise DataError(f"{path} has one column, {names[0][:40]!r}: a label and something to learn from are needed")
+    names = headings_of(path, separator)
     if all(re.fullmatch(r"\s*[-+]?[\d.,]+(e[-+]?\d+)?\s*", name) for name in names):
         raise DataError(f"{path} has no line of headings: it begins with {', '.join(names[:4])}")
-    commas = separator == ";" and any(re.search(r"(^|;)-?\d+,\d+(;|$)", line) for line in lines[1:50])
+    commas = separator == ";" and any(re.search(r"(^|;)-?\d+,\d+(;|$)", line) for line in lines[1:])
     return separator, "," if commas else "."

@@ -70,13 +70,23 @@ def as_arrow(given: Any) -> Any:
     except ImportError:
         raise MissingExtraError("pyarrow", "tables") from None
     if package == "pandas":
-        # Columns of objects may mix numbers and texts.
-        mixed = [name for name in given if given[name].dtype == object]
-        texts = {name: [None if one is None or one != one else str(one) for one in given[name]] for name in mixed}
-        return pa.Table.from_pandas(given.assign(**texts), preserve_index=False)
+        names = [str(name) for name in given.columns]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise DataError(f"the table has two columns {twice[0]!r}")
+        return pa.table({str(name): _as_column(given[name]) for name in given})
     if package == "polars":
         return (given.collect() if hasattr(given, "collect") else given).to_arrow()
     return given if isinstance(given, pa.Table) else pa.Table.from_batches([given])
+
+
+def _as_column(values: Any) -> Any:
+    """Return a column of pandas as arrow's; what mixes numbers and texts is texts."""
+    import pyarrow as pa
+
+    try:
+        return pa.Array.from_pandas(values)
+    except (pa.ArrowException, TypeError, ValueError):
+        return pa.array([None if one is None or one != one else str(one) for one in values], pa.string())
 
 
 def _is_array(part: Any) -> bool:

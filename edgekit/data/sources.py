@@ -101,9 +101,22 @@ def load_own(
 
 
 def own_of(
-    loaded: FederatedDataset | Loaded, where: str, classes: list[str], objective: Objective = PLAIN
+    loaded: FederatedDataset | Loaded,
+    where: str,
+    classes: list[str],
+    objective: Objective = PLAIN,
+    *,
+    by_place: bool = False,
 ) -> tuple[Examples, NDArray[np.str_] | None]:
-    """Return what was loaded with a federation's labels, and who owns each example; errors as of `load_own`."""
+    """Return what was loaded with a federation's labels, and who owns each example; errors as of `load_own`.
+
+    Args:
+        loaded: a source.
+        where: for messages.
+        classes: the federation's.
+        objective: what a label is.
+        by_place: whether whole numbers, none of which names a class, may be places among the classes.
+    """
     if isinstance(loaded, FederatedDataset):
         raise DataError(f"{where} is a whole federation's data: name this device's own, or a client of it")
     source, _ = loaded
@@ -113,10 +126,24 @@ def own_of(
     if labels.ndim == 2:
         return Examples(source.load(np.arange(len(labels))), labels), source.groups
     present = [names[label] for label in np.unique(labels)]
+    places_of = _as_places(source, present, classes) if by_place else None
+    if places_of is not None:
+        return Examples(source.load(np.arange(len(labels))), places_of), source.groups
     if unknown := [name for name in present if name not in classes]:
         raise DataError(f"{where} has the class {unknown[0]!r}; the network knows {', '.join(classes[:20])}")
     places = np.array([classes.index(name) if name in classes else -1 for name in names], np.int64)
     return Examples(source.load(np.arange(len(labels))), places[labels]), source.groups
+
+
+def _as_places(source: Source, present: list[str], classes: list[str]) -> Integers | None:
+    """Return labels that are whole numbers as places among classes of other names, None where they are none."""
+    values = getattr(source, "values", None)
+    if values is None or values.shape[1] != 1 or set(present) & set(classes):
+        return None
+    if (values != np.rint(values)).any() or values.min() < 0 or values.max() >= len(classes):
+        return None
+    found: Integers = values[:, 0].astype(np.int64)
+    return found
 
 
 def _labelled(source: Source, where: str, objective: Objective) -> tuple[Array, list[str]]:

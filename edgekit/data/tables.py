@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgekit.arrays import Array
 from edgekit.data.columns import Raw, encode, headings, learn, width
-from edgekit.data.delimited import batches_of_csv
+from edgekit.data.delimited import MISSING, batches_of_csv
 from edgekit.data.federated import Floats, Integers, Source
 from edgekit.data.files import as_labels
 from edgekit.data.settings import Column, Data, Table
@@ -24,9 +24,10 @@ from edgekit.errors import DataError, MissingExtraError
 LABELS = ("label", "target", "class", "y")
 """Names of columns that are taken for the label, in any case."""
 PLURAL = {"category": "texts", "date": "dates", "number": "numbers"}
+LARGEST_WHOLE = 2**53
 FEW = 20
 """Different texts that a column may have however few rows there are."""
-ISO = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d+)?)?)?$")
+ISO = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d+)?)?Z?)?$")
 MICROSECONDS = 86_400_000_000
 """Of a day."""
 
@@ -161,7 +162,10 @@ def source(raw: dict[str, Raw], settings: Table, where: str, files: NDArray[np.s
         for name in [given] if isinstance(given, str) else given:
             if name and name not in raw:
                 raise DataError(f"{where} has no column {name!r} (data.table.{key}); {nearest(name, names)}")
-    label = settings.label or next((name for name in names if name.lower() in LABELS), names[-1])
+    usual = {name.lower(): name for name in reversed(names)}
+    label = settings.label or next((usual[name] for name in LABELS if name in usual), names[-1])
+    if len(names) < 2:
+        raise DataError(f"{where} has one column, {label[:40]!r}: a label and something to learn from are needed")
     beside = {label, settings.group, settings.time, *settings.drop}
     chosen = settings.features or [one.name for one in settings.columns] or names
     if label in settings.features:
@@ -252,16 +256,29 @@ def _missing(raw: Raw) -> NDArray[np.bool_]:
 
 
 def _labels(raw: Raw, where: str) -> tuple[Integers, list[str], Floats | None]:
+    many = len(raw.values)
+    different = len(np.unique(raw.values))
+    repeats = different <= max(FEW, many // 2)
     if raw.kind == "category":
+        if not repeats:
+            raise DataError(
+                f"{where} has {different} different texts in {many} rows, as names have: learn another column"
+            )
         return *as_labels(_text(raw), where)[:2], None
     if raw.kind == "date":
         raise DataError(f"{where} holds dates: a label is a class or a number")
     values = raw.values.astype(np.float32).reshape(-1, 1)
     if not np.isfinite(values).all():
         raise DataError(f"{where} holds numbers that are not finite")
-    if (raw.values != np.rint(raw.values)).any() or raw.values.min() < 0:
-        return np.zeros(len(values), np.int64), [], values
-    return *as_labels(raw.values.astype(np.int64), where)[:2], values
+    whole = bool((raw.values == np.rint(raw.values)).all())
+    if whole and np.abs(raw.values).max() > LARGEST_WHOLE:
+        raise DataError(
+            f"{where} holds numbers beyond 2^53: as names they need data.table.categories, and rows to repeat"
+        )
+    if not whole or not repeats or (raw.values.min() < 0 and different > FEW):
+        return np.zeros(many, np.int64), [], values
+    found, labels = np.unique(raw.values.astype(np.int64), return_inverse=True)
+    return labels.astype(np.int64), [str(one) for one in found], values
 
 
 def _text(raw: Raw) -> NDArray[np.str_]:
@@ -291,27 +308,28 @@ def _of_batches(batches: Iterable[Any], settings: Table, where: str) -> dict[str
     """Return the columns of record batches, or of tables, all of one schema."""
     parts: dict[str, list[Raw]] = {}
     for batch in batches:
-        names = batch.schema.names
+        names = [name.strip() for name in batch.schema.names]
         if twice := [name for name in names if names.count(name) > 1]:
             raise DataError(f"{where} has two columns {twice[0]!r}")
         for name, values in zip(names, batch.columns, strict=True):
             parts.setdefault(name, []).append(_raw(name, values, settings, where))
     if not parts or not any(len(one.values) for one in next(iter(parts.values()))):
         raise DataError(f"{where} has no rows")
-    names = {*settings.categories, *(one.name for one in settings.columns if one.kind == "category")}
+    texts = {*settings.categories, *(one.name for one in settings.columns if one.kind == "category")}
     whole = {name: joined(parts.pop(name), f"{where}: {name}") for name in list(parts)}  # each lets its parts go
-    return {name: raw if name in names else _with_dates(raw) for name, raw in whole.items()}
+    return {name: raw if name in texts else _with_dates(raw) for name, raw in whole.items()}
 
 
 def _with_dates(raw: Raw) -> Raw:
     """Return a column of texts as dates where all of them are in ISO's form, as programs write them."""
-    if raw.kind != "category" or not raw.names or not all(ISO.match(name) for name in raw.names):
+    there = [name for name in raw.names if name not in MISSING]
+    if raw.kind != "category" or not there or not all(ISO.match(name) for name in there):
         return raw
     try:
-        moments = np.array(raw.names, "datetime64[us]").astype(np.int64) / MICROSECONDS
+        known = {name: np.datetime64(name.removesuffix("Z"), "us").astype(np.int64) / MICROSECONDS for name in there}
     except ValueError:
         return raw
-    return Raw("date", np.append(moments, np.nan)[raw.values])
+    return Raw("date", np.array([*(known.get(name, np.nan) for name in raw.names), np.nan])[raw.values])
 
 
 def _raw(name: str, values: Any, settings: Table, where: str) -> Raw:
@@ -335,10 +353,15 @@ def _raw(name: str, values: Any, settings: Table, where: str) -> Raw:
         plain = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
         if plain and name not in settings.categories and learnt != "category":
             return Raw("number", _numbers(values))
+        if pa.types.is_binary(kind):
+            raise DataError(
+                f"{where}: the column {name!r} holds bytes that are not in UTF-8, as which it must be saved"
+            )
         if not (plain or pa.types.is_boolean(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
             raise DataError(f"{where}: the column {name!r} holds {kind}; numbers, texts and dates are read")
         whole = pa.chunked_array([values] if isinstance(values, pa.Array) else values.chunks, kind).cast(pa.string())
-        coded = pc.dictionary_encode(pa.concat_arrays([*whole.chunks, pa.array([], pa.string())]))
+        texts = pc.utf8_trim_whitespace(pa.concat_arrays([*whole.chunks, pa.array([], pa.string())]))
+        coded = pc.dictionary_encode(pc.if_else(pc.equal(texts, ""), None, texts))
     except pa.ArrowException as error:
         raise DataError(f"{where}: the column {name!r} cannot be read: {' '.join(str(error).split())}") from None
     codes = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)

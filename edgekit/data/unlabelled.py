@@ -220,6 +220,8 @@ def _arrays(place: Path, inputs: Inputs) -> Unlabelled:
     if place.suffix.lower() == ".npy":
         try:
             held: Mapping[str, Array] = {"x": np.load(place, allow_pickle=False)}
+        except MemoryError:
+            raise DataError(f"{place} promises an array that does not fit into memory") from None
         except (OSError, ValueError, EOFError) as error:
             raise DataError(f"{place} is not a readable .npy file: {why_unreadable(error)}") from None
     else:

@@ -46,6 +46,9 @@ def hand_over(path: Path, out: Path, preset: str = "") -> list[Path]:
     result = folder.read_result()
     inputs, objective, decided, _ = facts_of(folder)
     made = result.get("tflite") or {}
+    if not isinstance(made, dict) or not all(isinstance(one, dict) and "path" in one for one in made.values()):
+        raise RunFolderError(f"{folder.result} does not say which .tflite files there are")
+    experiment = experiments.load(folder.experiment)
     chosen = preset or next((one for one in PREFERRED if one in made), "")
     if chosen not in made:
         has = f"it has {', '.join(made)}" if made else "it has none"
@@ -64,7 +67,7 @@ def hand_over(path: Path, out: Path, preset: str = "") -> list[Path]:
         ) from None
     if ends != ("float32", "float32"):
         raise UsageError(f"{chosen} takes and gives {ends[0]}: the code here is for floats, take --preset int8")
-    facts = preprocessing(inputs, experiments.load(folder.experiment).data.source)
+    facts = preprocessing(inputs, experiment.data.source)
     facts["output"] |= {"objective": objective.name, "classes": objective.of_classes, **decided}
     out.mkdir(parents=True, exist_ok=True)
     room = files("edgekit.export").joinpath("app")
@@ -72,7 +75,7 @@ def hand_over(path: Path, out: Path, preset: str = "") -> list[Path]:
     texts["labels.txt"] = "".join(f"{' '.join(name.split())}\n" for name in inputs.classes)
     texts["preprocessing.json"] = json.dumps(facts, indent=1) + "\n"
     texts["example.json"] = json.dumps({"inputs": examples.round(6).tolist(), "scores": expected}) + "\n"
-    texts["README.md"] = _readme(result, facts, chosen, len(content))
+    texts["README.md"] = _readme(experiment.name, result, facts, chosen, len(content))
     write_whole(out / "model.tflite", content)
     for name, text in texts.items():
         write_whole(out / name, text)
@@ -109,7 +112,7 @@ def preprocessing(inputs: Inputs, source: str = "") -> dict[str, Any]:
     return facts
 
 
-def _readme(result: dict[str, Any], facts: dict[str, Any], preset: str, size: int) -> str:
+def _readme(name: str, result: dict[str, Any], facts: dict[str, Any], preset: str, size: int) -> str:
     measure = result.get("objective", {}).get("measure", "accuracy")
     kind, image = facts["kind"], facts.get("image", {})
     words = {
@@ -121,7 +124,7 @@ def _readme(result: dict[str, Any], facts: dict[str, Any], preset: str, size: in
     }
     template = files("edgekit.export").joinpath("app/README.md").read_text()
     return template.format(
-        name=result["name"],
+        name=name,
         edgekit=result["versions"]["edgekit"],
         measure=measure,
         score=f"{result['tflite'][preset][measure]:.4f}",

@@ -165,7 +165,9 @@ def labelled(path: Path, trained: Trained, source: Any) -> tuple[Examples, Array
         examples, groups = load_own(data, trained.inputs.classes, trained.objective)
     else:
         held, source = source, "the data"
-        examples, groups = own_of(loaded(held, source, data), source, trained.inputs.classes, trained.objective)
+        given = loaded(held, source, data)
+        classes = trained.inputs.classes
+        examples, groups = own_of(given, source, classes, trained.objective, by_place=True)
     if list(examples.x.shape[1:]) != trained.inputs.shape:
         shapes = f"{tuple(examples.x.shape[1:])}; the network takes {tuple(trained.inputs.shape)}"
         raise DataError(f"{source} holds examples of {shapes}")

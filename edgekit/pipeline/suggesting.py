@@ -23,6 +23,8 @@ OWNERS = ("client", "device", "site", "user", "speaker", "subject", "patient", "
 LARGEST_SIDE, LOOKED_AT = 64, 50
 """Pixels that pictures are brought to, at most; files that are looked at."""
 FEWEST_A_CLIENT, CLIENTS = 20, 10
+MOST_CLASSES = 50
+"""That whole numbers are taken for; more are learnt as numbers."""
 
 
 @dataclass
@@ -45,13 +47,18 @@ class Suggestion:
         """Return the file."""
         from edgekit.experiment import as_text
 
-        lines = [f"# {line}" for line in self.about]
+        lines = [f"# {_plain(line)}" for line in self.about]
         for section, keys in self.sections.items():
             lines += ["", f"[{section}]"] if section else [""]
             for key, value, comment in keys:
                 line = f"{key} = {as_text(value) if not isinstance(value, list) else json.dumps(value)}"
-                lines.append(f"{line:<27} # {comment}" if comment else line)
+                lines.append(f"{line:<27} # {_plain(comment)}" if comment else line)
         return "\n".join(lines) + "\n"
+
+
+def _plain(text: str) -> str:
+    """Return a text in one line, without what could end a comment: headings and labels are somebody's."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def suggest(given: str, label: str = "", name: str = "") -> Suggestion:
@@ -82,7 +89,13 @@ def suggest(given: str, label: str = "", name: str = "") -> Suggestion:
     many = len(read.labels)
     values = getattr(read, "values", None)
     numbers = not read.classes and values is not None
-    what = "numbers to learn" if numbers else f"{len(read.classes)} classes: {', '.join(read.classes[:8])}"
+    if len(read.classes) > MOST_CLASSES and values is not None:
+        numbers = True  # prices and years repeat, too
+    what = (
+        "numbers to learn (objective regression)"
+        if numbers
+        else f"{len(read.classes)} classes: {', '.join(read.classes[:8])}"
+    )
     made.about.append(f"It has {many:,} examples with {what}{', …' if len(read.classes) > 8 else ''}.")
     if numbers:
         made.add("objective", "name", "regression", "squared or Huber's loss; r2 tells how good it is")

@@ -1,6 +1,7 @@
 """Tables as people have them: kinds of columns, what is learnt of them and from whom, and what is refused."""
 
 import datetime
+import decimal
 
 import numpy as np
 import pandas
@@ -8,7 +9,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from edgekit.data import load
+from edgekit.data import delimited, load
 from edgekit.data.columns import Raw, encode, headings, learn, width
 from edgekit.data.objects import loaded
 from edgekit.data.settings import Column, Data, Table
@@ -164,6 +165,10 @@ def test_numbers_to_learn_and_rows_without_a_label(tmp_path):
         ("a;b\n1,5;x,y;z\n", {}, "not a readable table"),
         ("1.5,2\n2.5,3\n", {}, "no line of headings"),
         ("one\n1\n2\n", {}, "has one column"),
+        ("a,label\n" + "".join(f"{i},n{i}\n" for i in range(60)), {}, "60 different texts in 60 rows"),
+        ("a,label\n" + "".join(f"{i % 9},{2**60 + i % 2}\n" for i in range(60)), {}, "beyond 2\\^53"),
+        ("a,label\n1,caf\xe9\n", {}, "not in UTF-8"),
+        ("x" * 200_000 + ",b\n1,2\n", {}, "no line of headings"),
         ("a,a,b\n1,2,x\n", {}, "two columns 'a'"),
         ("a,b\n1,\n2,\n", {"label": "b"}, "the label, is empty"),
         ("d,b\n31.12.2024,x\n2024,y\n", {"dates": {"d": "%d.%m.%Y"}}, "'2024' in the column 'd' is no date"),
@@ -174,7 +179,7 @@ def test_numbers_to_learn_and_rows_without_a_label(tmp_path):
 )
 def test_a_table_that_cannot_be_read_says_why(tmp_path, content, table, told):
     path = tmp_path / "t.csv"
-    path.write_text(content)
+    path.write_bytes(content.encode("latin-1"))
     with pytest.raises(DataError, match=told) as refused:
         read(str(path), Table(**table))
     assert "\n" not in str(refused.value)
@@ -189,3 +194,53 @@ def test_a_large_file_is_read_in_batches_whose_types_may_change_late(tmp_path, m
     assert source.raw["note"].names == ("late", "x")
     assert "a (602 different texts)" in source.notes
     assert len(source.labels) == 602
+
+
+@pytest.mark.parametrize(
+    ("content", "classes", "numbers"),
+    [
+        ("a,label\n" + "1,none\n2,some\n" * 20, ["none", "some"], ["a"]),  # a word that stands for nothing elsewhere
+        ("a,label\n" + "1,-1\n2,1\n" * 20, ["-1", "1"], ["a"]),
+        ("a, label ,z\n" + "1, yes,3\n2,no ,4\n" * 20, ["no", "yes"], ["a", "z"]),
+        ("x;z;label\n" + "1;2;p\n3;4;q\n" * 40 + "1,5;2;p\n", ["p", "q"], ["x", "z"]),  # a decimal comma, late
+        ("y,class\n" + "1,p\n2,q\n" * 20, ["p", "q"], ["y"]),
+    ],
+)
+def test_labels_and_numbers_as_people_write_them(tmp_path, content, classes, numbers):
+    (tmp_path / "t.csv").write_text(content)
+    source = read(str(tmp_path / "t.csv"), Table())
+    assert source.classes == classes
+    assert [name for name, raw in source.raw.items() if raw.kind == "number"] == numbers
+
+
+def test_columns_whose_types_all_change_in_the_last_row_cost_one_more_look(tmp_path, monkeypatch):
+    monkeypatch.setattr("edgekit.data.delimited.BLOCK", 20_000)
+    looks = []
+    real = delimited._numbers_in
+    monkeypatch.setattr("edgekit.data.delimited._numbers_in", lambda *given: looks.append(1) or real(*given))
+    names = [f"c{n}" for n in range(30)]
+    rows = [",".join(["1"] * 30)] * 2000 + [",".join(["x"] * 30)]
+    (tmp_path / "t.csv").write_text(
+        "\n".join([",".join([*names, "label"]), *(f"{row},{n % 2}" for n, row in enumerate(rows))])
+    )
+    source = read(str(tmp_path / "t.csv"), Table())
+    assert {raw.kind for raw in source.raw.values()} == {"category"}
+    assert len(looks) == 1
+
+
+def test_numbers_that_are_too_large_are_named(tmp_path):
+    (tmp_path / "t.csv").write_text("a,label\n" + "1e300,p\n2,q\n" * 20)
+    with pytest.raises(DataError, match="the column 'a' holds 1e\\+300"):
+        read(str(tmp_path / "t.csv"), Table()).fitted(np.arange(40))
+    column = Column(name="a", kind="number", mean=0.0, std=1e-300)
+    with pytest.raises(DataError, match="far beyond what was learnt"):
+        encode([column], {"a": Raw("number", np.array([1.0, 5.0]))}, np.arange(2))
+
+
+def test_columns_of_objects_are_what_they_hold():
+    frame = pandas.DataFrame({"a": np.arange(60) / 7, "label": np.arange(60) % 3})
+    for kind in (lambda one: one, decimal.Decimal, lambda one: None if one > 8 else one):
+        given = frame.assign(a=pandas.Series([kind(float(one)) for one in frame["a"]], dtype=object))
+        assert loaded(given, "it", Data())[0].raw["a"].kind == "number"
+    with pytest.raises(DataError, match="two columns 'a'"):
+        loaded(pandas.concat([frame, frame[["a"]]], axis=1), "it", Data())

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import wave
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+import edgekit
 from edgekit import experiment as experiments
 from edgekit.data.audio import log_mel, read_wav
 from edgekit.data.settings import Audio, Data
@@ -157,16 +159,39 @@ def test_the_command_writes_files_and_refuses_in_a_line(edgekit, fails, trained_
         {"input": {"shape": [1, 8, 8], "classes": [str(n) for n in range(10)], "normalisation": {"std": 0}}},
         {"input": {"shape": [4], "classes": ["a"], "normalisation": {"columns": [{"name": "a", "kind": "odd"}]}}},
         {"decision": [1]},
+        None,
+        [],
+        "[" * 100_000,
     ],
 )
 def test_a_damaged_result_is_refused_in_a_line(trained_run, tmp_path, change):
     for name in ("experiment.toml", "model.safetensors"):
         (tmp_path / name).write_bytes((trained_run / name).read_bytes())
-    result = {**json.loads((trained_run / "result.json").read_text()), **change}
-    (tmp_path / "result.json").write_text(json.dumps(result))
-    with pytest.raises(EdgekitError, match="does not say|decision") as refused:
+    text = change if isinstance(change, str) else json.dumps(change)
+    if isinstance(change, dict):
+        text = json.dumps({**json.loads((trained_run / "result.json").read_text()), **change})
+    (tmp_path / "result.json").write_text(text)
+    with pytest.raises(EdgekitError, match="does not say|decision|cannot read") as refused:
         open_trained(tmp_path)
     assert "\n" not in str(refused.value)
+    assert edgekit.runs(tmp_path)[0].state in ("finished", "broken")  # a list of runs is not stopped by one
+
+
+def test_a_pipe_in_a_run_folder_makes_nobody_wait(trained_run, tmp_path):
+    for name in ("experiment.toml", "result.json"):
+        (tmp_path / name).write_bytes((trained_run / name).read_bytes())
+    os.mkfifo(tmp_path / "model.safetensors")
+    with pytest.raises(EdgekitError, match="is no file of a run"):
+        open_trained(tmp_path)
+
+
+def test_values_far_beyond_what_was_learnt_are_named(machines, tmp_path):
+    frame = pandas.read_csv(machines / "t.csv").drop(columns="fault")
+    frame.assign(heat=[1e300, *frame["heat"][1:]]).to_csv(tmp_path / "new.csv", index=False)
+    with pytest.raises(DataError, match=r"'heat' holds 1e\+300, far beyond"):
+        predict(machines / "run", tmp_path / "new.csv")
+    x = np.zeros((4, 3), np.float32)
+    assert edgekit.open(machines / "run").evaluate((np.tile(x, 1)[:, :3], [0, 1, 0, 1]))["examples"] == 4
 
 
 def test_labels_that_a_network_does_not_know_are_named(machines, tmp_path):

@@ -87,3 +87,16 @@ def test_the_command_writes_it_and_refuses_in_a_line(edgekit, fails, tmp_path):
         assert not (tmp_path / "new.toml").exists()
     with pytest.raises(DataError, match="is no table"):
         suggest("digits", "label")
+
+
+def test_headings_and_labels_cannot_write_into_the_file(tmp_path):
+    rows = "".join(f'{n},"{"ab"[n % 2]}\n[training]\nepochs = 7\n#"\n' for n in range(40))
+    (tmp_path / "t.csv").write_text(f'x,"label\n[serve]\nnodes = 9"\n{rows}')
+    settings = tomllib.loads(suggest(str(tmp_path / "t.csv")).text())
+    assert settings["training"]["epochs"] == 2
+    assert "serve" not in settings
+
+
+def test_prices_are_numbers_and_a_few_whole_ones_are_classes(tmp_path):
+    (tmp_path / "t.csv").write_text("a,price\n" + "".join(f"{n},{1000 + 37 * (n % 90)}\n" for n in range(400)))
+    assert tomllib.loads(suggest(str(tmp_path / "t.csv")).text())["objective"]["name"] == "regression"

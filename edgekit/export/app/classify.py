@@ -8,6 +8,7 @@ import csv
 import datetime
 import json
 import math
+import re
 import sys
 import wave
 from pathlib import Path
@@ -91,9 +92,13 @@ def from_row(row: dict[str, str]) -> Any:
             continue
         lost = text in MISSING
         if column["kind"] == "number":
-            value = column["mean"] if lost else float(text)
+            value = float("nan") if lost else float(text)
+            lost = not math.isfinite(value)
+            value = column["mean"] if lost else value
         else:
             moment = datetime.datetime(1970, 1, 1) if lost else datetime.datetime.fromisoformat(text)
+            if moment.tzinfo is not None:
+                moment = moment.astimezone(datetime.UTC).replace(tzinfo=None)
             value = column["mean"] if lost else (moment - datetime.datetime(1970, 1, 1)) / datetime.timedelta(days=1)
         found.append((value - column["mean"]) / column["std"])
         found += [float(lost)] if column["missing"] else []
@@ -110,8 +115,17 @@ def examples(path: str) -> Any:
     kind = FACTS["kind"]
     if kind == "table":
         with open(path, newline="", encoding="utf-8-sig") as file:
-            for number, row in enumerate(csv.DictReader(file), 1):
-                yield f"{path}:{number}", from_row(row)
+            start = file.read(1 << 16)
+            file.seek(0)
+            separator = max(",;\t|", key=start.partition("\n")[0].count)
+            commas = separator == ";" and re.search(r"(^|;)-?\d+,\d+(;|$)", start, re.MULTILINE)
+            rows = csv.reader(file, delimiter=separator)
+            names = [name.strip() for name in next(rows)]
+            for number, row in enumerate(rows, 1):
+                held = dict(zip(names, row, strict=False))
+                if commas:
+                    held = {name: re.sub(r"^(-?\d+),(\d+)$", r"\1.\2", text) for name, text in held.items()}
+                yield f"{path}:{number}", from_row(held)
     elif kind == "image":
         yield path, from_picture(path)
     elif kind == "audio":
