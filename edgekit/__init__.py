@@ -16,11 +16,12 @@ from edgekit.version import __version__
 if TYPE_CHECKING:
     from edgekit import privacy
     from edgekit.algorithms.base import Algorithm
-    from edgekit.api import Run, compare, open, run, runs, sweep
+    from edgekit.api import compare, open, run, runs, sweep
     from edgekit.data.federated import Examples, FederatedDataset
     from edgekit.errors import EdgekitError
     from edgekit.experiment import Experiment
     from edgekit.objectives.base import Objective
+    from edgekit.opened import Run
     from edgekit.section import Section
     from edgekit.transforms.base import Mechanism, Transform
 
@@ -30,7 +31,7 @@ _WHERE = {
     "compare": "edgekit.api",
     "runs": "edgekit.api",
     "sweep": "edgekit.api",
-    "Run": "edgekit.api",
+    "Run": "edgekit.opened",
     "Experiment": "edgekit.experiment",
     "EdgekitError": "edgekit.errors",
     "FederatedDataset": "edgekit.data.federated",

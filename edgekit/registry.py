@@ -193,24 +193,24 @@ MODELS = Registry(
 SOURCES = Registry(
     "data.source",
     {
-        "digits": Entry("edgekit.data.sources:digits", "handwritten digits, 8 x 8", "Alpaydin & Kaynak 1998"),
-        "moving-digits": Entry("edgekit.data.sources:moving_digits", "events of digits that move", "made here"),
-        "gestures": Entry("edgekit.data.sources:hand_gestures", "accelerations of hand movements", "made here"),
-        "machine-sounds": Entry("edgekit.data.sources:machine_sounds", "sounds of fans, some not normal", "made here"),
+        "digits": Entry("edgekit.data.readers:digits", "handwritten digits, 8 x 8", "Alpaydin & Kaynak 1998"),
+        "moving-digits": Entry("edgekit.data.readers:moving_digits", "events of digits that move", "made here"),
+        "gestures": Entry("edgekit.data.readers:hand_gestures", "accelerations of hand movements", "made here"),
+        "machine-sounds": Entry("edgekit.data.readers:machine_sounds", "sounds of fans, some not normal", "made here"),
         "presence": Entry(
-            "edgekit.data.sources:presence", "pictures with a digit among clutter, or without", "made here"
+            "edgekit.data.readers:presence", "pictures with a digit among clutter, or without", "made here"
         ),
-        "npz:FILE": Entry("edgekit.data.sources:npz", "arrays x, y and perhaps groups", "numpy"),
-        "idx:FOLDER": Entry("edgekit.data.sources:idx", "MNIST's files", "LeCun et al. 1998"),
-        "csv:FILE": Entry("edgekit.data.sources:table", "a table, or a folder of one a client"),
-        "parquet:FILE": Entry("edgekit.data.sources:table", "likewise"),
-        "images:FOLDER": Entry("edgekit.data.sources:pictures", "a folder of pictures a class"),
-        "audio:FOLDER": Entry("edgekit.data.sources:recordings", "recordings, as log-mel features"),
-        "events:FOLDER": Entry("edgekit.data.sources:event_files", "files of event cameras"),
+        "npz:FILE": Entry("edgekit.data.readers:npz", "arrays x, y and perhaps groups", "numpy"),
+        "idx:FOLDER": Entry("edgekit.data.readers:idx", "MNIST's files", "LeCun et al. 1998"),
+        "csv:FILE": Entry("edgekit.data.readers:table", "a table, or a folder of one a client"),
+        "parquet:FILE": Entry("edgekit.data.readers:table", "likewise"),
+        "images:FOLDER": Entry("edgekit.data.readers:pictures", "a folder of pictures a class"),
+        "audio:FOLDER": Entry("edgekit.data.readers:recordings", "recordings, as log-mel features"),
+        "events:FOLDER": Entry("edgekit.data.readers:event_files", "files of event cameras"),
         "superpixels:SOURCE": Entry(
-            "edgekit.data.sources:superpixel_graphs", "another source's images as graphs", "Dwivedi et al. 2023"
+            "edgekit.data.readers:superpixel_graphs", "another source's images as graphs", "Dwivedi et al. 2023"
         ),
-        "hf:NAME": Entry("edgekit.data.sources:hub_dataset", "a data set of the `datasets` library"),
+        "hf:NAME": Entry("edgekit.data.readers:hub_dataset", "a data set of the `datasets` library"),
         "parties:FOLDER": Entry("edgekit.data.vertical:read_folder", "tables of parties, and the labels"),
         "labels:FOLDER": Entry("edgekit.data.vertical:read_folder", "the labels alone, for `edgekit serve`"),
     },

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 import edgekit
-from edgekit import api
+from edgekit import api, opened
 from edgekit.privacy import planning
 
 
 def _examples():
     finder = doctest.DocTestFinder(exclude_empty=True)
-    for module in (api, planning):
+    for module in (api, opened, planning):
         yield from (found for found in finder.find(module) if found.examples)
 
 

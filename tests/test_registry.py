@@ -30,7 +30,7 @@ def test_a_name_nearby_is_suggested(known):
 
 
 def test_a_kind_takes_a_place_and_an_import_path_anything():
-    assert SOURCES.entry("npz:data").path == "edgekit.data.sources:npz"
+    assert SOURCES.entry("npz:data").path == "edgekit.data.readers:npz"
     assert SOURCES.entry("mine.data:load") == Entry("mine.data:load")
     with pytest.raises(ExperimentError, match="did you mean 'npz:"):
         SOURCES.entry("npz:")

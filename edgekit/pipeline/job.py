@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,19 +22,13 @@ from edgekit.data import FederatedDataset
 from edgekit.data.federated import Floats
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.experiment import Experiment
-from edgekit.export.convert import to_float32
-from edgekit.export.front_end import settings_of
-from edgekit.export.training.file import check_trainable
 from edgekit.models.cost import macs
-from edgekit.models.spiking import SpikingNet
-from edgekit.neuromorphic.trace import trace
 from edgekit.objectives import objective_of
-from edgekit.pipeline import exporting
+from edgekit.pipeline import exporting, foresight
 from edgekit.pipeline.comparing import earlier
 from edgekit.pipeline.subjects import build_network, input_facts, load_dataset
 from edgekit.privacy.events import tree
 from edgekit.privacy.statement import summary
-from edgekit.registry import MODELS
 from edgekit.report import write_report
 from edgekit.report.trackers import Trackers
 from edgekit.runfolder import RunFolder
@@ -51,11 +44,6 @@ from edgekit.version import __version__
 if TYPE_CHECKING:
     from edgekit.pipeline.spiking import SpikingResult
 
-NEEDED = {
-    "export": ("tflite", (".tflite files are", "litert_torch", "litert_quantizer", "ai_edge_litert")),
-    "spiking": ("spiking", ("spiking form is", "numba", "nir", "snntorch", "h5py")),
-}
-"""Stages that need an extra: its name, what is not made without it, and packages of it."""
 START = "start.safetensors"
 """In a run's checkpoints: the network that it began with, where that came from a file."""
 STATED_PACKAGES = ("torch", "flwr", "opacus", "dp-accounting", "litert-torch", "ai-edge-litert", "snntorch", "numpy")
@@ -195,9 +183,12 @@ def _work(job: Job, fleet: Fleet | None = None) -> dict[str, Any]:
     dataset, model = _load(job)
     whose = f"; {dataset.clients} clients" if fleet is None else f"; at least {experiment.serve.nodes} nodes"
     job.listener.notice(dataset.description + ("" if dataset.parties else whose))
-    _skip_what_lacks(job)
-    job.spikes = "spiking" not in job.skipped and _has_spiking_form(job, model, dataset)
-    _check_early(model, dataset, experiment, files="export" not in job.skipped)
+    job.skipped = foresight.lacking(experiment, job.listener.notice)
+    if job.skipped:
+        job.result["skipped"] = dict(job.skipped)
+    spikes = "spiking" not in job.skipped
+    job.spikes = spikes and foresight.has_spiking_form(model, dataset, experiment, job.listener.notice)
+    foresight.check_forms(model, dataset, experiment, files="export" not in job.skipped)
 
     trackers = Trackers(experiment.tracking, job.folder, experiment, job.listener.notice)
 
@@ -257,73 +248,6 @@ def _work(job: Job, fleet: Fleet | None = None) -> dict[str, Any]:
     if job.failures:
         raise job.failures[0]
     return job.result
-
-
-def _skip_what_lacks(job: Job) -> None:
-    """Say before training which stages are left out, since their packages are not installed."""
-    export, spiking = job.experiment.export, job.experiment.spiking
-    wanted = {"export": bool(export.presets) or export.training or export.front_end, "spiking": bool(spiking.enabled)}
-    for stage, (extra, (what, *packages)) in NEEDED.items():
-        lacking = [package for package in packages if find_spec(package) is None]
-        if wanted[stage] and lacking:
-            told = f"no {what} made: install what that needs with pip install 'edgekit[{extra}]'"
-            job.skipped[stage] = told
-            job.listener.notice(told)
-    if job.skipped:
-        job.result["skipped"] = dict(job.skipped)
-
-
-def _check_early(model: nn.Module, dataset: FederatedDataset, experiment: Experiment, *, files: bool) -> None:
-    """See, before hours of training, that a module of the user's can be delivered in the forms asked for.
-
-    Args:
-        model, dataset, experiment: of the run.
-        files: whether .tflite files will be made.
-
-    Raises:
-        ExportError, ConversionError: it cannot; the layer is named.
-    """
-    if experiment.export.front_end:
-        settings_of(dict(dataset.normalisation))
-    if experiment.model.name in MODELS:
-        made = MODELS.load(experiment.model.name)
-        if isinstance(made, type) and isinstance(model, made):
-            return
-    if not files:
-        return
-    if experiment.export.presets:
-        try:
-            to_float32(model, dataset.shape)
-        except EdgekitError as error:
-            raise type(error)(f"{error}; or set export.presets = []") from error
-    if experiment.export.training:
-        try:
-            check_trainable(model, dataset.shape)
-        except EdgekitError as error:
-            raise type(error)(f"{error}; or set export.training = false") from error
-
-
-def _has_spiking_form(job: Job, model: nn.Module, dataset: FederatedDataset) -> bool:
-    """Whether there is to be a spiking form; with `auto` it is said here if the network has none.
-
-    Raises:
-        ConversionError: it has none, and the experiment asks for it; the layer is named.
-    """
-    wanted = job.experiment.spiking.enabled
-    if wanted and not (dataset.objective.of_classes and dataset.calibration.y.ndim == 1):
-        what = "soft labels" if dataset.objective.of_classes else dataset.objective.name
-        job.listener.notice(f"no spiking form is made: spikes answer with classes, not with {what}")
-        return False
-    if not wanted or isinstance(model, SpikingNet):
-        return bool(wanted)
-    try:
-        trace(model, dataset.shape, torch.from_numpy(dataset.calibration.x))
-    except EdgekitError as error:
-        if wanted is True:
-            raise type(error)(f"{error}; or set spiking.enabled = false") from error
-        job.listener.notice(f"no spiking form is made: {error}")
-        return False
-    return True
 
 
 def _keep_model(

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.data import FederatedDataset
-from edgekit.report.pictures import FAINT, FIRST, INK, SECOND, as_svg, new_figure, titled
+from edgekit.report.drawing import FAINT, FIRST, INK, SECOND, as_svg, new_figure, titled
 
 if TYPE_CHECKING:
     from edgekit.arrays import Array

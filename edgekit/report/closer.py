@@ -9,7 +9,8 @@ from edgekit.arrays import Array
 from edgekit.data import FederatedDataset
 from edgekit.objectives.cross_entropy import chances_of
 from edgekit.objectives.figures import calibration
-from edgekit.report.pictures import FAINT, FIRST, INK, SECOND, as_svg, grid_of_images, new_figure, stacked, titled
+from edgekit.report.drawing import FAINT, FIRST, INK, SECOND, as_svg, new_figure, stacked, titled
+from edgekit.report.pictures import grid_of_images
 
 if TYPE_CHECKING:
     from torch import nn

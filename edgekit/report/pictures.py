@@ -1,20 +1,15 @@
 """The report's pictures, as SVG text that takes its colours from the page, so that they suit light and dark."""
 
-import io
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.report.drawing import FAINT, FIRST, INK, SECOND, THIRD, as_svg, figures, new_figure, titled
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-# Colours that stand for the page's own; `_svg` puts the variables in their place.
-INK, FAINT, FIRST, SECOND, THIRD = "#010101", "#020202", "#030303", "#040404", "#050505"
-_VARIABLES = {INK: "--ink", FAINT: "--line", FIRST: "--first", SECOND: "--second", THIRD: "--third"}
 
 
 def by_round(rounds: Sequence[dict[str, Any]], measure: str) -> str:
@@ -111,7 +106,7 @@ def clients(histogram: NDArray[np.int64], classes: Sequence[str]) -> str:
 
 def steps(by_steps: dict[str, dict[str, float]], chosen: int, reference: float) -> str:
     """Draw accuracy against time steps, beside that of the network it came from, and the energy below."""
-    figure, (axis, below) = _figures(4.4, 3.6, 2, (3, 1))
+    figure, (axis, below) = figures(4.4, 3.6, 2, (3, 1))
     counts = [int(key) for key in by_steps]
     for kind, colour, name in (("float", FIRST, "float"), ("loihi", SECOND, "Loihi integers")):
         axis.plot(counts, [by_steps[str(n)][kind] for n in counts], color=colour, lw=2, marker="o", ms=4, label=name)
@@ -185,7 +180,7 @@ def rates(by_layer: Sequence[dict[str, Any]]) -> str:
 
 def membranes(voltages: Sequence[NDArray[np.float64]], names: Sequence[str]) -> str:
     """Draw the voltages of a few neurons of each layer, (steps, neurons) each, in units of the threshold."""
-    figure, axes = _figures(4.4, max(3.0, 0.85 * len(voltages)), len(voltages))
+    figure, axes = figures(4.4, max(3.0, 0.85 * len(voltages)), len(voltages))
     for number, (axis, traces) in enumerate(zip(axes, voltages, strict=True)):
         axis.axhline(1.0, color=INK, lw=0.8, ls=(0, (2, 3)))
         for neuron, colour in zip(range(traces.shape[1]), (FIRST, SECOND, THIRD), strict=False):
@@ -293,7 +288,7 @@ def rebuilt(rows: Mapping[str, NDArray[np.float32]]) -> str:
     originals = next(iter(rows.values()))
     low, high = float(originals.min()), float(originals.max())
     width = 0.62 * len(originals) + 1.6
-    figure, axes = _figures(width, 0.72 * len(rows), len(rows))
+    figure, axes = figures(width, 0.72 * len(rows), len(rows))
     for axis, (name, images) in zip(axes, rows.items(), strict=True):
         shown = np.clip((images - low) / max(high - low, 1e-9), 0.0, 1.0)
         gap = np.zeros((*shown.shape[:3], max(1, shown.shape[3] // 8)), shown.dtype)
@@ -305,85 +300,3 @@ def rebuilt(rows: Mapping[str, NDArray[np.float32]]) -> str:
         axis.grid(visible=False)
         axis.spines[["left", "bottom"]].set_visible(False)
     return as_svg(figure, "Examples, and what the split server rebuilds of them")
-
-
-def standalone(svg: str, style: str) -> str:
-    """Return a picture of the report as a file of its own, with the page's colours for light and dark.
-
-    Args:
-        svg: of this module.
-        style: the page's style sheet.
-    """
-    colours = "".join(
-        re.findall(r"(?::root\s*\{[^}]*\}|@media[^{]*prefers-color-scheme[^{]*\{\s*:root\s*\{[^}]*\}\s*\})", style)
-    )
-    background = "svg { background: var(--paper); }"
-    head = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-    return re.sub(r"<svg ([^>]*)>", rf"{head}\1><style>{colours}{background}</style>", svg, count=1)
-
-
-def new_figure(width: float, height: float) -> tuple["Figure", "Axes"]:
-    """Return a figure in the page's style with one pair of axes; sizes in inches."""
-    figure, axes = _figures(width, height, 1)
-    return figure, axes[0]
-
-
-def stacked(width: float, height: float) -> tuple["Figure", Any]:
-    """Return a figure of two pairs of axes, one above the other, over the same numbers."""
-    return _figures(width, height, 2)
-
-
-def _figures(width: float, height: float, rows: int, ratios: Sequence[float] | None = None) -> tuple["Figure", Any]:
-    """Return a figure of axes above each other."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    matplotlib.rcParams.update(
-        {
-            "svg.fonttype": "none",
-            "svg.hashsalt": "edgekit",
-            "font.family": "sans-serif",
-            "font.size": 9,
-            "text.color": INK,
-            "axes.labelcolor": INK,
-            "axes.edgecolor": FAINT,
-            "xtick.color": INK,
-            "ytick.color": INK,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "grid.color": FAINT,
-            "grid.linewidth": 0.6,
-            "axes.axisbelow": True,
-        }
-    )
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.patch.set_alpha(0)
-    axes = figure.subplots(rows, 1, squeeze=False, sharex=rows > 1, height_ratios=ratios)[:, 0]
-    for axis in axes:
-        axis.patch.set_alpha(0)
-        axis.tick_params(length=0)
-    return figure, axes
-
-
-def titled(axis: "Axes", text: str) -> None:
-    """Give axes their title."""
-    axis.set_title(text, loc="left", fontsize=10, color=INK)
-
-
-def as_svg(figure: "Figure", description: str) -> str:
-    """Return the figure as an inline SVG element with the page's colours and a name for screen readers."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    # All pictures are in one document, where an id must be used once.
-    prefix = re.sub(r"[^a-z]+", "-", description.lower())
-    text = re.sub(r'(\bid="|"#|url\(#)', rf"\g<1>{prefix}-", text)
-    for colour, variable in _VARIABLES.items():
-        text = text.replace(colour, f"var({variable})")
-    text = re.sub(r"font: ([^;\"]*?)'[^;\"]*", r"font: \1system-ui, sans-serif", text)
-    return re.sub(
-        r'<svg[^>]*?viewBox="([^"]*)"[^>]*>', rf'<svg role="img" aria-label="{description}" viewBox="\1">', text
-    )
