@@ -160,6 +160,7 @@ def test_ctrl_c_leaves_a_usable_run_and_resume_ends_with_the_same_bits(whole, ed
     _resumes_with_the_same_bits(tmp_path / "broken", whole, edgekit)
 
 
+@pytest.mark.long
 def test_a_killed_run_resumes_with_the_same_bits(whole, edgekit, tmp_path):
     process = _after_two_rounds(tmp_path / "killed")
     process.kill()

@@ -267,7 +267,10 @@ def test_a_stage_that_fails_leaves_the_others_and_the_report(tmp_path, heard):
             ],
             marks=pytest.mark.long,
         ),
-        ["privacy.unit=none", "spiking.coding=latency", "spiking.reset=hard", "spiking.chip=loihi-1"],
+        pytest.param(
+            ["privacy.unit=none", "spiking.coding=latency", "spiking.reset=hard", "spiking.chip=loihi-1"],
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_networks_trained_for_spikes_go_through_the_whole_job(overrides, tmp_path, heard):
