@@ -43,10 +43,16 @@ def board(tmp_path_factory):
     return root
 
 
-def test_a_board_installs_from_the_bundle_joins_trains_two_rounds_and_leaves(board, fleet, tmp_path):
+@pytest.fixture(scope="module")
+def installed(board):
+    """What the installer said, on the board."""
     done = run(board, "sh", "/root/edgekit-bundle/install.sh", EDGEKIT_NO_COMPILE="1")
     assert done.returncode == 0, done.stderr
-    assert "installing edgekit" in done.stdout
+    return done.stdout
+
+
+def test_a_board_installs_from_the_bundle_joins_trains_two_rounds_and_leaves(board, installed, fleet, tmp_path):
+    assert "installing edgekit" in installed
     program = "/opt/edgekit/venv/bin/edgekit"
     doctor = run(board, program, "devices", "doctor", "--folder", "/var/lib/edgekit/node")
     assert doctor.returncode == 0, doctor.stdout + doctor.stderr
@@ -110,8 +116,8 @@ def test_a_bundle_upgrades_a_board_in_place(board, fleet, tmp_path):
 
 @pytest.mark.long
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed: make test-devices")
-def test_a_laptop_a_board_an_emulated_pi_and_two_pages_in_one_federation(board, fleet, federation, phone):
-    """The Pi is installed by the test above; every kind adds its own noise and keeps its own ledger."""
+def test_a_laptop_a_board_an_emulated_pi_and_two_pages_in_one_federation(board, installed, fleet, federation, phone):
+    """Every kind adds its own noise and keeps its own ledger."""
     private = ("privacy.unit=example", "privacy.noise=client", "export.presets=['int8']", "export.tolerance=0.9")
     one = federation("federation.rounds=3", "federation.cohort=5", "serve.nodes=5", *private)
     one.serve_phones("--once", codes=3)
