@@ -20,7 +20,7 @@ from edgekit.asks import Aggregate, Ask, Train, Update
 from edgekit.clients import LocalSettings, LocalTask
 from edgekit.clients.budget import Budget, PlannedRun
 from edgekit.clients.halves import run_halves
-from edgekit.clients.node import conditions, delivery, resident
+from edgekit.clients.node import conditions, delivery, resident, statistics
 from edgekit.clients.node.agreement import words
 from edgekit.clients.node.delivery import Delivery
 from edgekit.clients.node.folder import NodeFolder
@@ -412,6 +412,13 @@ def test_statistics_are_noised_charged_and_given_only_if_shared(folder, make_tas
     assert Ledger(folder.ledger).epsilon(1e-5, "pld-numpy") == pytest.approx(wanted)
     little = ask(Handler(folder), {**question, "noise": 0.01}, weights)
     assert "noise multiplier of at least" in little.error.reason
+
+
+def test_statistics_have_the_noise_that_they_are_charged_for():
+    """The Gaussian mechanism's, of the multiplier times the bound of one example's contribution."""
+    rng = np.random.default_rng(0)
+    found = np.stack([statistics.noised_sum(np.zeros((3, 4)), 8.0, rng) for _ in range(2000)])
+    assert found.std() == pytest.approx(8.0 * statistics.SENSITIVITY, rel=0.03)
 
 
 def _delivery(network, digits, version=1, **changed):
