@@ -72,9 +72,11 @@ class LivePage:
         self._tell({"notice": line})
 
     def nodes(self, rows: list[dict[str, Any]]) -> None:
-        """Who is there, of real devices: the newest rows count."""
-        told = ("name", "kind", "online", "rounds", "failures", "problem", "last_seen")
-        self._tell({"nodes": [{key: row.get(key) for key in told} for row in rows]})
+        """Who is there, of real devices: the newest rows count; what did not change is not told again."""
+        told = ("name", "kind", "online", "rounds", "failures", "problem")
+        known = [{key: row.get(key) for key in told} for row in rows]
+        if known != self._state.get("nodes"):
+            self._tell({"nodes": known})
 
     def finished(self, result: Mapping[str, Any]) -> None:
         """The run ended, and its report is there."""

@@ -57,11 +57,16 @@ def test_a_browser_with_the_token_is_told_all_from_where_it_was(page, tmp_path):
         page.stage("training")
         page.round(SimpleNamespace(**ROUND), 10)
         page.notice("</script><b>bold</b>")
+        for seen in (1.0, 2.0):  # a federation tells of its nodes each second, for days
+            page.nodes(
+                [{"name": "pi", "kind": "litert", "online": True, "rounds": 1, "failures": 0, "last_seen": seen}]
+            )
         (tmp_path / "report.html").write_text("<p>the report</p>")
         threading.Timer(0.3, page.finished, [{"rounds": 10}]).start()
         told = _events(client)
         assert told[0] == {"stage": "training"}
         assert told[1]["round"]["accuracy"] == 0.75
+        assert sum("nodes" in event for event in told) == 1
         assert _events(client, last=1) == told[2:]
         assert client.get("/report.html").text == "<p>the report</p>"
         assert client.get("/healthz").text == "finished\n"
