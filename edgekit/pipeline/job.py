@@ -278,7 +278,8 @@ def _keep_model(
             "rounds": outcome.rounds,
             "interrupted": outcome.interrupted,
             "parameters": sum(p.numel() for p in model.parameters()),
-            "macs": macs(model, dataset.shape),
+            # Whoever stops a run waits for its result: what must first be imported is left out then.
+            "macs": None if outcome.interrupted else macs(model, dataset.shape),
             "trainer": outcome.trainer,
             "data": {
                 "description": dataset.description,
