@@ -99,14 +99,11 @@ def compare(*given: "str | Path | Run", html: str | Path | None = None) -> "Comp
     Raises:
         UsageError: there are fewer than two.
     """
-    from edgekit.pipeline.comparing import compare
+    from edgekit.pipeline.comparing import compare, write_page
 
     found = compare([one.path if isinstance(one, Run) else Path(one) for one in given])
     if html is not None:
-        from edgekit.report import write_comparison
-
-        facts, curves = [one.facts() for one in found.runs], [one.curve for one in found.runs]
-        write_comparison(Path(html), "Runs compared", facts, curves, found.differences, found.notes)
+        write_page(Path(html), "Runs compared", found)
     return found
 
 
@@ -144,8 +141,7 @@ def sweep(
     with Told(progress, None) as listener:
 
         def ended(cell: sweeping.Cell, found: "Summary") -> None:
-            score = found.problem or found.state if found.score is None else f"{found.measure} {found.score:.4f}"
-            listener.notice(f"{cell.label}: {score}")
+            listener.notice(f"{cell.label}: {found.outcome}")
 
         return sweeping.by_setting(sweeping.run(held, workers, ended))
 

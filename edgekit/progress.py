@@ -4,6 +4,8 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
+from edgekit.runfolder import score_of
+
 if TYPE_CHECKING:
     from edgekit.server.loop.metrics import RoundMetrics
 
@@ -30,7 +32,7 @@ class Told:
         """A round ended."""
         if self._on_round is not None:
             self._on_round(metrics)
-        score = metrics.accuracy if metrics.measure == "accuracy" else metrics.metrics.get(metrics.measure)
+        score = score_of(vars(metrics))
         told = "" if score is None else f", {metrics.measure} {score:.4f}"
         self._show(f"round {metrics.round}/{rounds}{told}")
 

@@ -158,6 +158,13 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
                 raise RunFolderError(f"{path} line {number} is not JSON") from None
 
 
+def score_of(line: Mapping[str, Any]) -> float | None:
+    """Return the measure of a round, by its line of metrics.jsonl (or its figures by name); None if not measured."""
+    measure = line.get("measure", "accuracy")
+    found: float | None = line["accuracy"] if measure == "accuracy" else line["metrics"].get(measure)
+    return found
+
+
 def measure_of(result: Mapping[str, Any]) -> tuple[str, float]:
     """Return name and value of what tells how good a run's network is, from what result.json holds."""
     name = result.get("objective", {}).get("measure", "accuracy")
@@ -221,6 +228,16 @@ class RunFolder:
             if file.exists() and not file.is_file():  # a pipe would let whoever reads it wait for ever
                 raise RunFolderError(f"{file} is no file of a run")
         return made
+
+    def trained(self) -> Path:
+        """Return the file of its trained network.
+
+        Raises:
+            RunFolderError: it has none yet.
+        """
+        if not self.model.is_file():
+            raise RunFolderError(f"{self.path} holds no trained network yet: go on with edgekit resume {self.path}")
+        return self.model
 
     @contextmanager
     def alone(self) -> Iterator[None]:

@@ -4,6 +4,7 @@ import numpy as np
 
 from edgekit.arrays import Array
 from edgekit.data import Examples
+from edgekit.objectives.cross_entropy import chances_of
 
 NAMES = ("mean", "spread", "confidence", "examples")
 SENSITIVITY = 2.0
@@ -22,8 +23,7 @@ def contributions(examples: Examples, scores: Array) -> Array:
         scores: of the network for them, (examples, classes).
     """
     flat = examples.x.reshape(len(examples), -1).astype(np.float64)
-    shifted = scores.astype(np.float64) - scores.max(1, keepdims=True)
-    chances = np.exp(shifted) / np.exp(shifted).sum(1, keepdims=True)
+    chances = chances_of(scores)
     columns = [
         (np.clip(flat.mean(1), -REACH, REACH) + REACH) / (2 * REACH),
         np.clip(flat.std(1), 0, REACH) / REACH,

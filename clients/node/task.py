@@ -209,9 +209,8 @@ class Task:
 
 def fitting(facts: TaskFacts, found: Examples, objective: Objective) -> FederatedDataset:
     """Return a dataset of a task's shape and classes whose one client has these examples."""
-    nothing = Examples(np.empty((0, *facts.shape), np.float32), np.empty(0, np.int64))
-    dataset = FederatedDataset(1, lambda index: found, nothing, nothing, list(facts.classes), "", objective=objective)
-    return replace(dataset, held_back=facts.data.client_test_fraction, seed=facts.seed)
+    dataset = FederatedDataset.of_shape(facts.shape, facts.classes, objective)
+    return replace(dataset, load_client=lambda index: found, held_back=facts.data.client_test_fraction, seed=facts.seed)
 
 
 def check_allowed(path: str, modules: list[str]) -> None:

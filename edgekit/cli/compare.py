@@ -37,7 +37,7 @@ def compare(
     from_elsewhere()
     found = comparing.compare(runs)
     if page is not None:
-        write_page(page, "Runs compared", found)
+        comparing.write_page(page, "Runs compared", found)
     if as_json:
         print(
             json.dumps(
@@ -87,7 +87,7 @@ def runs(
         raise UsageError(f"{place} does not exist: edgekit run makes the first run, or give another folder")
     found = comparing.find(place)
     if page is not None and len(found) > 1:
-        write_page(page, f"Runs in {place}", comparing.compare([place]))
+        comparing.write_page(page, f"Runs in {place}", comparing.compare([place]))
     if as_json:
         print(json.dumps([run.facts() for run in found], indent=2))
         return
@@ -102,16 +102,6 @@ def runs(
     if page is not None:
         told = f"Wrote {page}" if len(found) > 1 else "one run alone: its own report.html is the page"
         console.print(f"  {told}", markup=False, soft_wrap=True)
-
-
-def write_page(path: Path, title: str, found: Any, settings: Any = ()) -> None:
-    """Write a comparison as a page."""
-    from edgekit.report import write_comparison
-
-    facts = [run.facts() for run in found.runs]
-    write_comparison(
-        path, title, facts, [run.curve for run in found.runs], found.differences, found.notes, list(settings)
-    )
 
 
 def table(found: "list[Summary] | tuple[Summary, ...]", names: "list[str] | None" = None) -> Any:

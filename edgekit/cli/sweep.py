@@ -26,7 +26,6 @@ def sweep(
 
         edgekit sweep runs/mine-sweep-001
     """
-    from edgekit.cli.compare import write_page
     from edgekit.cli.terminal import Terminal
     from edgekit.errors import TrainingError
     from edgekit.pipeline import comparing, sweeping
@@ -49,9 +48,8 @@ def sweep(
         def ended(cell: sweeping.Cell, found: comparing.Summary) -> None:
             nonlocal count
             count += 1
-            score = found.problem or found.state if found.score is None else f"{found.measure} {found.score:.4f}"
             took = "" if found.seconds is None else f"  {found.seconds:.1f} s"
-            terminal.notice(f"{count}/{len(cells)}  {cell.label}: {score}{took}")
+            terminal.notice(f"{count}/{len(cells)}  {cell.label}: {found.outcome}{took}")
 
         try:
             done = sweeping.run(made, workers, ended)
@@ -63,7 +61,9 @@ def sweep(
         whole = [found for _, found in done if found.settings]
         if len(whole) > 1:
             compared = comparing.compare([Path(found.path) for found in whole])
-            write_page(made.path / "sweep.html", f"Sweep {made.path.name}", compared, [vars(row) for row in rows])
+            comparing.write_page(
+                made.path / "sweep.html", f"Sweep {made.path.name}", compared, [vars(row) for row in rows]
+            )
         failed = [(cell, found) for cell, found in done if found.score is None]
         if as_json:
             terminal.result(

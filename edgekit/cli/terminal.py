@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any, TextIO
 
 from edgekit.errors import EdgekitError
+from edgekit.runfolder import score_of
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -125,7 +126,7 @@ def _apart(output: TextIO) -> int | None:
 def round_line(metrics: Any, rounds: int) -> str:
     """Return a round's figures as one line."""
     parts = [f"round {metrics.round}/{rounds}"]
-    score = metrics.accuracy if metrics.measure == "accuracy" else metrics.metrics.get(metrics.measure)
+    score = score_of(vars(metrics))
     if score is not None:
         parts.append(f"{metrics.measure} {score:.4f}")
     if metrics.epsilon is not None:

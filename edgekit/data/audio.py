@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgekit.data.federated import Floats, Integers
 from edgekit.data.images import class_folders
-from edgekit.data.settings import Audio
+from edgekit.data.settings import LOG_MEL, Audio
 from edgekit.errors import DataError, ExperimentError
 
 
@@ -31,7 +31,7 @@ class AudioFolder:
     @property
     def normalisation(self) -> dict[str, Any]:
         """Say how features are made: devices must make them alike."""
-        return {"mean": 0.0, "std": 1.0, "features": "log-mel", **self.settings.model_dump(exclude={"pattern"})}
+        return features_of(self.settings)
 
     def load(self, indices: Integers) -> Floats:
         """Return log-mel features, (examples, 1, mel bands, frames).
@@ -40,6 +40,11 @@ class AudioFolder:
             DataError: a file is not a wav of the expected sample rate; the message names it.
         """
         return np.stack([log_mel(read_wav(self.files[i], self.settings.sample_rate), self.settings) for i in indices])
+
+
+def features_of(settings: Audio) -> dict[str, Any]:
+    """Return a source's `normalisation`: all that `audio_of` needs to make the same features of other sounds."""
+    return {"mean": 0.0, "std": 1.0, "features": LOG_MEL, **settings.model_dump(exclude={"pattern"})}
 
 
 def read_folder(folder: Path, settings: Audio) -> AudioFolder:

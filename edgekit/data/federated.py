@@ -117,6 +117,12 @@ class FederatedDataset:
     parties: Sequence[Any] = ()
     objective: Objective = PLAIN
 
+    @classmethod
+    def of_shape(cls, shape: Sequence[int], classes: Sequence[str], objective: Objective) -> "FederatedDataset":
+        """Return a dataset that has no examples, of a shape, classes and objective: what networks are built for."""
+        nothing = Examples(np.empty((0, *shape), np.float32), np.empty(0, np.int64))
+        return cls(1, lambda index: nothing, nothing, nothing, list(classes), "", objective=objective)
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one example: (channels, height, width) or (features,)."""

@@ -9,10 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgekit.data.federated import Floats, Integers
-from edgekit.data.settings import Images
+from edgekit.data.settings import PICTURES, Images
 from edgekit.errors import DataError
-
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"}
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ def read_folder(folder: Path, settings: Images) -> ImageFolder:
     Raises:
         DataError: no such folder, or no pictures in it.
     """
-    files, labels, classes = class_folders(folder, _SUFFIXES)
+    files, labels, classes = class_folders(folder, PICTURES)
     kind = "grey" if settings.grayscale else "colour"
     text = f"{folder}, {len(files)} {kind} pictures of {settings.height} x {settings.width}"
     return ImageFolder(files, labels, classes, settings, text)

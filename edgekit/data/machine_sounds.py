@@ -8,7 +8,7 @@ models of sounds, not recordings (of real ones: Koizumi et al. 2019, ToyADMOS; P
 
 import numpy as np
 
-from edgekit.data.audio import log_mel
+from edgekit.data.audio import features_of, log_mel
 from edgekit.data.federated import ArraySource, Floats
 from edgekit.data.settings import Audio
 from edgekit.randomness import generator
@@ -45,5 +45,5 @@ def read(seed: int = 0) -> ArraySource:
         ["normal", "odd"],
         f"simulated machines, {len(kinds)} clips of a second, {MACHINES * ODD} of them not normal",
         np.array([f"machine {machine}" for machine, _ in kinds]),
-        {"mean": 0.0, "std": 1.0, "features": "log-mel", **FEATURES.model_dump(include={"sample_rate", "mel_bands"})},
+        features_of(FEATURES),
     )

@@ -1,7 +1,8 @@
 """[data]: where the data comes from and how the clients share it."""
 
+from collections.abc import Mapping
 from pathlib import PurePath
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -23,6 +24,20 @@ class Audio(Section):
     """Milliseconds between spectra."""
     pattern: str = ""
     """Regular expression on file names with the groups `label` and, optionally, `group` (speaker)."""
+
+
+LOG_MEL, SOUND = "log-mel", "sound"
+"""What a network of recordings takes: their features, or their samples in a file that makes these itself."""
+
+
+def audio_of(facts: Mapping[str, Any], otherwise: Audio) -> Audio:
+    """Return how sounds become features, by the facts of a dataset or a file; what these lack is as otherwise.
+
+    Raises:
+        ValidationError: the facts are none.
+    """
+    told = {key: facts[key] for key in Audio.model_fields.keys() & facts.keys()}
+    return Audio.model_validate({**otherwise.model_dump(), **told})
 
 
 class Images(Section):
@@ -126,6 +141,8 @@ class Table(Section):
     (calibration) rows with it."""
 
 
+PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"}
+TABLES = {".csv", ".tsv", ".parquet"}
 ENDINGS = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".npz": "npz"}
 """Of files that say by their names what they are, and the kind of source they are read by."""
 

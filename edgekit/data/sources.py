@@ -1,5 +1,6 @@
 """From the experiment's `data.source` to a federated dataset."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from edgekit.arrays import Array
 from edgekit.data import objects, partition, tables, vertical
 from edgekit.data.federated import Examples, FederatedDataset, Integers, Source, from_source
 from edgekit.data.readers import Loaded
-from edgekit.data.settings import Data
+from edgekit.data.settings import ENDINGS, PICTURES, TABLES, Data
 from edgekit.data.vertical import VerticalDataset
 from edgekit.errors import DataError, ExperimentError
 from edgekit.objectives import Objective
@@ -168,6 +169,30 @@ def _labelled(source: Source, where: str, objective: Objective) -> tuple[Array, 
         f"{where}: labels must be whole numbers from 0, or names; these are {values.dtype}: numbers are learnt with "
         'objective.name = "regression"'
     )
+
+
+def source_for(given: str) -> str:
+    """Return the source that reads a file or folder by what it is; the name of a source stays as it is.
+
+    Raises:
+        DataError: nothing reads it.
+    """
+    path = Path(given)
+    if path.is_file() and path.suffix in ENDINGS:
+        return f"{ENDINGS[path.suffix]}:{given}"
+    if path.is_dir():
+        counts = Counter(one.suffix.lower() for one in path.rglob("*") if one.is_file())
+        totals = {
+            kind: sum(counts[ending] for ending in endings)
+            for kind, endings in (("images", PICTURES), ("audio", (".wav",)), ("csv", TABLES))
+        }
+        kind = max(totals, key=lambda one: totals[one])
+        if not totals[kind]:
+            raise DataError(f"{given} holds no pictures, .wav files or tables")
+        return f"{kind}:{given}"
+    if path.exists() and given not in SOURCES:
+        raise DataError(f"{given}: give a .csv, .parquet or .npz, or a folder with one subfolder a class")
+    return Data(source=given).source
 
 
 def read_source(settings: Data) -> FederatedDataset | Loaded:

@@ -85,5 +85,10 @@ def as_graphs(source: Source, settings: Superpixels, where: str) -> ArraySource:
     arrays = {"x": np.stack([nodes for nodes, _ in made]), "adjacency": np.stack([joined for _, joined in made])}
     graphs, text = packed(arrays, "", where)
     return ArraySource(
-        graphs[:, None], source.labels, source.classes, f"{source.description}, as {text}", source.groups
+        graphs[:, None],
+        source.labels,
+        source.classes,
+        f"{source.description}, as {text}",
+        source.groups,
+        {"mean": 0.0, "std": 1.0, "features": "superpixels"},  # by their shape they could be pictures
     )

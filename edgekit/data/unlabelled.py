@@ -14,14 +14,10 @@ from edgekit.data.federated import Floats, Integers
 from edgekit.data.files import read_arrays
 from edgekit.data.numbers import as_features
 from edgekit.data.packed import PARTS, packed
-from edgekit.data.settings import Audio, Data, Images, Table
+from edgekit.data.settings import LOG_MEL, PICTURES, SOUND, TABLES, Data, Images, Table, audio_of
 from edgekit.errors import DataError
 from edgekit.section import Section, first_problem
 
-LOG_MEL, SOUND = "log-mel", "sound"
-"""Of recordings: their features, or their samples for a file that makes these itself."""
-PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"}
-TABLES = {".csv", ".tsv", ".parquet"}
 ARRAYS = {".npz", ".npy"}
 KINDS = "a picture or .wav, a folder of them, a .csv or .parquet, an .npz with x or an .npy"
 
@@ -78,16 +74,25 @@ class Inputs(Section):
         facts = self.normalisation
         changed: dict[str, Section] = {}
         if facts.get("features") in (LOG_MEL, SOUND):
-            keys = Audio.model_fields.keys() & facts.keys()
-            changed["audio"] = Audio.model_validate({**data.audio.model_dump(), **{key: facts[key] for key in keys}})
+            changed["audio"] = audio_of(facts, data.audio)
         if facts.get("columns"):
             changed["table"] = Table.model_validate(
                 {**data.table.model_dump(), "columns": facts["columns"], "label": facts.get("label", "")}
             )
-        if len(self.shape) == 3 and self.shape[0] in (1, 3):
+        if kind_of(self.shape, facts) == "image":
             channels, height, width = self.shape
             changed["images"] = Images(height=height, width=width, grayscale=channels == 1)
         return data.model_copy(update=changed)
+
+
+def kind_of(shape: Sequence[int], normalisation: Mapping[str, Any]) -> str:
+    """Return what raw data a network's examples are made of: `table`, `audio`, `image`, or `array` of anything else."""
+    if normalisation.get("columns"):
+        return "table"
+    features = normalisation.get("features")
+    if features in (LOG_MEL, SOUND):
+        return "audio"
+    return "image" if not features and len(shape) == 3 and shape[0] in (1, 3) else "array"
 
 
 @dataclass(frozen=True)
@@ -160,18 +165,17 @@ def of_object(given: Any, inputs: Inputs, data: Data) -> Unlabelled:
 def _files(files: list[Path], folder: Path, inputs: Inputs, settings: Data) -> Unlabelled:
     """Read pictures or recordings."""
     kinds = {"recordings" if path.suffix.lower() == ".wav" else "pictures" for path in files}
-    features = inputs.normalisation.get("features")
-    takes = "recordings" if features in (LOG_MEL, SOUND) else "pictures"
-    if kinds != {takes} or (takes == "pictures" and not (len(inputs.shape) == 3 and inputs.shape[0] in (1, 3))):
-        takes = takes if takes == "recordings" or len(inputs.shape) == 3 else _shaped(inputs.shape)
+    kind = kind_of(inputs.shape, inputs.normalisation)
+    takes = {"audio": "recordings", "image": "pictures"}.get(kind, _shaped(inputs.shape))
+    if kinds != {takes}:
         raise DataError(f"{folder} holds {' and '.join(sorted(kinds))}; the network takes {takes}")
 
     def load(places: Integers) -> Floats:
-        if takes == "recordings":
+        if kind == "audio":
             from edgekit.data.audio import log_mel, read_wav
 
             audio = settings.audio
-            if features == SOUND:
+            if inputs.normalisation["features"] == SOUND:
                 return np.stack([_samples(read_wav(files[i], audio.sample_rate), inputs.shape[0]) for i in places])
             return np.stack([log_mel(read_wav(files[i], audio.sample_rate), audio) for i in places])
         from edgekit.data.images import ImageFolder

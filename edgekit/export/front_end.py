@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from edgekit.arrays import Array
 from edgekit.data.audio import log_mel, mel_filters
-from edgekit.data.settings import Audio
+from edgekit.data.settings import LOG_MEL, SOUND, Audio, audio_of
 from edgekit.errors import ExportError
 from edgekit.export import runtimes
 from edgekit.export.convert import to_float32
-from edgekit.export.metadata import SOUND, add_metadata
+from edgekit.export.metadata import add_metadata
 from edgekit.export.tflite import own_scores
 from edgekit.export.verify import run_examples
 from edgekit.runfolder import write_whole
@@ -65,10 +65,9 @@ def settings_of(normalisation: dict[str, Any]) -> Audio:
     Raises:
         ExportError: they are none of sound.
     """
-    if normalisation.get("features") != "log-mel":
+    if normalisation.get("features") != LOG_MEL:
         raise ExportError("export.front_end is for networks of recordings (data.source audio:FOLDER): set it to false")
-    keys = Audio.model_fields.keys() & normalisation.keys()
-    return Audio.model_validate({key: normalisation[key] for key in keys})
+    return audio_of(normalisation, Audio())
 
 
 def tried(settings: Audio, samples: int) -> Array:

@@ -9,9 +9,10 @@ import numpy as np
 from edgekit.errors import ExportError, MissingExtraError
 
 ENTRY = "edgekit.json"
-TRAINING, SPLIT_TRAINING, EXITS, STREAM, SOUND = "training", "split training", "exits", "stream", "sound"
+TRAINING, SPLIT_TRAINING, EXITS, STREAM = "training", "split training", "exits", "stream"
 """Kinds of files: with a whole network's training steps, with those of a device's parts of one that is cut, with the
-stages of a network with early exits, with a step of a network of sequences, with the features of sound inside."""
+stages of a network with early exits, with a step of a network of sequences;
+`edgekit.data.settings.SOUND` is one too, with the features of sound inside."""
 
 
 def _schema() -> Any:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekit.errors import ModelError
+from edgekit.runfolder import RunFolder
 
 INSIDE = ("state_dict", "model_state_dict", "model")
 """Keys under which checkpoints of training programs hold the state."""
@@ -89,15 +90,14 @@ def read(path: Path) -> dict[str, Tensor]:
 
     Raises:
         ModelError: there are none, or they cannot be read without running code.
+        RunFolderError: a run has none yet.
     """
     if not path.exists():
         raise ModelError(f"{path} does not exist")
     if path.is_dir():
         if not (path / "experiment.toml").is_file():
             raise ModelError(f"{path} is a folder, but no run: give a run, a .safetensors or a .pt")
-        path = path / "model.safetensors"
-        if not path.exists():
-            raise ModelError(f"{path.parent} holds no trained network yet: go on with edgekit resume {path.parent}")
+        path = RunFolder(path).trained()
     found: Any
     try:
         if path.suffix == ".safetensors":

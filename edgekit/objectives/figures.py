@@ -10,6 +10,13 @@ BINS = 15
 """Of chances, for the calibration error."""
 
 
+def confusion(labels: Array, answers: Array, classes: int) -> Array:
+    """Return how often each class (row) was answered by each (column), int64 (classes, classes)."""
+    counts = np.zeros((classes, classes), np.int64)
+    np.add.at(counts, (labels, answers), 1)
+    return counts
+
+
 def calibration(chances: Array, labels: Array) -> dict[str, Any]:
     """Return how far chances can be believed: the expected calibration error, with its bins (Guo et al. 2017, eq. 3).
 

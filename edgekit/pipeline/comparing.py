@@ -2,13 +2,13 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from edgekit import experiment as experiments
 from edgekit.errors import EdgekitError, RunFolderError, UsageError
-from edgekit.runfolder import RunFolder, measure_of, read_lines
+from edgekit.runfolder import RunFolder, measure_of, read_lines, score_of
 
 MOST_EARLIER = 6
 DEEPEST = 3
@@ -50,8 +50,13 @@ class Summary:
     bytes: int = 0
     model: str = ""
     data: str = ""
-    settings: Mapping[str, Any] = ()  # type: ignore[assignment]
+    settings: Mapping[str, Any] = field(default_factory=dict)
     curve: Sequence[tuple[int, float]] = ()
+
+    @property
+    def outcome(self) -> str:
+        """What it reached, or why it reached nothing, in words."""
+        return self.problem or self.state if self.score is None else f"{self.measure} {self.score:.4f}"
 
     def facts(self) -> dict[str, Any]:
         """Return it as JSON holds it, without settings and curve."""
@@ -113,11 +118,7 @@ def _summary(folder: RunFolder) -> Summary:
             "seconds": float(result["seconds"]),
             "parameters": int(result["parameters"]),
         }
-    curve = []
-    for line in lines:
-        value = line["accuracy"] if measure == "accuracy" else line["metrics"].get(measure)
-        if value is not None:
-            curve.append((int(line["round"]), float(value)))
+    scores = [(int(line["round"]), score_of(line)) for line in lines]
     return Summary(
         path=str(folder.path),
         name=experiment.name,
@@ -127,7 +128,7 @@ def _summary(folder: RunFolder) -> Summary:
         model=experiment.model.name,
         data=experiment.data.source,
         settings=experiments.flat(experiment.model_dump()),
-        curve=tuple(curve),
+        curve=tuple((number, float(score)) for number, score in scores if score is not None),
         **facts,
     )
 
@@ -169,7 +170,7 @@ def compare(paths: Sequence[Path]) -> Comparison:
     keys = sorted({key for run in whole for key in run.settings})
     differences = {}
     for key in keys:
-        values = tuple(dict(run.settings).get(key) for run in runs)
+        values = tuple(run.settings.get(key) for run in runs)
         if any(value != values[0] for value in values):
             differences[key] = values
     notes = [
@@ -197,12 +198,20 @@ def earlier(folder: RunFolder) -> list[dict[str, Any]]:
     for path in places:
         if path == folder.path.absolute() or (one := summary(path)).state != FINISHED or one.name != own.name:
             continue
-        differs = [f"{key} = {value}" for key, value in dict(one.settings).items() if settings.get(key) != value]
+        differs = [f"{key} = {value}" for key, value in one.settings.items() if settings.get(key) != value]
         report = f"../{path.name}/report.html" if (path / "report.html").is_file() else ""
         found.append(
             {"path": path.name, "measure": one.measure, "score": one.score, "differs": differs, "report": report}
         )
     return found
+
+
+def write_page(path: Path, title: str, found: Comparison, settings: Sequence[Mapping[str, Any]] = ()) -> None:
+    """Write a comparison as a page; of a sweep with its settings, the best first."""
+    from edgekit.report import write_comparison  # lists of runs answer without what draws
+
+    facts, curves = [run.facts() for run in found.runs], [run.curve for run in found.runs]
+    write_comparison(path, title, facts, curves, found.differences, found.notes, settings)
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:

@@ -5,8 +5,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from edgekit import experiment as experiments
-from edgekit.data.unlabelled import Inputs
+from edgekit.data.settings import Audio, audio_of
+from edgekit.data.unlabelled import Inputs, kind_of
 from edgekit.errors import RunFolderError, UsageError
 from edgekit.export.convert import device_shape
 from edgekit.export.metadata import read_metadata
@@ -44,30 +44,30 @@ def hand_over(path: Path, out: Path, preset: str = "") -> list[Path]:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} exists already and is not empty: give another --app")
     result = folder.read_result()
-    inputs, objective, decided, _ = facts_of(folder)
+    inputs, objective, decided, experiment = facts_of(folder)
     made = result.get("tflite") or {}
     if not isinstance(made, dict) or not all(isinstance(one, dict) and "path" in one for one in made.values()):
         raise RunFolderError(f"{folder.result} does not say which .tflite files there are")
-    experiment = experiments.load(folder.experiment)
     chosen = preset or next((one for one in PREFERRED if one in made), "")
     if chosen not in made:
         has = f"it has {', '.join(made)}" if made else "it has none"
         raise UsageError(
             f"{path} has no {chosen or 'int8 or float32'} .tflite, {has}: edgekit export {path} --preset int8"
         )
-    content = (folder.path / made[chosen]["path"]).read_bytes()
+    file = folder.export / Path(str(made[chosen]["path"])).name  # whatever result.json says, of this run
+    if not file.is_file():
+        raise RunFolderError(f"{file} is gone: edgekit export {path} --preset {chosen}")
+    content = file.read_bytes()
     told = read_metadata(content) or {}
     try:
         ends = told["input"]["dtype"], told["output"]["dtype"]
         examples = self_test_examples(told["input"]["shape"][1:], int(told["input"].get("vocabulary", 0)))
         expected = told["self_test"]["scores"]
     except (KeyError, TypeError, ValueError):
-        raise RunFolderError(
-            f"{made[chosen]['path']} does not say what it takes: edgekit export {path} again"
-        ) from None
+        raise RunFolderError(f"{file} does not say what it takes: edgekit export {path} makes it anew") from None
     if ends != ("float32", "float32"):
         raise UsageError(f"{chosen} takes and gives {ends[0]}: the code here is for floats, take --preset int8")
-    facts = preprocessing(inputs, experiment.data.source)
+    facts = preprocessing(inputs)
     facts["output"] |= {"objective": objective.name, "classes": objective.of_classes, **decided}
     out.mkdir(parents=True, exist_ok=True)
     room = files("edgekit.export").joinpath("app")
@@ -82,17 +82,13 @@ def hand_over(path: Path, out: Path, preset: str = "") -> list[Path]:
     return [out / "model.tflite", *(out / name for name in sorted(texts))]
 
 
-def preprocessing(inputs: Inputs, source: str = "") -> dict[str, Any]:
-    """Return how raw data becomes a network's input, as plain facts.
-
-    Args:
-        inputs: what the network takes.
-        source: of its data, as an experiment names it.
-    """
+def preprocessing(inputs: Inputs) -> dict[str, Any]:
+    """Return how raw data becomes a network's input, as plain facts."""
     shape, held = inputs.shape, inputs.normalisation
+    kind = kind_of(shape, held)
     facts: dict[str, Any] = {
         "version": 1,
-        "kind": "array",
+        "kind": kind,
         "input": {
             "shape": [1, *device_shape(tuple(shape))],
             "layout": "NHWC" if len(shape) == 3 else "NC",
@@ -101,14 +97,19 @@ def preprocessing(inputs: Inputs, source: str = "") -> dict[str, Any]:
         "divide_by": inputs.scale(),
         "output": {"labels": list(inputs.classes)},
     }
-    if held.get("columns"):
-        return facts | {"kind": "table", "columns": held["columns"], "headings": held.get("headings", [])}
-    if held.get("features") == "log-mel":
-        keys = ("sample_rate", "seconds", "mel_bands", "window_ms", "hop_ms")
-        return facts | {"kind": "audio", "audio": {key: held[key] for key in keys}}
-    if len(shape) == 3 and shape[0] in (1, 3) and not source.startswith("superpixels"):
-        image = {"channels": shape[0], "height": shape[1], "width": shape[2], "divide_by": 255, "resample": "bilinear"}
-        return facts | {"kind": "image", "image": image}
+    if kind == "table":
+        facts |= {"columns": held["columns"], "headings": held.get("headings", [])}
+    elif kind == "audio":
+        facts["audio"] = audio_of(held, Audio()).model_dump(exclude={"pattern"})
+    elif kind == "image":
+        channels, height, width = shape
+        facts["image"] = {
+            "channels": channels,
+            "height": height,
+            "width": width,
+            "divide_by": 255,
+            "resample": "bilinear",
+        }
     return facts
 
 

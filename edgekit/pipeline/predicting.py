@@ -14,12 +14,11 @@ import numpy as np
 from edgekit.arrays import Array
 from edgekit.data.federated import Examples
 from edgekit.data.objects import loaded
-from edgekit.data.settings import ENDINGS, Data
-from edgekit.data.sources import load_own, own_of
-from edgekit.data.unlabelled import ARRAYS, PICTURES, TABLES, of_object, read
+from edgekit.data.sources import load_own, own_of, source_for
+from edgekit.data.unlabelled import of_object, read
 from edgekit.errors import DataError, UsageError
 from edgekit.objectives.cross_entropy import chances_of
-from edgekit.objectives.figures import calibration
+from edgekit.objectives.figures import calibration, confusion
 from edgekit.pipeline.trained import AT_ONCE, Trained, open_trained
 from edgekit.runfolder import RunFolder, write_whole
 
@@ -160,7 +159,7 @@ def labelled(path: Path, trained: Trained, source: Any) -> tuple[Examples, Array
         return load_dataset(experiments.load(RunFolder.open(path).experiment)).test, None
     data = trained.inputs.settings(trained.data)
     if isinstance(source, str | Path):
-        source = _source(str(source))
+        source = source_for(str(source))
         data = data.model_copy(update={"source": source})
         examples, groups = load_own(data, trained.inputs.classes, trained.objective)
     else:
@@ -174,23 +173,6 @@ def labelled(path: Path, trained: Trained, source: Any) -> tuple[Examples, Array
     if problem := trained.objective.problem_with(examples.y, len(trained.inputs.classes)):
         raise DataError(f"{source} {problem}")
     return examples, groups
-
-
-def _source(given: str) -> str:
-    """Return a source for a file's or folder's name."""
-    path = Path(given)
-    if not path.exists():
-        return Data(source=given).source
-    if path.is_file() and path.suffix in ENDINGS:
-        return f"{ENDINGS[path.suffix]}:{given}"
-    if not path.is_dir():
-        known = ", ".join(sorted({*ARRAYS, *TABLES} - {".npy"}))
-        raise DataError(f"{given}: labelled examples are {known}, or a folder with one subfolder a class")
-    kinds = {one.suffix.lower() for one in path.rglob("*") if one.is_file()}
-    for kind, endings in (("audio", {".wav"}), ("images", PICTURES), ("csv", TABLES)):
-        if kinds & endings:
-            return f"{kind}:{given}"
-    raise DataError(f"{given} holds no pictures, .wav files or tables")
 
 
 def figures(trained: Trained, examples: Examples, groups: Array | None) -> dict[str, Any]:
@@ -226,15 +208,13 @@ def _parts(x: Array) -> Iterator[Array]:
 
 
 def _by_class(answers: Array, labels: Array, classes: list[str]) -> dict[str, Any]:
-    many = len(classes)
-    confusion = np.zeros((many, many), np.int64)
-    np.add.at(confusion, (labels, answers), 1)
+    counts = confusion(labels, answers, len(classes))
     rows = {}
     for place, name in enumerate(classes):
-        there, named, right = confusion[place].sum(), confusion[:, place].sum(), confusion[place, place]
+        there, named, right = counts[place].sum(), counts[:, place].sum(), counts[place, place]
         rows[name] = {
             "examples": int(there),
             "recall": float(right / there) if there else None,
             "precision": float(right / named) if named else None,
         }
-    return {"by_class": rows, "confusion": confusion.tolist()}
+    return {"by_class": rows, "confusion": counts.tolist()}

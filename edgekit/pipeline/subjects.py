@@ -60,7 +60,7 @@ def load_run(folder: RunFolder, experiment: Experiment) -> tuple[nn.Module, Fede
     Raises:
         RunFolderError: it has no trained network, or one of another experiment.
     """
-    _require_weights(folder)
+    folder.trained()  # before data is loaded
     dataset = load_dataset(experiment)
     return load_network(folder, experiment, dataset), dataset
 
@@ -76,19 +76,14 @@ def load_network(folder: RunFolder, experiment: Experiment, dataset: FederatedDa
     Raises:
         RunFolderError: it has no trained network, or one of another experiment.
     """
-    _require_weights(folder)
+    held = folder.trained()
     begun = experiment.model.model_copy(update={"weights": "", "new": []})  # all of it is in the run
     model = build_network(experiment.model_copy(update={"model": begun}), dataset)
-    weights, _ = arrays.load(folder.model)
+    weights, _ = arrays.load(held)
     if problem := arrays.problem_with(weights, _state(model)):
         raise RunFolderError(f"{folder.model} is not of the experiment's network: {problem}")
     load_weights(model, weights)
     return model.eval()
-
-
-def _require_weights(folder: RunFolder) -> None:
-    if not folder.model.exists():
-        raise RunFolderError(f"{folder.path} holds no trained network yet: go on with edgekit resume {folder.path}")
 
 
 def input_facts(dataset: FederatedDataset) -> dict[str, Any]:

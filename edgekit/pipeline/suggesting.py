@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from edgekit.data.federated import FederatedDataset, Source
-from edgekit.data.settings import ENDINGS, Audio, Data, Images, Table
-from edgekit.data.sources import read_source
+from edgekit.data.settings import PICTURES, Audio, Data, Images, Table
+from edgekit.data.sources import read_source, source_for
 from edgekit.data.tables import TableSource
-from edgekit.data.unlabelled import PICTURES, TABLES
 from edgekit.errors import DataError
 from edgekit.models.kinds import learns_with
 from edgekit.registry import MODELS, SOURCES
@@ -111,25 +110,10 @@ def suggest(given: str, label: str = "", name: str = "") -> Suggestion:
 
 def _kind(given: str, label: str) -> tuple[str, dict[str, Any]]:
     """Return the source that reads what is given, and settings that its files tell."""
-    path = Path(given)
-    kind = given.partition(":")[0]
-    if not path.exists() and ":" not in given and given not in SOURCES:
+    if not Path(given).exists() and ":" not in given and given not in SOURCES:
         raise DataError(f"{given} does not exist")
-    if path.is_file() and path.suffix in ENDINGS:
-        kind, given = ENDINGS[path.suffix], f"{ENDINGS[path.suffix]}:{given}"
-    elif path.is_dir():
-        counts = Counter(one.suffix.lower() for one in path.rglob("*") if one.is_file())
-        totals = {
-            "images": sum(counts[one] for one in PICTURES),
-            "audio": counts[".wav"],
-            "csv": sum(counts[one] for one in TABLES),
-        }
-        kind = max(totals, key=lambda one: totals[one])
-        if not totals[kind]:
-            raise DataError(f"{given} holds no pictures, .wav files or tables")
-        given = f"{kind}:{given}"
-    elif path.exists() and given not in SOURCES:
-        raise DataError(f"{given}: give a .csv, .parquet or .npz, or a folder with one subfolder a class")
+    given = source_for(given)
+    kind = given.partition(":")[0]
     if kind in ("csv", "parquet"):
         return given, {"table": Table(label=label)}
     if label:

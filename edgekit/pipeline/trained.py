@@ -10,9 +10,10 @@ import numpy as np
 from edgekit import experiment as experiments
 from edgekit.arrays import Array
 from edgekit.data.federated import Examples, FederatedDataset, Floats
-from edgekit.data.settings import Data
+from edgekit.data.settings import SOUND, Data
 from edgekit.data.unlabelled import Inputs
 from edgekit.errors import DataError, ExportError, RunFolderError, UsageError
+from edgekit.experiment import Experiment
 from edgekit.objectives import Objective, make
 from edgekit.runfolder import RunFolder
 from edgekit.section import Chosen
@@ -72,8 +73,8 @@ def open_trained(path: Path) -> Trained:
     raise UsageError(f"{path}: give a run folder, a .tflite or a loihi.npz")
 
 
-def facts_of(folder: RunFolder) -> tuple[Inputs, Objective, dict[str, float], Data]:
-    """Return what a finished run's network takes and gives.
+def facts_of(folder: RunFolder) -> tuple[Inputs, Objective, dict[str, float], Experiment]:
+    """Return what a finished run's network takes and gives, and its experiment.
 
     Raises:
         RunFolderError: it is not finished, or of an edgekit that did not write this down.
@@ -90,7 +91,7 @@ def facts_of(folder: RunFolder) -> tuple[Inputs, Objective, dict[str, float], Da
         Inputs.read(record, where),
         _objective(chosen, where),
         _decided(result.get("decision"), where),
-        experiment.data,
+        experiment,
     )
 
 
@@ -108,7 +109,7 @@ def _decided(found: Any, where: str) -> dict[str, float]:
     return held
 
 
-def run_network(folder: RunFolder) -> "tuple[nn.Module, Inputs, Objective, dict[str, float], Data]":
+def run_network(folder: RunFolder) -> "tuple[nn.Module, Inputs, Objective, dict[str, float], Experiment]":
     """Return a finished run's network, ready to run, and what belongs to it; its data is not needed.
 
     Raises:
@@ -116,11 +117,9 @@ def run_network(folder: RunFolder) -> "tuple[nn.Module, Inputs, Objective, dict[
     """
     from edgekit.pipeline.subjects import load_network
 
-    inputs, objective, decided, data = facts_of(folder)
-    experiment = experiments.load(folder.experiment)
-    nothing = Examples(np.empty((0, *inputs.shape), np.float32), np.empty(0, np.int64))
-    shaped = FederatedDataset(1, lambda index: nothing, nothing, nothing, inputs.classes, "", objective=objective)
-    return load_network(folder, experiment, shaped), inputs, objective, decided, data
+    inputs, objective, decided, experiment = facts_of(folder)
+    shaped = FederatedDataset.of_shape(inputs.shape, inputs.classes, objective)
+    return load_network(folder, experiment, shaped), inputs, objective, decided, experiment
 
 
 def _run(folder: RunFolder) -> Trained:
@@ -128,17 +127,17 @@ def _run(folder: RunFolder) -> Trained:
 
     from edgekit.server.loop.evaluation import outputs_of
 
-    model, inputs, objective, decided, data = run_network(folder)
+    model, inputs, objective, decided, experiment = run_network(folder)
     torch.set_num_threads(1)
 
     def scores(x: Floats) -> Array:
         return outputs_of(model, Examples(x, np.zeros(len(x), np.int64)))
 
-    return Trained(scores, inputs, objective, decided, data, f"{type(model).__name__} in torch")
+    return Trained(scores, inputs, objective, decided, experiment.data, f"{type(model).__name__} in torch")
 
 
 def _tflite(path: Path) -> Trained:
-    from edgekit.export.metadata import SOUND, describe
+    from edgekit.export.metadata import describe
     from edgekit.export.runtimes import label
     from edgekit.export.tflite import as_device
     from edgekit.export.verify import run_examples
@@ -180,7 +179,8 @@ def _loihi(path: Path) -> Trained:
     network = loihi.load(path)
     folder = path.absolute().parent.parent
     if (folder / "result.json").is_file() and (folder / "experiment.toml").is_file():
-        inputs, objective, decided, data = facts_of(RunFolder.open(folder))
+        inputs, objective, decided, experiment = facts_of(RunFolder.open(folder))
+        data = experiment.data
     else:
         leading = [network.steps] if network.coding == "frames" else []
         record = {"shape": [*leading, *network.input_shape], "classes": list(network.classes), "normalisation": {}}

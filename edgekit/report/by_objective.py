@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.data import FederatedDataset
+from edgekit.objectives.figures import confusion as confusion_of
 from edgekit.report.drawing import FAINT, FIRST, INK, SECOND, as_svg, new_figure, titled
 
 if TYPE_CHECKING:
@@ -52,8 +53,7 @@ def _classes(labels: NDArray[np.int64], answers: NDArray[np.int64], names: list[
     many = len(names)
     if many > MOST_CLASSES:
         return {"pictures": [], "caption": ""}
-    counts = np.zeros((many, many), np.int64)
-    np.add.at(counts, (labels, answers), 1)
+    counts = confusion_of(labels, answers, many)
     there = counts.sum(1)
     error = 1 - np.diag(counts) / np.maximum(there, 1)
     off = counts * (1 - np.eye(many, dtype=np.int64))

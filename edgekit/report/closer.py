@@ -9,7 +9,7 @@ from edgekit.arrays import Array
 from edgekit.data import FederatedDataset
 from edgekit.objectives.cross_entropy import chances_of
 from edgekit.objectives.figures import calibration
-from edgekit.report.drawing import FAINT, FIRST, INK, SECOND, as_svg, new_figure, stacked, titled
+from edgekit.report.drawing import FAINT, FIRST, INK, SECOND, as_svg, figures, new_figure, titled
 from edgekit.report.pictures import grid_of_images
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 SHOWN_WRONG, SHOWN_COLUMNS = 8, 12
 
 
-def looked(dataset: FederatedDataset, scores: Array, model: "nn.Module") -> dict[str, Any]:
-    """Return pictures of a network of classes as SVG, by name, and its calibration error as `ece`; {} of others.
+def looked(dataset: FederatedDataset, scores: Array, model: "nn.Module") -> dict[str, str]:
+    """Return pictures of a network of classes as SVG, by name; {} of others.
 
     Args:
         dataset: whose test examples were scored.
@@ -32,8 +32,7 @@ def looked(dataset: FederatedDataset, scores: Array, model: "nn.Module") -> dict
     labels = test.y if test.y.ndim == 1 else test.y.argmax(1)
     scores = np.asarray(dataset.objective.answer(scores))
     chances, names = chances_of(scores), dataset.classes
-    found = calibration(chances, labels)
-    drawn: dict[str, Any] = {"ece": found["ece"], "calibration": reliability(found)}
+    drawn = {"calibration": reliability(calibration(chances, labels))}
     answers = chances.argmax(1)
     wrong = np.flatnonzero(answers != labels)
     wrong = wrong[np.argsort(-chances[wrong].max(1), kind="stable")]
@@ -136,7 +135,7 @@ def loss(rounds: Sequence[Mapping[str, Any]]) -> str:
 
 def spent(rounds: Sequence[Mapping[str, Any]]) -> str:
     """Draw the seconds of each round, and the bytes that were sent up to then."""
-    figure, (above, below) = stacked(5.0, 2.9)
+    figure, (above, below) = figures(5.0, 2.9, 2)
     number = [line["round"] for line in rounds]
     above.plot(number, [line["seconds"] for line in rounds], color=FIRST, lw=1.5)
     above.set_ylim(0, None)

@@ -35,13 +35,18 @@ def new_figure(width: float, height: float) -> tuple["Figure", "Axes"]:
     return figure, axes[0]
 
 
-def stacked(width: float, height: float) -> tuple["Figure", Any]:
-    """Return a figure of two pairs of axes, one above the other, over the same numbers."""
-    return figures(width, height, 2)
-
-
 def figures(width: float, height: float, rows: int, ratios: Sequence[float] | None = None) -> tuple["Figure", Any]:
     """Return a figure of axes above each other."""
+    figure = empty(width, height)
+    axes = figure.subplots(rows, 1, squeeze=False, sharex=rows > 1, height_ratios=ratios)[:, 0]
+    for axis in axes:
+        axis.patch.set_alpha(0)
+        axis.tick_params(length=0)
+    return figure, axes
+
+
+def empty(width: float, height: float) -> "Figure":
+    """Return a figure in the page's style without axes."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -66,11 +71,7 @@ def figures(width: float, height: float, rows: int, ratios: Sequence[float] | No
     )
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.patch.set_alpha(0)
-    axes = figure.subplots(rows, 1, squeeze=False, sharex=rows > 1, height_ratios=ratios)[:, 0]
-    for axis in axes:
-        axis.patch.set_alpha(0)
-        axis.tick_params(length=0)
-    return figure, axes
+    return figure
 
 
 def titled(axis: "Axes", text: str) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.errors import MissingExtraError, ServeError
-from edgekit.runfolder import write_whole
+from edgekit.runfolder import score_of, write_whole
 
 HOST = "127.0.0.1"
 LOOK_SECONDS, LINGER_SECONDS, STARTING_SECONDS = 0.2, 4.0, 10.0
@@ -247,10 +247,9 @@ def prometheus(name: str, state: Mapping[str, Any]) -> str:
     for one in ("running", "finished", "failed"):
         rows.append(("edgekit_state", "gauge", f',state="{one}"', int(state["state"] == one)))
     if found := state.get("round"):
-        score = found["accuracy"] if found["measure"] == "accuracy" else found["metrics"].get(found["measure"])
         rows.append(("edgekit_round", "gauge", "", found["round"]))
         rows.append(("edgekit_rounds", "gauge", "", state["rounds"]))
-        rows.append(("edgekit_score", "gauge", f',measure="{found["measure"]}"', score))
+        rows.append(("edgekit_score", "gauge", f',measure="{found["measure"]}"', score_of(found)))
         rows.append(("edgekit_loss", "gauge", "", found["loss"]))
         rows.append(("edgekit_epsilon", "gauge", "", found["epsilon"]))
         rows.append(("edgekit_round_seconds", "gauge", "", found["seconds"]))

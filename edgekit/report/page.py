@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.data import FederatedDataset
+from edgekit.data.unlabelled import kind_of
 from edgekit.experiment import Experiment
 from edgekit.guarantee import Plan, Statement
 from edgekit.privacy.statement import covered, not_covered
@@ -120,15 +121,12 @@ def write_report(
 
 def _how_to_use(folder: RunFolder, dataset: FederatedDataset, result: dict[str, Any]) -> list[tuple[str, str]]:
     """Return what to do with a run, each with the exact command."""
-    facts, shape = dataset.normalisation, dataset.shape
-    if facts.get("columns"):
-        data, labelled = "new.csv", "labelled.csv"
-    elif facts.get("features") == "log-mel":
-        data, labelled = "recordings/", "recordings/"
-    elif len(shape) == 3 and shape[0] in (1, 3):
-        data, labelled = "photos/", "photos/"
-    else:
-        data, labelled = "new.npz", "labelled.npz"
+    data, labelled = {
+        "table": ("new.csv", "labelled.csv"),
+        "audio": ("recordings/", "recordings/"),
+        "image": ("photos/", "photos/"),
+        "array": ("new.npz", "labelled.npz"),
+    }[kind_of(dataset.shape, dataset.normalisation)]
     run = shlex.quote(str(folder.path))
     found = [
         ("its answers for new examples", f"edgekit predict {run} {data} --out answers.csv"),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.report.drawing import FAINT, FIRST, INK, SECOND, THIRD, as_svg, figures, new_figure, titled
+from edgekit.report.drawing import FAINT, FIRST, INK, SECOND, THIRD, as_svg, empty, figures, new_figure, titled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -249,13 +249,9 @@ def image(example: NDArray[np.float32]) -> str:
 
 def grid_of_images(examples: Sequence[NDArray[np.float32]], titles: Sequence[str], description: str) -> str:
     """Draw some examples beside each other, each with a title, four in a row at most."""
-    from matplotlib.figure import Figure
-
-    new_figure(1.0, 1.0)  # the page's style
     wide = min(4, len(examples))
     high = -(-len(examples) // wide)
-    figure = Figure(figsize=(5.0, 5.0 / max(wide, 2) * high + 0.2), layout="constrained")
-    figure.patch.set_alpha(0)
+    figure = empty(5.0, 5.0 / max(wide, 2) * high + 0.2)
     axes = figure.subplots(high, max(wide, 2), squeeze=False).ravel()
     for axis in axes:
         axis.axis("off")

@@ -2,18 +2,23 @@
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from edgekit import experiment as experiments
+from edgekit.data import machine_sounds, sources
 from edgekit.data.audio import log_mel
 from edgekit.data.columns import Raw, encode, learn
-from edgekit.data.settings import Audio
-from edgekit.data.unlabelled import Inputs
+from edgekit.data.settings import Audio, Data, Superpixels, audio_of
+from edgekit.data.superpixels import as_graphs
+from edgekit.data.unlabelled import Inputs, kind_of
+from edgekit.errors import RunFolderError
 from edgekit.pipeline import handing
 from edgekit.pipeline.predicting import predict
 
@@ -110,3 +115,24 @@ def test_what_cannot_be_handed_over_is_said_in_a_line(trained_run, handed, edgek
         fails(edgekit("export", *arguments, cwd=tmp_path), code, told)
         assert not (tmp_path / "a").exists()
     assert experiments.load(trained_run / "experiment.toml").name
+
+
+def test_only_a_file_of_the_run_is_handed_over(trained_run, tmp_path):
+    """Whatever path a result.json from elsewhere names."""
+    run = shutil.copytree(trained_run, tmp_path / "r")
+    (tmp_path / "secret").write_text("private")
+    result = json.loads((run / "result.json").read_text())
+    result["tflite"]["float32"]["path"] = "../secret"
+    (run / "result.json").write_text(json.dumps(result))
+    with pytest.raises(RunFolderError, match="export/secret is gone"):
+        handing.hand_over(run, tmp_path / "app")
+    assert not (tmp_path / "app").exists()
+
+
+def test_what_sets_of_sounds_and_graphs_say_is_enough_to_make_their_examples():
+    assert audio_of(machine_sounds.read().normalisation, Audio()) == machine_sounds.FEATURES
+    digits = sources.read_source(Data())[0]
+    few = replace(digits, x=digits.x[:4], labels=digits.labels[:4])
+    graphs = as_graphs(few, Superpixels(nodes=6, neighbours=2), "graphs")
+    assert kind_of(graphs.x.shape[1:], graphs.normalisation) == "array"  # by their shape they could be pictures
+    assert kind_of(graphs.x.shape[1:], {"mean": 0.0, "std": 1.0}) == "image"
