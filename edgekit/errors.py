@@ -1,5 +1,16 @@
 """The family of errors a user may see. Each message says what was wrong, where, and what would be right."""
 
+import difflib
+from collections.abc import Sequence
+
+
+def nearest(name: str, names: Sequence[str]) -> str:
+    """Return a hint at the name that was meant, or at those that there are."""
+    near = difflib.get_close_matches(name, names, n=1)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return f"there are {', '.join(names[:20])}{', …' if len(names) > 20 else ''}"
+
 
 class EdgekitError(Exception):
     """A failure with a clear cause; the command line prints its one line and exits with `exit_code`."""

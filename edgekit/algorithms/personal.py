@@ -1,6 +1,5 @@
 """Personal layers stay with their client, the others are averaged (Arivazhagan et al. 2019, algorithms 1 and 2)."""
 
-import difflib
 from collections.abc import Generator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
@@ -10,7 +9,7 @@ from edgekit.algorithms.base import Client, Half, State, facts_of, with_mu
 from edgekit.algorithms.fedavg import FedAvg
 from edgekit.arrays import Weights, is_of, problem_with
 from edgekit.asks import BUFFERS, WEIGHTS, Aggregate, Ask, Bundles, Request, Score, Scored, Train, Update
-from edgekit.errors import ExperimentError
+from edgekit.errors import ExperimentError, nearest
 from edgekit.section import Section
 
 OWN, OWN_BUFFERS = "own", "own-buffers"
@@ -39,8 +38,7 @@ class Personal(FedAvg):
         for pattern in self.settings.layers:
             if not any(is_of(name, [pattern]) for name in weights):
                 layers = sorted({name.rpartition(".")[0] or name for name in weights})
-                near = difflib.get_close_matches(pattern, layers, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(layers)}"
+                hint = nearest(pattern, layers)
                 raise ExperimentError(f"federation.arguments.layers: no layer is called {pattern!r}; {hint}")
         if all(self._stays(name) for name in weights):
             raise ExperimentError("federation.arguments.layers: every layer would stay with its client: leave some out")

@@ -1,6 +1,7 @@
 """Put the commands together, and turn every expected failure into one line and an exit code."""
 
 import atexit
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -86,6 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     if arguments is None:
         adopt_children()
+        # At its end Python looks through all that torch and the converters hold, for a second: the process ends anyway.
+        atexit.register(gc.freeze)
         atexit.register(end_children)
     given, trust = sys.argv[1:] if arguments is None else arguments, os.environ.get(VARIABLE)
     plugins.guard(Gate(given, asks=sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()))

@@ -1,4 +1,4 @@
-"""The tables of docs/experiment.md, made of the sections themselves.
+"""The tables of docs/experiment.md, made of the sections themselves, and the commands of docs/commands.md.
 
 python -m edgekit.cli.reference docs/experiment.md
 """
@@ -48,6 +48,18 @@ def _choices(annotation: Any) -> tuple[str, ...]:
         return get_args(annotation)
     inner = get_args(annotation)
     return _choices(inner[0]) if get_origin(annotation) is list and inner else ()
+
+
+def __getattr__(name: str) -> Any:
+    """Return `commands`, all of edgekit's, for mkdocs-click; they are not imported for the tables."""
+    if name != "commands":
+        raise AttributeError(name)
+    import typer.main
+
+    from edgekit.cli.app import app
+
+    app.rich_markup_mode = None  # whose brackets would be escaped
+    return typer.main.get_command(app)
 
 
 def renewed(text: str) -> str:

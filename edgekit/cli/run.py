@@ -56,5 +56,5 @@ def finish(terminal: "Terminal", result: dict[str, Any], folder: Path, as_json: 
     if result["interrupted"]:
         raise TrainingError(f"stopped after round {result['rounds']}; go on with: edgekit resume {folder}")
     measure, score = measure_of(result)
-    terminal.console.print(f"[bold]Done[/bold] in {result['seconds']} s: {measure} {score:.4f}")
+    terminal.console.print(f"[bold]Done[/bold] in {terminal.seconds:.1f} s: {measure} {score:.4f}")
     terminal.notice(str(folder / "report.html"))

@@ -47,6 +47,7 @@ class Terminal:
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._last_plain = 0.0
+        self._began = time.monotonic()
         self._output: TextIO | None = None
 
     def __enter__(self) -> "Terminal":
@@ -64,6 +65,11 @@ class Terminal:
             sys.stdout, self._output = self._output, None
         if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
             raise EdgekitError(f"code that the experiment names ended the program: sys.exit({error.code!r})") from None
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been open: what a person waited, but for Python's start."""
+        return time.monotonic() - self._began
 
     def stage(self, name: str) -> None:
         """Say that a stage begins."""

@@ -97,6 +97,16 @@ class Hub(Section):
     """Split to measure with; `""` holds a part of the other out."""
 
 
+class Partitioner(Section):
+    """A partitioner of the `flwr-datasets` library, for the `flower` partition (extra `hub`)."""
+
+    name: str = "PathologicalPartitioner"
+    """Its class: `PathologicalPartitioner`, `ExponentialPartitioner`, `SizePartitioner` …"""
+    arguments: dict[str, Any] = {}
+    """What it takes, as `{num_classes_per_partition = 2}`; the number of clients, the column and the seed are put in
+    where it asks for them."""
+
+
 class Column(Section):
     """How a table's column becomes numbers, learnt from examples or written here."""
 
@@ -157,9 +167,10 @@ class Data(Section):
     alone does, where it ends in .csv, .tsv, .parquet or .npz."""
     clients: Count = 40
     """How many share the data (not for `natural`)."""
-    partition: Literal["iid", "dirichlet", "shards", "natural", "time"] = "dirichlet"
+    partition: Literal["iid", "dirichlet", "shards", "natural", "time", "flower"] = "dirichlet"
     """How they share it: at random, with unequal classes (Hsu et al. 2019), by so many labels each (McMahan et al.
-    2017), by who owns what, or by when it was (the newest rows are the test set then)."""
+    2017), by who owns what, by when it was (the newest rows are the test set then), or as a partitioner of Flower's
+    does, which `[data.partitioner]` names."""
     alpha: Positive = 1.0
     """Of `dirichlet`: small is unequal."""
     labels_per_client: Count = 2
@@ -177,6 +188,7 @@ class Data(Section):
     hub: Hub = Hub()
     superpixels: Superpixels = Superpixels()
     table: Table = Table()
+    partitioner: Partitioner = Partitioner()
 
     @field_validator("source")
     @classmethod

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgekit import plugins
 from edgekit.arrays import Array
-from edgekit.data import objects, partition, tables, vertical
+from edgekit.data import objects, partition, partitioners, tables, vertical
 from edgekit.data.federated import Examples, FederatedDataset, Integers, Source, from_source
 from edgekit.data.readers import Loaded
 from edgekit.data.settings import ENDINGS, PICTURES, TABLES, Data
@@ -259,7 +259,7 @@ def share(
     rest, calibration = hold_out(min(settings.calibration_examples, len(rest) // 10), "calibration")
     if len(calibration) == 0 or (test_source is None and len(test) == 0):
         raise DataError(f"{settings.source}: {len(labels)} examples are too few to hold out a test set")
-    shared = _owners(source, kinds[rest], rest, settings, generator(seed, "partition"))
+    shared = _owners(source, kinds[rest], rest, settings, seed)
     owners = [rest[owner] for owner in shared]
     source = tables.learnt_on(source, calibration if private else rest)
     dataset = from_source(source, labels, classes, owners, test, calibration)
@@ -287,9 +287,11 @@ def _times(source: Source, settings: Data) -> Array | None:
     return times
 
 
-def _owners(
-    source: Source, labels: Integers, rest: Integers, settings: Data, rng: np.random.Generator
-) -> list[Integers]:
+def _owners(source: Source, labels: Integers, rest: Integers, settings: Data, seed: int) -> list[Integers]:
+    rng = generator(seed, "partition")
+    if settings.partition == "flower":
+        groups = None if source.groups is None else source.groups[rest]
+        return partitioners.owners(labels, groups, settings.clients, settings.partitioner, seed)
     if settings.partition == "iid":
         return partition.iid(len(rest), settings.clients, rng)
     if settings.partition == "dirichlet":

@@ -3,8 +3,7 @@
 Files are read in batches, and what is kept of them is compact: eight bytes a number, four a category's value.
 """
 
-import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from edgekit.data.columns import Raw, encode, headings, learn, width
 from edgekit.data.federated import Floats, Integers, Source
 from edgekit.data.files import as_labels
 from edgekit.data.settings import Column, Data, Table
-from edgekit.errors import DataError
+from edgekit.errors import DataError, nearest
 
 LABELS = ("label", "target", "class", "y")
 """Names of columns that are taken for the label, in any case."""
@@ -209,12 +208,6 @@ def with_columns(data: Data, normalisation: Mapping[str, Any]) -> Data:
     """Return a [data] section that says how a table's columns become numbers, as it was learnt."""
     columns = [Column.model_validate(one) for one in normalisation.get("columns", [])]
     return data.model_copy(update={"table": data.table.model_copy(update={"columns": columns})}) if columns else data
-
-
-def nearest(name: str, names: Sequence[str]) -> str:
-    """Return a hint at the name that was meant."""
-    near = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names[:20])}{', …' if len(names) > 20 else ''}"
 
 
 def _rows(raw: dict[str, Raw]) -> int:

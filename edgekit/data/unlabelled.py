@@ -15,7 +15,7 @@ from edgekit.data.files import read_arrays
 from edgekit.data.numbers import as_features
 from edgekit.data.packed import PARTS, packed
 from edgekit.data.settings import LOG_MEL, PICTURES, SOUND, TABLES, Data, Images, Table, audio_of
-from edgekit.errors import DataError
+from edgekit.errors import DataError, nearest
 from edgekit.section import Section, first_problem
 
 ARRAYS = {".npz", ".npy"}
@@ -205,7 +205,7 @@ def _of_columns(raw: dict[str, columns.Raw], place: Path, inputs: Inputs, settin
     if learnt:
         for column in learnt:
             if column.name not in raw:
-                hint = tables.nearest(column.name, list(raw))
+                hint = nearest(column.name, list(raw))
                 raise DataError(f"{place} has no column {column.name!r}, which the network learnt with; {hint}")
         notes = tuple(filter(None, (columns.strange(column, raw[column.name]) for column in learnt)))
         return Unlabelled(names, lambda places: columns.encode(learnt, raw, places), notes)

@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-import importlib
+import importlib.util
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -70,12 +70,13 @@ def to_float32(model: nn.Module, shape: tuple[int, ...]) -> bytes:
         ExportError: an operator cannot be converted; its layer is named.
     """
     check_size(model)
-    litert_torch = converter()
+    check_converter()
     made = with_fast_group_norms(fold_weight_standardisation(copy.deepcopy(model)))
     wrapped = _Signature(made, len(shape) == 3).eval()
     sample = {input_name(shape): torch.zeros(1, *device_shape(shape))}
 
     def make() -> bytes:
+        litert_torch = converter()
         try:
             with quiet():
                 content: bytes = litert_torch.signature(SIGNATURE, wrapped, None, sample).convert().model_content()
@@ -104,10 +105,10 @@ def to_signatures(named: Mapping[str, tuple[nn.Module, dict[str, Tensor]]], file
         MissingExtraError: litert-torch is not installed.
         ExportError: an operator cannot be converted.
     """
-    signatures = converter()
+    check_converter()
 
     def make() -> bytes:
-        made = signatures
+        made = converter()
         try:
             with quiet():
                 for name, (module, sample) in named.items():
@@ -135,6 +136,20 @@ def as_parts(held: Mapping[str, Any]) -> Iterator[bytes | str]:
             yield value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
         else:
             yield repr(value)
+
+
+def check_converter() -> None:
+    """See that there is one; importing it takes seconds, which a file that is kept does not need.
+
+    Raises:
+        MissingExtraError: litert-torch is not installed.
+    """
+    try:
+        found = importlib.util.find_spec("litert_torch")
+    except ValueError:  # somebody forbade it
+        found = None
+    if found is None:
+        raise MissingExtraError("litert-torch", "tflite")
 
 
 def converter() -> Any:

@@ -84,7 +84,8 @@ def confusion(counts: NDArray[np.int64], names: list[str]) -> str:
             colour = FIRST if row == column else SECOND
             axis.add_patch(_square(column, row, colour, share))
             if counts[row, column] and many <= 12:
-                axis.text(column, row, str(counts[row, column]), ha="center", va="center", color=INK, fontsize=8)
+                said = axis.text(column, row, str(counts[row, column]), ha="center", va="center", color=INK, fontsize=8)
+                said.set_in_layout(False)  # it lies within its square
     axis.set_xlim(-0.5, many - 0.5)
     axis.set_ylim(many - 0.5, -0.5)
     axis.set_xticks(range(many), names, rotation=90 if max(map(len, names)) > 3 else 0)

@@ -81,8 +81,11 @@ def titled(axis: "Axes", text: str) -> None:
 
 def as_svg(figure: "Figure", description: str) -> str:
     """Return the figure as an inline SVG element with the page's colours and a name for screen readers."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    # `savefig` draws twice, the first time for a size that nobody asks for here.
+    FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)

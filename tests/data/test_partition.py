@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekit.data import partition
-from edgekit.errors import DataError
+from edgekit.data import partition, partitioners
+from edgekit.data.settings import Partitioner
+from edgekit.errors import DataError, ExperimentError
 
 LABELS = st.lists(st.integers(0, 4), min_size=30, max_size=200).map(lambda values: np.array(values, np.int64))
 
@@ -81,3 +82,48 @@ def test_whole_owners_are_held_out(owners, seed):
     _holds_all_once([kept, held], len(groups))
     assert not set(groups[kept]) & set(groups[held])
     assert len(held) >= 0.3 * len(groups)
+
+
+@pytest.mark.parametrize(
+    "name, arguments",
+    [
+        ("IidPartitioner", {}),
+        ("PathologicalPartitioner", {"num_classes_per_partition": 2}),
+        ("DirichletPartitioner", {"alpha": 0.5, "min_partition_size": 1}),
+        ("ExponentialPartitioner", {}),
+        ("NaturalIdPartitioner", {}),
+    ],
+)
+def test_partitioners_of_flwr_datasets_share_as_they_do_by_themselves(name, arguments):
+    import datasets
+    from flwr_datasets import partitioner as theirs
+
+    rng = np.random.default_rng(0)
+    labels, groups = rng.integers(0, 5, 200), rng.choice(["ann", "bo", "cy"], 200)
+    settings = Partitioner(name=name, arguments=arguments)
+    owners = partitioners.owners(labels, groups, 5, settings, seed=7)
+    _holds_all_once(owners, 200)
+    natural = name == "NaturalIdPartitioner"
+    clients = {} if natural else {"num_partitions": 5}
+    by = {"partition_by": "group" if natural else "label"} if name[0] in "PDN" else {}
+    own = getattr(theirs, name)(**clients, **by, **arguments, **({"seed": 7} if name[0] in "PD" else {}))
+    own.dataset = datasets.Dataset.from_dict({"label": labels, "group": groups, "place": np.arange(200)})
+    for number, owner in enumerate(owners):
+        assert sorted(own.load_partition(number)["place"]) == owner.tolist()
+
+
+@pytest.mark.parametrize(
+    "name, arguments, message",
+    [
+        ("PathologicalPartitoner", {}, "no partitioner 'PathologicalPartitoner'; did you mean 'PathologicalPartitioner'"),
+        ("VerticalEvenPartitioner", {}, "no partitioner"),
+        ("PathologicalPartitioner", {}, "num_classes_per_partition"),
+        ("PathologicalPartitioner", {"num_classes_per_partition": 99}, "PathologicalPartitioner"),
+        ("SizePartitioner", {"partition_sizes": [200, 0]}, "greater than zero"),
+        ("NaturalIdPartitioner", {}, "needs an owner"),
+    ],
+)
+def test_a_partitioner_that_cannot_is_one_line(name, arguments, message):
+    with pytest.raises(ExperimentError, match=message) as error:
+        partitioners.owners(np.arange(200) % 5, None, 5, Partitioner(name=name, arguments=arguments), seed=0)
+    assert "\n" not in str(error.value)

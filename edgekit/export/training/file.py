@@ -12,7 +12,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from edgekit.arrays import Array
 from edgekit.errors import ExportError
 from edgekit.export import cache, runtimes
-from edgekit.export.convert import as_parts, check_size, converter, decomposed_already, device_shape, reason
+from edgekit.export.convert import (
+    as_parts,
+    check_converter,
+    check_size,
+    converter,
+    decomposed_already,
+    device_shape,
+    reason,
+)
 from edgekit.export.metadata import TRAINING, add_metadata
 from edgekit.export.quiet import quiet
 from edgekit.export.training.steps import Options, Step, Steps
@@ -181,7 +189,7 @@ def converted(functions: Mapping[str, Step], samples: dict[str, dict[str, Tensor
     Raises:
         ExportError: one cannot be traced or converted.
     """
-    made = converter()
+    check_converter()
     modules: dict[str, Traced] = {}
     for name, sample in samples.items():
         try:
@@ -192,7 +200,7 @@ def converted(functions: Mapping[str, Step], samples: dict[str, dict[str, Tensor
             raise ExportError(f"the network's {name} step cannot be traced: {reason(error)}") from error
 
     def make() -> bytes:
-        signatures = made
+        signatures = converter()
         try:
             # `parameters` comes last: it has no operators, and XNNPACK takes no graph that follows such a one.
             for name, sample in samples.items():
