@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -52,25 +51,6 @@ def test_the_pages_are_built_without_a_broken_link(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "edgekit predict" in (tmp_path / "python/index.html").read_text()  # of the docstrings
-
-
-@pytest.mark.long
-def test_the_tutorial_can_be_followed(edgekit, tmp_path):
-    """Each command of it, in its order; the figures that it shows are those of this code, but for times."""
-    page = (ROOT / "docs/tutorials/table.md").read_text()
-    shutil.copy(ROOT / "examples/machines.csv", tmp_path)
-    rows = (tmp_path / "machines.csv").read_text().splitlines()[:4]
-    (tmp_path / "new.csv").write_text("".join(row.rpartition(",")[0] + "\n" for row in rows))
-    said = ""
-    for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL):
-        for line in block.strip().splitlines():
-            done = edgekit(*shlex.split(line)[1:], cwd=tmp_path)
-            assert done.returncode == 0, (line, done.stderr)
-            said += done.stdout
-    for shown in ("12 numbers of 5 columns; 6 clients", "3 classes: broken, ok, worn", "balanced_accuracy"):
-        assert shown in said, shown
-    assert (tmp_path / "answers.csv").is_file()
-    assert (tmp_path / "compared.html").is_file()
 
 
 @pytest.mark.long

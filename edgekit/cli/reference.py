@@ -54,11 +54,12 @@ def __getattr__(name: str) -> Any:
     """Return `commands`, all of edgekit's, for mkdocs-click; they are not imported for the tables."""
     if name != "commands":
         raise AttributeError(name)
+    import typer.core
     import typer.main
 
     from edgekit.cli.app import app
 
-    app.rich_markup_mode = None  # whose brackets would be escaped
+    typer.core.HAS_RICH = False  # for it, the brackets of defaults would be escaped
     return typer.main.get_command(app)
 
 

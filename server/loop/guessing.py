@@ -29,7 +29,7 @@ class Guessing:
             number: of the round.
             found: of its model on the test set.
         """
-        if self._looked or number < self._from:
+        if self._looked or not self._from <= number < self._rounds:  # at its end nothing can be changed any more
             return ""
         self._looked = True
         if not found.score < found.guess + MARGIN:

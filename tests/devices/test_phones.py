@@ -1,6 +1,7 @@
 """The phones' page in a real browser: it takes part in real rounds, and says what is wrong."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -258,3 +259,23 @@ def test_the_dashboard_shows_how_the_group_is_doing(federation, phone, scripted_
     assert page.stumbles() == []
     assert page.errors == []
     other.close()
+
+
+@pytest.mark.long
+def test_the_tutorial_of_phones_can_be_followed(federation, phone, tmp_path):
+    """docs/tutorials/phones.md: its experiment, its command, and what it says people see."""
+    page = (Path(__file__).parents[2] / "docs/tutorials/phones.md").read_text()
+    (experiment,) = re.findall(r"^```toml\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    (tmp_path / "phones.toml").write_text(experiment)
+    assert "\nedgekit serve phones.toml --phones\n" in page
+    one = federation(base=(str(tmp_path / "phones.toml"),))
+    one.serve_phones("--once")
+    phones = [phone(), phone()]
+    for each in phones:
+        each.come_in(one.phone_link())
+        assert "drawings. They are never sent" in each.inner_text("#about")
+        each.begin()
+    one.wait_for_end(180)
+    for each in phones:
+        assert "Privacy spent: epsilon" in each.inner_text("#spent")
+        assert _updates(each) >= 1
