@@ -15,7 +15,7 @@ from edgekit.runfolder import RunFolder, measure_of, read_lines
 if TYPE_CHECKING:
     from torch import nn
 
-    from edgekit.pipeline.predicting import Predictions
+    from edgekit.pipeline.predicting import Evaluation, Predictions
     from edgekit.server.loop.metrics import RoundMetrics
 
 OBJECTS = {"model": "model.name", "data": "data.source"}
@@ -127,7 +127,7 @@ class Run:
         with plugins.given(self._objects):
             return answers_of(open_trained(self.path), x, top)
 
-    def evaluate(self, data: Any = "") -> dict[str, Any]:
+    def evaluate(self, data: Any = "") -> "Evaluation":
         """Return how good it is on labelled examples: see `edgekit.pipeline.predicting.evaluate`.
 
         Args:

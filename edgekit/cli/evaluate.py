@@ -36,7 +36,7 @@ def evaluate(
     with Terminal(silent=as_json) as terminal:
         from edgekit.pipeline import predicting
 
-        found = predicting.evaluate(trained, data)
+        found = dict(predicting.evaluate(trained, data))
         if as_json:
             terminal.result(found)
             return

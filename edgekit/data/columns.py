@@ -153,6 +153,32 @@ def _numbers(column: Column, found: Raw) -> Array:
     return np.stack(made, 1)
 
 
+def readable(columns: Sequence[Column], row: Array) -> list[str]:
+    """Return an encoded row as people wrote it: a text a column; what was missing, or not learnt, is "–".
+
+    Args:
+        columns: in their order.
+        row: its numbers, (numbers,).
+    """
+    said, place = [], 0
+    for column in columns:
+        part = row[place : place + width(column)]
+        place += width(column)
+        if column.kind == "category":
+            said.append(column.values[int(part.argmax())] if part.size and part.max() > 0.5 else "–")
+        elif column.missing and part[1] > 0.5:
+            said.append("–")
+        else:
+            value = column.mean + column.std * float(part[0])
+            said.append(_moment(value, column.clock) if column.kind == "date" else f"{value:.4g}")
+    return said
+
+
+def _moment(days: float, clock: bool) -> str:
+    seconds = np.datetime64(round(days * 86400), "s")
+    return str(seconds if clock else seconds.astype("datetime64[D]"))
+
+
 def strange(column: Column, raw: Raw) -> str:
     """Return a line on values of a category that nobody learnt, "" if there are none."""
     if column.kind != "category" or raw.kind != "category":

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Required, TypedDict, cast
 
 import numpy as np
 
@@ -128,7 +128,24 @@ def check_out(out: Path) -> None:
         raise UsageError(f"--out {out}: give a name that ends in {', '.join(FORMATS)}")
 
 
-def evaluate(path: Path, source: Any) -> dict[str, Any]:
+class Evaluation(TypedDict, total=False):
+    """How good a network is; the objective's other metrics stand beside, by their names.
+
+    `measure` names the one that counts; `how` the network was run; `by_class` has recall, precision and examples of
+    each class, `by_group` the measure of each owner; `confusion[i][j]` says how often class i was taken for j.
+    """
+
+    examples: Required[int]
+    how: Required[str]
+    measure: Required[str]
+    accuracy: float
+    by_class: dict[str, dict[str, float | None]]
+    by_group: dict[str, dict[str, float]]
+    confusion: list[list[int]]
+    calibration: dict[str, Any]
+
+
+def evaluate(path: Path, source: Any) -> Evaluation:
     """Return how good a network is on labelled examples.
 
     Args:
@@ -145,7 +162,7 @@ def evaluate(path: Path, source: Any) -> dict[str, Any]:
     """
     trained = open_trained(path)
     examples, groups = labelled(path, trained, source)
-    return figures(trained, examples, groups)
+    return cast(Evaluation, figures(trained, examples, groups))
 
 
 def labelled(path: Path, trained: Trained, source: Any) -> tuple[Examples, Array | None]:

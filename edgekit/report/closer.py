@@ -7,6 +7,8 @@ import numpy as np
 
 from edgekit.arrays import Array
 from edgekit.data import FederatedDataset
+from edgekit.data.columns import readable
+from edgekit.data.settings import Column
 from edgekit.objectives.cross_entropy import chances_of
 from edgekit.objectives.figures import calibration
 from edgekit.report.drawing import FAINT, FIRST, INK, SECOND, as_svg, figures, new_figure, titled
@@ -18,8 +20,8 @@ if TYPE_CHECKING:
 SHOWN_WRONG, SHOWN_COLUMNS = 8, 12
 
 
-def looked(dataset: FederatedDataset, scores: Array, model: "nn.Module") -> dict[str, str]:
-    """Return pictures of a network of classes as SVG, by name; {} of others.
+def looked(dataset: FederatedDataset, scores: Array, model: "nn.Module") -> dict[str, Any]:
+    """Return pictures of a network of classes as SVG, by name, and `rows` of a table that it gets wrong; {} of others.
 
     Args:
         dataset: whose test examples were scored.
@@ -32,13 +34,21 @@ def looked(dataset: FederatedDataset, scores: Array, model: "nn.Module") -> dict
     labels = test.y if test.y.ndim == 1 else test.y.argmax(1)
     scores = np.asarray(dataset.objective.answer(scores))
     chances, names = chances_of(scores), dataset.classes
-    drawn = {"calibration": reliability(calibration(chances, labels))}
+    drawn: dict[str, Any] = {"calibration": reliability(calibration(chances, labels))}
     answers = chances.argmax(1)
     wrong = np.flatnonzero(answers != labels)
     wrong = wrong[np.argsort(-chances[wrong].max(1), kind="stable")]
-    pictured = test.x.ndim in (4, 5)
-    if pictured and len(wrong):
-        few = wrong[:SHOWN_WRONG]
+    few = wrong[:SHOWN_WRONG]
+    columns = [Column.model_validate(one) for one in dataset.normalisation.get("columns", [])]
+    if columns and len(few):
+        drawn["rows"] = {
+            "headings": [column.name for column in columns],
+            "rows": [
+                (names[labels[i]], names[answers[i]], f"{chances[i].max():.2f}", readable(columns, test.x[i]))
+                for i in few
+            ],
+        }
+    elif len(few):
         titles = [f"{names[labels[i]]}, said {names[answers[i]]}" for i in few]
         drawn["wrong"] = grid_of_images([test.x[i] for i in few], titles, "Wrong examples of the test set")
     one = int(wrong[0]) if len(wrong) else 0

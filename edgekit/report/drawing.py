@@ -85,7 +85,8 @@ def as_svg(figure: "Figure", description: str) -> str:
 
     buffer = io.StringIO()
     # `savefig` draws twice, the first time for a size that nobody asks for here.
-    FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
+    canvas: Any = FigureCanvasSVG(figure)
+    canvas.print_svg(buffer, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)

@@ -53,7 +53,8 @@ def epsilon(rounds: Sequence[dict[str, Any]], target: float) -> str:
 
 def by_client(scores: Sequence[float], measure: str) -> str:
     """Draw the model's measure on what each client holds back, worst first; the worst tenth stands out."""
-    figure, axis = new_figure(9.0, 2.9)
+    figure = empty(9.0, 2.9)
+    axis, beside = figure.subplots(1, 2, sharey=True, width_ratios=(14, 1))
     held = np.maximum(np.sort(np.asarray(scores)), -1.0)
     worst = max(1, len(held) // 10)
     colours = [SECOND if place < worst else FIRST for place in range(len(held))]
@@ -65,6 +66,13 @@ def by_client(scores: Sequence[float], measure: str) -> str:
     axis.set_ylim(min(0.0, held[0]), 1.18)
     axis.set_xticks([])
     axis.set_xlabel(f"{len(held)} clients, worst first")
+    lines = {part: {"color": INK, "linewidth": 1} for part in ("boxprops", "medianprops", "whiskerprops", "capprops")}
+    beside.boxplot(held, widths=0.6, flierprops={"marker": ".", "markeredgecolor": SECOND}, **lines)
+    beside.set_xticks([])
+    beside.set_xlabel("box plot", fontsize=8)
+    for each in (axis, beside):
+        each.patch.set_alpha(0)
+        each.tick_params(length=0)
     titled(axis, f"{measure.capitalize()} on each client's own data, held back")
     return as_svg(figure, f"{measure.capitalize()} on what each client holds back")
 
@@ -266,6 +274,8 @@ def _put_example(axis: "Axes", example: NDArray[np.float32]) -> None:
     if example.ndim == 4:  # a sequence of frames: where it grew brighter, minus where it grew darker
         summed = example.sum(0)
         example = (summed[1] - summed[0])[None] if len(summed) == 2 else summed[:1]
+    if example.ndim == 2:  # a series: time to the right
+        example = example.T[None]
     if example.ndim == 3:
         pixels = example.transpose(1, 2, 0) if example.shape[0] == 3 else example[0]
         low, high = float(pixels.min()), float(pixels.max())

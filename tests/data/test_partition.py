@@ -85,7 +85,7 @@ def test_whole_owners_are_held_out(owners, seed):
 
 
 @pytest.mark.parametrize(
-    "name, arguments",
+    ("name", "arguments"),
     [
         ("IidPartitioner", {}),
         ("PathologicalPartitioner", {"num_classes_per_partition": 2}),
@@ -113,9 +113,13 @@ def test_partitioners_of_flwr_datasets_share_as_they_do_by_themselves(name, argu
 
 
 @pytest.mark.parametrize(
-    "name, arguments, message",
+    ("name", "arguments", "message"),
     [
-        ("PathologicalPartitoner", {}, "no partitioner 'PathologicalPartitoner'; did you mean 'PathologicalPartitioner'"),
+        (
+            "PathologicalPartitoner",
+            {},
+            "no partitioner 'PathologicalPartitoner'; did you mean 'PathologicalPartitioner'",
+        ),
         ("VerticalEvenPartitioner", {}, "no partitioner"),
         ("PathologicalPartitioner", {}, "num_classes_per_partition"),
         ("PathologicalPartitioner", {"num_classes_per_partition": 99}, "PathologicalPartitioner"),

@@ -10,7 +10,7 @@ import pytest
 from pyarrow import parquet
 
 from edgekit.data import delimited, load
-from edgekit.data.columns import Raw, encode, headings, learn, width
+from edgekit.data.columns import Raw, encode, headings, learn, readable, width
 from edgekit.data.objects import loaded
 from edgekit.data.settings import Column, Data, Table
 from edgekit.data.sources import load_own
@@ -91,6 +91,21 @@ def test_time_and_category_and_missing_follow_their_definitions():
         encode([few], {"mode": Raw("category", np.array([2, 1, -1, 0], np.int32), ("a", "b", "new"))}, np.arange(4)),
         [[0, 0], [0, 1], [0, 0], [1, 0]],
     )
+
+
+def test_a_row_is_told_as_it_was_written():
+    raw = {
+        "when": Raw("date", np.array([19723.5, np.nan, 19000.0])),
+        "mode": Raw("category", np.array([1, -1, 0], np.int32), ("eco", "slow")),
+        "hours": Raw("number", np.array([12.5, 3.0, np.nan])),
+    }
+    columns = [learn(name, one, 10) for name, one in raw.items()]
+    rows = encode(columns, raw, np.arange(3))
+    assert [readable(columns, row) for row in rows] == [
+        ["2024-01-01T12:00:00", "slow", "12.5"],
+        ["–", "–", "3"],
+        ["2022-01-08T00:00:00", "eco", "–"],
+    ]
 
 
 def test_by_time_the_newest_rows_are_tested_and_clients_follow_each_other(table):
