@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+import click
 import typer
 
 from edgekit import plugins
@@ -79,6 +80,12 @@ def _options(
     """Carry the options that come before a command."""
 
 
+def _wrong_use(error: click.ClickException) -> str:
+    said = error.format_message().rstrip(".")
+    context = getattr(error, "ctx", None)
+    return said if context is None else f"{said} ({context.command_path} --help)"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; exit 0, 1 (failed) or 2 (wrong usage).
 
@@ -93,7 +100,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given, trust = sys.argv[1:] if arguments is None else arguments, os.environ.get(VARIABLE)
     plugins.guard(Gate(given, asks=sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()))
     try:
-        app(arguments, prog_name="edgekit")
+        code = app(arguments, prog_name="edgekit", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(2)
+    except click.ClickException as error:
+        complain(_wrong_use(error))
+        sys.exit(2)
+    except click.Abort:
+        complain("stopped")
+        sys.exit(1)
     except EdgekitError as error:
         complain(str(error))
         sys.exit(error.exit_code)
