@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from edgekit.algorithms.settings import Federation
 from edgekit.algorithms.split.settings import Split, check_together
 from edgekit.clients.settings import Training
+from edgekit.compression.settings import Compression
 from edgekit.data.settings import Data
 from edgekit.errors import ExperimentError, UsageError
 from edgekit.export.settings import Export
@@ -48,6 +49,7 @@ class Experiment(Section):
     spiking: Spiking = Spiking()
     serve: Serve = Serve()
     split: Split = Split()
+    compression: Compression = Compression()
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:

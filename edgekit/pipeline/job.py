@@ -17,15 +17,17 @@ from edgekit import algorithms, arrays
 from edgekit import experiment as experiments
 from edgekit.algorithms.base import Algorithm
 from edgekit.clients.cohort.memory import keep_freed_memory
-from edgekit.clients.torch_trainer import figures_of, load_weights, state
+from edgekit.clients.torch_trainer import figures_of, state
+from edgekit.compression.phases import Phase
 from edgekit.data import FederatedDataset
 from edgekit.data.federated import Floats
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.experiment import Experiment
 from edgekit.models.cost import macs
 from edgekit.objectives import objective_of
-from edgekit.pipeline import exporting, foresight
+from edgekit.pipeline import compressing, exporting, foresight
 from edgekit.pipeline.comparing import earlier
+from edgekit.pipeline.compressing import COMPRESSION, Training
 from edgekit.pipeline.subjects import build_network, input_facts, load_dataset
 from edgekit.privacy.events import tree
 from edgekit.privacy.statement import summary
@@ -36,7 +38,7 @@ from edgekit.server.engines.base import Engine
 from edgekit.server.engines.fleet.nodes import by_kind
 from edgekit.server.loop.charging import planned
 from edgekit.server.loop.evaluation import outputs_of
-from edgekit.server.loop.metrics import Outcome, RoundMetrics, by_client, rounded_all
+from edgekit.server.loop.metrics import RoundMetrics, by_client, rounded_all
 from edgekit.server.loop.sync import Coordinator
 from edgekit.transforms.base import Mechanism
 from edgekit.version import __version__
@@ -180,6 +182,7 @@ def _load(job: Job) -> tuple[FederatedDataset, nn.Module]:
 
 def _work(job: Job, fleet: Fleet | None = None) -> dict[str, Any]:
     experiment = job.experiment
+    compressing.check(experiment, real=fleet is not None)
     dataset, model = _load(job)
     whose = f"; {dataset.clients} clients" if fleet is None else f"; at least {experiment.serve.nodes} nodes"
     job.listener.notice(dataset.description + ("" if dataset.parties else whose))
@@ -198,27 +201,28 @@ def _work(job: Job, fleet: Fleet | None = None) -> dict[str, Any]:
         if fleet is not None:
             fleet.after_round(metrics)
 
-    coordinator = Coordinator(
-        experiment,
-        dataset,
-        model,
-        job.folder,
-        on_round=ended,
-        on_notice=job.listener.notice,
-        engine=None if fleet is None else partial(fleet.engine, dataset, model),
-        private_seed=None if fleet is None else fleet.private_seed,
-    )
-    if coordinator.plan is not None:
-        plan = coordinator.plan
-        job.listener.notice(
-            f"planned: epsilon {plan.epsilon:.2f} at delta {plan.delta:g} for one {plan.unit}, {plan.rounds} rounds, "
-            f"noise multiplier {plan.noise_multiplier:.3f}, added by the {plan.noise}"
+    said: list[str] = []
+
+    def coordinator_of(network: nn.Module, phase: Phase) -> Coordinator:
+        made = Coordinator(
+            experiment,
+            dataset,
+            network,
+            job.folder,
+            on_round=ended,
+            on_notice=job.listener.notice,
+            engine=None if fleet is None else partial(fleet.engine, dataset, network),
+            private_seed=None if fleet is None else fleet.private_seed,
+            phase=phase,
         )
-    if experiment.model.weights and not (job.folder.checkpoint / START).exists():
-        arrays.save(job.folder.checkpoint / START, state(model))
-    job.listener.stage("training")
-    outcome = coordinator.run()
-    _keep_model(job, dataset, model, coordinator, outcome, simulated=fleet is None)
+        if not said:
+            _begin_training(job, made, model)
+            said.append("")
+        return made
+
+    trained = compressing.train(experiment, dataset, model, job.folder, coordinator_of, job.listener.notice)
+    coordinator, outcome, model = trained.coordinator, trained.outcome, trained.model
+    _keep_model(job, dataset, trained, simulated=fleet is None)
     spiking: SpikingResult | None = None
     if not outcome.interrupted:
         _export(job, dataset, model)
@@ -250,18 +254,26 @@ def _work(job: Job, fleet: Fleet | None = None) -> dict[str, Any]:
     return job.result
 
 
-def _keep_model(
-    job: Job,
-    dataset: FederatedDataset,
-    model: nn.Module,
-    coordinator: Coordinator,
-    outcome: Outcome,
-    *,
-    simulated: bool,
-) -> None:
+def _begin_training(job: Job, coordinator: Coordinator, model: nn.Module) -> None:
+    """Tell what privacy plans, and keep the weights that came from a file."""
+    if coordinator.plan is not None:
+        plan = coordinator.plan
+        job.listener.notice(
+            f"planned: epsilon {plan.epsilon:.2f} at delta {plan.delta:g} for one {plan.unit}, {plan.rounds} rounds, "
+            f"noise multiplier {plan.noise_multiplier:.3f}, added by the {plan.noise}"
+        )
+    if job.experiment.model.weights and not (job.folder.checkpoint / START).exists():
+        arrays.save(job.folder.checkpoint / START, state(model))
+    job.listener.stage("training")
+
+
+def _keep_model(job: Job, dataset: FederatedDataset, trained: Training, *, simulated: bool) -> None:
     """Save the trained weights, and write down how training went."""
-    arrays.save(job.folder.model, outcome.weights, {"model": job.experiment.model.model_dump()})
-    load_weights(model, outcome.weights)
+    model, coordinator, outcome = trained.model, trained.coordinator, trained.outcome
+    told: dict[str, Any] = {"model": job.experiment.model.model_dump()}
+    if trained.record:
+        told[COMPRESSION] = trained.record
+    arrays.save(job.folder.model, outcome.weights, told)
     objective = objective_of(model)
     scores, own = outputs_of(model, dataset.test), outputs_of(model, dataset.calibration)
     found = figures_of(objective, scores, dataset.test)
@@ -291,6 +303,8 @@ def _keep_model(
             "versions": {"edgekit": __version__, "python": platform.python_version(), **_versions()},
         }
     )
+    if trained.rows:
+        job.result["compression"] = trained.rows
     if decided:
         job.result["decision"] = rounded_all({**decided, **judged})
     if coordinator.scores:

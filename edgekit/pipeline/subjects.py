@@ -10,6 +10,7 @@ from torch import nn
 
 from edgekit import algorithms, arrays, objectives, plugins
 from edgekit.clients.torch_trainer import load_weights
+from edgekit.compression.record import rebuilt
 from edgekit.data import FederatedDataset
 from edgekit.data.federated import Floats
 from edgekit.errors import EdgekitError, ModelError, RunFolderError, UsageError
@@ -79,7 +80,9 @@ def load_network(folder: RunFolder, experiment: Experiment, dataset: FederatedDa
     held = folder.trained()
     begun = experiment.model.model_copy(update={"weights": "", "new": []})  # all of it is in the run
     model = build_network(experiment.model_copy(update={"model": begun}), dataset)
-    weights, _ = arrays.load(held)
+    weights, told = arrays.load(held)
+    if record := (told or {}).get("compression"):
+        model = rebuilt(model, dataset.shape, record)
     if problem := arrays.problem_with(weights, _state(model)):
         raise RunFolderError(f"{folder.model} is not of the experiment's network: {problem}")
     load_weights(model, weights)

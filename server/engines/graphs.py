@@ -37,7 +37,7 @@ def kept_training_graph(
     algorithm: Algorithm,
     dataset: FederatedDataset,
     model: nn.Module,
-    run: RunFolder,
+    place: Path,
     making: Callable[[], None],
 ) -> Path:
     """Return the graph with which clients without torch train: the one that the run keeps, or a new one.
@@ -47,7 +47,7 @@ def kept_training_graph(
         algorithm: its method, which may train with a mu and a drift.
         dataset: its data.
         model: its network.
-        run: the run folder, which keeps it over restarts.
+        place: the folder that keeps it over restarts.
         making: called before it is made, which takes a while.
     """
 
@@ -56,7 +56,7 @@ def kept_training_graph(
         options = options_of(experiment, proximal=algorithm.proximal, drift=algorithm.drifts, private=private)
         return training_file(model, dataset.shape, len(dataset.classes), options, {})[0]
 
-    return _kept(run.checkpoint / "training.tflite", made, making)
+    return _kept(place / "training.tflite", made, making)
 
 
 def kept_split_graph(
@@ -67,7 +67,9 @@ def kept_split_graph(
     Args:
         experiment: the experiment.
         plan: how it is cut.
-        dataset, run, making: as of `kept_training_graph`.
+        dataset: its data.
+        run: the run folder, which keeps it over restarts.
+        making: as of `kept_training_graph`.
     """
 
     # Such a file's calls give gradients, to which nothing is added.

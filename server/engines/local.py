@@ -46,6 +46,7 @@ class LocalEngine:
         algorithm: whose client half they run.
         transforms: what happens to their updates then.
         settings: a round's instructions to clients, for which the network is tried on real examples; None is plainly.
+        phase: number of the run's phase, each of which has a network of its own.
 
     Raises:
         EdgekitError: the network cannot be trained so.
@@ -64,7 +65,9 @@ class LocalEngine:
         algorithm: Algorithm,
         transforms: Sequence[Transform] = (),
         settings: LocalSettings | None = None,
+        phase: int = 0,
     ) -> None:
+        place = run.checkpoint / f"phase-{phase}" if phase else run.checkpoint
         self._experiment, self._dataset, self._on_notice = experiment, dataset, on_notice
         self._settings = settings or LocalSettings()
         single: Trainer = TorchTrainer(model, on_notice)
@@ -85,11 +88,11 @@ class LocalEngine:
                 )
             making = partial(on_notice, "making the training graph")
             single = LiteRTTrainer(
-                kept_training_graph(experiment, algorithm, dataset, model, run, making), dataset.objective
+                kept_training_graph(experiment, algorithm, dataset, model, place, making), dataset.objective
             )
             self.trainer = "one client at a time in LiteRT, as devices without torch train"
         else:
-            cohort_trainer, self.trainer = self._choose_trainer(model, run.checkpoint / TRAINER)
+            cohort_trainer, self.trainer = self._choose_trainer(model, place / TRAINER)
             others = self._others(algorithm)
         if self._counterpart is None and cohort_trainer is None:
             self._try(single, model)
@@ -99,7 +102,7 @@ class LocalEngine:
             single,
             cohort_trainer,
             seed,
-            ClientStates(run.checkpoint / "clients") if keeps(algorithm, transforms) else None,
+            ClientStates(place / "clients") if keeps(algorithm, transforms) else None,
             on_notice,
             transforms,
             others,

@@ -37,6 +37,7 @@ class Checkpoint:
         ledger: head of the ledger of spent privacy; "" without.
         best: the global model that was best on the server's own examples, {} where none is kept.
         best_score: there.
+        phase: number of the phase in which it was trained (see `edgekit.compression.phases`).
     """
 
     round: int
@@ -49,6 +50,7 @@ class Checkpoint:
     ledger: str = ""
     best: Weights = field(default_factory=dict)
     best_score: float = WORST
+    phase: int = 0
 
 
 def save(folder: Path, checkpoint: Checkpoint, *, good: bool = False) -> None:
@@ -69,6 +71,7 @@ def save(folder: Path, checkpoint: Checkpoint, *, good: bool = False) -> None:
         "transforms": [dict(one.facts) for one in checkpoint.transforms],
         "ledger": checkpoint.ledger,
         "best_score": checkpoint.best_score,
+        "phase": checkpoint.phase,
     }
     arrays.save(folder / f"round-{checkpoint.round:06d}.safetensors", flat, description)
     if good:
@@ -117,6 +120,7 @@ def latest(folder: Path, say: Callable[[str], None] = lambda line: None) -> Chec
                 str(description.get("ledger", "")),
                 best,
                 float(description.get("best_score", description.get("best_accuracy", WORST))),
+                int(description.get("phase", 0)),
             )
         except (EdgekitError, KeyError, TypeError, ValueError, AttributeError) as error:
             problem = error

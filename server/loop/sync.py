@@ -14,6 +14,7 @@ from edgekit.algorithms.base import Algorithm
 from edgekit.arrays import Weights, problem_with
 from edgekit.asks import BUFFERS, WEIGHTS, Ask, Scored, State
 from edgekit.clients.torch_trainer import learnt, load_weights, state, trained_weights
+from edgekit.compression.phases import Phase
 from edgekit.data import FederatedDataset, augment
 from edgekit.errors import DataError, ExperimentError, TrainingError
 from edgekit.guarantee import Plan, Statement
@@ -56,6 +57,7 @@ class Coordinator:
         on_notice: called with a line for people.
         engine: gives who trains, by method and mechanism of privacy; None simulates the dataset's clients in this
             process.
+        phase: which of the run's rounds it trains, where the network changes between them; None is all of them.
         private_seed: a secret number that outlives this process, for what privacy rests on: the same after a crash,
             so that a round repeated gives the same bits and costs nothing more.
 
@@ -75,8 +77,11 @@ class Coordinator:
         on_notice: Callable[[str], None] = lambda line: None,
         engine: Callable[[Algorithm, Mechanism | None], Engine] | None = None,
         private_seed: int | None = None,
+        phase: Phase | None = None,
     ) -> None:
         self.experiment = experiment
+        rounds = experiment.federation.rounds
+        self.phase = phase or Phase(until=rounds, span=rounds)
         self.dataset = dataset
         self.model = model
         self.run_folder = run
@@ -89,7 +94,7 @@ class Coordinator:
         self._validation = Validation(model, dataset.calibration, experiment.federation)
         central = experiment.privacy.unit == "example" and experiment.privacy.noise == "server"
         rate = "privacy.learning_rate" if central and not experiment.split.on else "training.learning_rate"
-        self._guessing = Guessing(experiment.federation.rounds, rate)
+        self._guessing = Guessing(rounds, rate)
         self.scores: Mapping[int, Scored] = {}
         """How good the model is for single clients, as they told last."""
         mechanism = algorithms.mechanism_of(experiment.privacy, experiment.split)
@@ -136,7 +141,8 @@ class Coordinator:
         else:
             weights = trained_weights(self.model)
             buffers = {name: held[name] for name in moving_buffers(model, dataset.calibration.x) if name in held}
-        self._first = Checkpoint(0, self.merging.begin(weights, trained), method=self._method, buffers=buffers)
+        begun = self.merging.begin(weights, trained)
+        self._first = Checkpoint(0, begun, method=self._method, buffers=buffers, phase=self.phase.number)
         unseen = self.algorithm.interactive or (self.mechanism is not None and self.mechanism.at_server)
         self._undoing = Undoing(
             self.merging,
@@ -168,6 +174,7 @@ class Coordinator:
                 self.algorithm,
                 transforms,
                 self.local_settings,
+                self.phase.number,
             )
             self.charging.check_data(dataset)
 
@@ -188,7 +195,7 @@ class Coordinator:
         return self.algorithm.unprotected if self.mechanism is None else self.mechanism.statement()
 
     def run(self) -> Outcome:
-        """Train from the newest checkpoint, or from the start, to the last round.
+        """Train from the newest checkpoint, or from the start, to the phase's last round.
 
         Ctrl-C ends it after the last finished round; what is there can be used, and resumed.
 
@@ -196,7 +203,12 @@ class Coordinator:
             TrainingError: no client could train, or the method failed.
         """
         found = checkpoint.latest(self.run_folder.checkpoint, self.on_notice)
-        current = self._first if found is None else with_buffers_apart(found, self._first)
+        if found is None:
+            current = self._first
+        elif found.phase < self.phase.number:  # the network before it changed: what was spent goes on alone
+            current = replace(self._first, round=found.round, ledger=found.ledger)
+        else:
+            current = with_buffers_apart(found, self._first)
         whole = self._whole(current)
         if problem := problem_with(whole, self._whole(self._first)):
             raise TrainingError(f"the checkpoint is not one of this model: {problem}")
@@ -206,12 +218,12 @@ class Coordinator:
         for problem in keep_rounds(self.run_folder.metrics, current.round):
             self.on_notice(problem)
         rounds = self.experiment.federation.rounds
-        if found is not None:
+        if found is not None and found.phase == self.phase.number:
             self._validation.measured(current, whole)
         fruitless = attempt = 0
         interrupted = False
         try:
-            while current.round < rounds and not self._validation.is_enough():
+            while current.round < self.phase.until and not self._is_enough():
                 number = current.round + 1
                 cohort = self._draw_cohort(number, attempt)
                 reason = self.charging.obstacle(number, self._whom(cohort), again=not self.engine.repeatable)
@@ -226,14 +238,21 @@ class Coordinator:
                 fruitless = fruitless + 1 if metrics.failures and not metrics.replies else 0
                 if fruitless == min(FRUITLESS_ROUNDS, rounds):
                     raise TrainingError(f"every client failed in {fruitless} rounds in a row; the last said: {reason}")
-                if self._validation.is_enough():
+                if self._is_enough():
                     self.on_notice(f"stopped after round {number}: accurate enough on the server's own examples")
         except KeyboardInterrupt:
             interrupted = True
-            current = with_buffers_apart(checkpoint.latest(self.run_folder.checkpoint) or current, self._first)
+            newest = checkpoint.latest(self.run_folder.checkpoint)
+            if newest is not None and newest.phase == self.phase.number:
+                current = with_buffers_apart(newest, self._first)
             keep_rounds(self.run_folder.metrics, current.round)
-        load_weights(self.model, current.average or current.best or self._whole(current))
+        chosen = (current.average or current.best) if self.phase.last else {}
+        load_weights(self.model, chosen or self._whole(current))
         return Outcome(state(self.model), current.round, interrupted, self.engine.trainer)
+
+    def _is_enough(self) -> bool:
+        """Whether the run may end before its last round: not while its network is to change yet."""
+        return self.phase.last and self._validation.is_enough()
 
     def _whole(self, checkpoint: Checkpoint) -> Weights:
         """Return all arrays of a global model that training changes."""
@@ -342,7 +361,7 @@ class Coordinator:
         """Complete the new checkpoint; in the last rounds the running mean of the weights moves on too."""
         federation, number = self.experiment.federation, after.round
         average, averaged = before.average, before.averaged
-        after = replace(after, best=before.best, best_score=before.best_score)
+        after = replace(after, best=before.best, best_score=before.best_score, phase=self.phase.number)
         if number > federation.rounds * (1 - federation.averaged):
             averaged += 1
             average = moved_on(average, averaged, self._whole(after))
@@ -356,7 +375,7 @@ class Coordinator:
         self, made: Mapping[int, Ask], number: int, states: Sequence[State], buffers: Weights
     ) -> dict[int, Ask]:
         """Return what a round's clients are asked, with the settings they train with; equal asks stay one."""
-        rate = self.experiment.training.rate(number, self.experiment.federation.rounds)
+        rate = self.experiment.training.rate(number - self.phase.since, self.phase.span)
         settings = replace(self._plain, learning_rate=rate)
         once: dict[int, Ask] = {}
         for ask in made.values():

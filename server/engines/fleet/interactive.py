@@ -78,7 +78,7 @@ def engine_of(
 
     def training_graph() -> bytes:
         if host is None:
-            kept = kept_training_graph(fleet.experiment, algorithm, dataset, model, fleet.folder, making)
+            kept = kept_training_graph(fleet.experiment, algorithm, dataset, model, fleet.folder.checkpoint, making)
         else:
             kept = kept_split_graph(fleet.experiment, host.plan, dataset, fleet.folder, making)
         return kept.read_bytes()

@@ -1,0 +1,1 @@
+"""What makes a trained network smaller: pruning, lottery tickets, distillation."""

@@ -1,0 +1,258 @@
+"""The part of the main job that trains: one network, or one that gets smaller from phase to phase."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgekit import arrays
+from edgekit import experiment as experiments
+from edgekit.clients.torch_trainer import figures_of, load_weights, state
+from edgekit.compression import channels, sparse
+from edgekit.compression.distil import distilled
+from edgekit.compression.phases import Phase, phases
+from edgekit.compression.record import Record, rebuilt, without_sparse
+from edgekit.data import FederatedDataset
+from edgekit.errors import ExperimentError, RunFolderError
+from edgekit.experiment import Experiment
+from edgekit.models.cost import macs
+from edgekit.models.norm import fold_weight_standardisation
+from edgekit.objectives import objective_of
+from edgekit.pipeline.subjects import build_network, load_run
+from edgekit.randomness import generator
+from edgekit.runfolder import RunFolder
+from edgekit.server.loop.evaluation import outputs_of
+from edgekit.server.loop.metrics import Outcome
+from edgekit.server.loop.sync import Coordinator
+
+COMPRESSION = "compression"
+"""Key of what was done to a network, in a weights file's description."""
+
+
+@dataclass
+class Training:
+    """What training ended with.
+
+    Attributes:
+        coordinator: of the last phase.
+        outcome: of its rounds.
+        model: the network in its last form, with its weights.
+        record: what was done to it.
+        rows: of the network before and after each change, for result.json.
+    """
+
+    coordinator: Coordinator
+    outcome: Outcome
+    model: nn.Module
+    record: Record = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+
+def check(experiment: Experiment, *, real: bool) -> None:
+    """See that an experiment's compression can be done, before anything is trained.
+
+    Args:
+        experiment: the experiment.
+        real: whether real devices train.
+
+    Raises:
+        ExperimentError: it cannot.
+    """
+    stages = experiment.compression.stages
+    if not stages:
+        return
+    phases(experiment.compression, experiment.federation.rounds)
+    if real:
+        raise ExperimentError(
+            "real devices train one network from the first round to the last: compress with edgekit run, and give its "
+            "run to them by model.weights; leave compression.stages out"
+        )
+    if experiment.split.on:
+        raise ExperimentError("a network that is cut between machines is not compressed: leave compression.stages out")
+
+
+def train(
+    experiment: Experiment,
+    dataset: FederatedDataset,
+    model: nn.Module,
+    folder: RunFolder,
+    make: Callable[[nn.Module, Phase], Coordinator],
+    say: Callable[[str], None],
+) -> Training:
+    """Do a run's rounds, from its newest checkpoint on.
+
+    Args:
+        experiment: the experiment.
+        dataset: its data.
+        model: its network, as it begins.
+        folder: the run, which keeps each phase's network as it began.
+        make: gives who coordinates a phase.
+        say: told of each change.
+
+    Raises:
+        EdgekitError: training fails, or a change cannot be made.
+    """
+    plan = phases(experiment.compression, experiment.federation.rounds)
+    changing = _Changing(experiment, dataset, folder, say)
+    if "distil" in experiment.compression.stages:
+        changing.teach(model)
+    begun = changing.newest()
+    if begun is not None:
+        model = changing.load(model, begun)
+    for phase in plan[begun or 0 :]:
+        if phase.number != begun and len(plan) > 1:
+            if phase.change:
+                model = changing.changed(model, phase, plan[phase.number - 1].until if phase.number else 0)
+            changing.save(model, phase.number)
+        coordinator = make(model, phase)
+        outcome = coordinator.run()
+        if outcome.interrupted:
+            break
+    model, record = without_sparse(model, changing.record)
+    if experiment.compression.stages and not outcome.interrupted:
+        changing.told(model, "at the end", outcome.rounds)
+    model.objective = dataset.objective  # type: ignore[assignment]
+    return Training(coordinator, replace(outcome, weights=state(model)), model, record, changing.rows)
+
+
+class _Changing:
+    """Changes a run's network between its phases, and keeps each as it began.
+
+    Args:
+        experiment: the experiment.
+        dataset: its data.
+        folder: the run.
+        say: told of each change.
+
+    Attributes:
+        record: what was done to the network so far.
+        rows: of the network before and after each change.
+    """
+
+    def __init__(
+        self, experiment: Experiment, dataset: FederatedDataset, folder: RunFolder, say: Callable[[str], None]
+    ) -> None:
+        self._experiment, self._dataset, self._folder, self._say = experiment, dataset, folder, say
+        self.record: Record = []
+        self.rows: list[dict[str, Any]] = []
+        self._first_macs = 0
+
+    def teach(self, model: nn.Module) -> None:
+        """Give the network a teacher."""
+        asked = self._experiment.compression.distil
+        folder = RunFolder.open(Path(asked.teacher))
+        teacher, data = load_run(folder, experiments.load(folder.experiment))
+        for what, own, theirs in (
+            ("classes", list(self._dataset.classes), list(data.classes)),
+            ("examples of shape", self._dataset.shape, data.shape),
+        ):
+            if own != theirs:
+                raise ExperimentError(
+                    f"the teacher {asked.teacher} has the {what} {theirs}, the student {own}: they must be the same"
+                )
+        model.objective = distilled(objective_of(model), teacher, asked.temperature, asked.share)  # type: ignore[assignment]
+        self._say(f"learns from {asked.teacher} too, for {100 * asked.share:.0f} % of the loss")
+
+    def newest(self) -> int | None:
+        """Return the number of the newest phase that was begun, None of a run that begins."""
+        found = sorted(self._folder.checkpoint.glob("phase-*.safetensors"))
+        return int(found[-1].stem.partition("-")[2]) if found else None
+
+    def save(self, model: nn.Module, number: int) -> None:
+        """Keep the network that a phase begins with."""
+        told = {"record": self.record, "rows": self.rows, "macs": self._first_macs}
+        arrays.save(self._path(number), state(model), told)
+
+    def load(self, model: nn.Module, number: int) -> nn.Module:
+        """Return the network that a phase began with.
+
+        Args:
+            model: as the experiment says; its objective stays.
+            number: of the phase.
+        """
+        weights, told = arrays.load(self._path(number))
+        self.record, self.rows, self._first_macs = told["record"], told["rows"], told["macs"]
+        made = rebuilt(model, self._dataset.shape, self.record)
+        if problem := arrays.problem_with(weights, state(made)):
+            raise RunFolderError(f"{self._path(number)} is not of this network: {problem}")
+        load_weights(made, weights)
+        return made
+
+    def changed(self, model: nn.Module, phase: Phase, at: int) -> nn.Module:
+        """Return the network that a phase trains; it begins after a round."""
+        if not self.rows:
+            self.told(model, "before", at)
+            self._first_macs = macs(model, self._dataset.shape)
+        folded = fold_weight_standardisation(model)
+        if set(state(folded)) != set(state(model)):
+            self.record.append({"step": "fold"})
+        made = self._cut(folded, phase) if phase.change == "channels" else self._sparse(folded, phase)
+        made.objective = objective_of(model)  # type: ignore[assignment]
+        row = self.told(made, phase.change, at)
+        self._say(
+            f"{_NAMES[phase.change]}: {row['nonzero']:,} of {self.rows[0]['parameters']:,} weights, "
+            f"{row['macs']:,} of {self.rows[0]['macs']:,} multiply-adds; {row['measure']} {row['score']:.4f}"
+        )
+        return made
+
+    def told(self, model: nn.Module, what: str, at: int) -> dict[str, Any]:
+        """Return the figures of a network as it is, and remember them."""
+        plain, data = sparse.dense(model), self._dataset
+        found = figures_of(data.objective, outputs_of(plain, data.test), data.test)
+        row = {
+            "stage": what,
+            "round": at,
+            "measure": found.measure,
+            "score": round(found.score, 6),
+            "parameters": sum(p.numel() for p in plain.parameters()),
+            "nonzero": sum(int(p.count_nonzero()) for p in plain.parameters()),
+            "macs": macs(plain, data.shape),
+        }
+        self.rows.append(row)
+        return row
+
+    def _cut(self, model: nn.Module, phase: Phase) -> nn.Module:
+        share = phase.amount * self._first_macs / macs(model, self._dataset.shape)
+        keep = self._experiment.compression.prune.keep
+        made, history = channels.cut(model, self._dataset.shape, min(share, 1.0), keep)
+        self.record.append({"step": "channels", "history": history})
+        return made
+
+    def _sparse(self, model: nn.Module, phase: Phase) -> nn.Module:
+        ticket = phase.change == "ticket"
+        asked = self._experiment.compression.ticket if ticket else self._experiment.compression.prune
+        weights = sparse.weights_of(model, asked.keep)
+        if not weights:
+            raise ExperimentError("no layer is left that weights can go from: leave compression's keep shorter")
+        pattern = "" if ticket else self._experiment.compression.prune.pattern
+        masks: sparse.Masks = sparse.largest(weights, phase.amount, asked.scope, pattern)
+        start = sparse.dense(model)
+        if ticket:
+            start, masks = self._ticket(start, masks)
+        made = sparse.sparse(start, masks)
+        kept = {name: int(mask.sum()) for name, mask in masks.items()}
+        self.record = [*without_sparse(model, self.record)[1], {"step": "sparse", "kept": kept}]
+        return made
+
+    def _ticket(self, model: nn.Module, masks: sparse.Masks) -> tuple[nn.Module, sparse.Masks]:
+        """Return what a ticket begins with, and its masks."""
+        asked, seed = self._experiment.compression.ticket, self._experiment.seed
+        if asked.mask == "random":
+            drawn = torch.Generator().manual_seed(int(generator(seed, "mask").integers(2**62)))
+            masks = sparse.by_chance(masks, drawn)
+        if asked.start == "reinitialised":
+            other = self._experiment.model_copy(update={"seed": (seed + 1) % 2**63})
+            return fold_weight_standardisation(build_network(other, self._dataset, self._dataset.calibration.x)), masks
+        begun, _ = arrays.load(self._path(1 if asked.rewind else 0))
+        again = build_network(self._experiment, self._dataset)
+        load_weights(again, begun)
+        return fold_weight_standardisation(again), masks
+
+    def _path(self, number: int) -> Path:
+        return self._folder.checkpoint / f"phase-{number:03d}.safetensors"
+
+
+_NAMES = {"weights": "pruned weights", "channels": "cut channels", "ticket": "took the ticket"}
