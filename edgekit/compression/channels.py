@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgekit.arrays import is_of
 from edgekit.errors import MissingExtraError, ModelError
@@ -44,7 +45,7 @@ def cut(model: nn.Module, shape: tuple[int, ...], share: float, keep: Sequence[s
     whole: list[str] = []
     for _ in range(MOST_TRIES):
         try:
-            return _cut(copy.deepcopy(model).eval(), shape, share, [*keep, *whole])
+            return _cut(copy.deepcopy(model), shape, share, [*keep, *whole])
         except _BrokenError as error:
             if error.place in whole or not error.place:
                 break
@@ -68,7 +69,7 @@ def rebuilt(model: nn.Module, shape: tuple[int, ...], history: History) -> nn.Mo
     """
     pruning = _library()
     try:
-        graph = _quietly(lambda: pruning.DependencyGraph().build_dependency(model.eval(), _example(shape)))
+        graph = _quietly(lambda: pruning.DependencyGraph().build_dependency(_AsTrained(model), _example(shape)))
         graph.load_pruning_history(history)
     except Exception as error:  # a history of somebody else's may hold anything
         raise ModelError(f"the cuts do not fit the network: {' '.join(str(error).split())[:200]}") from None
@@ -92,7 +93,7 @@ def _cut(model: nn.Module, shape: tuple[int, ...], share: float, keep: Sequence[
     pruning = _library()
     example, before = _example(shape), macs(model, shape)
     with torch.no_grad():
-        outputs = model(example).shape
+        outputs = _AsTrained(model)(example).shape
     layers = [
         layer
         for name, layer in model.named_modules()
@@ -101,7 +102,7 @@ def _cut(model: nn.Module, shape: tuple[int, ...], share: float, keep: Sequence[
     try:
         pruner = _quietly(
             lambda: pruning.pruner.BasePruner(
-                model,
+                _AsTrained(model),
                 example,
                 importance=pruning.importance.GroupMagnitudeImportance(p=2),
                 iterative_steps=STEPS,
@@ -135,14 +136,14 @@ def _cut(model: nn.Module, shape: tuple[int, ...], share: float, keep: Sequence[
 def _gives(layer: nn.Module, outputs: torch.Size) -> bool:
     """Whether a layer may be one that gives the network's answer, whose size stays."""
     size = getattr(layer, "out_features", getattr(layer, "out_channels", 0))
-    return bool(size == outputs[1])
+    return size in (outputs[1], outputs[-1])
 
 
 def _check(model: nn.Module, example: Tensor, outputs: torch.Size) -> None:
     with _followed(model) as entered:
         try:
             with torch.no_grad():
-                found = model(example).shape
+                found = _AsTrained(model)(example).shape
         except Exception:
             raise _BrokenError(entered[-1] if entered else "") from None
     if found != outputs:
@@ -163,6 +164,22 @@ def _followed(model: nn.Module) -> Iterator[list[str]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+class _AsTrained(nn.Module):
+    """Lets a network give all that it trains by, such as its early exits' answers, whatever asks it to be in use."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.model.train()
+        for layer in self.model.modules():
+            if isinstance(layer, _BatchNorm | nn.Dropout):  # statistics stay as they are
+                layer.eval()
+        found: Tensor = self.model(x)
+        return found
 
 
 def _freed(model: nn.Module) -> None:

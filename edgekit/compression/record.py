@@ -12,7 +12,7 @@ from edgekit.errors import ModelError
 from edgekit.models.norm import fold_weight_standardisation
 
 Record = list[dict[str, Any]]
-"""Steps, in order: `{"step": "fold"}`, `{"step": "channels", "history": …}`, `{"step": "sparse", "kept": {layer: n}}`."""
+"""Steps, in order: `{"step": "fold"}`, `{"step": "channels", "history": [...]}`, or `sparse` with `kept`, by layer."""
 
 
 def rebuilt(model: nn.Module, shape: tuple[int, ...], record: Sequence[Any]) -> nn.Module:

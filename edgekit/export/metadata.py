@@ -15,7 +15,12 @@ stages of a network with early exits, with a step of a network of sequences;
 `edgekit.data.settings.SOUND` is one too, with the features of sound inside."""
 
 
-def _schema() -> Any:
+def tflite_schema() -> Any:
+    """Return the module of TFLite's schema.
+
+    Raises:
+        MissingExtraError: ai-edge-litert is not installed.
+    """
     try:
         from ai_edge_litert import schema_py_generated
     except ImportError:
@@ -36,7 +41,7 @@ def parsed(content: bytes) -> Any:
     """
     _check_mark(content)
     try:
-        model = _schema().ModelT.InitFromPackedBuf(content, 0)
+        model = tflite_schema().ModelT.InitFromPackedBuf(content, 0)
         for buffer in model.buffers:  # some writers put the data behind the flatbuffer, and its place into the buffer
             if buffer.offset > 1:
                 data = content[buffer.offset : buffer.offset + buffer.size]
@@ -56,7 +61,7 @@ def add_metadata(content: bytes, metadata: dict[str, Any]) -> bytes:
     The file is written compactly: equal vectors are stored once (each quantised channel has a zero point of eight
     bytes, mostly zero), and inner tensors, which converters name after every module they passed, are numbered.
     """
-    schema, model = _schema(), parsed(content)
+    schema, model = tflite_schema(), parsed(content)
     for graph in model.subgraphs:
         outer = {*graph.inputs, *graph.outputs}
         for number, tensor in enumerate(graph.tensors):
@@ -140,11 +145,11 @@ def describe(content: bytes) -> dict[str, Any]:
     Raises:
         ExportError: this is not a .tflite.
     """
-    schema, model = _schema(), parsed(content)
+    schema, model = tflite_schema(), parsed(content)
     metadata = read_metadata(content)
     try:
-        kinds = _names(schema.BuiltinOperator)
-        types = _names(schema.TensorType)
+        kinds = names_of(schema.BuiltinOperator)
+        types = names_of(schema.TensorType)
         operators: collections.Counter[str] = collections.Counter()
         weights: collections.Counter[str] = collections.Counter()
         for graph in model.subgraphs:
@@ -168,7 +173,8 @@ def describe(content: bytes) -> dict[str, Any]:
         raise ExportError("not a readable .tflite file: it is truncated or corrupt") from error
 
 
-def _names(enumeration: Any) -> dict[int, str]:
+def names_of(enumeration: Any) -> dict[int, str]:
+    """Return the names of one of the schema's enumerations, by their numbers."""
     return {value: name for name, value in vars(enumeration).items() if isinstance(value, int)}
 
 

@@ -1,5 +1,8 @@
 """The part of the main job that trains: one network, or one that gets smaller from phase to phase."""
 
+import copy
+import gzip
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,8 +19,10 @@ from edgekit.compression.distil import distilled
 from edgekit.compression.phases import Phase, phases
 from edgekit.compression.record import Record, rebuilt, without_sparse
 from edgekit.data import FederatedDataset
-from edgekit.errors import ExperimentError, RunFolderError
+from edgekit.errors import EdgekitError, ExperimentError, RunFolderError
 from edgekit.experiment import Experiment
+from edgekit.export.memory import needs
+from edgekit.export.tflite import Subject, export
 from edgekit.models.cost import macs
 from edgekit.models.norm import fold_weight_standardisation
 from edgekit.objectives import objective_of
@@ -28,6 +33,8 @@ from edgekit.server.loop.evaluation import outputs_of
 from edgekit.server.loop.metrics import Outcome
 from edgekit.server.loop.sync import Coordinator
 
+LOSES = 1.0
+"""How much a file on the way may lose: it is measured, not delivered."""
 COMPRESSION = "compression"
 """Key of what was done to a network, in a weights file's description."""
 
@@ -103,7 +110,7 @@ def train(
     if begun is not None:
         model = changing.load(model, begun)
     for phase in plan[begun or 0 :]:
-        if phase.number != begun and len(plan) > 1:
+        if phase.number != begun and (phase.change or len(plan) > 1):
             if phase.change:
                 model = changing.changed(model, phase, plan[phase.number - 1].until if phase.number else 0)
             changing.save(model, phase.number)
@@ -113,7 +120,8 @@ def train(
             break
     model, record = without_sparse(model, changing.record)
     if experiment.compression.stages and not outcome.interrupted:
-        changing.told(model, "at the end", outcome.rounds)
+        row = changing.told(model, "at the end", outcome.rounds)
+        row["files"] = changing.files(model)
     model.objective = dataset.objective  # type: ignore[assignment]
     return Training(coordinator, replace(outcome, weights=state(model)), model, record, changing.rows)
 
@@ -184,7 +192,9 @@ class _Changing:
     def changed(self, model: nn.Module, phase: Phase, at: int) -> nn.Module:
         """Return the network that a phase trains; it begins after a round."""
         if not self.rows:
-            self.told(model, "before", at)
+            row = self.told(model, "before", at)
+            if at or self._experiment.model.weights:  # else it has learnt nothing yet
+                row["files"] = self.files(model)
             self._first_macs = macs(model, self._dataset.shape)
         folded = fold_weight_standardisation(model)
         if set(state(folded)) != set(state(model)):
@@ -210,9 +220,35 @@ class _Changing:
             "parameters": sum(p.numel() for p in plain.parameters()),
             "nonzero": sum(int(p.count_nonzero()) for p in plain.parameters()),
             "macs": macs(plain, data.shape),
+            "files": {},
         }
         self.rows.append(row)
         return row
+
+    def files(self, model: nn.Module) -> dict[str, Any]:
+        """Return what a network is as float32 and int8 files: bytes, memory, latency on this machine, score."""
+        presets = [preset for preset in ("float32", "int8") if preset in self._experiment.export.presets]
+        found: dict[str, Any] = {}
+        plain = copy.deepcopy(sparse.dense(model))
+        plain.objective = self._dataset.objective  # type: ignore[assignment]
+        for preset in presets:
+            try:
+                with tempfile.TemporaryDirectory() as place:
+                    subject = Subject.of(plain, self._dataset)
+                    made = export(subject, [preset], Path(place), {}, LOSES)[preset]
+                    content = made.path.read_bytes()
+            except EdgekitError as error:
+                self._say(f"the {preset} file of the network on its way cannot be measured: {error}")
+                continue
+            needed, latency = needs(content), next(iter(made.latency_us.values()))
+            found[preset] = {
+                "bytes": len(content),
+                "gzip": len(gzip.compress(content, mtime=0)),
+                "activations": needed["activations"],
+                "latency_us": latency.median,
+                made.measure: round(made.score, 6),
+            }
+        return found
 
     def _cut(self, model: nn.Module, phase: Phase) -> nn.Module:
         share = phase.amount * self._first_macs / macs(model, self._dataset.shape)

@@ -12,6 +12,7 @@ from edgekit import experiment as experiments
 from edgekit.data.federated import Floats
 from edgekit.errors import ConversionError, ExportError, UsageError
 from edgekit.export import runtimes
+from edgekit.export.memory import needs
 from edgekit.export.metadata import EXITS, STREAM, TRAINING, describe
 from edgekit.export.verify import Ran, probe, run_examples
 from edgekit.runfolder import RunFolder, measure_of
@@ -137,7 +138,10 @@ def _against_run(content: bytes, preset: str, folder: RunFolder, names: Sequence
 
 
 def _tflite(path: Path) -> dict[str, Any]:
-    return {key: value for key, value in describe(path.read_bytes()).items() if key != "bytes"}
+    content = path.read_bytes()
+    told = {key: value for key, value in describe(content).items() if key != "bytes"}
+    needed = needs(content)
+    return {**told, "memory": {"constants": needed["constants"], "activations": needed["activations"]}}
 
 
 def _safetensors(path: Path) -> dict[str, Any]:

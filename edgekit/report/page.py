@@ -16,7 +16,7 @@ from edgekit.data.unlabelled import kind_of
 from edgekit.experiment import Experiment
 from edgekit.guarantee import Plan, Statement
 from edgekit.privacy.statement import covered, not_covered
-from edgekit.report import by_objective, closer, pictures
+from edgekit.report import by_objective, closer, compression, pictures
 from edgekit.runfolder import RunFolder, measure_of, read_lines, write_whole
 from edgekit.server.engines.fleet.nodes import by_kind
 
@@ -100,6 +100,9 @@ def write_report(
         shown=as_shown,
         score=as_shown(measure, score),
         answers=by_objective.drawn(dataset, scores, result),
+        stages=result.get("compression", []),
+        compressed=compression.drawn(result),
+        zeros_alone=compression.zeros_alone(result),
         closer={} if model is None else closer.looked(dataset, scores, model),
         earlier=earlier,
         use=_how_to_use(folder, dataset, result),

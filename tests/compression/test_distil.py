@@ -1,0 +1,49 @@
+"""A teacher's part of the loss, beside the paper's equation in numpy."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from edgekit.compression.distil import distilled
+from edgekit.errors import ModelError
+from edgekit.objectives import make
+from edgekit.objectives.cross_entropy import PLAIN
+from edgekit.section import Chosen
+
+
+def _softmax(scores):
+    raised = np.exp(scores - scores.max(1, keepdims=True))
+    return raised / raised.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("answers", [1, 2])
+def test_the_loss_is_hintons(answers):
+    torch.manual_seed(0)
+    teacher = nn.Linear(4, 3)
+    objective = distilled(PLAIN, teacher, temperature=2.5, share=0.6)
+    x, y = torch.randn(7, 4), torch.arange(7) % 3
+    scores = torch.randn(7, answers, 3) if answers > 1 else torch.randn(7, 3)
+    wanted = _softmax(teacher(x).detach().numpy().astype(np.float64) / 2.5)
+    last = scores[:, -1] if answers > 1 else scores
+    own = _softmax(last.numpy().astype(np.float64) / 2.5)
+    divergence = (wanted * np.log(wanted / own)).sum(1)
+    plain = PLAIN.each(scores, y, x).numpy()
+    np.testing.assert_allclose(objective.each(scores, y, x).numpy(), 0.4 * plain + 0.6 * 6.25 * divergence, rtol=1e-5)
+    objective.check_apart(scores, y, x)
+    assert objective.measure == PLAIN.measure
+    assert objective.chosen == PLAIN.chosen
+    assert PLAIN.each(scores, y, x).tolist() == plain.tolist()  # the plain one stays as it was
+
+
+def test_the_teacher_learns_nothing():
+    teacher, student = nn.Linear(4, 3), nn.Linear(4, 3)
+    x = torch.randn(5, 4)
+    distilled(PLAIN, teacher, 3.0, 0.5).each(student(x), torch.zeros(5, dtype=torch.int64), x).sum().backward()
+    assert teacher.weight.grad is None
+    assert student.weight.grad is not None
+
+
+def test_numbers_have_no_teacher():
+    with pytest.raises(ModelError, match="has none"):
+        distilled(make(Chosen(name="regression")), nn.Linear(4, 1), 3.0, 0.5)

@@ -1,0 +1,174 @@
+"""Runs whose network gets smaller: their rounds, privacy, resumption, and what is made of them."""
+
+import json
+
+import pytest
+
+import edgekit as ek
+from edgekit import arrays
+from edgekit import experiment as experiments
+from edgekit.errors import ExperimentError, RunFolderError
+from edgekit.pipeline import job
+from edgekit.runfolder import read_lines
+
+QUICK = (
+    "data.clients=5", "federation.rounds=6", "training.epochs=1", "model.name=mlp", "model.norm=none",
+    "model.arguments={}", "export.presets=[]", "spiking.enabled=false",
+)  # fmt: skip
+PRUNE = ('compression.stages=["prune"]', "compression.prune.steps=2")
+PLAIN = "privacy.unit=none"
+
+
+def _run(out, listener, *overrides):
+    return job.run(experiments.load(None, [*QUICK, *overrides]), out, listener)
+
+
+class _StopsError(Exception):
+    pass
+
+
+def _killed(out, new_listener, after, *overrides):
+    """A run that dies after a round, and is gone on with."""
+    heard = new_listener()
+
+    def round(metrics, rounds):
+        if metrics.round == after:
+            raise _StopsError
+
+    heard.round = round
+    with pytest.raises(_StopsError):
+        _run(out, heard, *overrides)
+    return job.resume(out, new_listener())
+
+
+def test_weights_that_are_zeros_are_not_sent_and_stay_zeros(tmp_path, heard, new_listener):
+    result = _run(tmp_path / "a", heard, PLAIN, *PRUNE)
+    lines = list(read_lines(tmp_path / "a/metrics.jsonl"))
+    assert [line["round"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    sent = [line["bytes_up"] for line in lines]
+    assert sent[0] == sent[2] > sent[3] > sent[4] == sent[5]  # of a fifth of the weights and all biases
+    before, first, last, end = result["compression"]
+    assert [row["round"] for row in result["compression"]] == [3, 3, 4, 6]
+    weights, told = arrays.load(tmp_path / "a/model.safetensors")
+    assert before["nonzero"] <= before["parameters"] == end["parameters"] == sum(w.size for w in weights.values())
+    zeros = sum(int((w == 0).sum()) for w in weights.values())
+    assert end["parameters"] - end["nonzero"] == zeros
+    assert zeros == pytest.approx(0.8 * sum(w.size for w in weights.values() if w.ndim > 1), abs=2)
+    assert first["nonzero"] > last["nonzero"] >= end["nonzero"]
+    assert "compression" not in told  # an ordinary network, with zeros
+    assert any("pruned weights" in line for line in heard.notices)
+    assert ek.open(tmp_path / "a").evaluate()["accuracy"] == pytest.approx(result["accuracy"], abs=1e-6)
+    for after in (1, 3, 5):
+        _killed(tmp_path / f"k{after}", new_listener, after, PLAIN, *PRUNE)
+        again, _ = arrays.load(tmp_path / f"k{after}/model.safetensors")
+        assert {name: w.tobytes() for name, w in again.items()} == {name: w.tobytes() for name, w in weights.items()}
+
+
+def test_channels_that_are_cut_stay_away_in_everything_that_is_made_of_the_run(tmp_path, heard, new_listener):
+    channels = (PLAIN, *PRUNE, "compression.prune.kind=channels", "compression.prune.macs=0.4")
+    result = _run(
+        tmp_path / "a", heard, *channels, 'export.presets=["float32"]', "spiking.enabled=true", "spiking.steps=4"
+    )
+    before, *_, end = result["compression"]
+    assert result["macs"] == end["macs"] <= 0.4 * before["macs"]
+    assert result["parameters"] == end["parameters"] < before["parameters"]
+    assert result["tflite"]["float32"]["accuracy"] == pytest.approx(result["accuracy"], abs=0.01)
+    assert result["spiking"]["accuracy_loihi"] > 0.3
+    run = ek.open(tmp_path / "a")
+    assert run.evaluate()["accuracy"] == pytest.approx(result["accuracy"], abs=1e-6)
+    assert sum(p.numel() for p in run.model().parameters()) == end["parameters"]
+    weights, _ = arrays.load(tmp_path / "a/model.safetensors")
+    _killed(tmp_path / "k", new_listener, 5, *channels)
+    again, _ = arrays.load(tmp_path / "k/model.safetensors")
+    assert {name: w.tobytes() for name, w in again.items()} == {name: w.tobytes() for name, w in weights.items()}
+    # A file that tells of cuts of another network is refused.
+    flat, told = arrays.load(tmp_path / "k/model.safetensors")
+    told["compression"][-1]["history"] = [["elsewhere", True, [0]]]
+    arrays.save(tmp_path / "k/model.safetensors", flat, told)
+    with pytest.raises((RunFolderError, ek.EdgekitError), match="do not fit"):
+        ek.open(tmp_path / "k").model()
+
+
+@pytest.mark.parametrize("privacy", ["unit=example", "unit=client"])
+def test_under_privacy_the_rounds_are_one_plan_and_noise_is_of_what_is_left(tmp_path, heard, privacy):
+    asked = (f"privacy.{privacy}", "privacy.epsilon=20", "privacy.delta=5e-4", "training.momentum=0")
+    result = _run(tmp_path / "a", heard, *asked, *PRUNE)
+    assert result["privacy"]["epsilon"] == pytest.approx(20, rel=0.02)
+    assert len(list(read_lines(tmp_path / "a/privacy.jsonl"))) == 6
+    weights, _ = arrays.load(tmp_path / "a/model.safetensors")
+    assert sum(int((w == 0).sum()) for w in weights.values()) > 0.7 * sum(w.size for w in weights.values())
+
+
+def test_a_method_that_remembers_begins_anew_with_each_network(tmp_path, heard):
+    result = _run(tmp_path / "a", heard, PLAIN, *PRUNE, "federation.algorithm=scaffold", "training.momentum=0")
+    assert result["rounds"] == 6
+
+
+def test_tickets_go_back_and_their_controls_differ(tmp_path, new_listener):
+    asked = (PLAIN, 'compression.stages=["ticket"]', "compression.ticket.rewind=1")
+    begun, early = {}, {}
+    for name, more in {
+        "ticket": (), "random": ("compression.ticket.mask=random",),
+        "other": ("compression.ticket.start=reinitialised",),
+    }.items():  # fmt: skip
+        _run(tmp_path / name, new_listener(), *asked, *more)
+        begun[name], told = arrays.load(tmp_path / f"{name}/checkpoint/phase-002.safetensors")
+        early[name], _ = arrays.load(tmp_path / f"{name}/checkpoint/phase-001.safetensors")
+    for layer in told["record"][-1]["kept"]:
+        start = early["ticket"][f"{layer}.weight"].ravel()
+        kept = {name: one[f"{layer}.kept"] for name, one in begun.items()}
+        taken = {name: one[f"{layer}.taken"] for name, one in begun.items()}
+        assert (kept["ticket"] == start[taken["ticket"]]).all()  # the values of round 1
+        assert (kept["random"] == start[taken["random"]]).all()
+        assert (kept["other"] != kept["ticket"]).any()
+        assert (taken["other"] == taken["ticket"]).all()
+        assert len(taken["random"]) == len(taken["ticket"])
+        assert (taken["random"] != taken["ticket"]).any()
+
+
+def test_a_student_learns_of_its_teacher(tmp_path, trained_run, heard):
+    asked = (PLAIN, 'compression.stages=["distil"]', f"compression.distil.teacher={trained_run}", "data.clients=5")
+    result = _run(tmp_path / "a", heard, *asked, "compression.distil.share=1.0")
+    assert result["accuracy"] > 0.6  # of the teacher's answers alone
+    assert any("learns from" in line for line in heard.notices)
+    _run(
+        tmp_path / "p",
+        heard,
+        "privacy.unit=example",
+        "privacy.epsilon=20",
+        "privacy.delta=5e-4",
+        "training.momentum=0",
+        *asked[1:],
+    )
+    with pytest.raises(ExperimentError, match="they must be the same"):
+        _run(tmp_path / "b", heard, *asked, "data.source=moving-digits", "data.clients=4", "model.name=spiking-mlp")
+
+
+def test_what_cannot_be_compressed_is_said_before_training(tmp_path, heard):
+    for overrides, told in (
+        ((PLAIN, *PRUNE, "split.cut=auto"), "cut between machines"),
+        ((PLAIN, *PRUNE, 'compression.prune.keep=["*"]', "compression.prune.end=0.0", "compression.prune.begin=0.0"),
+         "no layer"),
+    ):  # fmt: skip
+        with pytest.raises(ExperimentError, match=told):
+            _run(tmp_path / "a", heard, *overrides)
+        assert not heard.rounds
+
+
+def test_the_report_tells_each_stage(tmp_path, heard):
+    _run(tmp_path / "a", heard, PLAIN, *PRUNE, 'export.presets=["float32"]')
+    page = (tmp_path / "a/report.html").read_text()
+    assert "Compression" in page
+    result = json.loads((tmp_path / "a/result.json").read_text())
+    assert f"{result['compression'][-1]['nonzero']:,}" in page
+
+
+def test_a_trained_network_is_pruned_before_its_first_round_or_after_its_last(tmp_path, heard, trained_run):
+    at = ("compression.prune.begin={0}", "compression.prune.end={0}")
+    for place, first in (("0.0", 0), ("1.0", 6)):
+        asked = [one.format(place) for one in at]
+        result = _run(tmp_path / place, heard, PLAIN, *PRUNE, *asked, f"model.weights={trained_run}", "model.norm=none")
+        assert [row["round"] for row in result["compression"]] == [first, first, 6]
+        assert result["compression"][0]["score"] > 0.6
+        weights, _ = arrays.load(tmp_path / place / "model.safetensors")
+        assert sum(int((w == 0).sum()) for w in weights.values()) > 0.7 * sum(w.size for w in weights.values())
