@@ -21,6 +21,8 @@ PURPOSES = {
     "tables": "tables (csv:, parquet:, pandas, polars)",
     "graphs": "images as graphs of superpixels (superpixels:)",
     "trackers": "TensorBoard, MLflow, Weights & Biases",
+    "compress": "cutting channels",
+    "micro": "files for microcontrollers, run in TFLite Micro",
     "ray": "Flower's own simulation engine, for comparison",
 }
 

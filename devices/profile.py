@@ -51,8 +51,10 @@ class DeviceProfile(Section):
     Attributes:
         name: as `edgekit bundle --device` takes it.
         description: one line for people.
-        memory_mb: of the whole device.
-        python: version that its system brings, as in 3.11.
+        memory_mb: of the whole device; 0 of a microcontroller.
+        flash_kb: of a microcontroller, for program and model; 0 of others.
+        ram_kb: of a microcontroller.
+        python: version that its system brings, as in 3.11; "" where it has none.
         wheel_platforms: platform tags of wheels that run there.
         runtimes: that it can train and infer with, and their versions where measured.
         evidence: where the figures come from.
@@ -61,8 +63,10 @@ class DeviceProfile(Section):
 
     name: str
     description: str
-    memory_mb: Amount
-    python: str
+    memory_mb: Amount = 0.0
+    flash_kb: Amount = 0.0
+    ram_kb: Amount = 0.0
+    python: str = ""
     cpu: Cpu
     link: Link = Link()
     power: Power = Power()

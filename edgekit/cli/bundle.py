@@ -30,6 +30,8 @@ def bundle(
     from edgekit.errors import UsageError
 
     profile = profiles.load(device)
+    if not (python or profile.python):
+        raise UsageError(f"{profile.name} has no Python: for a microcontroller, edgekit export --preset int8-full")
     if python is not None:
         if not re.fullmatch(r"3\.\d+", python):
             raise UsageError(f"--python is a version such as 3.11, not {python!r}")

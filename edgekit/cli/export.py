@@ -24,7 +24,9 @@ def export(
     ] = True,
     runtime: Annotated[
         list[str] | None,
-        typer.Option(help="Runtimes to check in: ai-edge-litert, tflite-runtime; can be given several times."),
+        typer.Option(
+            help="Runtimes to check in: ai-edge-litert, tflite-runtime, tflite-micro; several times for several."
+        ),
     ] = None,
     model: Model = None,
     arguments: Arguments = "{}",

@@ -11,7 +11,7 @@ def inspect(
     check: Annotated[bool, typer.Option("--check", help="Run a .tflite in the runtimes, and compare.")] = False,
     runtime: Annotated[
         list[str] | None,
-        typer.Option(help="With --check: ai-edge-litert, tflite-runtime; by default those that are installed."),
+        typer.Option(help="With --check: ai-edge-litert, tflite-runtime (those that are installed), tflite-micro."),
     ] = None,
     run: Annotated[
         Path | None, typer.Option(metavar="RUN", help="With --check: the run whose test set and network to hold it to.")

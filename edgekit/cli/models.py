@@ -93,13 +93,7 @@ def show(
     """
     import json
 
-    from edgekit.cli.options import read_experiment
-    from edgekit.errors import UsageError
-
-    if odd := [one for one in settings or [] if not one.startswith("model.")]:
-        raise UsageError(f"{odd[0]!r} is no setting of a network: give model.key=value, as model.width=0.5")
-    given = _sizes(shape) if shape else ()
-    model = read_experiment([f"model.name={json.dumps(name)}", *(settings or [])]).model
+    model, size = _network(name, settings, shape)
 
     from rich.console import Console
     from rich.table import Table
@@ -107,15 +101,11 @@ def show(
     from edgekit import objectives
     from edgekit.models import build
     from edgekit.models.cost import layers
-    from edgekit.models.kinds import aim_of, usual_arguments, usual_shape
+    from edgekit.models.kinds import aim_of
     from edgekit.registry import MODELS
     from edgekit.section import Chosen
 
-    kind = MODELS.load(name)
-    size = given or usual_shape(kind)
-    if not given:
-        model = model.model_copy(update={"arguments": {**usual_arguments(kind), **model.arguments}})
-    aim = objectives.make(Chosen(name=aim_of(kind)))
+    aim = objectives.make(Chosen(name=aim_of(MODELS.load(name))))
     rows = layers(build(model, size, classes, 0, objective=aim), size)
     total = {
         "parameters": sum(row.parameters for row in rows),
@@ -146,6 +136,88 @@ def show(
         f"{total['macs']:,} multiply-adds; what its layers give takes {total['activation_bytes']:,} bytes, the largest "
         f"{total['largest_activation_bytes']:,}"
     )
+
+
+@app.command()
+def fit(
+    name: Annotated[str, typer.Argument(help="A network of the zoo, or package.module:Class.")],
+    settings: Annotated[list[str] | None, typer.Argument(metavar="[model.key=value …]")] = None,
+    device: Annotated[str, typer.Option(help="A device profile: see edgekit devices list.")] = "cortex-m4-256",
+    shape: Annotated[str, typer.Option(help="Of one example, as 1,28,28; by default what the network is for.")] = "",
+    classes: Annotated[int, typer.Option(min=1, help="Classes of its answer.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+) -> None:
+    """Say whether a network fits a device, by its file and the memory that it takes when it runs; and what would.
+
+    Exit status 1 where it does not fit.
+
+    Examples:
+
+        edgekit models fit keyword-dscnn --device cortex-m4-256
+
+        edgekit models fit mobilenetv2 model.width=0.5 --shape 3,32,32 --device esp32-s3
+    """
+    import json
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from edgekit.cli.terminal import Terminal
+    from edgekit.devices import profile as profiles
+
+    profile = profiles.load(device)
+    model, size = _network(name, settings, shape)
+    with Terminal(silent=as_json) as terminal:
+        from edgekit.pipeline.fitting import fit as fitted
+
+        found = fitted(model, size, classes, profile, terminal.notice)
+    if as_json:
+        print(
+            json.dumps({"device": profile.name, "shape": list(size), "tried": [one.facts() for one in found]}, indent=2)
+        )
+        raise typer.Exit(0 if found[0].fits else 1)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("width", "file", "flash", "of", "memory", "of", ""):
+        table.add_column(heading, justify="right")
+    for one in found:
+        table.add_row(
+            f"{one.width:g}", f"{one.file:,}", f"{one.flash:,}", f"{one.has_flash:,}" if one.has_flash else "?",
+            f"{one.ram:,}", f"{one.has_ram:,}" if one.has_ram else "?", "fits" if one.fits else "does not fit",
+        )  # fmt: skip
+    Console(highlight=False).print(table)
+    told = (
+        f", flash includes {(found[0].flash - found[0].file) // 1024} kB for kernels"
+        if found[0].flash > found[0].file
+        else ""
+    )
+    print(f"\n{profile.description}: {found[0].preset} file{told}; memory is {found[0].how}")
+    if not found[0].fits:
+        if found[-1].fits:
+            print(f"{name} fits at model.width = {found[-1].width:g}")
+        else:
+            print(f"{name} does not fit at any width tried: fewer or smaller layers, or a smaller input")
+        raise typer.Exit(1)
+
+
+def _network(name: str, settings: list[str] | None, shape: str) -> tuple[Any, tuple[int, ...]]:
+    """Return a network's section, and the shape of its examples."""
+    import json
+
+    from edgekit.cli.options import read_experiment
+    from edgekit.errors import UsageError
+
+    if odd := [one for one in settings or [] if not one.startswith("model.")]:
+        raise UsageError(f"{odd[0]!r} is no setting of a network: give model.key=value, as model.width=0.5")
+    given = _sizes(shape) if shape else ()
+    model = read_experiment([f"model.name={json.dumps(name)}", *(settings or [])]).model
+
+    from edgekit.models.kinds import usual_arguments, usual_shape
+    from edgekit.registry import MODELS
+
+    if given:
+        return model, given
+    kind = MODELS.load(name)
+    return model.model_copy(update={"arguments": {**usual_arguments(kind), **model.arguments}}), usual_shape(kind)
 
 
 def _sizes(text: str) -> tuple[int, ...]:

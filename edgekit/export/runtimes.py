@@ -7,7 +7,10 @@ from importlib.metadata import PackageNotFoundError, version
 from edgekit.environments import Environment
 from edgekit.errors import ExportError, MissingExtraError
 
-NAMES = ("ai-edge-litert", "tflite-runtime")
+NAMES = ("ai-edge-litert", "tflite-runtime", "tflite-micro")
+MICRO = "tflite-micro"
+HYBRID = ("float16", "int8-weights", "int8-dynamic", "int8-mixed")
+"""Presets that TFLite Micro has no kernels for: they mix integers and floats within an operator."""
 
 TFLITE_RUNTIME = Environment("tflite-runtime-2.14.0", "3.11", ("tflite-runtime==2.14.0", "numpy<2"))
 """The last release of TFLite under its old name, which many boards still have. It is built for numpy 1."""
@@ -15,7 +18,7 @@ TFLITE_RUNTIME = Environment("tflite-runtime-2.14.0", "3.11", ("tflite-runtime==
 
 def label(name: str) -> str:
     """Return a runtime's name and version."""
-    return f"{name} {version(name)}" if name == "ai-edge-litert" else "tflite-runtime 2.14.0"
+    return f"{name} {version(name)}" if name != "tflite-runtime" else "tflite-runtime 2.14.0"
 
 
 def executable(name: str) -> str:
@@ -24,11 +27,9 @@ def executable(name: str) -> str:
     Raises:
         ExportError: there is none, or the runtime is unknown; the message says how to get it.
     """
-    if name == "ai-edge-litert":
-        try:
-            version(name)
-        except PackageNotFoundError:
-            raise MissingExtraError(name, "tflite") from None
+    if name in ("ai-edge-litert", MICRO):
+        if not _is_here(name):
+            raise MissingExtraError(name, "tflite" if name != MICRO else "micro")
         return sys.executable
     if name != "tflite-runtime":
         raise ExportError(f"runtime {name!r} is unknown; there are {', '.join(NAMES)}")
@@ -37,11 +38,34 @@ def executable(name: str) -> str:
     return str(TFLITE_RUNTIME.executable)
 
 
-def check(names: Sequence[str]) -> None:
-    """See that every runtime is here, before any work.
+def with_signatures(names: Sequence[str]) -> list[str]:
+    """Return the runtimes that know a file's signatures, for files of several; at least ai-edge-litert."""
+    return [name for name in names if name != MICRO] or [NAMES[0]]
+
+
+def installed() -> list[str]:
+    """Return the runtimes that are here."""
+    return [name for name in NAMES if (TFLITE_RUNTIME.installed if name == "tflite-runtime" else _is_here(name))]
+
+
+def check(names: Sequence[str], presets: Sequence[str] = ()) -> None:
+    """See that every runtime is here, and can run these presets, before any work.
 
     Raises:
         ExportError: one is not.
     """
     for name in names:
         executable(name)
+    if MICRO in names and (hybrid := [preset for preset in presets if preset in HYBRID]):
+        raise ExportError(
+            f"{MICRO} has no kernels for {hybrid[0]}, which mixes integers and floats: leave it out of export.presets, "
+            f"or {MICRO} out of export.runtimes"
+        )
+
+
+def _is_here(name: str) -> bool:
+    try:
+        version(name)
+    except PackageNotFoundError:
+        return False
+    return True

@@ -19,7 +19,7 @@ def _known(preset: str) -> str:
 
 Preset = Annotated[str, AfterValidator(_known)]
 """A number format's name, in the registry."""
-Runtime = Literal["ai-edge-litert", "tflite-runtime"]
+Runtime = Literal["ai-edge-litert", "tflite-runtime", "tflite-micro"]
 
 
 class Export(Section):

@@ -118,6 +118,7 @@ class Exported:
         latency_us: of one inference on one thread, by runtime.
         operators: how many of each.
         measure: name of the measure.
+        arena: bytes that TFLite Micro took, where it was claimed for that (see `verify.Ran`).
     """
 
     path: Path
@@ -129,10 +130,13 @@ class Exported:
     latency_us: dict[str, Latency]
     operators: dict[str, int]
     measure: str = "accuracy"
+    arena: int | None = None
 
     def facts(self, beside: Path) -> dict[str, Any]:
         """Return them as plain values, the score by its measure's name, the path relative to a folder."""
         plain = asdict(self)
+        if self.arena is None:
+            del plain["arena"]
         return {plain.pop("measure"): plain.pop("score"), **plain, "path": str(self.path.relative_to(beside))}
 
 
@@ -176,7 +180,7 @@ def export(
     Raises:
         ExportError: a file cannot be made, or fails its check; a file that fails is not written.
     """
-    runtimes.check(claimed)
+    runtimes.check(claimed, presets)
     test = as_device(subject.test)
     reference = subject.scores
     inputs = subject.inputs
@@ -211,6 +215,7 @@ def export(
             {runtimes.label(name): one.latency for name, one in ran.items()},
             described["operators"],
             measure,
+            next((one.arena for one in ran.values() if one.arena is not None), None),
         )
     return done
 

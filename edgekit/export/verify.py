@@ -1,6 +1,7 @@
 """Run a .tflite in the runtimes that devices have, in a process of its own: a bad graph may abort it, or never end."""
 
 import json
+import re
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -49,11 +50,14 @@ class Ran:
         scores: (examples, classes), as floats; of a probe, all outputs in a row.
         latency: of one inference.
         size: that a probe gave to dimensions of any size; None where there are none.
+        arena: bytes that TFLite Micro took for tensors and what it keeps beside, on this 64-bit machine with its
+            reference kernels; None of other runtimes.
     """
 
     scores: Floats
     latency: Latency
     size: int | None = None
+    arena: int | None = None
 
 
 def run_examples(content: bytes, examples: Floats, runtime: str = "ai-edge-litert") -> Ran:
@@ -115,7 +119,8 @@ def timed(content: bytes, signature: str, inputs: dict[str, Array], runtime: str
 
 def _ran(result: dict[str, Array]) -> Ran:
     size = int(result["size"]) if "size" in result else 0
-    return Ran(result["scores"], _latency(result["seconds"]), size or None)
+    arena = int(result["arena"]) if "arena" in result else None
+    return Ran(result["scores"], _latency(result["seconds"]), size or None, arena)
 
 
 def _latency(seconds: Array) -> Latency:
@@ -131,7 +136,7 @@ def _work(content: bytes, request: dict[str, Any], arrays: dict[str, Array], run
             Path(place) / name for name in ("model.tflite", "request.json", "arrays.npz", "result.npz")
         )
         model.write_bytes(content)
-        asked.write_text(json.dumps({**request, "model": str(model)}))
+        asked.write_text(json.dumps({**request, "model": str(model), "runtime": runtime}))
         np.savez(inputs, **arrays)  # type: ignore[arg-type]
         command = [python, "-I", str(WORKER), str(asked), str(inputs), str(outputs)]
         try:
@@ -141,6 +146,8 @@ def _work(content: bytes, request: dict[str, Any], arrays: dict[str, Array], run
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         if done.returncode < 0:
             raise ExportError(f"{runtime} was killed by signal {-done.returncode} while it ran the file: {last}")
+        if runtime == runtimes.MICRO and (lacking := re.search(r"builtin opcode '(\w+)'", done.stderr)):
+            raise ExportError(f"{runtime} cannot run the file: it has no kernel for {lacking[1]}")
         if done.returncode or not outputs.exists():
             raise ExportError(f"{runtime} cannot run the file: {last}")
         with np.load(outputs) as found:

@@ -4,7 +4,10 @@ A file of its own that imports numpy and a runtime, nothing of edgekit: it also 
 """
 
 import json
+import os
+import re
 import sys
+import tempfile
 import time
 from typing import Any
 
@@ -16,8 +19,69 @@ except ImportError:
     from tflite_runtime.interpreter import Interpreter
 
 LONGEST_MEASUREMENT_SECONDS = 2.0
+ARENA_BYTES = 64 << 20
+"""That TFLite Micro may take here; how much of it a file uses is told."""
 SIZES = (16, 256, 1024, 16000)
 """To try for dimensions of any size, such as a recording's samples."""
+
+
+class Micro:
+    """TFLite Micro, as microcontrollers have it, behind the interface of the others: one graph, one input, one output.
+
+    Args:
+        model_path: the file.
+        num_threads: one.
+    """
+
+    def __init__(self, model_path: str, num_threads: int = 1) -> None:
+        from tflite_micro.python.tflite_micro import runtime
+
+        self._inner = runtime.Interpreter.from_file(model_path, arena_size=ARENA_BYTES)
+
+    def allocate_tensors(self) -> None:
+        """Do nothing: it has."""
+
+    def get_input_details(self) -> list[Any]:
+        """Return what the input is."""
+        return [_as_others(self._inner.get_input_details(0))]
+
+    def get_output_details(self) -> list[Any]:
+        """Return what the output is."""
+        return [_as_others(self._inner.get_output_details(0))]
+
+    def set_tensor(self, index: int, values: Any) -> None:
+        """Give it the input."""
+        self._inner.set_input(values, 0)
+
+    def get_tensor(self, index: int) -> Any:
+        """Return the output."""
+        return self._inner.get_output(0)
+
+    def invoke(self) -> None:
+        """Run it."""
+        self._inner.invoke()
+
+    def arena(self) -> int:
+        """Return the bytes of its arena that the file uses: it prints them alone."""
+        with tempfile.TemporaryFile() as said:
+            kept = os.dup(2)
+            os.dup2(said.fileno(), 2)
+            try:
+                self._inner.print_allocations()
+            finally:
+                os.dup2(kept, 2)
+                os.close(kept)
+            said.seek(0)
+            found = re.search(rb"Arena allocation total (\d+) bytes", said.read())
+        if found is None:
+            raise RuntimeError("TFLite Micro does not tell the size of its arena")
+        return int(found[1])
+
+
+def _as_others(detail: Any) -> Any:
+    scales, zeros = (detail["quantization_parameters"][key] for key in ("scales", "zero_points"))
+    one = (float(scales[0]), int(zeros[0])) if len(scales) else (0.0, 0)
+    return {"index": 0, "shape": detail["shape"], "dtype": detail["dtype"], "quantization": one}
 
 
 def encoded(values: Any, detail: Any) -> Any:
@@ -52,7 +116,8 @@ def measured(interpreter: Any, request: Any) -> Any:
 
 def classify(model: str, request: Any, arrays: Any) -> dict[str, Any]:
     """Run each example through the file's first graph; measure the latency of a run on one thread."""
-    interpreter = Interpreter(model_path=model, num_threads=1)
+    micro = request["runtime"] == "tflite-micro"
+    interpreter = (Micro if micro else Interpreter)(model_path=model, num_threads=1)
     interpreter.allocate_tensors()
     (source,), target = interpreter.get_input_details(), interpreter.get_output_details()[0]
     scores = []
@@ -60,7 +125,8 @@ def classify(model: str, request: Any, arrays: Any) -> dict[str, Any]:
         interpreter.set_tensor(source["index"], encoded(example[None], source))
         interpreter.invoke()
         scores.append(decoded(interpreter.get_tensor(target["index"]), target)[0])
-    return {"scores": np.stack(scores), "seconds": measured(interpreter, request)}
+    told = {"scores": np.stack(scores), "seconds": measured(interpreter, request)}
+    return {**told, "arena": np.array(interpreter.arena())} if micro else told
 
 
 def call(model: str, request: Any, arrays: Any) -> dict[str, Any]:

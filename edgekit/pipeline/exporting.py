@@ -16,6 +16,7 @@ from edgekit.experiment import Experiment
 from edgekit.export import cache
 from edgekit.export.exits import has_exits, write_exits
 from edgekit.export.front_end import write_sound
+from edgekit.export.runtimes import with_signatures
 from edgekit.export.streaming import write_stream
 from edgekit.export.tflite import Exported, Subject, export
 from edgekit.export.training.file import training_file
@@ -70,6 +71,7 @@ def write_files(
         "decision": result.get("decision", {}),
     }
     settings = experiment.export
+    many = with_signatures(settings.runtimes)  # for files with signatures
     done: dict[str, Exported] = {}
     failures: list[EdgekitError] = []
     result.setdefault("tflite", {})
@@ -108,7 +110,7 @@ def write_files(
                 dataset.calibration,
                 folder.export,
                 card,
-                list(settings.runtimes),
+                many,
                 "int8" in presets,
             )
             notice(_of_exits("exits.tflite", result["exits"]))
@@ -119,7 +121,7 @@ def write_files(
     if presets and isinstance(model, SequenceNetwork):
         try:
             notice("making the file that takes a frame at a time")
-            result["stream"] = write_stream(model, dataset.test, folder.export, card, list(settings.runtimes))
+            result["stream"] = write_stream(model, dataset.test, folder.export, card, many)
             notice(_of_stream(result["stream"]))
         except EdgekitError as error:
             failures.append(error)
@@ -127,7 +129,12 @@ def write_files(
         try:
             notice("making the file that takes sound")
             facts = write_sound(
-                model, dict(dataset.normalisation), list(dataset.classes), folder.export, card, list(settings.runtimes)
+                model,
+                dict(dataset.normalisation),
+                list(dataset.classes),
+                folder.export,
+                card,
+                many,
             )
             result["sound"] = facts
             notice(
@@ -143,7 +150,7 @@ def write_files(
         method = make(experiment.federation)
         options = options_of(experiment, proximal=method.proximal, drift=method.drifts, private=private)
         card |= dict([measure_of(result)])
-        facts = _write_training(subject, options, card, settings.runtimes, folder.export, folder.path, notice)
+        facts = _write_training(subject, options, card, many, folder.export, folder.path, notice)
         result["training_graph"] = {**facts, "batch": options.batch, "clip": options.clip}
     if failures:
         raise failures[0]
@@ -306,7 +313,8 @@ def export_module(
     for line in table(done, subject.measure):
         notice(line)
     if options is not None:
-        result["training_graph"] = _write_training(subject, options, card, runtimes, folder, folder, notice)
+        many = with_signatures(runtimes)
+        result["training_graph"] = _write_training(subject, options, card, many, folder, folder, notice)
     return result
 
 

@@ -82,7 +82,7 @@ def check(path: Path, names: Sequence[str] | None, run: Path | None) -> dict[str
         raise UsageError(f"--check runs .tflite files, not {path.name}")
     content = path.read_bytes()
     if names is None:
-        names = [name for name in runtimes.NAMES if name != "tflite-runtime" or runtimes.TFLITE_RUNTIME.installed]
+        names = [name for name in runtimes.installed() if name != runtimes.MICRO]  # not every file is for such
     runtimes.check(names)
     metadata = describe(content)["metadata"] or {}
     folder = run or path.absolute().parent.parent
@@ -99,6 +99,8 @@ def check(path: Path, names: Sequence[str] | None, run: Path | None) -> dict[str
             raise ExportError("the file's self-test is not one of edgekit's: it was changed") from None
         ran = {name: run_examples(content, tried, name) for name in names}
         return {name: _compared(name, one, expected, "its self-test") for name, one in ran.items()}
+    if names == [runtimes.MICRO]:
+        raise UsageError(f"in {runtimes.MICRO} a file is held against what other runtimes give: name one of them too")
     ran = {name: probe(content, name) for name in names}
     first, against = next(iter(ran.values())).scores, f"{names[0]}, on random numbers"
     if len(names) == 1:
@@ -113,7 +115,11 @@ def _compared(name: str, ran: Ran, expected: Floats, against: str) -> dict[str, 
     if not error <= LARGEST_DISAGREEMENT * max(1.0, float(np.abs(expected).max())):
         raise ExportError(f"in {name} the file gives scores that differ by {error:.2g} from those it should give")
     sizes = {} if ran.size is None else {"size_of_what_may_vary": ran.size}
-    return {"against": against, **sizes, "max_abs_error": error, "latency_us": asdict(ran.latency)}
+    return {"against": against, **sizes, "max_abs_error": error, **_cost(ran)}
+
+
+def _cost(ran: Ran) -> dict[str, Any]:
+    return {"latency_us": asdict(ran.latency), **({} if ran.arena is None else {"arena": ran.arena})}
 
 
 def _against_run(content: bytes, preset: str, folder: RunFolder, names: Sequence[str]) -> dict[str, Any]:
@@ -132,7 +138,7 @@ def _against_run(content: bytes, preset: str, folder: RunFolder, names: Sequence
             "against": against,
             subject.objective.measure: score,
             "max_abs_error": error,
-            "latency_us": asdict(ran.latency),
+            **_cost(ran),
         }
     return result
 
