@@ -11,6 +11,7 @@ from edgekit.errors import RunFolderError, UsageError
 from edgekit.export.convert import device_shape
 from edgekit.export.metadata import read_metadata
 from edgekit.export.tflite import self_test_examples
+from edgekit.pipeline import micro
 from edgekit.pipeline.trained import facts_of
 from edgekit.runfolder import RunFolder, write_whole
 
@@ -65,10 +66,13 @@ def hand_over(path: Path, out: Path, preset: str = "") -> list[Path]:
         expected = told["self_test"]["scores"]
     except (KeyError, TypeError, ValueError):
         raise RunFolderError(f"{file} does not say what it takes: edgekit export {path} makes it anew") from None
-    if ends != ("float32", "float32"):
-        raise UsageError(f"{chosen} takes and gives {ends[0]}: the code here is for floats, take --preset int8")
     facts = preprocessing(inputs)
     facts["output"] |= {"objective": objective.name, "classes": objective.of_classes, **decided}
+    if chosen == micro.PRESET:
+        micro.check(inputs)
+        return micro.write(content, facts, inputs, _words(experiment.name, result, facts, chosen), out)
+    if ends != ("float32", "float32"):
+        raise UsageError(f"{chosen} takes and gives {ends[0]}: the code here is for floats, take --preset int8")
     out.mkdir(parents=True, exist_ok=True)
     room = files("edgekit.export").joinpath("app")
     texts = {name: room.joinpath(name).read_text() for name in CODE}
@@ -114,6 +118,12 @@ def preprocessing(inputs: Inputs) -> dict[str, Any]:
 
 
 def _readme(name: str, result: dict[str, Any], facts: dict[str, Any], preset: str, size: int) -> str:
+    template = files("edgekit.export").joinpath("app/README.md").read_text()
+    return template.format(**_words(name, result, facts, preset), size=size)
+
+
+def _words(name: str, result: dict[str, Any], facts: dict[str, Any], preset: str) -> dict[str, Any]:
+    """Return what a README tells of a model."""
     measure = result.get("objective", {}).get("measure", "accuracy")
     kind, image = facts["kind"], facts.get("image", {})
     words = {
@@ -123,16 +133,14 @@ def _readme(name: str, result: dict[str, Any], facts: dict[str, Any], preset: st
         "numbers": facts["input"]["shape"][-1],
         "colours": "grey" if image.get("channels") == 1 else "in colours",
     }
-    template = files("edgekit.export").joinpath("app/README.md").read_text()
-    return template.format(
-        name=name,
-        edgekit=result["versions"]["edgekit"],
-        measure=measure,
-        score=f"{result['tflite'][preset][measure]:.4f}",
-        privacy=result["privacy_statement"],
-        preset=preset,
-        size=size,
-        shape=tuple(facts["input"]["shape"]),
-        outputs=len(facts["output"]["labels"]),
-        kind=KINDS[kind].format(**words),
-    )
+    return {
+        "name": name,
+        "edgekit": result["versions"]["edgekit"],
+        "measure": measure,
+        "score": f"{result['tflite'][preset][measure]:.4f}",
+        "privacy": result["privacy_statement"],
+        "preset": preset,
+        "shape": tuple(facts["input"]["shape"]),
+        "outputs": len(facts["output"]["labels"]),
+        "kind": KINDS[kind].format(**words),
+    }

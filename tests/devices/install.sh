@@ -7,6 +7,7 @@ command -v chromium >/dev/null || missing+=(chromium)
 command -v qemu-aarch64-static >/dev/null || missing+=(qemu-user-static)
 command -v ip >/dev/null || missing+=(iproute2)
 command -v faketime >/dev/null || missing+=(faketime)
+command -v g++ >/dev/null || missing+=(g++)
 command -v javac >/dev/null || missing+=(default-jdk-headless)
 [ ${#missing[@]} -eq 0 ] && exit 0
 if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
