@@ -53,6 +53,7 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/endurance.py
 	$(BIN)/python benchmarks/zoo.py
 	$(BIN)/python benchmarks/foreign.py
+	$(BIN)/python benchmarks/compression.py
 
 clean:
 	rm -rf .venv build *.egg-info

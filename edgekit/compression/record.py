@@ -43,7 +43,13 @@ def rebuilt(model: nn.Module, shape: tuple[int, ...], record: Sequence[Any]) -> 
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         told = " ".join(str(error).split())[:200]
         raise ModelError(f"what was cut is not told as this network needs it: {told}") from None
+    model.compression = [*done_to(model), *record]  # type: ignore[assignment]
     return model
+
+
+def done_to(model: nn.Module) -> Record:
+    """Return what was done to a network before it came here."""
+    return list(getattr(model, "compression", []))
 
 
 def without_sparse(model: nn.Module, record: Record) -> tuple[nn.Module, Record]:

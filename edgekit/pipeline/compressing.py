@@ -17,7 +17,7 @@ from edgekit.clients.torch_trainer import figures_of, load_weights, state
 from edgekit.compression import channels, sparse
 from edgekit.compression.distil import distilled
 from edgekit.compression.phases import Phase, phases
-from edgekit.compression.record import Record, rebuilt, without_sparse
+from edgekit.compression.record import Record, done_to, rebuilt, without_sparse
 from edgekit.data import FederatedDataset
 from edgekit.errors import EdgekitError, ExperimentError, RunFolderError
 from edgekit.experiment import Experiment
@@ -35,8 +35,6 @@ from edgekit.server.loop.sync import Coordinator
 
 LOSES = 1.0
 """How much a file on the way may lose: it is measured, not delivered."""
-COMPRESSION = "compression"
-"""Key of what was done to a network, in a weights file's description."""
 
 
 @dataclass
@@ -103,7 +101,7 @@ def train(
         EdgekitError: training fails, or a change cannot be made.
     """
     plan = phases(experiment.compression, experiment.federation.rounds)
-    changing = _Changing(experiment, dataset, folder, say)
+    changing = _Changing(experiment, dataset, folder, say, done_to(model))
     if "distil" in experiment.compression.stages:
         changing.teach(model)
     begun = changing.newest()
@@ -134,6 +132,7 @@ class _Changing:
         dataset: its data.
         folder: the run.
         say: told of each change.
+        before: what was done to the network before the run.
 
     Attributes:
         record: what was done to the network so far.
@@ -141,10 +140,15 @@ class _Changing:
     """
 
     def __init__(
-        self, experiment: Experiment, dataset: FederatedDataset, folder: RunFolder, say: Callable[[str], None]
+        self,
+        experiment: Experiment,
+        dataset: FederatedDataset,
+        folder: RunFolder,
+        say: Callable[[str], None],
+        before: Record,
     ) -> None:
         self._experiment, self._dataset, self._folder, self._say = experiment, dataset, folder, say
-        self.record: Record = []
+        self.record: Record = list(before)
         self.rows: list[dict[str, Any]] = []
         self._first_macs = 0
 
@@ -183,7 +187,7 @@ class _Changing:
         """
         weights, told = arrays.load(self._path(number))
         self.record, self.rows, self._first_macs = told["record"], told["rows"], told["macs"]
-        made = rebuilt(model, self._dataset.shape, self.record)
+        made = rebuilt(model, self._dataset.shape, self.record[len(done_to(model)) :])
         if problem := arrays.problem_with(weights, state(made)):
             raise RunFolderError(f"{self._path(number)} is not of this network: {problem}")
         load_weights(made, weights)

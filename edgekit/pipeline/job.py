@@ -19,6 +19,7 @@ from edgekit.algorithms.base import Algorithm
 from edgekit.clients.cohort.memory import keep_freed_memory
 from edgekit.clients.torch_trainer import figures_of, state
 from edgekit.compression.phases import Phase
+from edgekit.compression.record import done_to
 from edgekit.data import FederatedDataset
 from edgekit.data.federated import Floats
 from edgekit.errors import EdgekitError, UsageError
@@ -27,8 +28,8 @@ from edgekit.models.cost import macs
 from edgekit.objectives import objective_of
 from edgekit.pipeline import compressing, exporting, foresight
 from edgekit.pipeline.comparing import earlier
-from edgekit.pipeline.compressing import COMPRESSION, Training
-from edgekit.pipeline.subjects import build_network, input_facts, load_dataset
+from edgekit.pipeline.compressing import Training
+from edgekit.pipeline.subjects import COMPRESSION, build_network, input_facts, load_dataset
 from edgekit.privacy.events import tree
 from edgekit.privacy.statement import summary
 from edgekit.report import write_report
@@ -184,6 +185,8 @@ def _work(job: Job, fleet: Fleet | None = None) -> dict[str, Any]:
     experiment = job.experiment
     compressing.check(experiment, real=fleet is not None)
     dataset, model = _load(job)
+    if fleet is not None and done_to(model):
+        job.listener.notice("nodes with torch cannot build a network that was cut: let them join with --trainer litert")
     whose = f"; {dataset.clients} clients" if fleet is None else f"; at least {experiment.serve.nodes} nodes"
     job.listener.notice(dataset.description + ("" if dataset.parties else whose))
     job.skipped = foresight.lacking(experiment, job.listener.notice)
@@ -263,7 +266,8 @@ def _begin_training(job: Job, coordinator: Coordinator, model: nn.Module) -> Non
             f"noise multiplier {plan.noise_multiplier:.3f}, added by the {plan.noise}"
         )
     if job.experiment.model.weights and not (job.folder.checkpoint / START).exists():
-        arrays.save(job.folder.checkpoint / START, state(model))
+        told = {COMPRESSION: done} if (done := done_to(model)) else None
+        arrays.save(job.folder.checkpoint / START, state(model), told)
     job.listener.stage("training")
 
 

@@ -16,9 +16,13 @@ from edgekit.data.federated import Floats
 from edgekit.errors import EdgekitError, ModelError, RunFolderError, UsageError
 from edgekit.experiment import Experiment
 from edgekit.export.tflite import check_calibration
+from edgekit.models.freezing import train_only
 from edgekit.models.registry import maker
 from edgekit.models.weights_file import take
 from edgekit.runfolder import RunFolder
+
+COMPRESSION = "compression"
+"""Key of what was done to a network, in a weights file's description."""
 
 
 def load_dataset(experiment: Experiment) -> FederatedDataset:
@@ -51,8 +55,29 @@ def build_network(
     Raises:
         EdgekitError: it cannot be built.
     """
-    network = algorithms.kind(experiment.split).network
-    return network(experiment.model, experiment.split, dataset, experiment.seed, calibration, on_notice)
+    network, model = algorithms.kind(experiment.split).network, experiment.model
+    held, told = _told(Path(model.weights)) if model.weights else (None, [])
+    if held is None or not told:
+        return network(model, experiment.split, dataset, experiment.seed, calibration, on_notice)
+    plain = model.model_copy(update={"weights": "", "new": [], "only": []})
+    made = rebuilt(network(plain, experiment.split, dataset, experiment.seed), dataset.shape, told)
+    for line in take(made, held, model.new):
+        on_notice(line)
+    train_only(made, model.only)
+    return made
+
+
+def _told(path: Path) -> tuple[Path | None, list[Any]]:
+    """Return the weights file that `model.weights` names, if it is one of ours, and what was done to its network."""
+    file = path / RunFolder(path).model.name if path.is_dir() else path
+    if file.suffix != ".safetensors" or not file.is_file():
+        return None, []
+    try:
+        _, told = arrays.load(file)
+    except EdgekitError:  # of another program, or damaged: who takes it says so
+        return None, []
+    record = told.get(COMPRESSION) if isinstance(told, dict) else None
+    return file, record if isinstance(record, list) else []
 
 
 def load_run(folder: RunFolder, experiment: Experiment) -> tuple[nn.Module, FederatedDataset]:
@@ -81,7 +106,7 @@ def load_network(folder: RunFolder, experiment: Experiment, dataset: FederatedDa
     begun = experiment.model.model_copy(update={"weights": "", "new": []})  # all of it is in the run
     model = build_network(experiment.model_copy(update={"model": begun}), dataset)
     weights, told = arrays.load(held)
-    if record := (told or {}).get("compression"):
+    if record := (told or {}).get(COMPRESSION):
         model = rebuilt(model, dataset.shape, record)
     if problem := arrays.problem_with(weights, _state(model)):
         raise RunFolderError(f"{folder.model} is not of the experiment's network: {problem}")

@@ -239,6 +239,8 @@ def test_models_and_doctor_speak_to_people_and_machines(edgekit, tmp_path):
         "graphs",
         "tables",
         "trackers",
+        "compress",
+        "micro",
         "ray",
     }
     assert not any(extra["missing"] for extra in found["extras"] if extra["name"] != "ray")

@@ -172,3 +172,25 @@ def test_a_trained_network_is_pruned_before_its_first_round_or_after_its_last(tm
         assert result["compression"][0]["score"] > 0.6
         weights, _ = arrays.load(tmp_path / place / "model.safetensors")
         assert sum(int((w == 0).sum()) for w in weights.values()) > 0.7 * sum(w.size for w in weights.values())
+
+
+def test_a_run_goes_on_from_one_that_lost_channels(tmp_path, heard, new_listener):
+    channels = (
+        PLAIN,
+        *PRUNE,
+        "compression.prune.kind=channels",
+        "compression.prune.macs=0.5",
+        "compression.prune.steps=1",
+    )
+    first = _run(tmp_path / "a", heard, *channels)
+    then = (PLAIN, f"model.weights={tmp_path / 'a'}", "federation.rounds=3")
+    second = _run(tmp_path / "b", heard, *then)
+    assert second["parameters"] == first["parameters"]
+    assert second["accuracy"] > first["accuracy"] - 0.1
+    assert ek.open(tmp_path / "b").evaluate()["accuracy"] == pytest.approx(second["accuracy"], abs=1e-6)
+    third = _run(tmp_path / "c", heard, *channels, f"model.weights={tmp_path / 'a'}")
+    assert third["macs"] <= 0.5 * first["macs"]
+    assert ek.open(tmp_path / "c").evaluate()["accuracy"] == pytest.approx(third["accuracy"], abs=1e-6)
+    _killed(tmp_path / "k", new_listener, 5, *channels, f"model.weights={tmp_path / 'a'}")
+    again, whole = (arrays.load(tmp_path / f"{name}/model.safetensors")[0] for name in "kc")
+    assert {name: w.tobytes() for name, w in again.items()} == {name: w.tobytes() for name, w in whole.items()}

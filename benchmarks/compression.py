@@ -1,0 +1,139 @@
+"""What makes a network smaller, and what each costs: on MNIST, 100 clients, Dirichlet 0.5. Needs EDGEKIT_DATA.
+
+    python benchmarks/compression.py                            a table
+    python benchmarks/compression.py --rows base,channels --rounds 20 --json
+
+10 clients a round make two epochs of batches of 16, FedAvgM 0.7, rate 0.1; the base is a `dscnn` of 63,000 weights.
+Rows:
+    base            as it is, in all rounds
+    channels        a third of the multiply-adds, cut in three steps from 20 to 40 % of the rounds
+    weights         90 % zeros, in eight steps from 20 to 70 % of the rounds
+    ticket          a lottery ticket of 90 % zeros, back to round 2; it has twice the rounds, for both trainings
+    random          likewise, its zeros in other places, as many by layer
+    reinitialised   likewise, its zeros in their places, from other first weights
+    alone           a tenth of the weights from the start
+    student         likewise, taught by the base for 70 % of its loss at temperature 3
+and of each
+    accuracy        of the global model after the last round
+    parameters, nonzero, macs
+    float32, int8   of its files: bytes, gzip, median microseconds on one thread of this machine, accuracy
+    megabytes       that clients sent, all rounds together
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from edgekit import experiment as experiments
+from edgekit.pipeline import job
+from edgekit.runfolder import read_lines
+
+SHARED = [
+    "name=compression", "data.clients=100", "data.alpha=0.5", "federation.cohort=10", "training.batch_size=16",
+    "training.epochs=2", "training.learning_rate=0.1", "training.schedule=cosine", "federation.strategy=FedAvgM",
+    "federation.arguments={server_momentum=0.7}", "federation.evaluate_every=1000", "privacy.unit=none",
+    "spiking.enabled=false", "model.name=dscnn", "export.tolerance=1.0",
+]  # fmt: skip
+LARGE = ["model.arguments={channels=[32, 64, 128, 160, 160]}"]
+SMALL = ["model.arguments={channels=[12, 24, 40, 40, 40]}"]
+PRUNE = ['compression.stages=["prune"]']
+TICKET = ['compression.stages=["ticket"]', "compression.ticket.sparsity=0.9"]
+ROWS: dict[str, list[str]] = {
+    "base": LARGE,
+    "channels": [
+        *LARGE, *PRUNE, "compression.prune.kind=channels", "compression.prune.macs=0.333", "compression.prune.steps=3",
+        "compression.prune.begin=0.2", "compression.prune.end=0.4",
+    ],
+    "weights": [
+        *LARGE, *PRUNE, "compression.prune.sparsity=0.9", "compression.prune.steps=8", "compression.prune.begin=0.2",
+        "compression.prune.end=0.7",
+    ],
+    "ticket": [*LARGE, *TICKET],
+    "random": [*LARGE, *TICKET, "compression.ticket.mask=random"],
+    "reinitialised": [*LARGE, *TICKET, "compression.ticket.start=reinitialised"],
+    "alone": SMALL,
+    "student": [*SMALL, 'compression.stages=["distil"]'],
+}  # fmt: skip
+
+
+class _Silent:
+    def stage(self, name: str) -> None:
+        """Say nothing."""
+
+    def round(self, metrics: Any, rounds: int) -> None:
+        """Say nothing."""
+
+    def notice(self, line: str) -> None:
+        """Say nothing."""
+
+
+def measured(name: str, place: Path, data: Path, rounds: int, seed: int) -> dict[str, Any]:
+    """Train one row; return its figures."""
+    own = [f"data.source=npz:{data / 'mnist.npz'}", f"seed={seed}"]
+    own += [f"federation.rounds={2 * rounds if name in ('ticket', 'random', 'reinitialised') else rounds}"]
+    if name == "student":
+        own.append(f"compression.distil.teacher={place / 'base'}")
+    result = job.run(experiments.load(None, [*SHARED, *own, *ROWS[name]]), place / name, _Silent())
+    last = result.get("compression", [{}])[-1]
+    files = last.get("files") or {
+        preset: {"bytes": made["bytes"], "accuracy": made["accuracy"], "latency_us": _median(made)}
+        for preset, made in result["tflite"].items()
+    }
+    return {
+        "accuracy": result["accuracy"],
+        "parameters": result["parameters"],
+        "nonzero": last.get("nonzero", result["parameters"]),
+        "macs": result["macs"],
+        **files,
+        "megabytes": round(sum(line["bytes_up"] for line in read_lines(place / name / "metrics.jsonl")) / 1e6, 1),
+    }
+
+
+def _median(made: dict[str, Any]) -> float:
+    return float(next(iter(made["latency_us"].values()))["median"])
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", default=",".join(ROWS), help="by name, with commas")
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    if "EDGEKIT_DATA" not in os.environ:
+        sys.exit("EDGEKIT_DATA is not set: the folder with mnist.npz")
+    wanted = arguments.rows.split(",")
+    if "student" in wanted and "base" not in wanted:
+        wanted.insert(0, "base")
+    found = {}
+    headings = (("accuracy", 9), ("weights", 9), ("not zero", 9), ("macs", 11), ("float32", 10), ("us", 7), ("int8", 9))
+    if not arguments.json:
+        print(" " * 14 + "".join(f"{text:>{wide}}" for text, wide in (*headings, ("us", 7), ("MB sent", 9))))
+    with tempfile.TemporaryDirectory() as place:
+        for name in wanted:
+            row = found[name] = measured(
+                name, Path(place), Path(os.environ["EDGEKIT_DATA"]), arguments.rounds, arguments.seed
+            )
+            if not arguments.json:
+                files = "".join(
+                    f"{row[preset]['bytes']:>{wide},}{row[preset]['latency_us']:>7.1f}"
+                    if preset in row
+                    else " " * (wide + 7)
+                    for preset, wide in (("float32", 10), ("int8", 9))
+                )
+                print(
+                    f"{name:<14}{row['accuracy']:>9.4f}{row['parameters']:>9,}{row['nonzero']:>9,}{row['macs']:>11,}{files}"
+                    f"{row['megabytes']:>9.1f}",
+                    flush=True,
+                )
+    if arguments.json:
+        print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()
