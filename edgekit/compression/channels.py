@@ -26,6 +26,15 @@ History = list[list[Any]]
 """Of cuts in their order: a layer's name, whether its outputs (or its inputs) were cut, and which."""
 
 
+def check() -> None:
+    """See that channels can be cut here, before hours are spent.
+
+    Raises:
+        MissingExtraError: torch-pruning is not installed.
+    """
+    _library()
+
+
 def cut(model: nn.Module, shape: tuple[int, ...], share: float, keep: Sequence[str] = ()) -> tuple[nn.Module, History]:
     """Return a copy with less channels, and what was cut.
 

@@ -65,11 +65,14 @@ def check(experiment: Experiment, *, real: bool) -> None:
 
     Raises:
         ExperimentError: it cannot.
+        MissingExtraError: a package that it needs is not installed.
     """
     stages = experiment.compression.stages
     if not stages:
         return
     phases(experiment.compression, experiment.federation.rounds)
+    if "prune" in stages and experiment.compression.prune.kind == "channels":
+        channels.check()
     if real:
         raise ExperimentError(
             "real devices train one network from the first round to the last: compress with edgekit run, and give its "

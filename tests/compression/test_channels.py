@@ -21,9 +21,9 @@ from edgekit.models.settings import Model
 
 SMALL = {
     "dscnn": {},
-    "mobilenetv2": {"width": 0.25},
+    "mobilenetv2": {"arguments": {"stages": [[1, 8, 1, 1], [4, 12, 2, 2]], "head": 32}},
     "mobilenetv3": {"width": 0.25},
-    "efficientnet": {"width": 0.25},
+    "efficientnet": {"arguments": {"stages": [[1, 3, 8, 1, 1], [4, 3, 12, 1, 2]], "stem": 8, "head": 32}},
     "keyword-dscnn": {"width": 0.25},
     "ode": {"width": 0.5},
     "exits": {},

@@ -7,9 +7,11 @@ import pytest
 import edgekit as ek
 from edgekit import arrays
 from edgekit import experiment as experiments
-from edgekit.errors import ExperimentError, RunFolderError
-from edgekit.pipeline import job
-from edgekit.runfolder import read_lines
+from edgekit.errors import ExperimentError, ModelError
+from edgekit.pipeline import compressing, job
+from edgekit.pipeline.subjects import build_network, load_dataset
+from edgekit.runfolder import RunFolder
+from edgekit.server.loop.sync import Coordinator
 
 QUICK = (
     "data.clients=5", "federation.rounds=6", "training.epochs=1", "model.name=mlp", "model.norm=none",
@@ -23,48 +25,71 @@ def _run(out, listener, *overrides):
     return job.run(experiments.load(None, [*QUICK, *overrides]), out, listener)
 
 
+def _trained(out, listener, *overrides):
+    """The rounds alone, from the newest checkpoint on: what training ends with, its weights and its lines."""
+    experiment = experiments.load(None, [*QUICK, *overrides])
+    dataset = load_dataset(experiment)
+    folder = RunFolder.open(out) if out.exists() else RunFolder.create(out)
+    experiments.save(experiment, folder.experiment)
+
+    def coordinator(model, phase):
+        return Coordinator(experiment, dataset, model, folder, listener.round_ended, listener.notice, phase=phase)
+
+    model = build_network(experiment, dataset, dataset.calibration.x)
+    return compressing.train(experiment, dataset, model, folder, coordinator, listener.notice)
+
+
 class _StopsError(Exception):
     pass
 
 
-def _killed(out, new_listener, after, *overrides):
-    """A run that dies after a round, and is gone on with."""
-    heard = new_listener()
+class _Listens:
+    """Keeps what it hears, and ends the process, so to say, after a round."""
 
-    def round(metrics, rounds):
-        if metrics.round == after:
+    def __init__(self, after=0):
+        self.notices, self.lines, self._after = [], [], after
+
+    def notice(self, line):
+        self.notices.append(line)
+
+    def round_ended(self, metrics):
+        self.lines.append(metrics)
+        if metrics.round == self._after:
             raise _StopsError
 
-    heard.round = round
+
+def _killed(out, after, *overrides):
+    """Training that dies after a round, and is gone on with."""
     with pytest.raises(_StopsError):
-        _run(out, heard, *overrides)
-    return job.resume(out, new_listener())
+        _trained(out, _Listens(after), *overrides)
+    return _trained(out, _Listens(), *overrides)
 
 
-def test_weights_that_are_zeros_are_not_sent_and_stay_zeros(tmp_path, heard, new_listener):
-    result = _run(tmp_path / "a", heard, PLAIN, *PRUNE)
-    lines = list(read_lines(tmp_path / "a/metrics.jsonl"))
-    assert [line["round"] for line in lines] == [1, 2, 3, 4, 5, 6]
-    sent = [line["bytes_up"] for line in lines]
+def _bytes(trained):
+    return {name: array.tobytes() for name, array in trained.outcome.weights.items()}
+
+
+def test_weights_that_are_zeros_are_not_sent_and_stay_zeros(tmp_path):
+    heard = _Listens()
+    trained = _trained(tmp_path / "a", heard, PLAIN, *PRUNE)
+    assert [line.round for line in heard.lines] == [1, 2, 3, 4, 5, 6]
+    sent = [line.bytes_up for line in heard.lines]
     assert sent[0] == sent[2] > sent[3] > sent[4] == sent[5]  # of a fifth of the weights and all biases
-    before, first, last, end = result["compression"]
-    assert [row["round"] for row in result["compression"]] == [3, 3, 4, 6]
-    weights, told = arrays.load(tmp_path / "a/model.safetensors")
+    before, first, last, end = trained.rows
+    assert [row["round"] for row in trained.rows] == [3, 3, 4, 6]
+    weights = trained.outcome.weights
     assert before["nonzero"] <= before["parameters"] == end["parameters"] == sum(w.size for w in weights.values())
     zeros = sum(int((w == 0).sum()) for w in weights.values())
     assert end["parameters"] - end["nonzero"] == zeros
     assert zeros == pytest.approx(0.8 * sum(w.size for w in weights.values() if w.ndim > 1), abs=2)
     assert first["nonzero"] > last["nonzero"] >= end["nonzero"]
-    assert "compression" not in told  # an ordinary network, with zeros
+    assert trained.record == []  # an ordinary network, with zeros
     assert any("pruned weights" in line for line in heard.notices)
-    assert ek.open(tmp_path / "a").evaluate()["accuracy"] == pytest.approx(result["accuracy"], abs=1e-6)
     for after in (1, 3, 5):
-        _killed(tmp_path / f"k{after}", new_listener, after, PLAIN, *PRUNE)
-        again, _ = arrays.load(tmp_path / f"k{after}/model.safetensors")
-        assert {name: w.tobytes() for name, w in again.items()} == {name: w.tobytes() for name, w in weights.items()}
+        assert _bytes(_killed(tmp_path / f"k{after}", after, PLAIN, *PRUNE)) == _bytes(trained)
 
 
-def test_channels_that_are_cut_stay_away_in_everything_that_is_made_of_the_run(tmp_path, heard, new_listener):
+def test_channels_that_are_cut_stay_away_in_everything_that_is_made_of_the_run(tmp_path, heard):
     channels = (PLAIN, *PRUNE, "compression.prune.kind=channels", "compression.prune.macs=0.4")
     result = _run(
         tmp_path / "a", heard, *channels, 'export.presets=["float32"]', "spiking.enabled=true", "spiking.steps=4"
@@ -77,41 +102,42 @@ def test_channels_that_are_cut_stay_away_in_everything_that_is_made_of_the_run(t
     run = ek.open(tmp_path / "a")
     assert run.evaluate()["accuracy"] == pytest.approx(result["accuracy"], abs=1e-6)
     assert sum(p.numel() for p in run.model().parameters()) == end["parameters"]
-    weights, _ = arrays.load(tmp_path / "a/model.safetensors")
-    _killed(tmp_path / "k", new_listener, 5, *channels)
-    again, _ = arrays.load(tmp_path / "k/model.safetensors")
-    assert {name: w.tobytes() for name, w in again.items()} == {name: w.tobytes() for name, w in weights.items()}
+    weights, told = arrays.load(tmp_path / "a/model.safetensors")
+    again = _bytes(_killed(tmp_path / "k", 5, *channels))
+    assert again == {name: array.tobytes() for name, array in weights.items()}
     # A file that tells of cuts of another network is refused.
-    flat, told = arrays.load(tmp_path / "k/model.safetensors")
     told["compression"][-1]["history"] = [["elsewhere", True, [0]]]
-    arrays.save(tmp_path / "k/model.safetensors", flat, told)
-    with pytest.raises((RunFolderError, ek.EdgekitError), match="do not fit"):
-        ek.open(tmp_path / "k").model()
+    arrays.save(tmp_path / "a/model.safetensors", weights, told)
+    with pytest.raises(ModelError, match="do not fit"):
+        ek.open(tmp_path / "a").model()
 
 
 @pytest.mark.parametrize("privacy", ["unit=example", "unit=client"])
-def test_under_privacy_the_rounds_are_one_plan_and_noise_is_of_what_is_left(tmp_path, heard, privacy):
+def test_under_privacy_the_rounds_are_one_plan_and_noise_is_of_what_is_left(tmp_path, privacy):
     asked = (f"privacy.{privacy}", "privacy.epsilon=20", "privacy.delta=5e-4", "training.momentum=0")
-    result = _run(tmp_path / "a", heard, *asked, *PRUNE)
-    assert result["privacy"]["epsilon"] == pytest.approx(20, rel=0.02)
-    assert len(list(read_lines(tmp_path / "a/privacy.jsonl"))) == 6
-    weights, _ = arrays.load(tmp_path / "a/model.safetensors")
-    assert sum(int((w == 0).sum()) for w in weights.values()) > 0.7 * sum(w.size for w in weights.values())
+    trained = _trained(tmp_path / "a", _Listens(), *asked, *PRUNE)
+    plan, ledger = trained.coordinator.plan, trained.coordinator.charging.ledger
+    assert ledger.rounds == plan.rounds == 6
+    assert ledger.epsilon(plan.delta, plan.accountant) == pytest.approx(20, rel=0.02)
+    weights = list(trained.outcome.weights.values())
+    assert sum(int((w == 0).sum()) for w in weights) > 0.7 * sum(w.size for w in weights)
 
 
-def test_a_method_that_remembers_begins_anew_with_each_network(tmp_path, heard):
-    result = _run(tmp_path / "a", heard, PLAIN, *PRUNE, "federation.algorithm=scaffold", "training.momentum=0")
-    assert result["rounds"] == 6
+def test_a_method_that_remembers_begins_anew_with_each_network(tmp_path):
+    asked = (PLAIN, *PRUNE, "federation.algorithm=scaffold", "training.momentum=0")
+    trained = _trained(tmp_path / "a", _Listens(), *asked)
+    assert trained.outcome.rounds == 6
+    assert _bytes(_killed(tmp_path / "k", 4, *asked)) == _bytes(trained)
 
 
-def test_tickets_go_back_and_their_controls_differ(tmp_path, new_listener):
+def test_tickets_go_back_and_their_controls_differ(tmp_path):
     asked = (PLAIN, 'compression.stages=["ticket"]', "compression.ticket.rewind=1")
     begun, early = {}, {}
     for name, more in {
         "ticket": (), "random": ("compression.ticket.mask=random",),
         "other": ("compression.ticket.start=reinitialised",),
     }.items():  # fmt: skip
-        _run(tmp_path / name, new_listener(), *asked, *more)
+        _trained(tmp_path / name, _Listens(), *asked, *more)
         begun[name], told = arrays.load(tmp_path / f"{name}/checkpoint/phase-002.safetensors")
         early[name], _ = arrays.load(tmp_path / f"{name}/checkpoint/phase-001.safetensors")
     for layer in told["record"][-1]["kept"]:
@@ -163,34 +189,25 @@ def test_the_report_tells_each_stage(tmp_path, heard):
     assert f"{result['compression'][-1]['nonzero']:,}" in page
 
 
-def test_a_trained_network_is_pruned_before_its_first_round_or_after_its_last(tmp_path, heard, trained_run):
-    at = ("compression.prune.begin={0}", "compression.prune.end={0}")
+def test_a_trained_network_is_pruned_before_its_first_round_or_after_its_last(tmp_path, trained_run):
     for place, first in (("0.0", 0), ("1.0", 6)):
-        asked = [one.format(place) for one in at]
-        result = _run(tmp_path / place, heard, PLAIN, *PRUNE, *asked, f"model.weights={trained_run}", "model.norm=none")
-        assert [row["round"] for row in result["compression"]] == [first, first, 6]
-        assert result["compression"][0]["score"] > 0.6
-        weights, _ = arrays.load(tmp_path / place / "model.safetensors")
-        assert sum(int((w == 0).sum()) for w in weights.values()) > 0.7 * sum(w.size for w in weights.values())
+        at = (f"compression.prune.begin={place}", f"compression.prune.end={place}")
+        trained = _trained(tmp_path / place, _Listens(), PLAIN, *PRUNE, *at, f"model.weights={trained_run}")
+        assert [row["round"] for row in trained.rows] == [first, first, 6]
+        assert trained.rows[0]["score"] > 0.6
+        weights = list(trained.outcome.weights.values())
+        assert sum(int((w == 0).sum()) for w in weights) > 0.7 * sum(w.size for w in weights)
 
 
-def test_a_run_goes_on_from_one_that_lost_channels(tmp_path, heard, new_listener):
-    channels = (
-        PLAIN,
-        *PRUNE,
-        "compression.prune.kind=channels",
-        "compression.prune.macs=0.5",
-        "compression.prune.steps=1",
-    )
+def test_a_run_goes_on_from_one_that_lost_channels(tmp_path, heard):
+    channels = (PLAIN, *PRUNE, "compression.prune.kind=channels", "compression.prune.steps=1")
     first = _run(tmp_path / "a", heard, *channels)
-    then = (PLAIN, f"model.weights={tmp_path / 'a'}", "federation.rounds=3")
-    second = _run(tmp_path / "b", heard, *then)
-    assert second["parameters"] == first["parameters"]
-    assert second["accuracy"] > first["accuracy"] - 0.1
-    assert ek.open(tmp_path / "b").evaluate()["accuracy"] == pytest.approx(second["accuracy"], abs=1e-6)
-    third = _run(tmp_path / "c", heard, *channels, f"model.weights={tmp_path / 'a'}")
+    weights = f"model.weights={tmp_path / 'a'}"
+    second = _trained(tmp_path / "b", _Listens(), PLAIN, weights, "federation.rounds=1")
+    assert sum(w.size for w in second.outcome.weights.values()) == first["parameters"]
+    third = _run(tmp_path / "c", heard, *channels, weights)
     assert third["macs"] <= 0.5 * first["macs"]
     assert ek.open(tmp_path / "c").evaluate()["accuracy"] == pytest.approx(third["accuracy"], abs=1e-6)
-    _killed(tmp_path / "k", new_listener, 5, *channels, f"model.weights={tmp_path / 'a'}")
-    again, whole = (arrays.load(tmp_path / f"{name}/model.safetensors")[0] for name in "kc")
-    assert {name: w.tobytes() for name, w in again.items()} == {name: w.tobytes() for name, w in whole.items()}
+    again = _bytes(_killed(tmp_path / "k", 5, *channels, weights))
+    whole, _ = arrays.load(tmp_path / "c/model.safetensors")
+    assert again == {name: array.tobytes() for name, array in whole.items()}
