@@ -85,6 +85,8 @@ def export(
     if run is not None:
         open_run(run)
     if app is not None:
+        if training or batch or runtime:
+            raise UsageError("--app takes a file that is there already: leave --training, --batch and --runtime out")
         _hand_over(run, app, presets, as_json)
         return
     with Terminal(silent=as_json) as terminal:

@@ -1,7 +1,7 @@
 """`edgekit inspect`: what a file of ours, or any .tflite, holds; and whether it works."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -28,8 +28,12 @@ def inspect(
 
     from rich.console import Console
 
+    from edgekit.errors import UsageError
+    from edgekit.export.settings import Runtime
     from edgekit.pipeline import inspecting
 
+    if unknown := [name for name in runtime or [] if name not in get_args(Runtime)]:
+        raise UsageError(f"--runtime {unknown[0]}: there are {', '.join(get_args(Runtime))}")
     facts = inspecting.inspect(file)
     if check:
         facts["check"] = inspecting.check(file, runtime, run)

@@ -5,6 +5,7 @@ of cuts.
 """
 
 import copy
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -133,9 +134,10 @@ def _cut(model: nn.Module, shape: tuple[int, ...], share: float, keep: Sequence[
             raise _BrokenError("") from None
         _check(model, example, outputs)
     if (found := macs(model, shape)) > share * before:
+        least = math.ceil(100 * found / before) / 100
         raise ModelError(
             f"{type(model).__name__}: no more than {100 * (1 - found / before):.0f} % of its multiply-adds can be cut "
-            f"by channels: set compression.prune.macs to {found / before:.2f} or more, or prune weights"
+            f"by channels: set compression.prune.macs to {least:.2f} or more, or prune weights"
         )
     _freed(model)
     history = [[name, bool(out), [int(place) for place in places]] for name, out, places in pruner.DG.pruning_history()]

@@ -114,7 +114,7 @@ def sparse(model: nn.Module, masks: Masks) -> nn.Module:
         try:
             put(made, name, Sparse(_layer(made, name), mask))
         except ModelError as error:
-            raise ModelError(f"layer {name!r}: {error}: lower the sparsity, or leave the layer out") from None
+            raise ModelError(f"layer {name!r}: {error}: lower the sparsity, or keep the layer (keep)") from None
     return made
 
 

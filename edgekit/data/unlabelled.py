@@ -15,7 +15,7 @@ from edgekit.data.files import read_arrays
 from edgekit.data.numbers import as_features
 from edgekit.data.packed import PARTS, packed
 from edgekit.data.settings import LOG_MEL, PICTURES, SOUND, TABLES, Data, Images, Table, audio_of
-from edgekit.errors import DataError, nearest
+from edgekit.errors import DataError, UsageError, nearest
 from edgekit.section import Section, first_problem
 
 ARRAYS = {".npz", ".npy"}
@@ -128,7 +128,7 @@ def read(place: Path, inputs: Inputs, data: Data) -> Unlabelled:
             raise DataError(f"{place} holds nothing to use: give {KINDS}")
         return _files(files, place, inputs, settings)
     if not place.exists():
-        raise DataError(f"{place} does not exist")
+        raise UsageError(f"{place} does not exist")
     kind = place.suffix.lower()
     if kind in PICTURES or kind == ".wav":
         return _files([place], place.parent, inputs, settings)

@@ -13,13 +13,14 @@ from torch import nn
 
 from edgekit import arrays
 from edgekit import experiment as experiments
+from edgekit.arrays import is_of
 from edgekit.clients.torch_trainer import figures_of, load_weights, state
 from edgekit.compression import channels, sparse
 from edgekit.compression.distil import distilled
 from edgekit.compression.phases import Phase, phases
 from edgekit.compression.record import Record, done_to, rebuilt, without_sparse
 from edgekit.data import FederatedDataset
-from edgekit.errors import EdgekitError, ExperimentError, RunFolderError
+from edgekit.errors import EdgekitError, ExperimentError, RunFolderError, nearest
 from edgekit.experiment import Experiment
 from edgekit.export.memory import needs
 from edgekit.export.tflite import Subject, export
@@ -70,7 +71,14 @@ def check(experiment: Experiment, *, real: bool) -> None:
     stages = experiment.compression.stages
     if not stages:
         return
-    phases(experiment.compression, experiment.federation.rounds)
+    rounds = experiment.federation.rounds
+    plan = phases(experiment.compression, rounds)
+    if plan[0].change and not experiment.model.weights:
+        prune = experiment.compression.prune
+        raise ExperimentError(
+            f"compression.prune would cut a network that has learnt nothing: begin it later (begin {prune.begin:g} and "
+            f"end {prune.end:g} of {rounds} rounds are before the first), or give a trained network by model.weights"
+        )
     if "prune" in stages and experiment.compression.prune.kind == "channels":
         channels.check()
     if real:
@@ -104,12 +112,14 @@ def train(
         EdgekitError: training fails, or a change cannot be made.
     """
     plan = phases(experiment.compression, experiment.federation.rounds)
-    changing = _Changing(experiment, dataset, folder, say, done_to(model))
+    changing = _Changing(experiment, dataset, folder, say, model)
     if "distil" in experiment.compression.stages:
         changing.teach(model)
     begun = changing.newest()
     if begun is not None:
         model = changing.load(model, begun)
+    else:
+        changing.foresee(model)
     for phase in plan[begun or 0 :]:
         if phase.number != begun and (phase.change or len(plan) > 1):
             if phase.change:
@@ -135,7 +145,7 @@ class _Changing:
         dataset: its data.
         folder: the run.
         say: told of each change.
-        before: what was done to the network before the run.
+        model: the network as the run begins.
 
     Attributes:
         record: what was done to the network so far.
@@ -148,10 +158,11 @@ class _Changing:
         dataset: FederatedDataset,
         folder: RunFolder,
         say: Callable[[str], None],
-        before: Record,
+        model: nn.Module,
     ) -> None:
         self._experiment, self._dataset, self._folder, self._say = experiment, dataset, folder, say
-        self.record: Record = list(before)
+        self._begins = copy.deepcopy(model)
+        self.record: Record = done_to(model)
         self.rows: list[dict[str, Any]] = []
         self._first_macs = 0
 
@@ -171,6 +182,28 @@ class _Changing:
         model.objective = distilled(objective_of(model), teacher, asked.temperature, asked.share)  # type: ignore[assignment]
         self._say(f"learns from {asked.teacher} too, for {100 * asked.share:.0f} % of the loss")
 
+    def foresee(self, model: nn.Module) -> None:
+        """See that the changes asked for can be made of this network: it is tried, before hours are spent.
+
+        Raises:
+            ExperimentError: no layer is of a name that shall stay, or none is left to change.
+            ModelError: its channels cannot be cut so far.
+        """
+        stages = self._experiment.compression.stages
+        if not {"prune", "ticket"} & set(stages):
+            return
+        prune = self._experiment.compression.prune
+        keep = prune.keep if "prune" in stages else self._experiment.compression.ticket.keep
+        names = [name for name, _ in model.named_modules() if name]
+        for pattern in keep:
+            if not any(is_of(name, [pattern]) for name in names):
+                raise ExperimentError(f"compression's keep: no layer is called {pattern!r}; {nearest(pattern, names)}")
+        folded = fold_weight_standardisation(model)
+        if not sparse.weights_of(folded, keep):
+            raise ExperimentError("no layer is left that anything can go from: make compression's keep shorter")
+        if "prune" in stages and prune.kind == "channels":
+            channels.cut(folded, self._dataset.shape, prune.macs, keep)
+
     def newest(self) -> int | None:
         """Return the number of the newest phase that was begun, None of a run that begins."""
         found = sorted(self._folder.checkpoint.glob("phase-*.safetensors"))
@@ -189,7 +222,12 @@ class _Changing:
             number: of the phase.
         """
         weights, told = arrays.load(self._path(number))
-        self.record, self.rows, self._first_macs = told["record"], told["rows"], told["macs"]
+        try:
+            self.record, self.rows, self._first_macs = list(told["record"]), list(told["rows"]), int(told["macs"])
+        except (TypeError, KeyError, ValueError):
+            raise RunFolderError(
+                f"{self._path(number)} does not tell what was done to the network: it was written by another program"
+            ) from None
         made = rebuilt(model, self._dataset.shape, self.record[len(done_to(model)) :])
         if problem := arrays.problem_with(weights, state(made)):
             raise RunFolderError(f"{self._path(number)} is not of this network: {problem}")
@@ -268,8 +306,6 @@ class _Changing:
         ticket = phase.change == "ticket"
         asked = self._experiment.compression.ticket if ticket else self._experiment.compression.prune
         weights = sparse.weights_of(model, asked.keep)
-        if not weights:
-            raise ExperimentError("no layer is left that weights can go from: leave compression's keep shorter")
         pattern = "" if ticket else self._experiment.compression.prune.pattern
         masks: sparse.Masks = sparse.largest(weights, phase.amount, asked.scope, pattern)
         start = sparse.dense(model)
@@ -287,10 +323,13 @@ class _Changing:
             drawn = torch.Generator().manual_seed(int(generator(seed, "mask").integers(2**62)))
             masks = sparse.by_chance(masks, drawn)
         if asked.start == "reinitialised":
-            other = self._experiment.model_copy(update={"seed": (seed + 1) % 2**63})
-            return fold_weight_standardisation(build_network(other, self._dataset, self._dataset.calibration.x)), masks
+            plain = self._experiment.model.model_copy(update={"weights": "", "new": []})
+            other = self._experiment.model_copy(update={"seed": (seed + 1) % 2**63, "model": plain})
+            drawn_anew = build_network(other, self._dataset, self._dataset.calibration.x)
+            before = done_to(self._begins)
+            return fold_weight_standardisation(rebuilt(drawn_anew, self._dataset.shape, before)), masks
         begun, _ = arrays.load(self._path(1 if asked.rewind else 0))
-        again = build_network(self._experiment, self._dataset)
+        again = copy.deepcopy(self._begins)
         load_weights(again, begun)
         return fold_weight_standardisation(again), masks
 

@@ -53,7 +53,8 @@ def hand_over(path: Path, out: Path, preset: str = "") -> list[Path]:
     if chosen not in made:
         has = f"it has {', '.join(made)}" if made else "it has none"
         raise UsageError(
-            f"{path} has no {chosen or 'int8 or float32'} .tflite, {has}: edgekit export {path} --preset int8"
+            f"{path} has no {chosen or 'int8 or float32'} .tflite, {has}: "
+            f"edgekit export {path} --preset {preset or 'int8'}"
         )
     file = folder.export / Path(str(made[chosen]["path"])).name  # whatever result.json says, of this run
     if not file.is_file():

@@ -1,11 +1,9 @@
 """The main job. Each stage is a function of what came before it, and writes into the run folder."""
 
-import platform
 import shutil
 import time
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,39 +15,32 @@ from edgekit import algorithms, arrays
 from edgekit import experiment as experiments
 from edgekit.algorithms.base import Algorithm
 from edgekit.clients.cohort.memory import keep_freed_memory
-from edgekit.clients.torch_trainer import figures_of, state
+from edgekit.clients.torch_trainer import state
 from edgekit.compression.phases import Phase
 from edgekit.compression.record import done_to
 from edgekit.data import FederatedDataset
 from edgekit.data.federated import Floats
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.experiment import Experiment
-from edgekit.models.cost import macs
-from edgekit.objectives import objective_of
 from edgekit.pipeline import compressing, exporting, foresight
 from edgekit.pipeline.comparing import earlier
-from edgekit.pipeline.compressing import Training
-from edgekit.pipeline.subjects import COMPRESSION, build_network, input_facts, load_dataset
-from edgekit.privacy.events import tree
-from edgekit.privacy.statement import summary
+from edgekit.pipeline.kept import keep_model
+from edgekit.pipeline.subjects import COMPRESSION, build_network, load_dataset
 from edgekit.report import write_report
 from edgekit.report.trackers import Trackers
 from edgekit.runfolder import RunFolder
 from edgekit.server.engines.base import Engine
 from edgekit.server.engines.fleet.nodes import by_kind
 from edgekit.server.loop.charging import planned
-from edgekit.server.loop.evaluation import outputs_of
-from edgekit.server.loop.metrics import RoundMetrics, by_client, rounded_all
+from edgekit.server.loop.metrics import RoundMetrics
 from edgekit.server.loop.sync import Coordinator
 from edgekit.transforms.base import Mechanism
-from edgekit.version import __version__
 
 if TYPE_CHECKING:
     from edgekit.pipeline.spiking import SpikingResult
 
 START = "start.safetensors"
 """In a run's checkpoints: the network that it began with, where that came from a file."""
-STATED_PACKAGES = ("torch", "flwr", "opacus", "dp-accounting", "litert-torch", "ai-edge-litert", "snntorch", "numpy")
 
 
 class Listener(Protocol):
@@ -225,7 +216,7 @@ def _work(job: Job, fleet: Fleet | None = None) -> dict[str, Any]:
 
     trained = compressing.train(experiment, dataset, model, job.folder, coordinator_of, job.listener.notice)
     coordinator, outcome, model = trained.coordinator, trained.outcome, trained.model
-    _keep_model(job, dataset, trained, simulated=fleet is None)
+    keep_model(job, dataset, trained, simulated=fleet is None)
     spiking: SpikingResult | None = None
     if not outcome.interrupted:
         _export(job, dataset, model)
@@ -271,67 +262,6 @@ def _begin_training(job: Job, coordinator: Coordinator, model: nn.Module) -> Non
     job.listener.stage("training")
 
 
-def _keep_model(job: Job, dataset: FederatedDataset, trained: Training, *, simulated: bool) -> None:
-    """Save the trained weights, and write down how training went."""
-    model, coordinator, outcome = trained.model, trained.coordinator, trained.outcome
-    told: dict[str, Any] = {"model": job.experiment.model.model_dump()}
-    if trained.record:
-        told[COMPRESSION] = trained.record
-    arrays.save(job.folder.model, outcome.weights, told)
-    objective = objective_of(model)
-    scores, own = outputs_of(model, dataset.test), outputs_of(model, dataset.calibration)
-    found = figures_of(objective, scores, dataset.test)
-    decided = objective.decides(own, dataset.calibration.y, dataset.calibration.x)
-    judged = objective.judged(decided, scores, dataset.test.y, dataset.test.x)
-    job.scores = scores
-    plan, ledger = coordinator.plan, coordinator.charging.ledger
-    clients = dataset.clients if simulated else sum(kind["nodes"] for kind in by_kind(job.folder).values())
-    job.result.update(
-        {
-            "name": job.experiment.name,
-            **rounded_all(found.metrics),
-            "objective": {**objective.chosen.model_dump(), "measure": objective.measure},
-            "rounds": outcome.rounds,
-            "interrupted": outcome.interrupted,
-            "parameters": sum(p.numel() for p in model.parameters()),
-            # Whoever stops a run waits for its result: what must first be imported is left out then.
-            "macs": None if outcome.interrupted else macs(model, dataset.shape),
-            "trainer": outcome.trainer,
-            "data": {
-                "description": dataset.description,
-                "clients": clients,
-                "test": len(dataset.test),
-            },
-            "input": input_facts(dataset),
-            "privacy": None,
-            "versions": {"edgekit": __version__, "python": platform.python_version(), **_versions()},
-        }
-    )
-    if trained.rows:
-        job.result["compression"] = trained.rows
-    if decided:
-        job.result["decision"] = rounded_all({**decided, **judged})
-    if coordinator.scores:
-        job.result["clients"] = {
-            **by_client(coordinator.scores),
-            objective.measure: {str(client): round(one.score, 6) for client, one in coordinator.scores.items()},
-        }
-    spent = 0.0 if plan is None else ledger.epsilon(plan.delta, plan.accountant)
-    seeded = simulated and job.experiment.privacy.randomness == "seed"
-    job.result["privacy_statement"] = summary(coordinator.statement, plan, spent, ledger.rounds, seeded=seeded)
-    if plan is not None:
-        job.result["privacy"] = {
-            "unit": plan.unit,
-            "noise": plan.noise,
-            "epsilon": round(spent, 4),
-            "delta": plan.delta,
-            "accountant": plan.accountant,
-            "noise_multiplier": round(plan.noise_multiplier, 4),
-            "adjacency": plan.adjacency,
-            "events": tree(ledger.most_charged(plan.delta, plan.accountant)),
-        }
-
-
 def _export(job: Job, dataset: FederatedDataset, model: nn.Module) -> None:
     settings = job.experiment.export
     job.result["tflite"] = {}
@@ -374,13 +304,3 @@ def _spike(job: Job, dataset: FederatedDataset, model: nn.Module) -> "SpikingRes
 def _failed(job: Job, stage: str, error: EdgekitError) -> None:
     job.failures.append(error)
     job.result.setdefault("failed", {})[stage] = str(error)
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in STATED_PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

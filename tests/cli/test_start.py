@@ -49,6 +49,9 @@ WRONG = {
     "bundle --device x": "no device profile 'x'",
     "models --x": "No such option",
     "models show vitt": "did you mean 'vit'",
+    "models fit dscnn --device toaster": "no device profile 'toaster'",
+    "models fit nett": "model.name 'nett' is unknown",
+    "inspect none.tflite --check --runtime x": "there are ai-edge-litert",
     "doctor --install x": "there is tflite-runtime",
     "new existing.toml": "existing.toml exists already",
 }

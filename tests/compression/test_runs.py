@@ -1,13 +1,15 @@
 """Runs whose network gets smaller: their rounds, privacy, resumption, and what is made of them."""
 
 import json
+import shutil
 
 import pytest
+from safetensors.numpy import save_file
 
 import edgekit as ek
 from edgekit import arrays
 from edgekit import experiment as experiments
-from edgekit.errors import ExperimentError, ModelError
+from edgekit.errors import EdgekitError, ExperimentError, ModelError, RunFolderError
 from edgekit.pipeline import compressing, job
 from edgekit.pipeline.subjects import build_network, load_dataset
 from edgekit.runfolder import RunFolder
@@ -170,15 +172,10 @@ def test_a_student_learns_of_its_teacher(tmp_path, trained_run, heard):
         _run(tmp_path / "b", heard, *asked, "data.source=moving-digits", "data.clients=4", "model.name=spiking-mlp")
 
 
-def test_what_cannot_be_compressed_is_said_before_training(tmp_path, heard):
-    for overrides, told in (
-        ((PLAIN, *PRUNE, "split.cut=auto"), "cut between machines"),
-        ((PLAIN, *PRUNE, 'compression.prune.keep=["*"]', "compression.prune.end=0.0", "compression.prune.begin=0.0"),
-         "no layer"),
-    ):  # fmt: skip
-        with pytest.raises(ExperimentError, match=told):
-            _run(tmp_path / "a", heard, *overrides)
-        assert not heard.rounds
+def test_a_network_that_is_cut_between_machines_is_not_compressed(tmp_path, heard):
+    with pytest.raises(ExperimentError, match="cut between machines"):
+        _run(tmp_path / "a", heard, PLAIN, *PRUNE, "split.cut=auto")
+    assert not heard.rounds
 
 
 def test_the_report_tells_each_stage(tmp_path, heard):
@@ -211,3 +208,44 @@ def test_a_run_goes_on_from_one_that_lost_channels(tmp_path, heard):
     again = _bytes(_killed(tmp_path / "k", 5, *channels, weights))
     whole, _ = arrays.load(tmp_path / "c/model.safetensors")
     assert again == {name: array.tobytes() for name, array in whole.items()}
+
+
+def test_what_is_asked_for_is_tried_before_hours_are_spent(tmp_path, trained_run):
+    pruned = f"model.weights={trained_run}"
+    ticket = 'compression.stages=["ticket"]'
+    channels = "compression.prune.kind=channels"
+    for overrides, told in (
+        ((*PRUNE, 'compression.prune.keep=["layer.1"]'), "no layer is called 'layer.1'; did you mean 'layers.1'"),
+        ((*PRUNE, 'compression.prune.keep=["*"]'), "make compression's keep shorter"),
+        ((ticket, 'compression.ticket.keep=["*"]'), "make compression's keep shorter"),
+        ((*PRUNE, channels, "compression.prune.macs=0.001"), "set compression.prune.macs to 0.0"),
+    ):
+        heard = _Listens()
+        with pytest.raises(EdgekitError, match=told):
+            _trained(tmp_path / "a", heard, PLAIN, *overrides)
+        assert not heard.lines
+    early = (*QUICK, PLAIN, *PRUNE, "federation.rounds=1")
+    with pytest.raises(ExperimentError, match="has learnt nothing"):
+        compressing.check(experiments.load(None, early), real=False)
+    compressing.check(experiments.load(None, [*early, pruned]), real=False)
+    with pytest.raises(ExperimentError, match="real devices train one network"):
+        compressing.check(experiments.load(None, [*QUICK, PLAIN, *PRUNE]), real=True)
+
+
+def test_a_ticket_of_a_trained_network_begins_with_what_the_run_began_with(tmp_path, trained_run):
+    """The run keeps that: the file it came from may have gone, and other first weights are really others."""
+    source = tmp_path / "source"
+    shutil.copytree(trained_run, source)
+    ticket = (PLAIN, 'compression.stages=["ticket"]', "compression.ticket.rewind=0", f"model.weights={source}")
+    rewound = _trained(tmp_path / "a", _Listens(), *ticket)
+    other = _trained(tmp_path / "b", _Listens(), *ticket, "compression.ticket.start=reinitialised")
+    assert rewound.rows[1]["score"] > 0.5 > 0.35 > other.rows[1]["score"]
+
+
+def test_a_phase_of_another_program_is_refused_in_a_line(tmp_path):
+    _trained(tmp_path / "a", _Listens(), PLAIN, *PRUNE)
+    path = sorted((tmp_path / "a/checkpoint").glob("phase-*.safetensors"))[-1]
+    flat, _ = arrays.load(path)
+    save_file(flat, path)
+    with pytest.raises(RunFolderError, match="does not tell what was done"):
+        _trained(tmp_path / "a", _Listens(), PLAIN, *PRUNE)
