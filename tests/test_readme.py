@@ -85,7 +85,17 @@ def test_every_notebook_runs_and_does_not_flood(path, tmp_path):
 @pytest.mark.long
 @pytest.mark.parametrize(
     "name",
-    ["fedprox", "scaffold", "fednova", "fedadam", "private-examples", "private-devices", "private-clients", "machines"],
+    [
+        "fedprox",
+        "scaffold",
+        "fednova",
+        "fedadam",
+        "private-examples",
+        "private-devices",
+        "private-clients",
+        "machines",
+        "pruned",
+    ],
 )
 def test_an_example_of_each_method_and_privacy_learns(name, edgekit, tmp_path):
     shutil.copytree(ROOT / "examples", tmp_path / "examples")

@@ -1,41 +1,22 @@
 """The part of the main job that trains: one network, or one that gets smaller from phase to phase."""
 
-import copy
-import gzip
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from edgekit import arrays
-from edgekit import experiment as experiments
-from edgekit.arrays import is_of
-from edgekit.clients.torch_trainer import figures_of, load_weights, state
-from edgekit.compression import channels, sparse
-from edgekit.compression.distil import distilled
+from edgekit.clients.torch_trainer import state
+from edgekit.compression import channels
 from edgekit.compression.phases import Phase, phases
-from edgekit.compression.record import Record, done_to, rebuilt, without_sparse
+from edgekit.compression.record import Record, without_sparse
 from edgekit.data import FederatedDataset
-from edgekit.errors import EdgekitError, ExperimentError, RunFolderError, nearest
+from edgekit.errors import ExperimentError
 from edgekit.experiment import Experiment
-from edgekit.export.memory import needs
-from edgekit.export.tflite import Subject, export
-from edgekit.models.cost import macs
-from edgekit.models.norm import fold_weight_standardisation
-from edgekit.objectives import objective_of
-from edgekit.pipeline.subjects import build_network, load_run
-from edgekit.randomness import generator
+from edgekit.pipeline.changing import Changing
 from edgekit.runfolder import RunFolder
-from edgekit.server.loop.evaluation import outputs_of
 from edgekit.server.loop.metrics import Outcome
 from edgekit.server.loop.sync import Coordinator
-
-LOSES = 1.0
-"""How much a file on the way may lose: it is measured, not delivered."""
 
 
 @dataclass
@@ -112,7 +93,7 @@ def train(
         EdgekitError: training fails, or a change cannot be made.
     """
     plan = phases(experiment.compression, experiment.federation.rounds)
-    changing = _Changing(experiment, dataset, folder, say, model)
+    changing = Changing(experiment, dataset, folder, say, model)
     if "distil" in experiment.compression.stages:
         changing.teach(model)
     begun = changing.newest()
@@ -135,206 +116,3 @@ def train(
         row["files"] = changing.files(model)
     model.objective = dataset.objective  # type: ignore[assignment]
     return Training(coordinator, replace(outcome, weights=state(model)), model, record, changing.rows)
-
-
-class _Changing:
-    """Changes a run's network between its phases, and keeps each as it began.
-
-    Args:
-        experiment: the experiment.
-        dataset: its data.
-        folder: the run.
-        say: told of each change.
-        model: the network as the run begins.
-
-    Attributes:
-        record: what was done to the network so far.
-        rows: of the network before and after each change.
-    """
-
-    def __init__(
-        self,
-        experiment: Experiment,
-        dataset: FederatedDataset,
-        folder: RunFolder,
-        say: Callable[[str], None],
-        model: nn.Module,
-    ) -> None:
-        self._experiment, self._dataset, self._folder, self._say = experiment, dataset, folder, say
-        self._begins = copy.deepcopy(model)
-        self.record: Record = done_to(model)
-        self.rows: list[dict[str, Any]] = []
-        self._first_macs = 0
-
-    def teach(self, model: nn.Module) -> None:
-        """Give the network a teacher."""
-        asked = self._experiment.compression.distil
-        folder = RunFolder.open(Path(asked.teacher))
-        teacher, data = load_run(folder, experiments.load(folder.experiment))
-        for what, own, theirs in (
-            ("classes", list(self._dataset.classes), list(data.classes)),
-            ("examples of shape", self._dataset.shape, data.shape),
-        ):
-            if own != theirs:
-                raise ExperimentError(
-                    f"the teacher {asked.teacher} has the {what} {theirs}, the student {own}: they must be the same"
-                )
-        model.objective = distilled(objective_of(model), teacher, asked.temperature, asked.share)  # type: ignore[assignment]
-        self._say(f"learns from {asked.teacher} too, for {100 * asked.share:.0f} % of the loss")
-
-    def foresee(self, model: nn.Module) -> None:
-        """See that the changes asked for can be made of this network: it is tried, before hours are spent.
-
-        Raises:
-            ExperimentError: no layer is of a name that shall stay, or none is left to change.
-            ModelError: its channels cannot be cut so far.
-        """
-        stages = self._experiment.compression.stages
-        if not {"prune", "ticket"} & set(stages):
-            return
-        prune = self._experiment.compression.prune
-        keep = prune.keep if "prune" in stages else self._experiment.compression.ticket.keep
-        names = [name for name, _ in model.named_modules() if name]
-        for pattern in keep:
-            if not any(is_of(name, [pattern]) for name in names):
-                raise ExperimentError(f"compression's keep: no layer is called {pattern!r}; {nearest(pattern, names)}")
-        folded = fold_weight_standardisation(model)
-        if not sparse.weights_of(folded, keep):
-            raise ExperimentError("no layer is left that anything can go from: make compression's keep shorter")
-        if "prune" in stages and prune.kind == "channels":
-            channels.cut(folded, self._dataset.shape, prune.macs, keep)
-
-    def newest(self) -> int | None:
-        """Return the number of the newest phase that was begun, None of a run that begins."""
-        found = sorted(self._folder.checkpoint.glob("phase-*.safetensors"))
-        return int(found[-1].stem.partition("-")[2]) if found else None
-
-    def save(self, model: nn.Module, number: int) -> None:
-        """Keep the network that a phase begins with."""
-        told = {"record": self.record, "rows": self.rows, "macs": self._first_macs}
-        arrays.save(self._path(number), state(model), told)
-
-    def load(self, model: nn.Module, number: int) -> nn.Module:
-        """Return the network that a phase began with.
-
-        Args:
-            model: as the experiment says; its objective stays.
-            number: of the phase.
-        """
-        weights, told = arrays.load(self._path(number))
-        try:
-            self.record, self.rows, self._first_macs = list(told["record"]), list(told["rows"]), int(told["macs"])
-        except (TypeError, KeyError, ValueError):
-            raise RunFolderError(
-                f"{self._path(number)} does not tell what was done to the network: it was written by another program"
-            ) from None
-        made = rebuilt(model, self._dataset.shape, self.record[len(done_to(model)) :])
-        if problem := arrays.problem_with(weights, state(made)):
-            raise RunFolderError(f"{self._path(number)} is not of this network: {problem}")
-        load_weights(made, weights)
-        return made
-
-    def changed(self, model: nn.Module, phase: Phase, at: int) -> nn.Module:
-        """Return the network that a phase trains; it begins after a round."""
-        if not self.rows:
-            row = self.told(model, "before", at)
-            if at or self._experiment.model.weights:  # else it has learnt nothing yet
-                row["files"] = self.files(model)
-            self._first_macs = macs(model, self._dataset.shape)
-        folded = fold_weight_standardisation(model)
-        if set(state(folded)) != set(state(model)):
-            self.record.append({"step": "fold"})
-        made = self._cut(folded, phase) if phase.change == "channels" else self._sparse(folded, phase)
-        made.objective = objective_of(model)  # type: ignore[assignment]
-        row = self.told(made, phase.change, at)
-        self._say(
-            f"{_NAMES[phase.change]}: {row['nonzero']:,} of {self.rows[0]['parameters']:,} weights, "
-            f"{row['macs']:,} of {self.rows[0]['macs']:,} multiply-adds; {row['measure']} {row['score']:.4f}"
-        )
-        return made
-
-    def told(self, model: nn.Module, what: str, at: int) -> dict[str, Any]:
-        """Return the figures of a network as it is, and remember them."""
-        plain, data = sparse.dense(model), self._dataset
-        found = figures_of(data.objective, outputs_of(plain, data.test), data.test)
-        row = {
-            "stage": what,
-            "round": at,
-            "measure": found.measure,
-            "score": round(found.score, 6),
-            "parameters": sum(p.numel() for p in plain.parameters()),
-            "nonzero": sum(int(p.count_nonzero()) for p in plain.parameters()),
-            "macs": macs(plain, data.shape),
-            "files": {},
-        }
-        self.rows.append(row)
-        return row
-
-    def files(self, model: nn.Module) -> dict[str, Any]:
-        """Return what a network is as float32 and int8 files: bytes, memory, latency on this machine, score."""
-        presets = [preset for preset in ("float32", "int8") if preset in self._experiment.export.presets]
-        found: dict[str, Any] = {}
-        plain = copy.deepcopy(sparse.dense(model))
-        plain.objective = self._dataset.objective  # type: ignore[assignment]
-        for preset in presets:
-            try:
-                with tempfile.TemporaryDirectory() as place:
-                    subject = Subject.of(plain, self._dataset)
-                    made = export(subject, [preset], Path(place), {}, LOSES)[preset]
-                    content = made.path.read_bytes()
-            except EdgekitError as error:
-                self._say(f"the {preset} file of the network on its way cannot be measured: {error}")
-                continue
-            needed, latency = needs(content), next(iter(made.latency_us.values()))
-            found[preset] = {
-                "bytes": len(content),
-                "gzip": len(gzip.compress(content, mtime=0)),
-                "activations": needed["activations"],
-                "latency_us": latency.median,
-                made.measure: round(made.score, 6),
-            }
-        return found
-
-    def _cut(self, model: nn.Module, phase: Phase) -> nn.Module:
-        share = phase.amount * self._first_macs / macs(model, self._dataset.shape)
-        keep = self._experiment.compression.prune.keep
-        made, history = channels.cut(model, self._dataset.shape, min(share, 1.0), keep)
-        self.record.append({"step": "channels", "history": history})
-        return made
-
-    def _sparse(self, model: nn.Module, phase: Phase) -> nn.Module:
-        ticket = phase.change == "ticket"
-        asked = self._experiment.compression.ticket if ticket else self._experiment.compression.prune
-        weights = sparse.weights_of(model, asked.keep)
-        pattern = "" if ticket else self._experiment.compression.prune.pattern
-        masks: sparse.Masks = sparse.largest(weights, phase.amount, asked.scope, pattern)
-        start = sparse.dense(model)
-        if ticket:
-            start, masks = self._ticket(start, masks)
-        made = sparse.sparse(start, masks)
-        kept = {name: int(mask.sum()) for name, mask in masks.items()}
-        self.record = [*without_sparse(model, self.record)[1], {"step": "sparse", "kept": kept}]
-        return made
-
-    def _ticket(self, model: nn.Module, masks: sparse.Masks) -> tuple[nn.Module, sparse.Masks]:
-        """Return what a ticket begins with, and its masks."""
-        asked, seed = self._experiment.compression.ticket, self._experiment.seed
-        if asked.mask == "random":
-            drawn = torch.Generator().manual_seed(int(generator(seed, "mask").integers(2**62)))
-            masks = sparse.by_chance(masks, drawn)
-        if asked.start == "reinitialised":
-            plain = self._experiment.model.model_copy(update={"weights": "", "new": []})
-            other = self._experiment.model_copy(update={"seed": (seed + 1) % 2**63, "model": plain})
-            drawn_anew = build_network(other, self._dataset, self._dataset.calibration.x)
-            before = done_to(self._begins)
-            return fold_weight_standardisation(rebuilt(drawn_anew, self._dataset.shape, before)), masks
-        begun, _ = arrays.load(self._path(1 if asked.rewind else 0))
-        again = copy.deepcopy(self._begins)
-        load_weights(again, begun)
-        return fold_weight_standardisation(again), masks
-
-    def _path(self, number: int) -> Path:
-        return self._folder.checkpoint / f"phase-{number:03d}.safetensors"
-
-
-_NAMES = {"weights": "pruned weights", "channels": "cut channels", "ticket": "took the ticket"}

@@ -4,6 +4,9 @@ from typing import Any
 
 from edgekit.report.drawing import FIRST, SECOND, as_svg, new_figure, titled
 
+SHOWN_LAYERS = 20
+"""Of those that mind most."""
+
 
 def drawn(result: dict[str, Any]) -> list[str]:
     """Return pictures as SVG: the measure against the work that stays, and against the files' bytes; [] without files.
@@ -37,7 +40,21 @@ def drawn(result: dict[str, Any]) -> list[str]:
     axis.set_xlabel("µs an inference; the larger the dot, the more bytes by gzip")
     axis.legend(frameon=False, fontsize=8)
     titled(axis, f"{measure.capitalize()} of the files, before and after")
-    return [first, as_svg(figure, "Files before and after")]
+    return [first, as_svg(figure, "Files before and after"), *_sensitive(rows[0])]
+
+
+def _sensitive(row: dict[str, Any]) -> list[str]:
+    """Draw which layers mind most to be pruned alone."""
+    found = sorted(row.get("sensitivity", {}).items(), key=lambda one: one[1])[:SHOWN_LAYERS]
+    if not found:
+        return []
+    figure, axis = new_figure(5.0, max(2.2, 0.22 * len(found) + 1.0))
+    axis.barh(range(len(found)), [score for _, score in found], color=SECOND, height=0.7)
+    axis.set_yticks(range(len(found)), [name if len(name) < 25 else f"…{name[-23:]}" for name, _ in found])
+    axis.invert_yaxis()
+    axis.set_xlabel(f"{row['measure']} on the server's own examples")
+    titled(axis, "If one layer alone is pruned so far")
+    return [as_svg(figure, "Sensitivity by layer")]
 
 
 def zeros_alone(result: dict[str, Any]) -> bool:
