@@ -17,6 +17,9 @@ from edgekit.errors import ModelError
 
 PRUNED = (nn.Linear, nn.Conv1d, nn.Conv2d)
 """Kinds of layers whose weights can be zeros; those of others stay dense."""
+LEAST_INPUTS = 16
+"""Of an output, below which a layer stays dense: depthwise and first convolutions, which have few weights and mind most
+(Zhu and Gupta 2017, section 4.2)."""
 Masks = Mapping[str, Tensor]
 """By layer, which weights stay: bool, of the weight's shape."""
 
@@ -133,7 +136,7 @@ def masks_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def weights_of(model: nn.Module, keep: Sequence[str] = ()) -> dict[str, Tensor]:
-    """Return the weights that may become zeros, by layer, sparse ones dense.
+    """Return the weights that may become zeros, by layer, sparse ones dense; those of few inputs are none.
 
     Args:
         model: the network.
@@ -143,7 +146,9 @@ def weights_of(model: nn.Module, keep: Sequence[str] = ()) -> dict[str, Tensor]:
     inside = {f"{name}.layer" for name, layer in model.named_modules() if isinstance(layer, Sparse)}
     for name, layer in model.named_modules():
         if isinstance(layer, (*PRUNED, Sparse)) and name not in inside and not is_of(name, keep):
-            found[name] = layer.weight.detach()
+            weight = layer.weight.detach()
+            if weight[0].numel() >= LEAST_INPUTS:
+                found[name] = weight
     return found
 
 
