@@ -105,7 +105,7 @@ class Changing:
 
     def newest(self) -> int | None:
         """Return the number of the newest phase that was begun, None of a run that begins."""
-        found = sorted(self._folder.checkpoint.glob("phase-*.safetensors"))
+        found = sorted(self._folder.checkpoint.glob("phase-[0-9][0-9][0-9].safetensors"))
         return int(found[-1].stem.partition("-")[2]) if found else None
 
     def save(self, model: nn.Module, number: int) -> None:

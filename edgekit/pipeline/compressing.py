@@ -11,7 +11,7 @@ from edgekit.compression import channels
 from edgekit.compression.phases import Phase, phases
 from edgekit.compression.record import Record, without_sparse
 from edgekit.data import FederatedDataset
-from edgekit.errors import ExperimentError
+from edgekit.errors import ExperimentError, RunFolderError
 from edgekit.experiment import Experiment
 from edgekit.pipeline.changing import Changing
 from edgekit.runfolder import RunFolder
@@ -97,6 +97,8 @@ def train(
     if "distil" in experiment.compression.stages:
         changing.teach(model)
     begun = changing.newest()
+    if begun is not None and begun >= len(plan):
+        raise RunFolderError(f"{folder.path} was begun with more stages of compression: its experiment was changed")
     if begun is not None:
         model = changing.load(model, begun)
     else:

@@ -1,6 +1,7 @@
 """A training graph's trial: what would crash or starve a device is found out in a process of its own."""
 
 import sys
+from shlex import quote
 
 import pytest
 
@@ -44,7 +45,9 @@ def test_what_takes_too_much_of_the_device_is_told(tmp_path, monkeypatch, work, 
     (tmp_path / "work.py").write_text(
         f"from edgekit.clients.node import trial\ntrial.SECONDS = 1\ntrial.limit()\n{work}\n"
     )
-    (tmp_path / "python").write_text(f"#!/bin/sh\ncd {tmp_path} && exec {sys.executable} -P work.py\n")
+    (tmp_path / "python").write_text(
+        f"#!/bin/sh\ncd {quote(str(tmp_path))} && exec {quote(sys.executable)} -P work.py\n"
+    )
     (tmp_path / "python").chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     with pytest.raises(ModelError, match=how):

@@ -136,14 +136,14 @@ def test_the_command_writes_files_and_refuses_in_a_line(edgekit, fails, trained_
     np.savez(tmp_path / "odd.npz", x=np.zeros((3, 1, 9, 9), np.float32))
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.csv").write_text("heat,mode\nwarm,a\n")
-    for data, message in (
+    for data, message, *code in (
         (tmp_path / "odd.npz", r"holds examples of \(1, 9, 9\); the network takes \(1, 8, 8\)"),
         (tmp_path / "empty", "holds nothing to use"),
-        (tmp_path / "gone.png", "does not exist"),
+        (tmp_path / "gone.png", "does not exist", 2),
         (machines / "t.csv", "takes arrays|did not learn from a table"),
-        (out.with_suffix(".txt"), "does not exist"),
+        (out.with_suffix(".txt"), "does not exist", 2),
     ):
-        fails(edgekit("predict", trained_run, data, cwd=tmp_path), 1, message)
+        fails(edgekit("predict", trained_run, data, cwd=tmp_path), *(code or [1]), message)
     fails(edgekit("predict", machines / "run", tmp_path / "bad.csv", cwd=tmp_path), 1, "no column 'site'|'warm' where")
     fails(edgekit("predict", trained_run, pictures, "--out", "a.xyz", cwd=tmp_path), 2, "ends in .csv, .json, .jsonl")
     fails(edgekit("predict", tmp_path / "empty", pictures, cwd=tmp_path), 2, "is not a run folder")
