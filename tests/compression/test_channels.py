@@ -30,6 +30,7 @@ SMALL = {
     "gated": {},
     "mlp": {},
 }
+QUICK = ("dscnn", "exits", "mobilenetv2")
 SHAPE = (1, 16, 16)
 
 
@@ -37,7 +38,9 @@ def _network(name, norm="weight-standardised"):
     return build(Model(name=name, norm=norm, **SMALL[name]), SHAPE, 10, 0)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.long) for name in SMALL]
+)
 def test_a_network_of_the_zoo_loses_half_of_its_work_and_trains_on(name, blocks):
     model = fold_weight_standardisation(_network(name))
     made, history = channels.cut(model, SHAPE, 0.5)

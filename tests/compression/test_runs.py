@@ -114,7 +114,7 @@ def test_channels_that_are_cut_stay_away_in_everything_that_is_made_of_the_run(t
         ek.open(tmp_path / "a").model()
 
 
-@pytest.mark.parametrize("privacy", ["unit=example", "unit=client"])
+@pytest.mark.parametrize("privacy", ["unit=example", pytest.param("unit=client", marks=pytest.mark.long)])
 def test_under_privacy_the_rounds_are_one_plan_and_noise_is_of_what_is_left(tmp_path, privacy):
     asked = (f"privacy.{privacy}", "privacy.epsilon=20", "privacy.delta=5e-4", "training.momentum=0")
     trained = _trained(tmp_path / "a", _Listens(), *asked, *PRUNE)
@@ -125,6 +125,7 @@ def test_under_privacy_the_rounds_are_one_plan_and_noise_is_of_what_is_left(tmp_
     assert sum(int((w == 0).sum()) for w in weights) > 0.7 * sum(w.size for w in weights)
 
 
+@pytest.mark.long
 def test_a_method_that_remembers_begins_anew_with_each_network(tmp_path):
     asked = (PLAIN, *PRUNE, "federation.algorithm=scaffold", "training.momentum=0")
     trained = _trained(tmp_path / "a", _Listens(), *asked)
@@ -154,6 +155,7 @@ def test_tickets_go_back_and_their_controls_differ(tmp_path):
         assert (taken["random"] != taken["ticket"]).any()
 
 
+@pytest.mark.long
 def test_a_student_learns_of_its_teacher(tmp_path, trained_run, heard):
     asked = (PLAIN, 'compression.stages=["distil"]', f"compression.distil.teacher={trained_run}", "data.clients=5")
     result = _run(tmp_path / "a", heard, *asked, "compression.distil.share=1.0")
@@ -196,6 +198,7 @@ def test_a_trained_network_is_pruned_before_its_first_round_or_after_its_last(tm
         assert sum(int((w == 0).sum()) for w in weights) > 0.7 * sum(w.size for w in weights)
 
 
+@pytest.mark.long
 def test_a_run_goes_on_from_one_that_lost_channels(tmp_path, heard):
     channels = (PLAIN, *PRUNE, "compression.prune.kind=channels", "compression.prune.steps=1")
     first = _run(tmp_path / "a", heard, *channels)
@@ -232,6 +235,7 @@ def test_what_is_asked_for_is_tried_before_hours_are_spent(tmp_path, trained_run
         compressing.check(experiments.load(None, [*QUICK, PLAIN, *PRUNE]), real=True)
 
 
+@pytest.mark.long
 def test_a_ticket_of_a_trained_network_begins_with_what_the_run_began_with(tmp_path, trained_run):
     """The run keeps that: the file it came from may have gone, and other first weights are really others."""
     source = tmp_path / "source"

@@ -63,6 +63,7 @@ def test_profiles_of_microcontrollers_say_where_their_figures_are_from():
         assert "datasheet" in one.source or "specification" in one.source
 
 
+@pytest.mark.long
 def test_a_network_is_held_against_a_device_and_a_narrower_one_is_found():
     small = load("cortex-m4-256").model_copy(update={"flash_kb": 75.0, "ram_kb": 16.0})
     model = Model(name="dscnn", arguments={"channels": [32, 64, 64]})
