@@ -115,7 +115,8 @@ def sparse(model: nn.Module, masks: Masks) -> nn.Module:
     made = dense(model)
     for name, mask in masks.items():
         try:
-            put(made, name, Sparse(_layer(made, name), mask))
+            layer: Any = made.get_submodule(name)
+            put(made, name, Sparse(layer, mask))
         except ModelError as error:
             raise ModelError(f"layer {name!r}: {error}: lower the sparsity, or keep the layer (keep)") from None
     return made
@@ -211,10 +212,6 @@ def _n_of_m(weight: Tensor, pattern: str) -> Tensor:
     order = groups.argsort(dim=2, descending=True, stable=True)
     rank = order.argsort(dim=2)
     return (rank < keep).reshape(weight.shape)
-
-
-def _layer(model: nn.Module, name: str) -> Any:
-    return model.get_submodule(name)
 
 
 def put(model: nn.Module, name: str, layer: nn.Module) -> None:

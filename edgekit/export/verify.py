@@ -131,6 +131,8 @@ def _latency(seconds: Array) -> Latency:
 
 def _work(content: bytes, request: dict[str, Any], arrays: dict[str, Array], runtime: str) -> dict[str, Array]:
     python = runtimes.executable(runtime)
+    if runtime == runtimes.MICRO and request["work"] != "classify":
+        raise ExportError(f"{runtime} runs files of one input and one output on examples alone: take another runtime")
     with tempfile.TemporaryDirectory() as place:
         model, asked, inputs, outputs = (
             Path(place) / name for name in ("model.tflite", "request.json", "arrays.npz", "result.npz")

@@ -63,7 +63,6 @@ class Changing:
         self._begins = copy.deepcopy(model)
         self.record: Record = done_to(model)
         self.rows: list[dict[str, Any]] = []
-        self._first_macs = 0
 
     def teach(self, model: nn.Module) -> None:
         """Give the network a teacher."""
@@ -110,8 +109,7 @@ class Changing:
 
     def save(self, model: nn.Module, number: int) -> None:
         """Keep the network that a phase begins with."""
-        told = {"record": self.record, "rows": self.rows, "macs": self._first_macs}
-        arrays.save(self._path(number), state(model), told)
+        arrays.save(self._path(number), state(model), {"record": self.record, "rows": self.rows})
 
     def load(self, model: nn.Module, number: int) -> nn.Module:
         """Return the network that a phase began with.
@@ -122,7 +120,7 @@ class Changing:
         """
         weights, told = arrays.load(self._path(number))
         try:
-            self.record, self.rows, self._first_macs = list(told["record"]), list(told["rows"]), int(told["macs"])
+            self.record, self.rows = list(told["record"]), list(told["rows"])
         except (TypeError, KeyError, ValueError):
             raise RunFolderError(
                 f"{self._path(number)} does not tell what was done to the network: it was written by another program"
@@ -139,7 +137,6 @@ class Changing:
             row = self.told(model, "before", at)
             row["files"] = self.files(model)
             row["sensitivity"] = self._sensitivity(model, phase.change)
-            self._first_macs = macs(model, self._dataset.shape)
         folded = fold_weight_standardisation(model)
         if set(state(folded)) != set(state(model)):
             self.record.append({"step": "fold"})
@@ -173,7 +170,7 @@ class Changing:
         """Return what a network is as float32 and int8 files: bytes, memory, latency on this machine, score."""
         presets = [preset for preset in ("float32", "int8") if preset in self._experiment.export.presets]
         found: dict[str, Any] = {}
-        plain = copy.deepcopy(sparse.dense(model))
+        plain = sparse.dense(model)
         plain.objective = self._dataset.objective  # type: ignore[assignment]
         for preset in presets:
             try:
@@ -209,7 +206,7 @@ class Changing:
         return {name: round(score, 4) for name, score in found.items()}
 
     def _cut(self, model: nn.Module, phase: Phase) -> nn.Module:
-        share = phase.amount * self._first_macs / macs(model, self._dataset.shape)
+        share = phase.amount * self.rows[0]["macs"] / macs(model, self._dataset.shape)
         keep = self._experiment.compression.prune.keep
         made, history = channels.cut(model, self._dataset.shape, min(share, 1.0), keep)
         self.record.append({"step": "channels", "history": history})

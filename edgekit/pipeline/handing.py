@@ -70,8 +70,9 @@ def hand_over(path: Path, out: Path, preset: str = "") -> list[Path]:
     facts = preprocessing(inputs)
     facts["output"] |= {"objective": objective.name, "classes": objective.of_classes, **decided}
     if chosen == micro.PRESET:
-        micro.check(inputs)
-        return micro.write(content, facts, inputs, _words(experiment.name, result, facts, chosen), out)
+        if ends != ("int8", "int8"):
+            raise UsageError(f"{chosen} takes {ends[0]} and gives {ends[1]} here, a sketch is for int8: --preset int8")
+        return micro.write(content, facts, examples, _words(experiment.name, result, facts, chosen), out)
     if ends != ("float32", "float32"):
         raise UsageError(f"{chosen} takes and gives {ends[0]}: the code here is for floats, take --preset int8")
     out.mkdir(parents=True, exist_ok=True)

@@ -82,7 +82,7 @@ def check(path: Path, names: Sequence[str] | None, run: Path | None) -> dict[str
         raise UsageError(f"--check runs .tflite files, not {path.name}")
     content = path.read_bytes()
     if names is None:
-        names = [name for name in runtimes.installed() if name != runtimes.MICRO]  # not every file is for such
+        names = runtimes.with_signatures(runtimes.installed())  # not every file is for microcontrollers
     runtimes.check(names)
     metadata = describe(content)["metadata"] or {}
     folder = run or path.absolute().parent.parent
@@ -99,8 +99,6 @@ def check(path: Path, names: Sequence[str] | None, run: Path | None) -> dict[str
             raise ExportError("the file's self-test is not one of edgekit's: it was changed") from None
         ran = {name: run_examples(content, tried, name) for name in names}
         return {name: _compared(name, one, expected, "its self-test") for name, one in ran.items()}
-    if names == [runtimes.MICRO]:
-        raise UsageError(f"in {runtimes.MICRO} a file is held against what other runtimes give: name one of them too")
     ran = {name: probe(content, name) for name in names}
     first, against = next(iter(ran.values())).scores, f"{names[0]}, on random numbers"
     if len(names) == 1:

@@ -8,11 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.data.unlabelled import Inputs
-from edgekit.errors import UsageError
+from edgekit.data.federated import Floats
 from edgekit.export import runtimes
 from edgekit.export.metadata import describe, parsed
-from edgekit.export.tflite import self_test_examples
 from edgekit.export.verify import run_examples
 from edgekit.export.worker import encoded
 from edgekit.runfolder import write_whole
@@ -25,13 +23,13 @@ AS_METHODS = {"PADV2": "PadV2", "BATCH_MATMUL": "BatchMatMul", "LOG_SOFTMAX": "L
 PER_LINE = 12
 
 
-def write(content: bytes, facts: dict[str, Any], inputs: Inputs, readme: dict[str, Any], out: Path) -> list[Path]:
+def write(content: bytes, facts: dict[str, Any], examples: Floats, readme: dict[str, Any], out: Path) -> list[Path]:
     """Write the folder; return its files.
 
     Args:
         content: an int8-full .tflite.
         facts: of the preprocessing.
-        inputs: what the network takes.
+        examples: of its self-test, as the file takes them.
         readme: words for its README.
         out: the folder.
 
@@ -39,18 +37,17 @@ def write(content: bytes, facts: dict[str, Any], inputs: Inputs, readme: dict[st
         MissingExtraError: tflite-micro is not installed: the arena's size is measured.
         ExportError: the file does not run in it.
     """
-    ran = run_examples(content, self_test_examples(facts["input"]["shape"][1:]), runtimes.MICRO)
+    ran = run_examples(content, examples, runtimes.MICRO)
     arena = int(ran.arena or 0)
     spare = -(-int(arena * SPARE) // 16) * 16
     graph = parsed(content).subgraphs[0]
     source, target = graph.tensors[graph.inputs[0]], graph.tensors[graph.outputs[0]]
     ends = [_end(source), _end(target)]
-    examples = self_test_examples(facts["input"]["shape"][1:])
     as_integers = encoded(examples, {"dtype": np.int8, "quantization": ends[0]})
     scores = encoded(ran.scores, {"dtype": np.int8, "quantization": ends[1]})
     operators = list(describe(content)["operators"])
     room = files("edgekit.export").joinpath("micro")
-    labels = [" ".join(name.split()) for name in inputs.classes]
+    labels = [" ".join(name.split()) for name in facts["output"]["labels"]]
     texts = {
         "model.h": _header(content, labels, ends, examples[0].size, spare),
         "model.cc": f'#include "model.h"\n\nalignas(16) const unsigned char g_model[] = {{\n{_bytes(content)}\n}};\n',
@@ -68,16 +65,6 @@ def write(content: bytes, facts: dict[str, Any], inputs: Inputs, readme: dict[st
     for name, text in texts.items():
         write_whole(out / name, text)
     return [out / "model.tflite", *(out / name for name in sorted(texts))]
-
-
-def check(inputs: Inputs) -> None:
-    """See that a network's input is one that a sketch can take.
-
-    Raises:
-        UsageError: it is not.
-    """
-    if "vocabulary" in inputs.normalisation:
-        raise UsageError("a network of tokens has no int8 input: take --preset int8")
 
 
 def _end(tensor: Any) -> tuple[float, int]:
