@@ -13,6 +13,8 @@ Rows:
     reinitialised   likewise, its zeros in their places, from other first weights
     alone           a tenth of the weights from the start
     student         likewise, taught by the base for 70 % of its loss at temperature 3
+    int8, int4      the base, which rounds as these files do from 70 % of the rounds on; in place of `int8` is its file
+    NAME, NAME-int8, NAME-int4     the same of mobilenetv2, mobilenetv3 (widths 0.35) and cnn-vit
 and of each
     accuracy        of the global model after the last round
     parameters, nonzero, macs
@@ -42,6 +44,13 @@ LARGE = ["model.arguments={channels=[32, 64, 128, 160, 160]}"]
 SMALL = ["model.arguments={channels=[12, 24, 40, 40, 40]}"]
 PRUNE = ['compression.stages=["prune"]']
 TICKET = ['compression.stages=["ticket"]', "compression.ticket.sparsity=0.9"]
+QUANTISE = ['compression.stages=["quantise"]']
+FOUR = ["compression.quantise.format=int4", 'export.presets=["float32","int4"]']
+OTHERS = {
+    "mobilenetv2": ["model.name=mobilenetv2", "model.width=0.35", "training.learning_rate=0.05"],
+    "mobilenetv3": ["model.name=mobilenetv3", "model.width=0.35", "training.learning_rate=0.05"],
+    "cnn-vit": ["model.name=cnn-vit", "model.norm=group", "training.learning_rate=0.05"],
+}
 ROWS: dict[str, list[str]] = {
     "base": LARGE,
     "channels": [
@@ -57,6 +66,11 @@ ROWS: dict[str, list[str]] = {
     "reinitialised": [*LARGE, *TICKET, "compression.ticket.start=reinitialised"],
     "alone": SMALL,
     "student": [*SMALL, 'compression.stages=["distil"]'],
+    "int8": [*LARGE, *QUANTISE],
+    "int4": [*LARGE, *QUANTISE, *FOUR],
+    **OTHERS,
+    **{f"{name}-int8": [*own, *QUANTISE] for name, own in OTHERS.items()},
+    **{f"{name}-int4": [*own, *QUANTISE, *FOUR] for name, own in OTHERS.items()},
 }  # fmt: skip
 
 
@@ -100,7 +114,8 @@ def _median(made: dict[str, Any]) -> float:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", default=",".join(ROWS), help="by name, with commas")
+    quick = [name for name in ROWS if not name.startswith(tuple(OTHERS))]
+    parser.add_argument("--rows", default=",".join(quick), help=f"by name, with commas: {', '.join(ROWS)}")
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
@@ -113,22 +128,29 @@ def main() -> None:
     found = {}
     headings = (("accuracy", 9), ("weights", 9), ("not zero", 9), ("macs", 11), ("float32", 10), ("us", 7), ("int8", 9))
     if not arguments.json:
-        print(" " * 14 + "".join(f"{text:>{wide}}" for text, wide in (*headings, ("us", 7), ("MB sent", 9))))
+        print(
+            " " * 14
+            + "".join(
+                f"{text:>{wide}}" for text, wide in (*headings, ("us", 7), ("MB sent", 9), ("its file", 9), ("<= 1", 7))
+            )
+        )
     with tempfile.TemporaryDirectory() as place:
         for name in wanted:
             row = found[name] = measured(
                 name, Path(place), Path(os.environ["EDGEKIT_DATA"]), arguments.rounds, arguments.seed
             )
             if not arguments.json:
+                row["int8"] = row.get("int8", row.get("int4", {}))
                 files = "".join(
                     f"{row[preset]['bytes']:>{wide},}{row[preset]['latency_us']:>7.1f}"
-                    if preset in row
+                    if row.get(preset)
                     else " " * (wide + 7)
                     for preset, wide in (("float32", 10), ("int8", 9))
                 )
                 print(
                     f"{name:<14}{row['accuracy']:>9.4f}{row['parameters']:>9,}{row['nonzero']:>9,}{row['macs']:>11,}{files}"
-                    f"{row['megabytes']:>9.1f}",
+                    f"{row['megabytes']:>9.1f}   {row['int8'].get('accuracy', 0):.4f}"
+                    + (f" {row['int8']['within_one_quantum']:.4f}" if "within_one_quantum" in row["int8"] else ""),
                     flush=True,
                 )
     if arguments.json:

@@ -323,6 +323,12 @@ PRESETS = Registry(
                 "8-bit weights and activations in convolutions and fully connected layers, float elsewhere",
             ),
             (
+                "int4",
+                "INT4",
+                "int8 with 4-bit weights but in depthwise convolutions, for networks trained to round; ai-edge-litert "
+                "alone",
+            ),
+            (
                 "int8-full",
                 "INT8_FULL",
                 "8-bit integers throughout, input and output too: for chips without floating point",

@@ -119,6 +119,11 @@ class Task:
         check_allowed(facts.model.name, modules)
         objective = self.objective(modules)
         network = build(facts.model, facts.shape, len(facts.classes), facts.seed, objective=objective)
+        if facts.compression:
+            from edgekit.compression.record import rebuilt
+
+            network = rebuilt(network, facts.shape, facts.compression)
+            network.objective = objective  # type: ignore[assignment]
         made = TorchTrainer(network, log.warning)
         made.fix(self.fixed)
         return made

@@ -1,6 +1,6 @@
 """A task in words and numbers: what a coordinator asks a node to learn, and how."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -125,6 +125,7 @@ class TaskFacts(Section):
         objective: what the network is trained for, with what was fitted on the coordinator's own examples.
         method: what clients do in a round; None where they train plainly.
         transforms: what happens to their updates then.
+        compression: what was done to the network that `model` tells of, before it came here (`edgekit.compression`).
     """
 
     # Lists become tuples on their way through JSON and back; the rest is as strict as elsewhere.
@@ -146,3 +147,4 @@ class TaskFacts(Section):
     objective: Chosen = Chosen(name="cross-entropy")
     method: MethodFacts | None = None
     transforms: tuple[Chosen, ...] = ()
+    compression: tuple[dict[str, Any], ...] = ()

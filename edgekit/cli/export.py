@@ -13,7 +13,7 @@ def export(
     preset: Annotated[
         list[str] | None,
         typer.Option(
-            help="float32, float16, int8-weights, int8-dynamic, int8, int8-mixed, int8-full, int16; can be given "
+            help="float32, float16, int8-weights, int8-dynamic, int8, int8-mixed, int8-full, int16, int4; can be given "
             "several times. By default those of the run's experiment."
         ),
     ] = None,

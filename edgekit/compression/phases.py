@@ -1,13 +1,13 @@
 """When a network changes: a run's rounds in phases, in each of which one network trains."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from edgekit.compression.settings import Compression
 from edgekit.compression.sparse import cubic
 from edgekit.errors import ExperimentError
 
-Change = Literal["", "weights", "channels", "ticket"]
+Change = Literal["", "weights", "channels", "ticket", "quantise"]
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,27 @@ def phases(settings: Compression, rounds: int) -> list[Phase]:
     Raises:
         ExperimentError: there are too few rounds for what is asked.
     """
+    plan = [Phase(until=rounds, span=rounds)]
     if "prune" in settings.stages:
-        return _pruned(settings, rounds)
+        plan = _pruned(settings, rounds)
     if "ticket" in settings.stages:
-        return _ticket(settings.ticket.rewind, settings.ticket.sparsity, rounds)
-    return [Phase(until=rounds, span=rounds)]
+        plan = _ticket(settings.ticket.rewind, settings.ticket.sparsity, rounds)
+    return _rounding(plan, settings.quantise.begin, rounds) if "quantise" in settings.stages else plan
+
+
+def _rounding(plan: list[Phase], begin: float, rounds: int) -> list[Phase]:
+    """Return the phases, the last of which ends where the network begins to round."""
+    *before, last = plan
+    at, start = round(begin * rounds), before[-1].until if before else 0
+    if before and at < start:
+        raise ExperimentError(
+            f"compression.quantise.begin is {begin:g}, round {at}, and the network changes until round {start}: begin "
+            f"it at {start / rounds:.2g} or later"
+        )
+    own = replace(last, number=last.number + 1, change="quantise", amount=0.0)
+    if not before and at == 0:
+        return [replace(own, number=0)]
+    return [*before, replace(last, until=at, last=False), own]
 
 
 def _pruned(settings: Compression, rounds: int) -> list[Phase]:

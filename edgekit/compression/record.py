@@ -1,18 +1,22 @@
 """What was done to a network, as plain data: with it, its experiment's network becomes the one that a run keeps."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from edgekit.compression import channels
 from edgekit.compression.sparse import Sparse, dense, put
 from edgekit.errors import ModelError
+from edgekit.models.fake_quantisation import HIGH, LOW, Integers, Plan, on_grid, plan_of, quantised
 from edgekit.models.norm import fold_weight_standardisation
 
 Record = list[dict[str, Any]]
-"""Steps, in order: `{"step": "fold"}`, `{"step": "channels", "history": [...]}`, or `sparse` with `kept`, by layer."""
+"""Steps, in order: `{"step": "fold"}`, `{"step": "channels", "history": [...]}`, or `sparse` with `kept` by layer.
+
+Of one that rounds while it trains `quantise` with its plan; of one that was trained so `integers` with grids."""
 
 
 def rebuilt(model: nn.Module, shape: tuple[int, ...], record: Sequence[Any]) -> nn.Module:
@@ -38,9 +42,13 @@ def rebuilt(model: nn.Module, shape: tuple[int, ...], record: Sequence[Any]) -> 
                     layer: Any = model.get_submodule(name)
                     mask = torch.arange(layer.weight.numel()) < kept
                     put(model, name, Sparse(layer, mask.reshape(layer.weight.shape)))
+            elif step["step"] == "quantise":
+                model = quantised(model, Plan.of(step["plan"]), bool(step["learnt"]))
+            elif step["step"] == "integers":
+                model.integers = Integers(str(step["format"]), _grids(step["grids"]))  # type: ignore[assignment]
             else:
                 raise ModelError(f"a record of compression names {step['step']!r}, which this edgekit does not know")
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
         told = " ".join(str(error).split())[:200]
         raise ModelError(f"what was cut is not told as this network needs it: {told}") from None
     model.compression = [*done_to(model), *record]  # type: ignore[assignment]
@@ -55,3 +63,41 @@ def done_to(model: nn.Module) -> Record:
 def without_sparse(model: nn.Module, record: Record) -> tuple[nn.Module, Record]:
     """Return a network with zeros in the place of what sparse layers leave out, and its record."""
     return dense(model), [step for step in record if step["step"] != "sparse"]
+
+
+def begun(record: Record) -> Record:
+    """Return the record of a network whose weights shall be trained further: integers are of those it had."""
+    return [step for step in record if not isinstance(step, dict) or step.get("step") != "integers"]
+
+
+def finished(model: nn.Module, record: Record, x: Tensor) -> tuple[nn.Module, Record]:
+    """Return a network as an ordinary one, and its record.
+
+    Args:
+        model: in the form in which it was trained.
+        record: what was done to it.
+        x: an example, (1, ...).
+    """
+    plan, told = plan_of(model), next((step for step in record if step["step"] == "quantise"), None)
+    made, record = without_sparse(on_grid(model, x), record)
+    if plan is None or told is None:
+        return made, record
+    grids = {
+        name: [plan.grids[number][0] * factor, plan.grids[number][1]]
+        for name, (number, factor) in told["grids"].items()
+    }
+    step = {"step": "integers", "format": told["format"], "grids": grids}
+    made.integers = Integers(told["format"], _grids(grids))  # type: ignore[assignment]
+    return made, [*(one for one in record if one["step"] != "quantise"), step]
+
+
+def _grids(told: Any) -> dict[str, tuple[float, int]]:
+    """Return scales and zero points by name.
+
+    Raises:
+        ValueError: they are none.
+    """
+    found = {str(name): (float(scale), int(zero)) for name, (scale, zero) in told.items()}
+    if not all(0 < scale < math.inf and LOW <= zero <= HIGH for scale, zero in found.values()):
+        raise ValueError("an integer's scale or zero point cannot be")
+    return found

@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from edgekit.section import Positive, Section
 
-Stage = Literal["prune", "ticket", "distil"]
+Stage = Literal["prune", "ticket", "distil", "quantise"]
 Part = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
@@ -73,14 +73,29 @@ class Distil(Section):
     """Of the loss that the teacher has; the labels have the rest."""
 
 
+class Quantise(Section):
+    """Training a network to compute with integers (Jacob et al. 2018)."""
+
+    format: str = "int8"
+    """The preset whose file takes exactly what is trained: `int8`, `int8-full`, or `int4` (weights of four bits); it
+    must be among `export.presets`."""
+    ranges: Literal["calibration", "learnt"] = "calibration"
+    """Of activations: from the server's own examples when the stage begins, or trained from these on (Esser et al.
+    2020)."""
+    begin: Part = 0.7
+    """Part of the rounds after which the network begins to round; 1 is after training."""
+
+
 class Compression(Section):
     """What makes the network smaller while it trains."""
 
     stages: list[Stage] = []
-    """In any order: `prune`, or `ticket`, and `distil`; all within `federation.rounds`, which privacy plans for."""
+    """`prune`, or `ticket`, and `distil`, in any order, then `quantise`; all within `federation.rounds`, which privacy
+    plans for."""
     prune: Prune = Prune()
     ticket: Ticket = Ticket()
     distil: Distil = Distil()
+    quantise: Quantise = Quantise()
 
     @field_validator("stages")
     @classmethod
@@ -90,6 +105,8 @@ class Compression(Section):
             raise ValueError(f"{twice[0]!r} is there twice: once is enough")
         if {"prune", "ticket"} <= set(stages):
             raise ValueError("a ticket prunes by itself: take prune or ticket")
+        if "quantise" in stages[:-1]:
+            raise ValueError("quantise is the last stage: integers are of the network that is delivered")
         return stages
 
     @model_validator(mode="after")

@@ -99,6 +99,10 @@ class Sparse(nn.Module):
         convolved: Tensor = self.layer._conv_forward(x, self.weight, self.layer.bias)
         return convolved
 
+    def settle(self, weight: Tensor) -> None:
+        """Take a dense weight's numbers, those that are kept."""
+        self.kept.data.copy_(weight.flatten()[self.taken])
+
     def dense(self) -> nn.Module:
         """Return an ordinary layer, with zeros."""
         made = copy.deepcopy(self.layer)

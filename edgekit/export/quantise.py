@@ -1,17 +1,20 @@
 """Post-training quantisation, by litert-quantizer."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from edgekit.errors import ExperimentError, ExportError, MissingExtraError
-from edgekit.export import cache, ranges
+from edgekit.export import cache, places, ranges
 from edgekit.export.metadata import add_metadata, read_metadata
 from edgekit.export.quiet import quiet
 from edgekit.export.ranges import Inputs
 from edgekit.export.sensitivity import ENOUGH, LayerError, kept_in_float, layer_errors
+from edgekit.models.fake_quantisation import HIGH, LOW
 from edgekit.registry import PRESETS
 
 COMPARED = 32
@@ -51,7 +54,12 @@ def number_format(preset: str) -> NumberFormat:
 
 
 def quantise(
-    float32: bytes, preset: str, inputs: Inputs, percentile: float = 100.0, on_notice: Notice = lambda line: None
+    float32: bytes,
+    preset: str,
+    inputs: Inputs,
+    percentile: float = 100.0,
+    on_notice: Notice = lambda line: None,
+    grids: Mapping[str, places.Grid] | None = None,
 ) -> bytes:
     """Bring a float32 file into another number format.
 
@@ -64,10 +72,11 @@ def quantise(
         inputs: examples by signature, as the file takes them; needed by formats that are calibrated.
         percentile: share of an activation's values, in percent, that integer ranges hold.
         on_notice: told which layers stay in float, where some do.
+        grids: scale and zero point by tensor that the network was trained with; None takes them from the examples.
 
     Raises:
         MissingExtraError: litert-quantizer is not installed.
-        ExportError: there is no calibration data, or the quantiser failed.
+        ExportError: there is no calibration data, the quantiser failed, or its file has other grids than were given.
     """
     form = number_format(preset)
     if form.recipe is None:
@@ -94,9 +103,16 @@ def quantise(
             with quiet():
                 if not form.calibrated:
                     return bytes(made.quantize(None).quantized_model)
-                return _calibrated(float32, form, inputs, percentile)
+                return (
+                    _calibrated(float32, form, inputs, percentile)
+                    if grids is None
+                    else _trained(float32, preset, grids)
+                )
 
+        seen += [] if grids is None else [repr(sorted(grids.items()))]
         content = cache.kept(f"{preset}.tflite", [*seen, repr(made.get_quantization_recipe())], make)
+    except ExportError:
+        raise
     except Exception as error:  # the quantiser raises whatever its passes raise
         raise ExportError(f"the model cannot be quantised to {preset}: {' '.join(str(error).split())[:300]}") from error
     for line in (read_metadata(content) or {}).get(STAY, []):
@@ -119,6 +135,57 @@ def _calibrated(float32: bytes, form: NumberFormat, inputs: Inputs, percentile: 
         for one in errors[:kept]
     ]
     return add_metadata(make([one.tensor for one in errors[kept:]]), {STAY: lines})
+
+
+def _trained(float32: bytes, preset: str, grids: Mapping[str, places.Grid]) -> bytes:
+    """Return the file with the integers that a network was trained with.
+
+    Raises:
+        ExportError: it has others.
+    """
+    form, found = number_format(preset), ranges.Ranges()
+    for name, (scale, zero) in grids.items():
+        found[name] = {"min": np.array([[(LOW - zero) * scale]], np.float32)}
+        found[name]["max"] = np.array([[(HIGH - zero) * scale]], np.float32)
+    try:
+        content = _made(ranges.with_weights_for_biases(float32, found, _codes()), form, found)
+    except Exception as error:  # the quantiser raises whatever its passes raise
+        told = " ".join(str(error).split())[:200]
+        raise ExportError(f"the network was trained to round otherwise than its {preset} file does: {told}") from error
+    for name, (scale, zero) in places.grids_of(float32, content).items():
+        if name not in grids or abs(scale - grids[name][0]) > 1e-5 * scale or zero != grids[name][1]:
+            raise ExportError(
+                f"the network was trained to round {name} otherwise than its file does: it was converted by another "
+                "version then; train it again, or leave compression's quantise out"
+            )
+    return content
+
+
+def check_format(preset: str) -> None:
+    """See that a preset has integers that a network can be trained with.
+
+    Raises:
+        ExportError: it has none.
+    """
+    form = number_format(preset)
+    if form not in (INT8, INT4, INT8_FULL):
+        raise ExportError(f"a network cannot be trained to compute as {preset!r} does: take int8, int8-full or int4")
+
+
+def integer_file(float32: bytes, preset: str, inputs: Inputs, percentile: float) -> bytes:
+    """Return an integer file whose grids come from examples, for a network that shall be trained with them.
+
+    Raises:
+        ExportError: the preset has no grids, or the quantiser failed.
+    """
+    check_format(preset)
+    form = number_format(preset)
+    with quiet():
+        try:
+            return _made(float32, form, _ranges_of(float32, form, inputs, percentile))
+        except Exception as error:  # the quantiser raises whatever its passes raise
+            told = " ".join(str(error).split())[:300]
+            raise ExportError(f"the model cannot be quantised to {preset}: {told}") from error
 
 
 def worst_layer(float32: bytes, preset: str, inputs: Inputs) -> LayerError | None:
@@ -213,6 +280,14 @@ def _static(made: Any) -> None:
     _norms_in_float(made)
 
 
+def _four(made: Any) -> None:
+    from litert_quantizer.qtyping import TFLOperationName as Operator
+
+    for operator in _weighty():  # the quantiser, and the runtime, have no depthwise convolutions of four bits
+        made.add_static_config(".*", operator, 8, 8 if operator is Operator.DEPTHWISE_CONV_2D else 4)
+    _norms_in_float(made)
+
+
 def _norms_in_float(made: Any) -> None:
     """Leave the small products of group norms' statistics in float: as integers they cost bytes, time and accuracy."""
     from litert_quantizer.algorithm_manager import AlgorithmName
@@ -245,5 +320,6 @@ INT8_WEIGHTS = NumberFormat(_weights)
 INT8_DYNAMIC = NumberFormat(_dynamic)
 INT8 = NumberFormat(_static, calibrated=True)
 INT8_MIXED = NumberFormat(_static, calibrated=True, mixed=True)
+INT4 = NumberFormat(_four, calibrated=True)
 INT8_FULL = NumberFormat(_full, calibrated=True)
 INT16 = NumberFormat(_wide, calibrated=True)

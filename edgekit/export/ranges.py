@@ -1,5 +1,6 @@
 """Ranges of activations for integer files: taken from examples, and wide enough for what integers can say."""
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -46,41 +47,55 @@ def from_examples(made: Any, inputs: Inputs, float32: bytes, percentile: float =
                     "max": np.maximum(before["max"], one["max"]),
                 }
     if percentile < 100:
-        for tensor, values in _values(float32, inputs, found).items():
-            low, high = np.percentile(values, [100 - percentile, percentile])
+        for tensor, many in values(float32, inputs, set(found) - ends(float32), SAMPLED).items():
+            low, high = np.percentile(np.concatenate(many), [100 - percentile, percentile])
             one = found[tensor]
             found[tensor] = {**one, "min": np.full_like(one["min"], low), "max": np.full_like(one["max"], high)}
     return found
 
 
-def _values(float32: bytes, inputs: Inputs, wanted: Iterable[str]) -> dict[str, Array]:
-    """Return values of a file's inner tensors over examples, evenly drawn from each; inputs and outputs keep theirs."""
+def values(content: bytes, inputs: Inputs, wanted: Iterable[str], sampled: int = 0) -> dict[str, list[Array]]:
+    """Return the values of a file's tensors for each example, flat.
+
+    Args:
+        content: the file.
+        inputs: the examples.
+        wanted: names of tensors.
+        sampled: how many values of each, evenly drawn, at most; 0 gives all.
+    """
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(model_content=float32, num_threads=1, experimental_preserve_all_tensors=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that keeping all tensors takes memory
+        interpreter = Interpreter(model_content=content, num_threads=1, experimental_preserve_all_tensors=True)
     interpreter.allocate_tensors()
-    outer = {
-        graph.tensors[number].name.decode()
-        for graph in parsed(float32).subgraphs
-        for number in (*graph.inputs, *graph.outputs)
-    }
-    seen: dict[str, list[Array]] = {}
+    names, seen = set(wanted), dict[str, list[Array]]()
     for signature, examples in inputs.items():
         runner = interpreter.get_signature_runner(signature)
         graph = runner._subgraph_index
-        details = [one for one in interpreter.get_tensor_details(graph) if one["name"] in wanted]
+        details = [one for one in interpreter.get_tensor_details(graph) if one["name"] in names]
         for example in examples:
             runner(**example)
             for one in details:
-                if one["name"] not in outer and one["dtype"] == np.float32:
-                    values = interpreter.get_tensor(one["index"], graph).ravel()
-                    seen.setdefault(one["name"], []).append(values[:: -(-values.size // SAMPLED)].copy())
-    return {name: np.concatenate(parts) for name, parts in seen.items()}
+                if one["dtype"] == np.float32:
+                    flat = interpreter.get_tensor(one["index"], graph).ravel()
+                    every = max(1, -(-flat.size // sampled)) if sampled else 1
+                    seen.setdefault(one["name"], []).append(flat[::every].copy())
+    return seen
+
+
+def ends(content: bytes) -> set[str]:
+    """Return the names of what a file takes and gives."""
+    return {
+        graph.tensors[number].name.decode()
+        for graph in parsed(content).subgraphs
+        for number in (*graph.inputs, *graph.outputs)
+    }
 
 
 def layers(float32: bytes, operators: Iterable[int]) -> list[str]:
     """Return names of what a file's layers with weights write."""
-    return [layer.target for layer in _layers(float32, operators)]
+    return [layer.target for layer in weighty(float32, operators)]
 
 
 def widened(ranges: Ranges, float32: bytes, operators: Iterable[int]) -> Ranges:
@@ -104,7 +119,7 @@ def widened(ranges: Ranges, float32: bytes, operators: Iterable[int]) -> Ranges:
     for name in found:
         if _span(found[name]) == 0:
             widen(name, 1.0)
-    for layer in _layers(float32, operators):
+    for layer in weighty(float32, operators):
         steepest = float(np.abs(layer.weight).max(initial=0))
         if steepest and layer.source in found and layer.target in found:
             widen(layer.source, float(np.abs(layer.bias).max(initial=0)) / steepest * BIAS_UNIT)
@@ -146,7 +161,7 @@ def with_weights_for_biases(float32: bytes, ranges: Ranges, operators: Iterable[
     return packed(model, len(float32)) if changed else float32
 
 
-class _Layer:
+class Layer:
     """An operator with weights: names of what it reads and writes, and its numbers.
 
     Attributes:
@@ -174,12 +189,12 @@ def _numbers(model: Any, tensor: Any) -> Array:
     return np.frombuffer(np.asarray(data).tobytes(), np.float32).reshape(tensor.shape)
 
 
-def _layers(content: bytes, operators: Iterable[int]) -> Iterator[_Layer]:
+def weighty(content: bytes, operators: Iterable[int]) -> Iterator[Layer]:
+    """Yield a file's layers with float weights, in the order in which they run."""
     return _layers_of(parsed(content), operators)
 
 
-def _layers_of(model: Any, operators: Iterable[int]) -> Iterator[_Layer]:
-    """Yield a file's layers with float weights, in the order in which they run."""
+def _layers_of(model: Any, operators: Iterable[int]) -> Iterator[Layer]:
     from ai_edge_litert import schema_py_generated as schema
 
     uses: dict[int, int] = {}
@@ -195,4 +210,4 @@ def _layers_of(model: Any, operators: Iterable[int]) -> Iterator[_Layer]:
             code = model.operatorCodes[operator.opcodeIndex]
             kind = max(code.builtinCode, code.deprecatedBuiltinCode)
             if kind in wanted and graph.tensors[operator.inputs[1]].type == schema.TensorType.FLOAT32:
-                yield _Layer(graph, model, operator, kind == depthwise, uses)
+                yield Layer(graph, model, operator, kind == depthwise, uses)

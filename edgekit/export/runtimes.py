@@ -9,6 +9,8 @@ from edgekit.errors import ExportError, MissingExtraError
 
 NAMES = ("ai-edge-litert", "tflite-runtime", "tflite-micro")
 MICRO = "tflite-micro"
+FOUR_BITS = ("int4",)
+"""Presets with weights of four bits, which ai-edge-litert alone has kernels for."""
 HYBRID = ("float16", "int8-weights", "int8-dynamic", "int8-mixed")
 """Presets that TFLite Micro has no kernels for: they mix integers and floats within an operator."""
 
@@ -61,6 +63,14 @@ def check(names: Sequence[str], presets: Sequence[str] = ()) -> None:
             f"{MICRO} has no kernels for {hybrid[0]}, which mixes integers and floats: leave it out of export.presets, "
             f"or {MICRO} out of export.runtimes"
         )
+
+    if four := [preset for preset in presets if preset in FOUR_BITS]:
+        for name in names:
+            if name != NAMES[0]:
+                raise ExportError(
+                    f"{name} has no kernels for {four[0]}, whose weights have four bits: leave it out of "
+                    f"export.presets, or {name} out of export.runtimes"
+                )
 
 
 def _is_here(name: str) -> bool:

@@ -27,7 +27,7 @@ class Export(Section):
 
     presets: list[Preset] = ["float32", "int8"]
     """Number formats of the .tflite files: `float32`, `float16`, `int8-weights`, `int8-dynamic`, `int8`, `int8-mixed`,
-    `int8-full`, `int16` ([tflite.md](tflite.md)), those of installed packages, or `package.module:name`."""
+    `int8-full`, `int16`, `int4` ([tflite.md](tflite.md)), those of installed packages, or `package.module:name`."""
     percentile: Annotated[float, Field(gt=50, le=100)] = 100.0
     """Share of an activation's values, in percent, that integer ranges hold; what is rarer saturates."""
     equalise: bool = False

@@ -21,6 +21,7 @@ from edgekit.export.metadata import add_metadata, describe
 from edgekit.export.quantise import number_format, quantise, worst_layer
 from edgekit.export.ranges import Inputs
 from edgekit.export.verify import Latency, Ran, run_examples
+from edgekit.models.fake_quantisation import integers_of
 from edgekit.models.norm import fold_weight_standardisation
 from edgekit.models.sequence import vocabulary_of
 from edgekit.objectives import Objective, objective_of
@@ -186,8 +187,12 @@ def export(
     inputs = subject.inputs
     done: dict[str, Exported] = {}
     for preset in presets:
-        source = subject.equalised if equalise and number_format(preset).calibrated else subject.float32
-        content = quantise(source, preset, inputs, percentile, on_notice)
+        trained = integers_of(subject.model)
+        grids = trained.grids if trained is not None and trained.format == preset else None
+        alike = equalise and number_format(preset).calibrated and grids is None
+        content = quantise(
+            subject.equalised if alike else subject.float32, preset, inputs, percentile, on_notice, grids
+        )
         ran = {name: run_examples(content, test, name) for name in claimed}
         try:
             checked = {name: check(preset, name, one, subject, tolerance) for name, one in ran.items()}

@@ -25,8 +25,10 @@ from edgekit.experiment import Experiment
 from edgekit.export.memory import needs
 from edgekit.export.tflite import Subject, export
 from edgekit.models.cost import macs
+from edgekit.models.fake_quantisation import plain as unrounded
 from edgekit.models.norm import fold_weight_standardisation
 from edgekit.objectives import objective_of
+from edgekit.pipeline.rounding import agreement, rounding
 from edgekit.pipeline.subjects import build_network, load_run
 from edgekit.randomness import generator
 from edgekit.runfolder import RunFolder
@@ -88,6 +90,8 @@ class Changing:
             ModelError: its channels cannot be cut so far.
         """
         stages = self._experiment.compression.stages
+        if "quantise" in stages:
+            self._rounded(fold_weight_standardisation(model), lambda line: None)
         if not {"prune", "ticket"} & set(stages):
             return
         prune = self._experiment.compression.prune
@@ -136,13 +140,25 @@ class Changing:
         if not self.rows:
             row = self.told(model, "before", at)
             row["files"] = self.files(model)
-            row["sensitivity"] = self._sensitivity(model, phase.change)
+            if phase.change != "quantise":
+                row["sensitivity"] = self._sensitivity(model, phase.change)
         folded = fold_weight_standardisation(model)
         if set(state(folded)) != set(state(model)):
             self.record.append({"step": "fold"})
-        made = self._cut(folded, phase) if phase.change == "channels" else self._sparse(folded, phase)
+        if phase.change == "quantise":
+            made, step = self._rounded(folded, self._say)
+            self.record.append(step)
+        else:
+            made = self._cut(folded, phase) if phase.change == "channels" else self._sparse(folded, phase)
         made.objective = objective_of(model)  # type: ignore[assignment]
+        made.compression = list(self.record)  # type: ignore[assignment]
         row = self.told(made, phase.change, at)
+        if phase.change == "quantise":
+            self._say(
+                f"rounds as its {step['format']} file does, at {len(step['plan']['calls'])} places; "
+                f"{row['measure']} {row['score']:.4f}"
+            )
+            return made
         self._say(
             f"{_NAMES[phase.change]}: {row['nonzero']:,} of {self.rows[0]['parameters']:,} weights, "
             f"{row['macs']:,} of {self.rows[0]['macs']:,} multiply-adds; {row['measure']} {row['score']:.4f}"
@@ -151,8 +167,8 @@ class Changing:
 
     def told(self, model: nn.Module, what: str, at: int) -> dict[str, Any]:
         """Return the figures of a network as it is, and remember them."""
-        plain, data = sparse.dense(model), self._dataset
-        found = figures_of(data.objective, outputs_of(plain, data.test), data.test)
+        plain, data = sparse.dense(unrounded(model)), self._dataset
+        found = figures_of(data.objective, outputs_of(model, data.test), data.test)
         row = {
             "stage": what,
             "round": at,
@@ -166,11 +182,18 @@ class Changing:
         self.rows.append(row)
         return row
 
-    def files(self, model: nn.Module) -> dict[str, Any]:
-        """Return what a network is as float32 and int8 files: bytes, memory, latency on this machine, score."""
-        presets = [preset for preset in ("float32", "int8") if preset in self._experiment.export.presets]
+    def files(self, model: nn.Module, trained: nn.Module | None = None) -> dict[str, Any]:
+        """Return what a network is as float32 and integer files: bytes, memory, latency on this machine, score.
+
+        Args:
+            model: the network.
+            trained: the same as it was trained; of one that rounds its file's nearness is told too.
+        """
+        asked = self._experiment.compression
+        wanted = {"float32", "int8", *([asked.quantise.format] if "quantise" in asked.stages else [])}
+        presets = [preset for preset in self._experiment.export.presets if preset in wanted]
         found: dict[str, Any] = {}
-        plain = sparse.dense(model)
+        plain = sparse.dense(unrounded(model))
         plain.objective = self._dataset.objective  # type: ignore[assignment]
         for preset in presets:
             try:
@@ -189,6 +212,8 @@ class Changing:
                 "latency_us": latency.median,
                 made.measure: round(made.score, 6),
             }
+            if trained is not None and preset == asked.quantise.format and unrounded(trained) is not trained:
+                found[preset] |= agreement(trained, self._dataset.test, content)
         return found
 
     def _sensitivity(self, model: nn.Module, change: str) -> dict[str, float]:
@@ -204,6 +229,10 @@ class Changing:
             plain, share, change == "channels", keep, lambda one: figures_of(objective, outputs_of(one, own), own).score
         )
         return {name: round(score, 4) for name, score in found.items()}
+
+    def _rounded(self, model: nn.Module, say: Callable[[str], None]) -> tuple[nn.Module, dict[str, Any]]:
+        asked = self._experiment
+        return rounding(model, self._dataset, asked.compression.quantise, asked.export.percentile, say)
 
     def _cut(self, model: nn.Module, phase: Phase) -> nn.Module:
         share = phase.amount * self.rows[0]["macs"] / macs(model, self._dataset.shape)
@@ -247,4 +276,8 @@ class Changing:
         return self._folder.checkpoint / f"phase-{number:03d}.safetensors"
 
 
-_NAMES = {"weights": "pruned weights", "channels": "cut channels", "ticket": "took the ticket"}
+_NAMES = {
+    "weights": "pruned weights",
+    "channels": "cut channels",
+    "ticket": "took the ticket",
+}

@@ -4,15 +4,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from edgekit.clients.torch_trainer import state
 from edgekit.compression import channels
 from edgekit.compression.phases import Phase, phases
-from edgekit.compression.record import Record, without_sparse
+from edgekit.compression.record import Record, finished
 from edgekit.data import FederatedDataset
 from edgekit.errors import ExperimentError, RunFolderError
 from edgekit.experiment import Experiment
+from edgekit.export.quantise import check_format
 from edgekit.pipeline.changing import Changing
 from edgekit.runfolder import RunFolder
 from edgekit.server.loop.metrics import Outcome
@@ -55,17 +57,30 @@ def check(experiment: Experiment, *, real: bool) -> None:
     rounds = experiment.federation.rounds
     plan = phases(experiment.compression, rounds)
     if plan[0].change and not experiment.model.weights:
-        prune = experiment.compression.prune
+        prune, change = experiment.compression.prune, plan[0].change
+        if change == "quantise":
+            raise ExperimentError(
+                "compression.quantise would take the ranges of a network that has learnt nothing: begin it later, or "
+                "give a trained network by model.weights"
+            )
         raise ExperimentError(
             f"compression.prune would cut a network that has learnt nothing: begin it later (begin {prune.begin:g} and "
             f"end {prune.end:g} of {rounds} rounds are before the first), or give a trained network by model.weights"
         )
     if "prune" in stages and experiment.compression.prune.kind == "channels":
         channels.check()
-    if real:
+    if "quantise" in stages:
+        check_format(experiment.compression.quantise.format)
+        if experiment.compression.quantise.format not in experiment.export.presets:
+            raise ExperimentError(
+                f"compression.quantise trains for the preset {experiment.compression.quantise.format!r}, which is not "
+                f"among export.presets: add it, or choose another format"
+            )
+    if real and (len(plan) > 1 or "distil" in stages):
         raise ExperimentError(
-            "real devices train one network from the first round to the last: compress with edgekit run, and give its "
-            "run to them by model.weights; leave compression.stages out"
+            "real devices train one network from the first round to the last, without a teacher: compress with edgekit "
+            "run, and give its run to them by model.weights; a change before the first round (begin = 0, end = 0) is "
+            "one that they can have"
         )
     if experiment.split.on:
         raise ExperimentError("a network that is cut between machines is not compressed: leave compression.stages out")
@@ -112,9 +127,10 @@ def train(
         outcome = coordinator.run()
         if outcome.interrupted:
             break
-    model, record = without_sparse(model, changing.record)
+    example = torch.from_numpy(dataset.calibration.x[:1] if len(dataset.calibration) else dataset.test.x[:1])
+    trained, (model, record) = model, finished(model, changing.record, example)
     if experiment.compression.stages and not outcome.interrupted:
         row = changing.told(model, "at the end", outcome.rounds)
-        row["files"] = changing.files(model)
+        row["files"] = changing.files(model, trained)
     model.objective = dataset.objective  # type: ignore[assignment]
     return Training(coordinator, replace(outcome, weights=state(model)), model, record, changing.rows)

@@ -176,8 +176,6 @@ def _work(job: Job, fleet: Fleet | None = None) -> dict[str, Any]:
     experiment = job.experiment
     compressing.check(experiment, real=fleet is not None)
     dataset, model = _load(job)
-    if fleet is not None and done_to(model):
-        job.listener.notice("nodes with torch cannot build a network that was cut: let them join with --trainer litert")
     whose = f"; {dataset.clients} clients" if fleet is None else f"; at least {experiment.serve.nodes} nodes"
     job.listener.notice(dataset.description + ("" if dataset.parties else whose))
     job.skipped = foresight.lacking(experiment, job.listener.notice)

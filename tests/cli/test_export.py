@@ -170,7 +170,7 @@ def test_a_module_of_the_users_is_exported_without_a_run(edgekit, place):
         ([], 2, "give a run's folder, or a module by --model"),
         (["r", "--weights", "net.pt"], 2, "--weights belongs to --model"),
         (["nowhere"], 2, "nowhere is not a run folder"),
-        (["r", "--preset", "int4"], 2, "--preset int4: there are float32, float16"),
+        (["r", "--preset", "int5"], 2, "--preset int5: there are float32, float16"),
         (["r", "--runtime", "onnx"], 2, "--runtime onnx: there are ai-edge-litert, tflite-runtime"),
         (["--model", "nets:Nothing", "--sample", "1,1,8,8"], 2, "module 'nets' has no 'Nothing'"),
         (["--model", "nets:Net", "--sample", "8,8"], 2, "give one input's shape with a batch of 1"),

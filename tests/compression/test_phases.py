@@ -47,6 +47,7 @@ def test_a_ticket_trains_twice_from_the_round_it_goes_back_to():
     [
         ('compression.stages=["prune", "ticket"]', "take prune or ticket"),
         ('compression.stages=["prune", "prune"]', "twice"),
+        ('compression.stages=["quantise", "distil"]', "quantise is the last"),
         ('compression.stages=["distil"]', "compression.distil.teacher is missing"),
         ('compression.stages=["squeeze"]', "prune"),
         ("compression.prune.begin=0.9", "after its end"),
@@ -58,3 +59,17 @@ def test_what_makes_no_sense_is_one_line(override, told):
     with pytest.raises(ExperimentError, match=told) as error:
         experiments.load(None, [override])
     assert "\n" not in str(error.value)
+
+
+def test_a_network_rounds_last():
+    assert _phases(10, stages=["quantise"]) == [(7, "", 0.0), (10, "quantise", 0.0)]
+    assert _phases(10, stages=["quantise"], quantise={"begin": 0}) == [(10, "quantise", 0.0)]
+    assert _phases(10, stages=["quantise"], quantise={"begin": 1}) == [(10, "", 0.0), (10, "quantise", 0.0)]
+    found = phases(Compression(stages=["prune", "quantise"], prune={"steps": 1, "begin": 0.5, "end": 0.5}), 10)
+    assert [(one.number, one.until, one.change, one.last) for one in found] == [
+        (0, 5, "", False),
+        (1, 7, "weights", False),
+        (2, 10, "quantise", True),
+    ]
+    with pytest.raises(ExperimentError, match="changes until round 7: begin it at 0.7 or later"):
+        phases(Compression(stages=["prune", "quantise"], quantise={"begin": 0.5}), 10)

@@ -9,6 +9,7 @@ from safetensors.numpy import save_file
 import edgekit as ek
 from edgekit import arrays
 from edgekit import experiment as experiments
+from edgekit.compression.record import rebuilt
 from edgekit.errors import EdgekitError, ExperimentError, ModelError, RunFolderError
 from edgekit.pipeline import compressing, job
 from edgekit.pipeline.subjects import build_network, load_dataset
@@ -253,3 +254,63 @@ def test_a_phase_of_another_program_is_refused_in_a_line(tmp_path):
     save_file(flat, path)
     with pytest.raises(RunFolderError, match="does not tell what was done"):
         _trained(tmp_path / "a", _Listens(), PLAIN, *PRUNE)
+
+
+ROUNDS = ('compression.stages=["prune", "quantise"]', "compression.prune.steps=1", "compression.prune.begin=0.3",
+          "compression.prune.end=0.4", "compression.quantise.begin=0.5", "compression.quantise.ranges=learnt",
+          'export.presets=["float32", "int8"]')  # fmt: skip
+
+
+def test_a_network_that_rounds_is_delivered_as_it_was_trained(tmp_path, heard):
+    """A sparse one whose ranges are trained, in a cohort: killed and gone on with, exported, and trained further."""
+    whole = _trained(tmp_path / "whole", _Listens(), *ROUNDS, PLAIN)
+    assert whole.outcome.trainer.startswith("whole cohort")
+    assert _bytes(_killed(tmp_path / "killed", 5, *ROUNDS, PLAIN)) == _bytes(whole)
+    assert [row["stage"] for row in whole.rows] == ["before", "weights", "quantise", "at the end"]
+    assert whole.rows[-1]["nonzero"] < 0.5 * whole.rows[0]["nonzero"]
+    assert whole.rows[-1]["files"]["int8"]["within_one_quantum"] >= 0.99
+    out = tmp_path / "run"
+    result = _run(out, heard, *ROUNDS, PLAIN, "federation.rounds=3")
+    told = json.loads((out / "result.json").read_text())["compression"]
+    assert told == result["compression"]
+    record = arrays.load(out / "model.safetensors")[1]["compression"]
+    assert [step["step"] for step in record] == ["integers"]
+    assert ek.open(out).evaluate()["accuracy"] == pytest.approx(result["accuracy"])
+    further = _run(tmp_path / "further", heard, PLAIN, f"model.weights={out}", "federation.rounds=1")
+    assert "compression" not in (arrays.load(tmp_path / "further" / "model.safetensors")[1] or {})
+    assert further["rounds"] == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (('export.presets=["float32"]',), "not among export.presets: add it"),
+        (("compression.quantise.format=int16", 'export.presets=["int16"]'), "take int8, int8-full or int4"),
+        (("compression.quantise.begin=0",), "has learnt nothing: begin it later"),
+        (("compression.quantise.format=int9",), "int9"),
+    ],
+)
+def test_what_cannot_be_trained_to_round_is_one_line_before_training(tmp_path, heard, overrides, told):
+    asked = ('compression.stages=["quantise"]', 'export.presets=["float32", "int8"]')
+    with pytest.raises(EdgekitError, match=told) as error:
+        _run(tmp_path / "run", heard, *asked, *overrides)
+    assert "\n" not in str(error.value)
+    assert not heard.rounds
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"step": "quantise", "format": "int8", "learnt": False, "grids": {}},
+        {"step": "quantise", "learnt": False, "plan": {"grids": [[1e-3, 900]], "calls": [], "given": -1}},
+        {"step": "integers", "format": "int8", "grids": {"a": [-1.0, 0]}},
+        {"step": "integers", "format": "int8", "grids": [1]},
+        {"step": "integers", "grids": {}},
+    ],
+)  # fmt: skip
+def test_a_damaged_record_of_integers_is_refused_in_words(step):
+    experiment = experiments.load(None, list(QUICK))
+    model = build_network(experiment, load_dataset(experiment))
+    with pytest.raises(ModelError) as error:
+        rebuilt(model, (1, 8, 8), [step])
+    assert "\n" not in str(error.value)

@@ -52,6 +52,7 @@ class FleetEngine:
         run_id: of this run, whoever has the same experiment.
         fixed: of the network, what is never trained and no training graph makes: frozen parameters, constants.
             None is nothing.
+        compression: what was done to the network before.
     """
 
     repeatable = False
@@ -73,6 +74,7 @@ class FleetEngine:
         host: SplitHost | None = None,
         run_id: str = "",
         fixed: Weights | None = None,
+        compression: Sequence[dict[str, Any]] = (),
     ) -> None:
         self.trainer = "nodes of a real fleet"
         self.algorithm = algorithm
@@ -101,6 +103,7 @@ class FleetEngine:
             plan,
             run_id=run_id,
             split=None if host is None else host.facts,
+            compression=compression,
         )
         self.tasks = Tasks(facts, training_graph, fixed)
         self._exchange = Exchange(grid, on_notice)

@@ -13,6 +13,7 @@ from edgekit.algorithms.parties.method import Parties
 from edgekit.algorithms.split.method import SplitLearning
 from edgekit.algorithms.split.service import Keys
 from edgekit.clients.torch_trainer import learnt, state
+from edgekit.compression.record import done_to
 from edgekit.data import FederatedDataset
 from edgekit.data.vertical import VerticalDataset
 from edgekit.guarantee import Plan
@@ -100,6 +101,7 @@ def engine_of(
         host,
         run_id=fleet.run_id,
         fixed=fixed,
+        compression=done_to(model),
     )
     return made, host
 

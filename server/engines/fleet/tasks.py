@@ -1,6 +1,7 @@
 """What nodes are given to learn: the task, with the training graph for those without torch."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from edgekit.algorithms.base import Algorithm
 from edgekit.arrays import Weights
@@ -65,6 +66,7 @@ def facts_of(
     run_id: str = "",
     split: SplitFacts | None = None,
     vertical: VerticalFacts | None = None,
+    compression: Sequence[dict[str, Any]] = (),
 ) -> TaskFacts:
     """Return a run's task in words and numbers.
 
@@ -77,6 +79,7 @@ def facts_of(
         run_id: of this run, whoever has the same experiment.
         split: how the network is cut.
         vertical: parties with features of the same people.
+        compression: what was done to the network before.
     """
     serve, planned = experiment.serve, None
     if plan is not None and plan.noise == "client":
@@ -106,6 +109,7 @@ def facts_of(
         objective=dataset.objective.chosen,
         method=None if algorithm.plain else _method(experiment),
         transforms=tuple(experiment.federation.transforms),
+        compression=tuple(compression),
     )
 
 
