@@ -26,6 +26,7 @@ from edgekit.cli import (
     privacy,
     resume,
     run,
+    search,
     serve,
     spike,
     split,
@@ -50,6 +51,7 @@ app.command()(resume.resume)
 app.command()(compare.runs)
 app.command()(compare.compare)
 app.command()(sweep.sweep)
+app.command()(search.search)
 app.command()(predict.predict)
 app.command()(evaluate.evaluate)
 app.command()(export.export)

@@ -41,6 +41,15 @@ class DSCNN(nn.Module):
 
     inputs = ("image", "audio")
     learns: ClassVar = {"learning_rate": 0.1}
+    searched: ClassVar = {
+        "model.width": ("0.25", "0.35", "0.5", "0.75", "1.0", "1.25", "1.5"),
+        "model.norm": ("none", "group", "weight-standardised"),
+        "model.arguments.channels": (
+            "[16,32]", "[32,64]", "[32,64,64]", "[16,32,64,64]", "[24,48,64,64]", "[16,32,32,64,64]",
+            "[32,64,64,64,64]",
+        ),
+        "model.arguments.depthwise_activation": ("true", "false"),
+    }  # fmt: skip
 
     def __init__(
         self,

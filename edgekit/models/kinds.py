@@ -1,5 +1,6 @@
 """Kinds of examples that networks are made for, and a usual shape of each."""
 
+import inspect
 from typing import Any
 
 SHAPES: dict[str, tuple[int, ...]] = {
@@ -36,6 +37,16 @@ def aim_of(network: object) -> str:
     """Return the objective that a network is made for."""
     found: str = getattr(network, "aim", "cross-entropy")
     return found
+
+
+def searched_of(network: object) -> dict[str, tuple[str, ...]]:
+    """Return what a search varies of a network, by key of an experiment, as texts: its own `searched`, or the width."""
+    found: dict[str, tuple[str, ...]] = getattr(network, "searched", {})
+    if found or not callable(network):
+        return dict(found)
+    known = inspect.signature(network).parameters
+    found = {"model.width": ("0.25", "0.35", "0.5", "0.75", "1.0", "1.5")} if "width" in known else {}
+    return {**found, **({"model.norm": ("none", "group", "weight-standardised")} if "norm" in known else {})}
 
 
 LEARNS = {"norm": "group", "learning_rate": 0.05, "momentum": 0.9, "schedule": "cosine", "warm_up": 3}

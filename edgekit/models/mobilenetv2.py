@@ -1,6 +1,7 @@
 """MobileNetV2: inverted residuals with linear bottlenecks (Sandler et al. 2018)."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -26,6 +27,17 @@ class MobileNetV2(nn.Module):
     """
 
     inputs = ("image", "audio")
+    searched: ClassVar = {
+        "model.width": ("0.25", "0.35", "0.5", "0.75", "1.0"),
+        "model.norm": ("none", "group", "weight-standardised"),
+        "model.arguments.stages": (
+            "[[1,16,1,1],[3,24,1,2],[3,32,1,2]]",
+            "[[1,16,1,1],[6,24,2,2],[6,32,2,2]]",
+            "[[1,16,1,1],[3,24,2,2],[3,32,2,2],[3,64,2,2]]",
+            "[[1,16,1,1],[6,24,2,2],[6,32,3,2],[6,64,2,2]]",
+        ),
+        "model.arguments.head": ("64", "128", "320", "1280"),
+    }
 
     def __init__(
         self,

@@ -19,6 +19,7 @@ from edgekit.models import build
 from edgekit.models.kinds import aim_of
 from edgekit.models.sequence import vocabulary_of
 from edgekit.models.settings import Model
+from edgekit.pipeline.searching import MICRO, WHOLE
 from edgekit.registry import MODELS
 from edgekit.section import Chosen
 
@@ -26,8 +27,6 @@ KERNELS = 60 << 10
 """Bytes that TFLite Micro's code is reckoned with, beside a file: tens of kB, more with more kinds of operators."""
 WIDTHS = (0.75, 0.5, 0.35, 0.25)
 """To try where a network does not fit, as shares of its own."""
-MICRO, WHOLE = "int8-full", "int8"
-"""Number formats: of microcontrollers, integers from end to end; of other devices."""
 
 
 @dataclass(frozen=True)
