@@ -22,6 +22,7 @@ PURPOSES = {
     "graphs": "images as graphs of superpixels (superpixels:)",
     "trackers": "TensorBoard, MLflow, Weights & Biases",
     "compress": "cutting channels",
+    "npu": "estimates for Arm's accelerators",
     "search": "networks within a device's budget",
     "micro": "files for microcontrollers, run in TFLite Micro",
     "ray": "Flower's own simulation engine, for comparison",

@@ -16,13 +16,18 @@ def inspect(
     run: Annotated[
         Path | None, typer.Option(metavar="RUN", help="With --check: the run whose test set and network to hold it to.")
     ] = None,
+    npu: Annotated[
+        str, typer.Option(metavar="NAME", help="Estimate a .tflite on an Arm accelerator, as ethos-u55-128.")
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Show what a file holds. With --check a .tflite is run: by its run's test set, its self-test, or random numbers.
 
-    Example:
+    Examples:
 
         edgekit inspect runs/digits-001/export/int8.tflite --check
+
+        edgekit inspect runs/digits-001/export/int8-full.tflite --npu ethos-u55-128
     """
     import json
 
@@ -35,6 +40,8 @@ def inspect(
     if unknown := [name for name in runtime or [] if name not in get_args(Runtime)]:
         raise UsageError(f"--runtime {unknown[0]}: there are {', '.join(get_args(Runtime))}")
     facts = inspecting.inspect(file)
+    if npu:
+        facts["npu"] = inspecting.npu(file, npu)
     if check:
         facts["check"] = inspecting.check(file, runtime, run)
     if as_json:

@@ -108,6 +108,15 @@ def check(path: Path, names: Sequence[str] | None, run: Path | None) -> dict[str
     return {name: _compared(name, one, first, against) for name, one in ran.items()}
 
 
+def npu(path: Path, name: str) -> dict[str, Any]:
+    """Return what an accelerator would take for a .tflite; errors as of `edgekit.export.npu.estimate`."""
+    from edgekit.export.npu import estimate
+
+    if path.suffix != ".tflite":
+        raise UsageError(f"--npu estimates .tflite files, not {path.name}")
+    return estimate(path.read_bytes(), name)
+
+
 def _compared(name: str, ran: Ran, expected: Floats, against: str) -> dict[str, Any]:
     error = float(np.abs(ran.scores - expected).max()) if ran.scores.shape == expected.shape else float("inf")
     if not error <= LARGEST_DISAGREEMENT * max(1.0, float(np.abs(expected).max())):

@@ -241,6 +241,7 @@ def test_models_and_doctor_speak_to_people_and_machines(edgekit, tmp_path):
         "trackers",
         "compress",
         "micro",
+        "npu",
         "search",
         "ray",
     }

@@ -89,3 +89,9 @@ def test_the_command_says_what_fits(edgekit, fails, tmp_path):
     assert found["tried"][0]["fits"]
     assert found["shape"] == [1, 16, 16]
     fails(edgekit("bundle", "--device", "cortex-m7", cwd=tmp_path), 2, "has no Python")
+
+
+def test_a_phone_has_no_bundle_and_is_told_how_it_joins(edgekit, fails, tmp_path):
+    fails(
+        edgekit("bundle", "--device", "pixel-7", cwd=tmp_path), 2, "pixel-7 has no Python: phones join by edgekit phone"
+    )

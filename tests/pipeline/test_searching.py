@@ -11,7 +11,8 @@ from edgekit.pipeline.searching import COMPLETE, OVER, PRUNED, Budget, Cost, Sea
 
 SPACE = {"model.width": ("0.1", "0.25", "0.5", "1.0"), "model.norm": ("none",)}
 QUICK = (
-    "data.clients=4", "training.epochs=1", "model.name=mlp", "model.norm=none", "model.arguments={}", "privacy.unit=none",
+    "data.clients=4", "training.epochs=1", "model.name=mlp", "model.norm=none", "model.arguments={}",
+    "privacy.unit=none",
 )  # fmt: skip
 
 
