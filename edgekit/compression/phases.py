@@ -48,11 +48,13 @@ def phases(settings: Compression, rounds: int) -> list[Phase]:
         plan = _pruned(settings, rounds)
     if "ticket" in settings.stages:
         plan = _ticket(settings.ticket.rewind, settings.ticket.sparsity, rounds)
-    return _rounding(plan, settings.quantise.begin, rounds) if "quantise" in settings.stages else plan
+    asked = settings.quantise
+    times = 1 if asked.ranges == "learnt" else asked.times
+    return _rounding(plan, asked.begin, times, rounds) if "quantise" in settings.stages else plan
 
 
-def _rounding(plan: list[Phase], begin: float, rounds: int) -> list[Phase]:
-    """Return the phases, the last of which ends where the network begins to round."""
+def _rounding(plan: list[Phase], begin: float, times: int, rounds: int) -> list[Phase]:
+    """Return the phases, the last of which ends where the network begins to round; ranges are taken anew after it."""
     *before, last = plan
     at, start = round(begin * rounds), before[-1].until if before else 0
     if before and at < start:
@@ -60,10 +62,12 @@ def _rounding(plan: list[Phase], begin: float, rounds: int) -> list[Phase]:
             f"compression.quantise.begin is {begin:g}, round {at}, and the network changes until round {start}: begin "
             f"it at {start / rounds:.2g} or later"
         )
-    own = replace(last, number=last.number + 1, change="quantise", amount=0.0)
-    if not before and at == 0:
-        return [replace(own, number=0)]
-    return [*before, replace(last, until=at, last=False), own]
+    starts = sorted({at + round((rounds - at) * place / times) for place in range(times)})
+    first = [replace(last, until=at, last=False)] if before or at else []
+    found = [*before, *first]
+    for number, (place, until) in enumerate(zip(starts, [*starts[1:], rounds], strict=True), len(found)):
+        found.append(replace(last, number=number, until=until, change="quantise", amount=0.0, last=place == starts[-1]))
+    return found
 
 
 def _pruned(settings: Compression, rounds: int) -> list[Phase]:

@@ -84,6 +84,8 @@ class Quantise(Section):
     2020)."""
     begin: Part = 0.7
     """Part of the rounds after which the network begins to round; 1 is after training."""
+    times: Annotated[int, Field(ge=1, le=100)] = 2
+    """How often ranges are taken from examples, from `begin` on evenly, as weights move; learnt ones are once."""
 
 
 class Compression(Section):

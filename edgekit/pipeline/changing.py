@@ -146,8 +146,8 @@ class Changing:
         if set(state(folded)) != set(state(model)):
             self.record.append({"step": "fold"})
         if phase.change == "quantise":
-            made, step = self._rounded(folded, self._say)
-            self.record.append(step)
+            made, step = self._rounded(unrounded(folded), self._say)
+            self.record = [*(one for one in self.record if one["step"] != "quantise"), step]
         else:
             made = self._cut(folded, phase) if phase.change == "channels" else self._sparse(folded, phase)
         made.objective = objective_of(model)  # type: ignore[assignment]

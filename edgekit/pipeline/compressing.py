@@ -79,8 +79,8 @@ def check(experiment: Experiment, *, real: bool) -> None:
     if real and (len(plan) > 1 or "distil" in stages):
         raise ExperimentError(
             "real devices train one network from the first round to the last, without a teacher: compress with edgekit "
-            "run, and give its run to them by model.weights; a change before the first round (begin = 0, end = 0) is "
-            "one that they can have"
+            "run, and give its run to them by model.weights; a change before the first round (begin, end = 0, times = "
+            "1) is one that they can have"
         )
     if experiment.split.on:
         raise ExperimentError("a network that is cut between machines is not compressed: leave compression.stages out")

@@ -8,6 +8,7 @@ tried next Optuna says.
 import itertools
 import json
 import math
+import random
 import subprocess
 import sys
 import threading
@@ -35,8 +36,10 @@ FACTOR = 3
 RUNGS = 3
 STARTS = 8
 """Candidates drawn at random before the sampler learns from them."""
-ATTEMPTS = 20
-"""Of a sampler, to name what was not tried yet."""
+ATTEMPTS = 4
+"""Of a sampler, to name what was not tried yet; then a change of one of the best is tried."""
+PARENTS = 5
+"""That are changed."""
 COMPLETE, PRUNED, OVER, FAILED = "complete", "ended early", "over the budget", "failed"
 
 
@@ -291,6 +294,7 @@ class _Study:
         }
         self._asked: dict[int, Any] = {}
         self._seen: set[tuple[str, ...]] = set()
+        self._done: list[Trial] = []
         self.lock = threading.Lock()
 
     def ask(self, number: int) -> dict[str, str] | None:
@@ -308,9 +312,25 @@ class _Study:
             if tuple(trial.params.values()) not in self._seen:
                 return self._kept(number, trial)
             self._study.tell(trial, state=self._optuna.trial.TrialState.FAIL)  # which no sampler looks at
-        left = (values for values in itertools.product(*self._search.space.values()) if values not in self._seen)
-        values = next(left, None)
+        values = self._near(number)
         return None if values is None else self._begin(number, dict(zip(self._search.space, values, strict=True)))
+
+    def _near(self, number: int) -> tuple[str, ...] | None:
+        """Return what differs in one key from one of the best within the budget (Real et al. 2019), or is drawn."""
+        draw, space = random.Random(f"{self._search.seed} {number}"), self._search.space
+        fitting = [one for one in self._done if one.settings and one.state in (COMPLETE, PRUNED)]
+        fitting.sort(key=lambda one: (one.state != COMPLETE, -(one.score or 0.0)))
+        for _ in range(50 * len(space)):
+            if fitting:
+                made = dict(draw.choice(fitting[:PARENTS]).settings)
+                key = draw.choice(list(space))
+                made[key] = draw.choice(space[key])
+            else:
+                made = {key: draw.choice(values) for key, values in space.items()}
+            if (values := tuple(made[key] for key in space)) not in self._seen:
+                return values
+        left = (values for values in itertools.product(*space.values()) if values not in self._seen)
+        return next(left, None)
 
     def _begin(self, number: int, settings: Mapping[str, str]) -> dict[str, str]:
         self._study.enqueue_trial(dict(settings))
@@ -330,6 +350,7 @@ class _Study:
     def tell(self, done: Trial) -> None:
         """Tell how a candidate ended."""
         trial, states = self._asked.pop(done.number), self._optuna.trial.TrialState
+        self._done.append(done)
         excess = 0.0 if done.cost is None else self._search.budget.excess(done.cost)
         trial.set_constraint("budget", excess)
         if done.state == COMPLETE:

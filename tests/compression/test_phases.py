@@ -61,11 +61,14 @@ def test_what_makes_no_sense_is_one_line(override, told):
     assert "\n" not in str(error.value)
 
 
-def test_a_network_rounds_last():
-    assert _phases(10, stages=["quantise"]) == [(7, "", 0.0), (10, "quantise", 0.0)]
-    assert _phases(10, stages=["quantise"], quantise={"begin": 0}) == [(10, "quantise", 0.0)]
+def test_a_network_rounds_last_and_its_ranges_are_taken_anew():
+    once = {"times": 1}
+    assert _phases(10, stages=["quantise"], quantise=once) == [(7, "", 0.0), (10, "quantise", 0.0)]
+    assert _phases(10, stages=["quantise"]) == [(7, "", 0.0), (9, "quantise", 0.0), (10, "quantise", 0.0)]
+    assert _phases(10, stages=["quantise"], quantise={"begin": 0, "times": 1}) == [(10, "quantise", 0.0)]
     assert _phases(10, stages=["quantise"], quantise={"begin": 1}) == [(10, "", 0.0), (10, "quantise", 0.0)]
-    found = phases(Compression(stages=["prune", "quantise"], prune={"steps": 1, "begin": 0.5, "end": 0.5}), 10)
+    asked = {"stages": ["prune", "quantise"], "prune": {"steps": 1, "begin": 0.5, "end": 0.5}, "quantise": once}
+    found = phases(Compression(**asked), 10)
     assert [(one.number, one.until, one.change, one.last) for one in found] == [
         (0, 5, "", False),
         (1, 7, "weights", False),

@@ -7,7 +7,10 @@ import pytest
 from safetensors.numpy import load_file
 
 CHANGES = {
-    "rounds": ['compression.stages=["quantise"]', "compression.quantise.begin=0", 'export.presets=["float32", "int8"]'],
+    "rounds": [
+        'compression.stages=["quantise"]', "compression.quantise.begin=0", "compression.quantise.times=1",
+        'export.presets=["float32", "int8"]',
+    ],
     "sparse": [
         'compression.stages=["prune"]', "compression.prune.begin=0", "compression.prune.end=0",
         "compression.prune.steps=1",
