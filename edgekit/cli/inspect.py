@@ -17,8 +17,8 @@ def inspect(
         Path | None, typer.Option(metavar="RUN", help="With --check: the run whose test set and network to hold it to.")
     ] = None,
     npu: Annotated[
-        str, typer.Option(metavar="NAME", help="Estimate a .tflite on an Arm accelerator, as ethos-u55-128.")
-    ] = "",
+        str | None, typer.Option(metavar="NAME", help="Estimate a .tflite on an Arm accelerator, as ethos-u55-128.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Show what a file holds. With --check a .tflite is run: by its run's test set, its self-test, or random numbers.
@@ -40,7 +40,7 @@ def inspect(
     if unknown := [name for name in runtime or [] if name not in get_args(Runtime)]:
         raise UsageError(f"--runtime {unknown[0]}: there are {', '.join(get_args(Runtime))}")
     facts = inspecting.inspect(file)
-    if npu:
+    if npu is not None:
         facts["npu"] = inspecting.npu(file, npu)
     if check:
         facts["check"] = inspecting.check(file, runtime, run)

@@ -17,7 +17,7 @@ def search(
     preset: Annotated[str, typer.Option(help="The file that is measured; int8-full on a microcontroller.")] = "",
     trials: Annotated[int, typer.Option(min=1, max=100_000, help="Candidates, the experiment itself included.")] = 40,
     minutes: Annotated[float, typer.Option(min=0, help="After these no more are begun; 0 is no bound.")] = 0,
-    rounds: Annotated[int, typer.Option(min=1, help="Of a candidate's whole training.")] = 18,
+    rounds: Annotated[int, typer.Option(min=0, help="Of a candidate's whole training; 0 is 18.")] = 0,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Candidates at once, each in a process.")] = 1,
     out: Annotated[Path | None, typer.Option(help="The search's folder; by default runs/NAME-search-001 …")] = None,
     as_json: AsJson = False,
@@ -42,9 +42,13 @@ def search(
     from edgekit.runfolder import RunFolder
 
     given = arguments or []
-    if len(given) == 1 and Path(given[0]).is_dir():
-        if out or device or latency_ms or flash_kb or ram_kb or preset:
-            raise UsageError(f"{given[0]} has its budget and its device already: leave these options out")
+    if not 0 <= minutes < float("inf"):
+        raise UsageError(f"--minutes {minutes:g}: give a number of 0 or more")
+    if any(Path(one).is_dir() for one in given):
+        if len(given) > 1 or rounds or out or device or latency_ms or flash_kb or ram_kb or preset:
+            raise UsageError(
+                f"{given[0]} has its settings already: give its folder, --trials, --minutes and --workers alone"
+            )
         made = searching.open_search(Path(given[0]))
         read_experiment([str(made.path / searching.BASE)])  # whether its code is trusted
     else:
@@ -54,7 +58,7 @@ def search(
         place = out or RunFolder.next_free(Path("runs"), f"{experiment.name}-search")
         space = searching.space_of(experiment, grid)
         made = searching.begin(
-            experiment, searching.Search(place, space, budget, device, preset, rounds, experiment.seed)
+            experiment, searching.Search(place, space, budget, device, preset, rounds or 18, experiment.seed)
         )
     with Terminal(silent=as_json) as terminal:
         terminal.console.print(f"[bold]{trials} candidates[/bold] into {made.path}")
@@ -78,10 +82,10 @@ def search(
         if as_json:
             terminal.result(
                 {"folder": str(made.path), "winner": winner.line(), "experiment": str(file),
-                 "front": [one.number for one in searching.pareto(done)], "trials": [one.line() for one in done]}
+                 "front": [one.number for one in searching.pareto(made, done)], "trials": [one.line() for one in done]}
             )  # fmt: skip
             return
-        base = next(one for one in done if one.number == 0)
+        base = min(done, key=lambda one: one.number)
         terminal.notice(f"as it is: {_figures(base)}")
         terminal.notice(f"winner:   {_figures(winner)}  {winner.label}")
         terminal.notice(f"train it with: edgekit run {file}")

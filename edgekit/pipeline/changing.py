@@ -165,10 +165,10 @@ class Changing:
         )
         return made
 
-    def told(self, model: nn.Module, what: str, at: int) -> dict[str, Any]:
-        """Return the figures of a network as it is, and remember them."""
+    def told(self, model: nn.Module, what: str, at: int, trained: nn.Module | None = None) -> dict[str, Any]:
+        """Return the figures of a network as it is, and remember them; its score is that of `trained`, if given."""
         plain, data = sparse.dense(unrounded(model)), self._dataset
-        found = figures_of(data.objective, outputs_of(model, data.test), data.test)
+        found = figures_of(data.objective, outputs_of(trained or model, data.test), data.test)
         row = {
             "stage": what,
             "round": at,

@@ -130,7 +130,7 @@ def train(
     example = torch.from_numpy(dataset.calibration.x[:1] if len(dataset.calibration) else dataset.test.x[:1])
     trained, (model, record) = model, finished(model, changing.record, example)
     if experiment.compression.stages and not outcome.interrupted:
-        row = changing.told(model, "at the end", outcome.rounds)
+        row = changing.told(model, "at the end", outcome.rounds, trained)
         row["files"] = changing.files(model, trained)
     model.objective = dataset.objective  # type: ignore[assignment]
     return Training(coordinator, replace(outcome, weights=state(model)), model, record, changing.rows)

@@ -5,6 +5,7 @@ section 3); how good it is by short federated trainings, of which the worse end 
 tried next Optuna says.
 """
 
+import hashlib
 import itertools
 import json
 import math
@@ -15,9 +16,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from edgekit import experiment as experiments
 from edgekit.devices.profile import load as load_profile
@@ -27,6 +30,7 @@ from edgekit.models.kinds import searched_of
 from edgekit.pipeline.sweeping import experiments_text
 from edgekit.registry import MODELS, PRESETS
 from edgekit.runfolder import append_line, locked, read_lines, write_whole
+from edgekit.section import first_problem
 
 BASE, PLAN, TRIALS, WINNER, PAGE = "search.toml", "search.json", "trials.jsonl", "winner.toml", "search.html"
 MICRO, WHOLE = "int8-full", "int8"
@@ -40,7 +44,8 @@ ATTEMPTS = 4
 """Of a sampler, to name what was not tried yet; then a change of one of the best is tried."""
 PARENTS = 5
 """That are changed."""
-COMPLETE, PRUNED, OVER, FAILED = "complete", "ended early", "over the budget", "failed"
+COMPLETE, PRUNED, OVER, FAILED = STATES = ("complete", "ended early", "over the budget", "failed")
+ANEW = "begin again with another --out"
 
 
 @dataclass(frozen=True)
@@ -122,11 +127,13 @@ class Trial:
             RunFolderError: it is no trial.
         """
         try:
-            cost = None if line["cost"] is None else Cost(**line["cost"])
-            scores = {int(key): float(value) for key, value in line["scores"].items()}
-            return cls(**{**line, "cost": cost, "scores": scores})
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise RunFolderError(f"{TRIALS} is damaged: {error}") from None
+            found = TypeAdapter(cls).validate_python(line)
+        except ValidationError as error:
+            raise RunFolderError(f"{TRIALS} is damaged: {first_problem(error)}; {ANEW}") from None
+        numbers = [*found.scores.values(), 0.0 if found.judged is None else found.judged]
+        if found.state not in STATES or found.number < 0 or not all(map(math.isfinite, numbers)):
+            raise RunFolderError(f"{TRIALS} is damaged: trial {found.number} cannot be; {ANEW}")
+        return found
 
 
 @dataclass(frozen=True)
@@ -141,6 +148,7 @@ class Search:
         preset: number format of the files that are measured.
         rounds: of a whole training.
         seed: of what is drawn.
+        experiment: hash of `search.toml`.
     """
 
     path: Path
@@ -150,6 +158,7 @@ class Search:
     preset: str
     rounds: int
     seed: int
+    experiment: str = ""
 
     @property
     def rungs(self) -> list[int]:
@@ -161,7 +170,15 @@ class Search:
     def trials(self) -> list[Trial]:
         """What was found so far."""
         place = self.path / TRIALS
-        return [Trial.of(line) for line in read_lines(place)] if place.exists() else []
+        found = [Trial.of(line) for line in read_lines(place)] if place.exists() else []
+        taken: set[int] = set()
+        for one in found:
+            fits = set(one.settings) == (set(self.space) if one.number else set())
+            fits &= all(one.settings[key] in self.space[key] for key in one.settings if key in self.space)
+            if not fits or one.number in taken:
+                raise RunFolderError(f"{place} is damaged: trial {one.number} is none of this search; {ANEW}")
+            taken.add(one.number)
+        return found
 
     def told(self) -> dict[str, Any]:
         """Return it as plain data, without its place."""
@@ -179,6 +196,9 @@ def budget_of(device: str, latency_ms: float, flash_kb: float, ram_kb: float, pr
     Raises:
         UsageError: there is no such profile or format, nothing is bounded, or a latency cannot be measured.
     """
+    for option, value in (("--latency-ms", latency_ms), ("--flash-kb", flash_kb), ("--ram-kb", ram_kb)):
+        if not 0 <= value < math.inf:
+            raise UsageError(f"{option} {value:g}: give a number of 0 or more")
     profile = load_profile(device) if device else None
     micro = profile is not None and bool(profile.flash_kb or profile.ram_kb)
     if profile is not None:
@@ -246,6 +266,7 @@ def begin(experiment: Experiment, search: Search) -> Search:
         UsageError: the folder holds another search.
     """
     path, text = search.path, experiments_text(experiment)
+    search = replace(search, experiment=_hash(text))
     if (path / PLAN).exists():
         if open_search(path).told() != search.told() or (path / BASE).read_text() != text:
             raise UsageError(f"{path} holds another search: give another --out, or go on with edgekit search {path}")
@@ -268,13 +289,18 @@ def open_search(path: Path) -> Search:
     if not (path / PLAN).is_file() or not (path / BASE).is_file():
         raise UsageError(f"{path} is not a search's folder: it has no {PLAN}")
     try:
-        held = json.loads((path / PLAN).read_text())
-        space = {str(key): tuple(str(value) for value in values) for key, values in held.pop("space").items()}
-        return Search(path, space, Budget(**held.pop("budget")), **held)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise RunFolderError(
-            f"{path / PLAN} is damaged: give the search's own line again, with another --out"
-        ) from None
+        found = TypeAdapter(Search).validate_python({**json.loads((path / PLAN).read_text()), "path": path})
+    except (OSError, ValueError, TypeError):
+        raise RunFolderError(f"{path / PLAN} is damaged: {ANEW}") from None
+    if found.preset not in PRESETS or found.rounds < 1 or not found.space:
+        raise RunFolderError(f"{path / PLAN} is damaged: {ANEW}")
+    if _hash((path / BASE).read_text()) != found.experiment:
+        raise RunFolderError(f"{path / BASE} is not the experiment that the search began with: put it back, or {ANEW}")
+    return found
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class _Study:
@@ -293,7 +319,7 @@ class _Study:
             key: optuna.distributions.CategoricalDistribution(values) for key, values in search.space.items()
         }
         self._asked: dict[int, Any] = {}
-        self._seen: set[tuple[str, ...]] = set()
+        self._seen = _same_as_begun(search)
         self._done: list[Trial] = []
         self.lock = threading.Lock()
 
@@ -366,6 +392,16 @@ class _Study:
         self.tell(done)
 
 
+def _same_as_begun(search: Search) -> set[tuple[str, ...]]:
+    """Return the settings that change nothing, if there are any: candidate 0 is the experiment as it is."""
+    experiment = experiments.load(search.path / BASE, [])
+    own = [
+        [value for value in values if experiments.changed(experiment, [f"{key}={value}"]) == experiment]
+        for key, values in search.space.items()
+    ]
+    return set(itertools.product(*own))
+
+
 class _Worker:
     """A process that measures and trains one candidate after the other: lines of JSON go there and come back."""
 
@@ -390,6 +426,9 @@ class _Worker:
             raise EdgekitError(f"a worker ended with {self._child.wait()}; its output is in workers.log")
         found: dict[str, Any] = json.loads(line)
         return found
+
+    def kill(self) -> None:
+        self._child.kill()
 
     def close(self) -> None:
         self._child.kill()
@@ -419,11 +458,14 @@ def run(search: Search, trials: int, minutes: float, workers: int, on_trial: Cal
     done = search.trials
     for one in done:
         study.replay(one)
-    numbers = iter(range(len(done), trials))
+    taken = {one.number for one in done}
+    numbers = (number for number in range(trials) if number not in taken)
     problems: list[BaseException] = []
+    live: set[_Worker] = set()
 
     def work() -> None:
         worker = _Worker(search)
+        live.add(worker)
         try:
             while not problems and not (minutes and time.monotonic() - begun > 60 * minutes):
                 with study.lock:
@@ -444,21 +486,30 @@ def run(search: Search, trials: int, minutes: float, workers: int, on_trial: Cal
         except BaseException as error:
             problems.append(error)
         finally:
+            live.discard(worker)
             worker.close()
 
     with locked(
         search.path, UsageError(f"another edgekit is at work in {search.path}: wait until it ends, or stop it")
     ):
-        if not done:  # what all others are held against comes first, alone
-            first, numbers = numbers, iter([0])
-            work()
-            numbers = first
-            next(numbers, None)
-        if not problems:
-            with ThreadPoolExecutor(workers) as pool:
-                for future in [pool.submit(work) for _ in range(workers)]:
-                    future.result()
-    (search.path / "lock").unlink(missing_ok=True)
+        try:
+            if 0 not in taken:  # what all others are held against comes first, alone
+                rest, numbers = numbers, (number for number in [0])
+                work()
+                numbers = rest
+                next(numbers, None)
+            if not problems:
+                with ThreadPoolExecutor(workers) as pool:
+                    asked = [pool.submit(work) for _ in range(workers)]
+                    try:
+                        for future in asked:
+                            future.result()
+                    except BaseException as error:
+                        problems.append(error)
+                        for worker in list(live):  # its thread hears that it ended
+                            worker.kill()
+        finally:
+            (search.path / "lock").unlink(missing_ok=True)
     if problems:
         raise problems[0]
     return done
@@ -518,9 +569,9 @@ def nearest_miss(search: Search, trials: Sequence[Trial]) -> str:
     return f"nearest is {one.label}: it would need {' and '.join(over)}"
 
 
-def pareto(trials: Sequence[Trial]) -> list[Trial]:
-    """Return those trained to the end that no other beats in both score and latency, the fastest first."""
-    whole = [one for one in trials if one.state == COMPLETE and one.cost is not None]
+def pareto(search: Search, trials: Sequence[Trial]) -> list[Trial]:
+    """Return those within the budget that no other beats in both score and latency, the fastest first."""
+    whole = [one for one in trials if one.state == COMPLETE and one.cost and search.budget.excess(one.cost) <= 0]
     front: list[Trial] = []
     for one in sorted(whole, key=lambda each: (each.cost.latency_us, -(each.score or 0))):  # type: ignore[union-attr]
         if not front or (one.score or 0) > (front[-1].score or 0):
@@ -541,7 +592,7 @@ def write_page(search: Search, trials: Sequence[Trial]) -> Path:
     ]  # fmt: skip
     order = (COMPLETE, PRUNED, OVER, FAILED)
     rows.sort(key=lambda row: (order.index(str(row["state"])), -float(row["score"] or 0), int(row["number"] or 0)))
-    drawn = searched.front(rows, [one.number for one in pareto(trials)], search.budget.latency_us)
+    drawn = searched.front(rows, [one.number for one in pareto(search, trials)], search.budget.latency_us)
     place = search.path / PAGE
     number = None if winner is None else winner.number
     searched.write_search(place, f"Search {search.path.name}", notes(search), rows, drawn, number)

@@ -1,6 +1,9 @@
 """Searches: what varies, what it may cost, and that one that was stopped goes on as if it had not been."""
 
 import json
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -49,7 +52,7 @@ def test_the_best_is_within_the_budget_and_the_front_is_beaten_by_none(tmp_path)
     found = [_trial(0, score=0.9, latency=30), _trial(1, score=0.6), _trial(2, score=0.7, latency=11),
              _trial(3, PRUNED, 0.99), _trial(4, score=0.5, latency=20), _trial(5, OVER, latency=99)]  # fmt: skip
     assert searching.best(search, found).number == 2
-    assert [one.number for one in searching.pareto(found)] == [1, 2, 0]
+    assert [one.number for one in searching.pareto(search, found)] == [1, 2]
     page = searching.write_page(search, found).read_text()
     assert "(winner)" in page
     assert "<svg" in page
@@ -69,6 +72,8 @@ def test_the_nearest_is_named_where_nothing_fits(tmp_path):
         (("cortex-m4-256", 5, 0, 0, ""), "cannot be measured on this machine"),
         (("nowhere", 0, 0, 0, ""), "no device profile 'nowhere'"),
         (("", 5, 0, 0, "int9"), "--preset int9"),
+        (("", float("nan"), 0, 0, ""), "--latency-ms nan: give a number"),
+        (("", 0, float("inf"), 0, ""), "--flash-kb inf: give a number"),
     ],
 )
 def test_a_budget_that_cannot_be_is_one_line(asked, told):
@@ -97,9 +102,29 @@ def test_damage_and_another_search_are_told_in_a_line(tmp_path):
     assert searching.open_search(tmp_path / "s") == search
     with pytest.raises(UsageError, match="holds another search"):
         _begun(tmp_path / "s", rounds=5)
-    (tmp_path / "s/trials.jsonl").write_text('{"number": 0}\n')
-    with pytest.raises(RunFolderError, match="damaged"):
+    good = _trial(1).line()
+    good["settings"] = {"model.width": "0.5", "model.norm": "none"}
+    lines = [{"number": 0}, {**good, "state": "funny"}, {**good, "number": "x"}, {**good, "judged": "x"},
+             {**good, "settings": 5}, {**good, "settings": {"model.width": "9", "model.norm": "none"}},
+             {**good, "cost": {**good["cost"], "latency_us": "a"}},
+             {**good, "scores": {"3": float("nan")}}]  # fmt: skip
+    for line in lines:
+        (tmp_path / "s/trials.jsonl").write_text(json.dumps(line) + "\n")
+        with pytest.raises(RunFolderError, match="damaged") as error:
+            print(search.trials)
+        assert "\n" not in str(error.value)
+    (tmp_path / "s/trials.jsonl").write_text(2 * (json.dumps(good) + "\n"))
+    with pytest.raises(RunFolderError, match="trial 1 is none of this search"):
         print(search.trials)
+    plan = json.loads((tmp_path / "s/search.json").read_text())
+    for wrong in ({"rounds": "x"}, {"budget": {"latency_us": "a"}}, {"preset": "zz"}, {"space": {}}):
+        (tmp_path / "s/search.json").write_text(json.dumps({**plan, **wrong}))
+        with pytest.raises(RunFolderError, match="damaged"):
+            searching.open_search(tmp_path / "s")
+    (tmp_path / "s/search.json").write_text(json.dumps(plan))
+    (tmp_path / "s/search.toml").write_text("")
+    with pytest.raises(RunFolderError, match="not the experiment that the search began with"):
+        searching.open_search(tmp_path / "s")
     (tmp_path / "s/search.json").write_text("[]")
     with pytest.raises(RunFolderError, match="damaged"):
         searching.open_search(tmp_path / "s")
@@ -132,4 +157,24 @@ def test_a_stopped_search_goes_on_as_if_it_had_not_been(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "parts/trials.jsonl").read_text().splitlines()]
     assert [line["number"] for line in lines] == [0, 1, 2, 3]
     again = searching.run(first, 9, 0, 2, heard.append)
-    assert len(again) == 5  # the four of the space, and the experiment as it is
+    assert len(again) == 4  # width 1 is the experiment as it is: three others are left
+
+
+@pytest.mark.long
+def test_ctrl_c_ends_a_search_and_a_gap_is_filled(tmp_path, edgekit):
+    search = _begun(tmp_path / "s", rounds=3)
+    child = subprocess.Popen(
+        [sys.executable, "-P", "-m", "edgekit.cli", "search", str(search.path), "--trials", "4", "--workers", "2"],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    for line in child.stdout:
+        if "1/4" in line:
+            break
+    child.send_signal(signal.SIGINT)  # to it alone, as a service manager would
+    assert child.wait(30) != 0
+    many = len(search.trials)
+    assert 1 <= many < 4
+    assert not (search.path / "lock").exists()
+    done = edgekit("search", str(search.path), "--trials", "4", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert sorted(one.number for one in search.trials) == [0, 1, 2, 3]
