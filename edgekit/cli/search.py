@@ -12,6 +12,7 @@ def search(
     arguments: ExperimentArguments = None,
     device: Annotated[str, typer.Option(help="A profile (edgekit devices list), whose flash and memory bound.")] = "",
     latency_ms: Annotated[float, typer.Option(min=0, help="Of an inference of the exported file; 0 is no bound.")] = 0,
+    latency_share: Annotated[float, typer.Option(min=0, help="The same, as a share of the experiment's own.")] = 0,
     flash_kb: Annotated[float, typer.Option(min=0, help="Of the file; 0 is the profile's.")] = 0,
     ram_kb: Annotated[float, typer.Option(min=0, help="Of memory while it runs; 0 is the profile's.")] = 0,
     preset: Annotated[str, typer.Option(help="The file that is measured; int8-full on a microcontroller.")] = "",
@@ -32,6 +33,8 @@ def search(
 
         edgekit search mine.toml --latency-ms 0.05 --flash-kb 100 --minutes 30 --workers 2
 
+        edgekit search mine.toml --latency-share 0.5
+
         edgekit search mine.toml model.width=0.25,0.5,1 model.norm=group,none --device cortex-m4-256
 
         edgekit search runs/mine-search-001 --trials 80
@@ -45,7 +48,7 @@ def search(
     if not 0 <= minutes < float("inf"):
         raise UsageError(f"--minutes {minutes:g}: give a number of 0 or more")
     if any(Path(one).is_dir() for one in given):
-        if len(given) > 1 or rounds or out or device or latency_ms or flash_kb or ram_kb or preset:
+        if len(given) > 1 or rounds or out or device or latency_ms or latency_share or flash_kb or ram_kb or preset:
             raise UsageError(
                 f"{given[0]} has its settings already: give its folder, --trials, --minutes and --workers alone"
             )
@@ -54,11 +57,12 @@ def search(
     else:
         grid, single = sweeping.grid_of([one for one in given if "=" in one])
         experiment = read_experiment([*(one for one in given if "=" not in one), *single])
-        budget, preset = searching.budget_of(device, latency_ms, flash_kb, ram_kb, preset)
+        budget, preset = searching.budget_of(device, latency_ms, flash_kb, ram_kb, preset, latency_share)
         place = out or RunFolder.next_free(Path("runs"), f"{experiment.name}-search")
         space = searching.space_of(experiment, grid)
         made = searching.begin(
-            experiment, searching.Search(place, space, budget, device, preset, rounds or 18, experiment.seed)
+            experiment,
+            searching.Search(place, space, budget, device, preset, rounds or 18, experiment.seed, share=latency_share),
         )
     with Terminal(silent=as_json) as terminal:
         terminal.console.print(f"[bold]{trials} candidates[/bold] into {made.path}")
@@ -72,6 +76,7 @@ def search(
             done = searching.run(made, trials, minutes, workers, ended)
         except KeyboardInterrupt:
             raise TrainingError(f"stopped; go on with: edgekit search {made.path} --trials {trials}") from None
+        made = made.beside(done)
         winner = searching.best(made, done)
         page = searching.write_page(made, done)
         if winner is None:

@@ -149,6 +149,7 @@ class Search:
         rounds: of a whole training.
         seed: of what is drawn.
         experiment: hash of `search.toml`.
+        share: of the experiment's own latency, the most that a candidate may have; 0 is no bound.
     """
 
     path: Path
@@ -159,6 +160,7 @@ class Search:
     rounds: int
     seed: int
     experiment: str = ""
+    share: float = 0.0
 
     @property
     def rungs(self) -> list[int]:
@@ -180,40 +182,53 @@ class Search:
             taken.add(one.number)
         return found
 
+    def beside(self, trials: Sequence[Trial]) -> "Search":
+        """Return the search with its latency's bound, where that is a share of the experiment's own."""
+        own = next((one.cost for one in trials if one.number == 0 and one.cost is not None), None)
+        if not self.share or own is None:
+            return self
+        return replace(self, budget=replace(self.budget, latency_us=round(self.share * own.latency_us, 1)))
+
     def told(self) -> dict[str, Any]:
         """Return it as plain data, without its place."""
         return {key: value for key, value in asdict(self).items() if key != "path"}
 
 
-def budget_of(device: str, latency_ms: float, flash_kb: float, ram_kb: float, preset: str) -> tuple[Budget, str]:
+def budget_of(
+    device: str, latency_ms: float, flash_kb: float, ram_kb: float, preset: str, share: float = 0.0
+) -> tuple[Budget, str]:
     """Return a search's budget, and the number format that is measured.
 
     Args:
         device: a profile's name; "" is this machine.
         latency_ms, flash_kb, ram_kb: as asked for; 0 leaves them to the profile.
         preset: as asked for; "" leaves it to the kind of device.
+        share: of the experiment's own latency; 0 is no bound.
 
     Raises:
         UsageError: there is no such profile or format, nothing is bounded, or a latency cannot be measured.
     """
-    for option, value in (("--latency-ms", latency_ms), ("--flash-kb", flash_kb), ("--ram-kb", ram_kb)):
+    given = (("--latency-ms", latency_ms), ("--latency-share", share), ("--flash-kb", flash_kb), ("--ram-kb", ram_kb))
+    for option, value in given:
         if not 0 <= value < math.inf:
             raise UsageError(f"{option} {value:g}: give a number of 0 or more")
     profile = load_profile(device) if device else None
     micro = profile is not None and bool(profile.flash_kb or profile.ram_kb)
     if profile is not None:
         flash_kb, ram_kb = flash_kb or profile.flash_kb, ram_kb or profile.ram_kb or 1024 * profile.memory_mb
-    if micro and latency_ms:
+    if latency_ms and share:
+        raise UsageError("--latency-ms and --latency-share bound the same: leave one out")
+    if micro and (latency_ms or share):
         raise UsageError(
             f"the latency of {device} cannot be measured on this machine, nor does its profile tell one: leave "
-            "--latency-ms out; flash and memory bound the network"
+            "--latency-ms and --latency-share out; flash and memory bound the network"
         )
-    if profile is not None and not (flash_kb or ram_kb or latency_ms):
+    if profile is not None and not (flash_kb or ram_kb or latency_ms or share):
         raise UsageError(
             f"the profile {device} tells neither flash nor memory: give --latency-ms, --flash-kb or --ram-kb"
         )
-    if not (latency_ms or flash_kb or ram_kb):
-        raise UsageError("nothing is bounded: give --device, --latency-ms, --flash-kb or --ram-kb")
+    if not (latency_ms or share or flash_kb or ram_kb):
+        raise UsageError("nothing is bounded: give --device, --latency-ms, --latency-share, --flash-kb or --ram-kb")
     chosen = preset or (MICRO if micro else WHOLE)
     if chosen not in PRESETS:
         raise UsageError(f"--preset {chosen}: there are {', '.join(PRESETS)}")
@@ -223,12 +238,13 @@ def budget_of(device: str, latency_ms: float, flash_kb: float, ram_kb: float, pr
 def notes(search: Search) -> list[str]:
     """Return what a reader of the figures must know."""
     budget, found = search.budget, []
-    if budget.latency_us:
+    if budget.latency_us or search.share:
         where = f", which is no {search.device}: its profile tells no latency" if search.device else ""
         found.append(f"latency is that of the {search.preset} file on one thread of this machine{where}")
     bounds = [
         text
         for text, most in (
+            (f"{search.share:g} of the experiment's own latency", search.share),
             (f"{budget.latency_us / 1000:g} ms", budget.latency_us),
             (f"{budget.flash / 1024:g} kB of file", budget.flash),
             (f"{budget.ram / 1024:g} kB of memory", budget.ram),
@@ -312,7 +328,7 @@ class _Study:
         except ImportError:
             raise MissingExtraError("optuna", "search") from None
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._optuna, self._search = optuna, search
+        self._optuna, self.search = optuna, search
         pruner = optuna.pruners.SuccessiveHalvingPruner(search.rungs[0], FACTOR)
         self._study = optuna.create_study(direction="maximize", pruner=pruner)
         self._kinds = {
@@ -330,7 +346,7 @@ class _Study:
         for attempt in range(ATTEMPTS):
             # A sampler of its own each time, so that a search that was stopped goes on as if it had not been.
             self._study.sampler = self._optuna.samplers.TPESampler(
-                seed=(self._search.seed * 1_000_003 + number * ATTEMPTS + attempt) % 2**32,
+                seed=(self.search.seed * 1_000_003 + number * ATTEMPTS + attempt) % 2**32,
                 n_startup_trials=STARTS,
                 constant_liar=True,
             )
@@ -339,11 +355,11 @@ class _Study:
                 return self._kept(number, trial)
             self._study.tell(trial, state=self._optuna.trial.TrialState.FAIL)  # which no sampler looks at
         values = self._near(number)
-        return None if values is None else self._begin(number, dict(zip(self._search.space, values, strict=True)))
+        return None if values is None else self._begin(number, dict(zip(self.search.space, values, strict=True)))
 
     def _near(self, number: int) -> tuple[str, ...] | None:
         """Return what differs in one key from one of the best within the budget (Real et al. 2019), or is drawn."""
-        draw, space = random.Random(f"{self._search.seed} {number}"), self._search.space
+        draw, space = random.Random(f"{self.search.seed} {number}"), self.search.space
         fitting = [one for one in self._done if one.settings and one.state in (COMPLETE, PRUNED)]
         fitting.sort(key=lambda one: (one.state != COMPLETE, -(one.score or 0.0)))
         for _ in range(50 * len(space)):
@@ -371,13 +387,13 @@ class _Study:
         """Tell a score on the way; return whether the candidate is among the better ones."""
         trial = self._asked[number]
         trial.report(score, round_)
-        return not trial.should_prune() or number == 0 or round_ >= self._search.rounds
+        return not trial.should_prune() or number == 0 or round_ >= self.search.rounds
 
     def tell(self, done: Trial) -> None:
         """Tell how a candidate ended."""
         trial, states = self._asked.pop(done.number), self._optuna.trial.TrialState
         self._done.append(done)
-        excess = 0.0 if done.cost is None else self._search.budget.excess(done.cost)
+        excess = 0.0 if done.cost is None else self.search.budget.excess(done.cost)
         trial.set_constraint("budget", excess)
         if done.state == COMPLETE:
             self._study.tell(trial, done.score)
@@ -456,6 +472,7 @@ def run(search: Search, trials: int, minutes: float, workers: int, on_trial: Cal
     """
     study, begun = _Study(search), time.monotonic()
     done = search.trials
+    study.search = search.beside(done)
     for one in done:
         study.replay(one)
     taken = {one.number for one in done}
@@ -475,8 +492,9 @@ def run(search: Search, trials: int, minutes: float, workers: int, on_trial: Cal
                     settings = study.ask(number)
                     if settings is None:
                         return
-                found = _tried(search, study, worker, number, settings)
+                found = _tried(study.search, study, worker, number, settings)
                 with study.lock:
+                    study.search = search.beside([found, *done])
                     study.tell(found)
                     append_line(search.path / TRIALS, found.line())
                     done.append(found)

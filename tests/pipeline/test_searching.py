@@ -58,6 +58,16 @@ def test_the_best_is_within_the_budget_and_the_front_is_beaten_by_none(tmp_path)
     assert "<svg" in page
 
 
+def test_a_latency_may_be_a_share_of_the_experiments_own(tmp_path):
+    search = _search(tmp_path, budget=Budget(), share=0.5)
+    found = [_trial(0, score=0.9, latency=30), _trial(1, score=0.6, latency=15), _trial(2, score=0.7, latency=16)]
+    assert search.beside([]) == search
+    bound = search.beside(found)
+    assert bound.budget == Budget(latency_us=15)
+    assert searching.best(bound, found).number == 1
+    assert "0.5 of the experiment's own latency" in searching.notes(bound)[1]
+
+
 def test_the_nearest_is_named_where_nothing_fits(tmp_path):
     search = _search(tmp_path, budget=Budget(latency_us=5))
     told = searching.nearest_miss(search, [_trial(0, OVER, latency=30), _trial(1, OVER, latency=7.5)])
@@ -73,6 +83,8 @@ def test_the_nearest_is_named_where_nothing_fits(tmp_path):
         (("nowhere", 0, 0, 0, ""), "no device profile 'nowhere'"),
         (("", 5, 0, 0, "int9"), "--preset int9"),
         (("", float("nan"), 0, 0, ""), "--latency-ms nan: give a number"),
+        (("", 5, 0, 0, "", 0.5), "bound the same: leave one out"),
+        (("cortex-m7", 0, 0, 0, "", 0.5), "cannot be measured on this machine"),
         (("", 0, float("inf"), 0, ""), "--flash-kb inf: give a number"),
     ],
 )
