@@ -41,7 +41,8 @@ def search(
     """
     from edgekit.cli.terminal import Terminal
     from edgekit.errors import TrainingError, UsageError
-    from edgekit.pipeline import searching, sweeping
+    from edgekit.pipeline import sweeping
+    from edgekit.pipeline.search import asking, folder, results, running
     from edgekit.runfolder import RunFolder
 
     given = arguments or []
@@ -52,42 +53,42 @@ def search(
             raise UsageError(
                 f"{given[0]} has its settings already: give its folder, --trials, --minutes and --workers alone"
             )
-        made = searching.open_search(Path(given[0]))
-        read_experiment([str(made.path / searching.BASE)])  # whether its code is trusted
+        made = folder.open_search(Path(given[0]))
+        read_experiment([str(made.path / folder.BASE)])  # whether its code is trusted
     else:
         grid, single = sweeping.grid_of([one for one in given if "=" in one])
         experiment = read_experiment([*(one for one in given if "=" not in one), *single])
-        budget, preset = searching.budget_of(device, latency_ms, flash_kb, ram_kb, preset, latency_share)
+        budget, preset = asking.budget_of(device, latency_ms, flash_kb, ram_kb, preset, latency_share)
         place = out or RunFolder.next_free(Path("runs"), f"{experiment.name}-search")
-        space = searching.space_of(experiment, grid)
-        made = searching.begin(
+        space = asking.space_of(experiment, grid)
+        made = folder.begin(
             experiment,
-            searching.Search(place, space, budget, device, preset, rounds or 18, experiment.seed, share=latency_share),
+            folder.Search(place, space, budget, device, preset, rounds or 18, experiment.seed, share=latency_share),
         )
     with Terminal(silent=as_json) as terminal:
         terminal.console.print(f"[bold]{trials} candidates[/bold] into {made.path}")
-        for note in searching.notes(made):
+        for note in asking.notes(made):
             terminal.notice(note)
 
         def ended(one: Any) -> None:
             terminal.notice(f"{one.number + 1}/{trials}  {_line(one)}")
 
         try:
-            done = searching.run(made, trials, minutes, workers, ended)
+            done = running.run(made, trials, minutes, workers, ended)
         except KeyboardInterrupt:
             raise TrainingError(f"stopped; go on with: edgekit search {made.path} --trials {trials}") from None
         made = made.beside(done)
-        winner = searching.best(made, done)
-        page = searching.write_page(made, done)
+        winner = results.best(made, done)
+        page = results.write_page(made, done)
         if winner is None:
             raise TrainingError(
-                f"no candidate of {len(done)} was trained within the budget; {searching.nearest_miss(made, done)}"
+                f"no candidate of {len(done)} was trained within the budget; {results.nearest_miss(made, done)}"
             )
-        file = searching.write_winner(made, winner)
+        file = results.write_winner(made, winner)
         if as_json:
             terminal.result(
                 {"folder": str(made.path), "winner": winner.line(), "experiment": str(file),
-                 "front": [one.number for one in searching.pareto(made, done)], "trials": [one.line() for one in done]}
+                 "front": [one.number for one in results.pareto(made, done)], "trials": [one.line() for one in done]}
             )  # fmt: skip
             return
         base = min(done, key=lambda one: one.number)

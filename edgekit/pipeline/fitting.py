@@ -19,7 +19,7 @@ from edgekit.models import build
 from edgekit.models.kinds import aim_of
 from edgekit.models.sequence import vocabulary_of
 from edgekit.models.settings import Model
-from edgekit.pipeline.searching import MICRO, WHOLE
+from edgekit.pipeline.search.asking import MICRO, WHOLE
 from edgekit.registry import MODELS
 from edgekit.section import Chosen
 

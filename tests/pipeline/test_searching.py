@@ -9,8 +9,8 @@ import pytest
 
 from edgekit import experiment as experiments
 from edgekit.errors import RunFolderError, UsageError
-from edgekit.pipeline import searching
-from edgekit.pipeline.searching import COMPLETE, OVER, PRUNED, Budget, Cost, Search, Trial
+from edgekit.pipeline.search import asking, folder, results, running
+from edgekit.pipeline.search.folder import COMPLETE, OVER, PRUNED, Budget, Cost, Search, Trial
 
 SPACE = {"model.width": ("0.1", "0.25", "0.5", "1.0"), "model.norm": ("none",)}
 QUICK = (
@@ -30,7 +30,7 @@ def _trial(number, state=COMPLETE, score=0.5, latency=10.0, flash=1000):
 
 def _begun(path, **more):
     search = _search(path, **more)
-    return searching.begin(experiments.load(None, list(QUICK)), search)
+    return folder.begin(experiments.load(None, list(QUICK)), search)
 
 
 def test_the_worst_part_of_a_budget_counts():
@@ -51,9 +51,9 @@ def test_the_best_is_within_the_budget_and_the_front_is_beaten_by_none(tmp_path)
     search = _search(tmp_path, budget=Budget(latency_us=12))
     found = [_trial(0, score=0.9, latency=30), _trial(1, score=0.6), _trial(2, score=0.7, latency=11),
              _trial(3, PRUNED, 0.99), _trial(4, score=0.5, latency=20), _trial(5, OVER, latency=99)]  # fmt: skip
-    assert searching.best(search, found).number == 2
-    assert [one.number for one in searching.pareto(search, found)] == [1, 2]
-    page = searching.write_page(search, found).read_text()
+    assert results.best(search, found).number == 2
+    assert [one.number for one in results.pareto(search, found)] == [1, 2]
+    page = results.write_page(search, found).read_text()
     assert "(winner)" in page
     assert "<svg" in page
 
@@ -64,15 +64,15 @@ def test_a_latency_may_be_a_share_of_the_experiments_own(tmp_path):
     assert search.beside([]) == search
     bound = search.beside(found)
     assert bound.budget == Budget(latency_us=15)
-    assert searching.best(bound, found).number == 1
-    assert "0.5 of the experiment's own latency" in searching.notes(bound)[1]
+    assert results.best(bound, found).number == 1
+    assert "0.5 of the experiment's own latency" in asking.notes(bound)[1]
 
 
 def test_the_nearest_is_named_where_nothing_fits(tmp_path):
     search = _search(tmp_path, budget=Budget(latency_us=5))
-    told = searching.nearest_miss(search, [_trial(0, OVER, latency=30), _trial(1, OVER, latency=7.5)])
+    told = results.nearest_miss(search, [_trial(0, OVER, latency=30), _trial(1, OVER, latency=7.5)])
     assert told == "nearest is model.width=1: it would need --latency-ms 0.01"
-    assert "give more --trials" in searching.nearest_miss(search, [_trial(2, PRUNED, latency=4)])
+    assert "give more --trials" in results.nearest_miss(search, [_trial(2, PRUNED, latency=4)])
 
 
 @pytest.mark.parametrize(
@@ -90,28 +90,28 @@ def test_the_nearest_is_named_where_nothing_fits(tmp_path):
 )
 def test_a_budget_that_cannot_be_is_one_line(asked, told):
     with pytest.raises(UsageError, match=told) as error:
-        searching.budget_of(*asked)
+        asking.budget_of(*asked)
     assert "\n" not in str(error.value)
 
 
 def test_a_microcontroller_bounds_flash_and_memory():
-    assert searching.budget_of("cortex-m4-256", 0, 0, 0, "") == (Budget(0, 1024 << 10, 256 << 10), "int8-full")
-    assert searching.budget_of("cortex-m4-256", 0, 100, 0, "int8") == (Budget(0, 100 << 10, 256 << 10), "int8")
+    assert asking.budget_of("cortex-m4-256", 0, 0, 0, "") == (Budget(0, 1024 << 10, 256 << 10), "int8-full")
+    assert asking.budget_of("cortex-m4-256", 0, 100, 0, "int8") == (Budget(0, 100 << 10, 256 << 10), "int8")
 
 
 def test_what_varies_is_what_was_asked_for_or_the_familys():
     experiment = experiments.load(None, list(QUICK))
-    assert searching.space_of(experiment, SPACE) == SPACE
-    assert "model.width" in searching.space_of(experiment, {})
+    assert asking.space_of(experiment, SPACE) == SPACE
+    assert "model.width" in asking.space_of(experiment, {})
     dscnn = experiments.load(None, [])
-    assert "model.arguments.channels" in searching.space_of(dscnn, {})
+    assert "model.arguments.channels" in asking.space_of(dscnn, {})
     with pytest.raises(Exception, match="wdth"):
-        searching.space_of(experiment, {"model.wdth": ("1", "2")})
+        asking.space_of(experiment, {"model.wdth": ("1", "2")})
 
 
 def test_damage_and_another_search_are_told_in_a_line(tmp_path):
     search = _begun(tmp_path / "s")
-    assert searching.open_search(tmp_path / "s") == search
+    assert folder.open_search(tmp_path / "s") == search
     with pytest.raises(UsageError, match="holds another search"):
         _begun(tmp_path / "s", rounds=5)
     good = _trial(1).line()
@@ -132,27 +132,27 @@ def test_damage_and_another_search_are_told_in_a_line(tmp_path):
     for wrong in ({"rounds": "x"}, {"budget": {"latency_us": "a"}}, {"preset": "zz"}, {"space": {}}):
         (tmp_path / "s/search.json").write_text(json.dumps({**plan, **wrong}))
         with pytest.raises(RunFolderError, match="damaged"):
-            searching.open_search(tmp_path / "s")
+            folder.open_search(tmp_path / "s")
     (tmp_path / "s/search.json").write_text(json.dumps(plan))
     (tmp_path / "s/search.toml").write_text("")
     with pytest.raises(RunFolderError, match="not the experiment that the search began with"):
-        searching.open_search(tmp_path / "s")
+        folder.open_search(tmp_path / "s")
     (tmp_path / "s/search.json").write_text("[]")
     with pytest.raises(RunFolderError, match="damaged"):
-        searching.open_search(tmp_path / "s")
+        folder.open_search(tmp_path / "s")
     with pytest.raises(UsageError, match="not a search's folder"):
-        searching.open_search(tmp_path)
+        folder.open_search(tmp_path)
 
 
 @pytest.mark.long
 def test_a_stopped_search_goes_on_as_if_it_had_not_been(tmp_path):
     """Real candidates, in processes of their own; without a bound on latency, so that no clock chooses."""
     heard = []
-    whole = searching.run(_begun(tmp_path / "whole", rounds=3), 4, 0, 1, heard.append)
+    whole = running.run(_begun(tmp_path / "whole", rounds=3), 4, 0, 1, heard.append)
     assert [one.number for one in heard] == [0, 1, 2, 3]
     first = _begun(tmp_path / "parts", rounds=3)
-    searching.run(first, 2, 0, 1, heard.append)
-    parts = searching.run(searching.open_search(tmp_path / "parts"), 4, 0, 1, heard.append)
+    running.run(first, 2, 0, 1, heard.append)
+    parts = running.run(folder.open_search(tmp_path / "parts"), 4, 0, 1, heard.append)
     assert [(one.settings, one.state, one.scores, one.judged) for one in parts] == [
         (one.settings, one.state, one.scores, one.judged) for one in whole
     ]
@@ -162,13 +162,13 @@ def test_a_stopped_search_goes_on_as_if_it_had_not_been(tmp_path):
     for one in whole:
         assert one.cost.latency_us > 0
         assert (one.state == OVER) == (one.cost.flash > 16 << 10 and one.number > 0)
-    winner = searching.best(first, parts)
+    winner = results.best(first, parts)
     if winner is not None:
-        made = experiments.load(searching.write_winner(first, winner), [])
+        made = experiments.load(results.write_winner(first, winner), [])
         assert made.model.width == float(winner.settings.get("model.width", 1))
     lines = [json.loads(line) for line in (tmp_path / "parts/trials.jsonl").read_text().splitlines()]
     assert [line["number"] for line in lines] == [0, 1, 2, 3]
-    again = searching.run(first, 9, 0, 2, heard.append)
+    again = running.run(first, 9, 0, 2, heard.append)
     assert len(again) == 4  # width 1 is the experiment as it is: three others are left
 
 

@@ -28,7 +28,7 @@ from edgekit.export.tflite import Subject, as_device
 from edgekit.export.verify import run_examples
 from edgekit.models.cost import macs
 from edgekit.pipeline.fitting import KERNELS
-from edgekit.pipeline.searching import BASE, Cost, Search, open_search
+from edgekit.pipeline.search.folder import BASE, Cost, Search, open_search
 from edgekit.pipeline.subjects import build_network, load_dataset
 from edgekit.runfolder import RunFolder
 from edgekit.server.loop.evaluation import measured

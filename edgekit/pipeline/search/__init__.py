@@ -1,0 +1,1 @@
+"""`edgekit search`: a network that is as good as it can be within a device's budget."""
