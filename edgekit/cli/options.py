@@ -88,7 +88,6 @@ def read_experiment(arguments: list[str] | None) -> "Experiment":
     from edgekit import experiment as experiments
     from edgekit.cli.new import TEMPLATE
     from edgekit.errors import UsageError
-    from edgekit.registry import OF_PRIVACY, check_names
 
     given = arguments or []
     paths = [argument for argument in given if "=" not in argument]
@@ -102,6 +101,19 @@ def read_experiment(arguments: list[str] | None) -> "Experiment":
     if paths and not Path(paths[0]).resolve().is_relative_to(Path.cwd()):
         from_elsewhere()
     experiment = experiments.load(Path(paths[0]) if paths else TEMPLATE, overrides)
+    check_named(experiment)
+    return experiment
+
+
+def check_named(experiment: "Experiment") -> None:
+    """See that what an experiment names is known, and that its code may be run here.
+
+    Raises:
+        UsageError: it may not.
+        ExperimentError: nobody knows it.
+    """
+    from edgekit.registry import OF_PRIVACY, check_names
+
     federation = experiment.federation
     check_names(
         {
@@ -115,4 +127,3 @@ def read_experiment(arguments: list[str] | None) -> "Experiment":
         [one.name for one in federation.transforms],
         experiment.tracking,
     )
-    return experiment

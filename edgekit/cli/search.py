@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from edgekit.cli.options import AsJson, ExperimentArguments, Trust, read_experiment
+from edgekit.cli.options import AsJson, ExperimentArguments, Trust, check_named, from_elsewhere, read_experiment
 
 
 def search(
@@ -53,18 +53,29 @@ def search(
             raise UsageError(
                 f"{given[0]} has its settings already: give its folder, --trials, --minutes and --workers alone"
             )
+        from_elsewhere()
         made = folder.open_search(Path(given[0]))
-        read_experiment([str(made.path / folder.BASE)])  # whether its code is trusted
+        experiment = read_experiment([str(made.path / folder.BASE)])  # whether its code is trusted
     else:
         grid, single = sweeping.grid_of([one for one in given if "=" in one])
         experiment = read_experiment([*(one for one in given if "=" not in one), *single])
         budget, preset = asking.budget_of(device, latency_ms, flash_kb, ram_kb, preset, latency_share)
         place = out or RunFolder.next_free(Path("runs"), f"{experiment.name}-search")
         space = asking.space_of(experiment, grid)
-        made = folder.begin(
-            experiment,
-            folder.Search(place, space, budget, device, preset, rounds or 18, experiment.seed, share=latency_share),
+        asked = folder.Search(
+            place,
+            space,
+            budget,
+            device,
+            preset,
+            rounds or 18,
+            experiment.seed,
+            share=latency_share,
+            memory=asking.memory_of(device),
         )
+        made = folder.begin(experiment, asked)
+    for one in asking.each_changed(experiment, made.space):  # whether their code is trusted
+        check_named(one)
     with Terminal(silent=as_json) as terminal:
         terminal.console.print(f"[bold]{trials} candidates[/bold] into {made.path}")
         for note in asking.notes(made):

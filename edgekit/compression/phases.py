@@ -63,7 +63,7 @@ def _rounding(plan: list[Phase], begin: float, times: int, rounds: int) -> list[
             f"it at {start / rounds:.2g} or later"
         )
     starts = sorted({at + round((rounds - at) * place / times) for place in range(times)})
-    first = [replace(last, until=at, last=False)] if before or at else []
+    first = [replace(last, until=at, last=False)] if before or at or last.change else []
     found = [*before, *first]
     for number, (place, until) in enumerate(zip(starts, [*starts[1:], rounds], strict=True), len(found)):
         found.append(replace(last, number=number, until=until, change="quantise", amount=0.0, last=place == starts[-1]))

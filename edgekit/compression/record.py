@@ -19,6 +19,10 @@ Record = list[dict[str, Any]]
 Of one that rounds while it trains `quantise` with its plan; of one that was trained so `integers` with grids."""
 
 
+MOST_STEPS = 300
+"""Of a record that is read: each takes a copy of the network."""
+
+
 def rebuilt(model: nn.Module, shape: tuple[int, ...], record: Sequence[Any]) -> nn.Module:
     """Return an experiment's network in the form that a record tells, for weights that are then loaded.
 
@@ -31,6 +35,8 @@ def rebuilt(model: nn.Module, shape: tuple[int, ...], record: Sequence[Any]) -> 
         ModelError: the record is none of this network.
         MissingExtraError: torch-pruning is needed, and not installed.
     """
+    if len(record) > MOST_STEPS:
+        raise ModelError(f"a record of compression has {len(record)} steps; {MOST_STEPS} are the most")
     try:
         for step in record:
             if step["step"] == "fold":
@@ -43,12 +49,18 @@ def rebuilt(model: nn.Module, shape: tuple[int, ...], record: Sequence[Any]) -> 
                     mask = torch.arange(layer.weight.numel()) < kept
                     put(model, name, Sparse(layer, mask.reshape(layer.weight.shape)))
             elif step["step"] == "quantise":
-                model = quantised(model, Plan.of(step["plan"]), bool(step["learnt"]))
+                plan, grids = Plan.of(step["plan"]), step["grids"]
+                if not all(
+                    type(n) is int and 0 <= n < len(plan.grids) and 0 < by < math.inf for n, by in grids.values()
+                ):
+                    raise ModelError("a record of compression names a grid that is not there")
+                str(step["format"])
+                model = quantised(model, plan, bool(step["learnt"]))
             elif step["step"] == "integers":
                 model.integers = Integers(str(step["format"]), _grids(step["grids"]))  # type: ignore[assignment]
             else:
                 raise ModelError(f"a record of compression names {step['step']!r}, which this edgekit does not know")
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, IndexError) as error:
         told = " ".join(str(error).split())[:200]
         raise ModelError(f"what was cut is not told as this network needs it: {told}") from None
     model.compression = [*done_to(model), *record]  # type: ignore[assignment]
@@ -65,9 +77,16 @@ def without_sparse(model: nn.Module, record: Record) -> tuple[nn.Module, Record]
     return dense(model), [step for step in record if step["step"] != "sparse"]
 
 
-def begun(record: Record) -> Record:
-    """Return the record of a network whose weights shall be trained further: integers are of those it had."""
-    return [step for step in record if not isinstance(step, dict) or step.get("step") != "integers"]
+def for_training(record: Record) -> Record:
+    """Return the record of a network whose weights shall be trained further: integers are of those it had.
+
+    Raises:
+        ModelError: it is of a network that rounds, which no finished run keeps.
+    """
+    names = [step.get("step") if isinstance(step, dict) else None for step in record]
+    if "quantise" in names:
+        raise ModelError("its network still rounds: it is of a run that has not finished, go on with edgekit resume")
+    return [step for step, name in zip(record, names, strict=True) if name != "integers"]
 
 
 def finished(model: nn.Module, record: Record, x: Tensor) -> tuple[nn.Module, Record]:

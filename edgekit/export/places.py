@@ -1,5 +1,6 @@
 """Where a network must round to give what its integer file gives: read from the file, found by value in the network."""
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,14 +14,12 @@ from edgekit.data.federated import Floats
 from edgekit.errors import ExportError
 from edgekit.export import ranges
 from edgekit.export.metadata import parsed
-from edgekit.models.fake_quantisation import Call, Counting, Key, Plan
+from edgekit.models.fake_quantisation import LAYERS, Call, Counting, Key, Plan
 
 COMPARED = 3
 """Examples by which a network's values are found in its file."""
 CLOSE = 1e-4
 """Of the largest value: how far two may be apart that are the same."""
-LAYERS = ("conv1d", "conv2d", "linear")
-"""Functions whose second argument is a weight."""
 Grid = tuple[float, int]
 """Scale and zero point of int8."""
 
@@ -86,6 +85,7 @@ def find(model: nn.Module, x: Floats, inputs: ranges.Inputs, float32: bytes, int
             places[call.key] = {"bits": made.bits, "each": made.each, "reads": reads}
     if not places:
         raise ExportError("no layer of the integer file is one of the network's: nothing could be trained to round")
+    _check_alike(model, x[:1], seen)
     few = {signature: examples[:COMPARED] for signature, examples in inputs.items()}
     found = ranges.values(float32, few, set(file.grids) - file.given)
     factors: dict[str, tuple[int, float]] = {}
@@ -101,6 +101,8 @@ def find(model: nn.Module, x: Floats, inputs: ranges.Inputs, float32: bytes, int
             place = number.setdefault((scale / factor, zero), len(number))
             places.setdefault(call.key, {})["writes"] = place
             factors[name] = (place, factor)
+    if not written:
+        raise ExportError("nothing that the network computes is a tensor of its integer file: it cannot be trained so")
     calls = tuple(Call(*call.key, **places[call.key]) for call in seen if call.key in places)
     given = next((number[grids[name]] for name in file.given if name in grids and name in file.grids), -1)
     return Found(
@@ -195,6 +197,26 @@ class _Watching(Counting):
             weight = _sorted(args[1]) if func.__name__ in LAYERS and len(args) > 1 else None
             self.seen.append(_Called(key, [_sorted(given)], weight))
         return given
+
+
+def _check_alike(model: nn.Module, x: Floats, seen: list["_Called"]) -> None:
+    """See that a network calls the same functions while it trains: places are counted by them.
+
+    Raises:
+        ExportError: it does not.
+    """
+    training, mode = copy.deepcopy(model).train(), _Watching()
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), mode:
+        training(torch.from_numpy(x))
+    if [_shape(one) for one in mode.seen] != [_shape(one) for one in seen]:
+        raise ExportError(
+            "the network computes otherwise while it trains (as early exits do, whose answers all train): it cannot be "
+            "trained to round; leave quantise out of compression.stages"
+        )
+
+
+def _shape(call: "_Called") -> tuple[Key, int, int]:
+    return call.key, call.values[0].size, 0 if call.weight is None else call.weight.size
 
 
 def _calls_of(model: nn.Module, x: Floats) -> list[_Called]:

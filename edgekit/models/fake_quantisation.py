@@ -20,6 +20,10 @@ from edgekit.errors import ModelError
 LOW, HIGH = -128, 127
 FIXED = ((1 / 256, LOW), (1 / 128, 0))
 """Scale and zero point that the format prescribes, for what ends in a sigmoid, a softmax or a tanh."""
+LAYERS = ("conv1d", "conv2d", "linear")
+"""Functions whose second argument is a weight."""
+LEAST_SCALE, MOST_CALLS = 1e-30, 100_000
+"""Of a plan that is read."""
 LEAST = 1e-3
 """Of what a learnt range is multiplied with."""
 
@@ -44,6 +48,13 @@ class Call:
     each: bool = True
     reads: int = -1
     writes: int = -1
+
+    @property
+    def sound(self) -> bool:
+        """Whether it is a call at all; of another program's file it may hold anything."""
+        counted = type(self.name) is str and type(self.number) is int and self.number >= 0 and type(self.each) is bool
+        layer = self.name in LAYERS or (self.bits == 0 and self.reads == -1)
+        return counted and type(self.bits) is int and self.bits in (0, 4, 8) and layer
 
 
 @dataclass(frozen=True)
@@ -75,8 +86,10 @@ class Plan:
             grids = tuple((float(scale), int(zero)) for scale, zero in told["grids"])
             calls = tuple(Call(**one) for one in told["calls"])
             used = [int(told["given"]), *(place for call in calls for place in (call.reads, call.writes))]
-            sound = all(0 < scale < math.inf and LOW <= zero <= HIGH for scale, zero in grids)
-            sound &= all(-1 <= place < len(grids) for place in used) and all(call.bits in (0, 4, 8) for call in calls)
+            sound = all(LEAST_SCALE < scale < 1 / LEAST_SCALE and LOW <= zero <= HIGH for scale, zero in grids)
+            sound &= len(calls) <= MOST_CALLS and all(call.sound for call in calls)
+            sound &= all(type(place) is int and -1 <= place < len(grids) for place in used)
+            sound &= len({(call.name, call.number) for call in calls}) == len(calls)
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"where the network rounds is not told: {error}") from None
         if not sound:
@@ -146,12 +159,14 @@ class Rounding(Counting):
         call = self._calls.get(key)
         if call is None:
             return func(*args, **kwargs)
-        self.done += 1
         if call.reads >= 0:
             args = (self.rounded(args[0], call.reads), *args[1:])
         if call.bits:
             args = (args[0], rounded_weight(args[1], call.bits, call.each), *args[2:])
         given = func(*args, **kwargs)
+        if not (isinstance(given, Tensor) and given.is_floating_point()):  # of integers, which are not counted
+            return given
+        self.done += 1
         return given if call.writes < 0 else self.written(call, self.rounded(given, call.writes))
 
     def rounded(self, x: Tensor, grid: int) -> Tensor:

@@ -176,6 +176,8 @@ def _work(job: Job, fleet: Fleet | None = None) -> dict[str, Any]:
     experiment = job.experiment
     compressing.check(experiment, real=fleet is not None)
     dataset, model = _load(job)
+    if fleet is not None and any(step["step"] == "channels" for step in done_to(model)):
+        job.listener.notice("nodes with torch need torch-pruning for a network whose channels were cut, others do not")
     whose = f"; {dataset.clients} clients" if fleet is None else f"; at least {experiment.serve.nodes} nodes"
     job.listener.notice(dataset.description + ("" if dataset.parties else whose))
     job.skipped = foresight.lacking(experiment, job.listener.notice)

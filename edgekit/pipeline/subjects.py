@@ -10,7 +10,7 @@ from torch import nn
 
 from edgekit import algorithms, arrays, objectives, plugins
 from edgekit.clients.torch_trainer import load_weights
-from edgekit.compression.record import begun, rebuilt
+from edgekit.compression.record import for_training, rebuilt
 from edgekit.data import FederatedDataset
 from edgekit.data.federated import Floats
 from edgekit.errors import EdgekitError, ModelError, RunFolderError, UsageError
@@ -60,7 +60,7 @@ def build_network(
     if held is None or not told:
         return network(model, experiment.split, dataset, experiment.seed, calibration, on_notice)
     plain = model.model_copy(update={"weights": "", "new": [], "only": []})
-    made = rebuilt(network(plain, experiment.split, dataset, experiment.seed), dataset.shape, begun(told))
+    made = rebuilt(network(plain, experiment.split, dataset, experiment.seed), dataset.shape, for_training(told))
     for line in take(made, held, model.new):
         on_notice(line)
     train_only(made, model.only)
@@ -107,6 +107,7 @@ def load_network(folder: RunFolder, experiment: Experiment, dataset: FederatedDa
     model = build_network(experiment.model_copy(update={"model": begun}), dataset)
     weights, told = arrays.load(held)
     if record := (told or {}).get(COMPRESSION):
+        for_training(record)  # sees that it is of a finished run
         model = rebuilt(model, dataset.shape, record)
     if problem := arrays.problem_with(weights, _state(model)):
         raise RunFolderError(f"{folder.model} is not of the experiment's network: {problem}")

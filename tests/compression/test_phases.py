@@ -67,6 +67,8 @@ def test_a_network_rounds_last_and_its_ranges_are_taken_anew():
     assert _phases(10, stages=["quantise"]) == [(7, "", 0.0), (9, "quantise", 0.0), (10, "quantise", 0.0)]
     assert _phases(10, stages=["quantise"], quantise={"begin": 0, "times": 1}) == [(10, "quantise", 0.0)]
     assert _phases(10, stages=["quantise"], quantise={"begin": 1}) == [(10, "", 0.0), (10, "quantise", 0.0)]
+    both = {"stages": ["prune", "quantise"], "prune": {"steps": 1, "begin": 0, "end": 0}}
+    assert _phases(10, **both, quantise={"begin": 0, "times": 1}) == [(0, "weights", 0.8), (10, "quantise", 0.0)]
     asked = {"stages": ["prune", "quantise"], "prune": {"steps": 1, "begin": 0.5, "end": 0.5}, "quantise": once}
     found = phases(Compression(**asked), 10)
     assert [(one.number, one.until, one.change, one.last) for one in found] == [

@@ -137,3 +137,12 @@ def test_formats_without_such_integers_are_refused(preset):
 def test_four_bits_are_refused_where_no_kernel_has_them(old_runtime):
     with pytest.raises(ExportError, match="tflite-runtime has no kernels for int4"):
         runtimes.check(["ai-edge-litert", old_runtime], ["int4"])
+
+
+def test_a_network_that_trains_otherwise_is_refused_in_a_line():
+    model = build(Model(name="exits", norm="weight-standardised", width=0.25), SHAPE, 4, 0)
+    model = fold_weight_standardisation(model).eval()
+    inputs, float32 = as_inputs(SHAPE, as_device(X)), to_float32(model, SHAPE)
+    with pytest.raises(ExportError, match="computes otherwise while it trains") as error:
+        places.find(model, X, inputs, float32, integer_file(float32, "int8", inputs, 100.0))
+    assert "\n" not in str(error.value)

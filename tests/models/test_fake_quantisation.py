@@ -90,10 +90,23 @@ def test_a_plan_of_another_network_is_noticed():
         quantised(_network(), other)(torch.zeros(1, 5))
 
 
+def test_integers_of_the_same_name_are_not_taken_for_the_call():
+    class Indexed(nn.Module):
+        def forward(self, x):
+            return x[:, torch.arange(2) + 1] + x[:, :2]
+
+    plan = Plan(((0.5, 0),), (Call("add", 0, writes=0),))
+    x = torch.tensor([[0.1, 0.2, 0.4]])
+    assert torch.equal(quantised(Indexed(), plan)(x), torch.tensor([[0.5, 0.5]]))
+
+
 def test_a_plan_is_plain_data():
     told = json.loads(json.dumps(PLAN.told()))
     assert Plan.of(told) == PLAN
     for wrong in ({}, {**told, "grids": [[0.0, 1]]}, {**told, "given": 9}, {**told, "calls": [{"name": "x"}]},
-                  {**told, "grids": [["inf", 0]]}, {**told, "calls": 3}):  # fmt: skip
+                  {**told, "grids": [["inf", 0]]}, {**told, "calls": 3}, {**told, "grids": [[1e-320, 0], [1, 0]]},
+                  *({**told, "calls": [one]} for one in (
+                      {"name": [], "number": 0}, {"name": "linear", "number": 0, "reads": 0.5},
+                      {"name": "relu", "number": 0, "bits": 8}, {"name": "relu", "number": -1}))):  # fmt: skip
         with pytest.raises(ModelError, match="rounds"):
             Plan.of(wrong)

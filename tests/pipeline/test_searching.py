@@ -71,7 +71,7 @@ def test_a_latency_may_be_a_share_of_the_experiments_own(tmp_path):
 def test_the_nearest_is_named_where_nothing_fits(tmp_path):
     search = _search(tmp_path, budget=Budget(latency_us=5))
     told = results.nearest_miss(search, [_trial(0, OVER, latency=30), _trial(1, OVER, latency=7.5)])
-    assert told == "nearest is model.width=1: it would need --latency-ms 0.01"
+    assert told == "nearest is model.width=1: begin another search with --latency-ms 0.01"
     assert "give more --trials" in results.nearest_miss(search, [_trial(2, PRUNED, latency=4)])
 
 

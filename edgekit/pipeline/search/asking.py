@@ -1,14 +1,15 @@
 """What a search is asked for: the budget, and what varies."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from edgekit import experiment as experiments
 from edgekit.devices.profile import load as load_profile
 from edgekit.errors import UsageError
 from edgekit.experiment import Experiment
+from edgekit.export import runtimes
 from edgekit.models.kinds import searched_of
-from edgekit.pipeline.search.folder import Budget, Search
+from edgekit.pipeline.search.folder import ALIVE, ARENA, Budget, Search
 from edgekit.registry import MODELS, PRESETS
 
 MICRO, WHOLE = "int8-full", "int8"
@@ -56,6 +57,13 @@ def budget_of(
     return Budget(1000 * latency_ms, round(1024 * flash_kb), round(1024 * ram_kb)), chosen
 
 
+def memory_of(device: str) -> str:
+    """Return how memory is measured of candidates for a device."""
+    profile = load_profile(device) if device else None
+    micro = profile is not None and bool(profile.flash_kb or profile.ram_kb)
+    return ARENA if micro and runtimes.MICRO in runtimes.installed() else ALIVE
+
+
 def notes(search: Search) -> list[str]:
     """Return what a reader of the figures must know."""
     budget, found = search.budget, []
@@ -73,6 +81,8 @@ def notes(search: Search) -> list[str]:
         if most
     ]
     found.append(f"at most {', '.join(bounds)}")
+    if search.budget.ram:
+        found.append(f"memory is {search.memory}")
     many = math.prod(len(values) for values in search.space.values())
     return [*found, f"{many:,} networks by {', '.join(f'{key} ({len(v)})' for key, v in search.space.items())}"]
 
@@ -90,7 +100,20 @@ def space_of(experiment: Experiment, grid: Mapping[str, tuple[str, ...]]) -> dic
         raise UsageError(
             f"{experiment.model.name} names nothing to vary: give keys several values, as model.width=0.5,0.75,1"
         )
+    if experiment.compression.stages or any(key.startswith("compression.") for key in space):
+        raise UsageError(
+            "a search varies networks and trains each as it is: leave compression.stages out, and compress the winner"
+        )
+    list(each_changed(experiment, space))
+    return space
+
+
+def each_changed(experiment: Experiment, space: Mapping[str, tuple[str, ...]]) -> Iterator[Experiment]:
+    """Yield the experiment with each single value of a space.
+
+    Raises:
+        ExperimentError: one is none that it may have.
+    """
     for key, values in space.items():
         for value in values:
-            experiments.changed(experiment, [f"{key}={value}"])
-    return space
+            yield experiments.changed(experiment, [f"{key}={value}"])

@@ -22,6 +22,8 @@ FACTOR = 3
 """One in how many candidates goes on from a rung to the next, and how many times longer that one's training is."""
 RUNGS = 3
 COMPLETE, PRUNED, OVER, FAILED = STATES = ("complete", "ended early", "over the budget", "failed")
+ARENA, ALIVE = "the arena of TFLite Micro on this machine", "what is alive at the same time, as reckoned"
+MOST_VALUES, MOST_ROUNDS = 10_000, 10_000
 ANEW = "begin again with another --out"
 
 
@@ -108,7 +110,9 @@ class Trial:
         except ValidationError as error:
             raise RunFolderError(f"{TRIALS} is damaged: {first_problem(error)}; {ANEW}") from None
         numbers = [*found.scores.values(), 0.0 if found.judged is None else found.judged]
-        if found.state not in STATES or found.number < 0 or not all(map(math.isfinite, numbers)):
+        costs = [] if found.cost is None else list(asdict(found.cost).values())
+        sound = all(map(math.isfinite, numbers)) and all(0 <= one < math.inf for one in costs)
+        if found.state not in STATES or found.number < 0 or not sound:
             raise RunFolderError(f"{TRIALS} is damaged: trial {found.number} cannot be; {ANEW}")
         return found
 
@@ -127,6 +131,7 @@ class Search:
         seed: of what is drawn.
         experiment: hash of `search.toml`.
         share: of the experiment's own latency, the most that a candidate may have; 0 is no bound.
+        memory: how it is measured: ARENA or ALIVE.
     """
 
     path: Path
@@ -138,6 +143,7 @@ class Search:
     seed: int
     experiment: str = ""
     share: float = 0.0
+    memory: str = ALIVE
 
     @property
     def rungs(self) -> list[int]:
@@ -204,7 +210,12 @@ def open_search(path: Path) -> Search:
         found = TypeAdapter(Search).validate_python({**json.loads((path / PLAN).read_text()), "path": path})
     except (OSError, ValueError, TypeError):
         raise RunFolderError(f"{path / PLAN} is damaged: {ANEW}") from None
-    if found.preset not in PRESETS or found.rounds < 1 or not found.space:
+    many = [len(values) for values in found.space.values()]
+    numbers = (*asdict(found.budget).values(), found.share)
+    sound = found.preset in PRESETS and 1 <= found.rounds <= MOST_ROUNDS and found.memory in (ARENA, ALIVE)
+    sound &= bool(many) and min(many) > 0 and sum(many) <= MOST_VALUES and all(0 <= one < math.inf for one in numbers)
+    sound &= all(len(set(values)) == len(values) for values in found.space.values())
+    if not sound:
         raise RunFolderError(f"{path / PLAN} is damaged: {ANEW}")
     if _hash((path / BASE).read_text()) != found.experiment:
         raise RunFolderError(f"{path / BASE} is not the experiment that the search began with: put it back, or {ANEW}")

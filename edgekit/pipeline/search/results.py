@@ -22,7 +22,7 @@ def best(search: Search, trials: Sequence[Trial]) -> Trial | None:
 
 def nearest_miss(search: Search, trials: Sequence[Trial]) -> str:
     """Return which candidate is nearest to a budget that none meets, and what to relax."""
-    measured = [one for one in trials if one.cost is not None]
+    measured = [one for one in trials if one.cost is not None and one.state != FAILED]
     if not measured:
         return "no candidate could be measured"
     fitting = sum(search.budget.excess(each.cost) <= 0 for each in measured if each.cost is not None)
@@ -33,13 +33,18 @@ def nearest_miss(search: Search, trials: Sequence[Trial]) -> str:
     over = [
         f"{option} {math.ceil(own * 100 / scale) / 100:g}"
         for option, own, most, scale in (
-            ("--latency-ms", one.cost.latency_us, search.budget.latency_us, 1000),
+            _latency_option(search, one.cost.latency_us),
             ("--flash-kb", one.cost.flash, search.budget.flash, 1024),
             ("--ram-kb", one.cost.ram, search.budget.ram, 1024),
         )
         if most and own > most
     ]
-    return f"nearest is {one.label}: it would need {' and '.join(over)}"
+    return f"nearest is {one.label}: begin another search with {' and '.join(over)}"
+
+
+def _latency_option(search: Search, own: float) -> tuple[str, float, float, float]:
+    bound = search.budget.latency_us
+    return ("--latency-share", own, bound, bound / search.share) if search.share else ("--latency-ms", own, bound, 1000)
 
 
 def pareto(search: Search, trials: Sequence[Trial]) -> list[Trial]:

@@ -18,6 +18,10 @@ from edgekit.pipeline.search.study import Study
 from edgekit.runfolder import append_line, locked
 
 
+class EndedError(EdgekitError):
+    """A worker's process ended."""
+
+
 class _Worker:
     """A process that measures and trains one candidate after the other: lines of JSON go there and come back."""
 
@@ -39,7 +43,7 @@ class _Worker:
         assert self._child.stdout is not None
         line = self._child.stdout.readline()
         if not line:
-            raise EdgekitError(f"a worker ended with {self._child.wait()}; its output is in workers.log")
+            raise EndedError(f"its process ended with {self._child.wait()}: too little memory? see {self._log.name}")
         found: dict[str, Any] = json.loads(line)
         return found
 
@@ -70,6 +74,15 @@ def run(search: Search, trials: int, minutes: float, workers: int, on_trial: Cal
         UsageError: another process is at work in the folder.
         EdgekitError: the experiment itself cannot be measured.
     """
+    held = UsageError(f"another edgekit is at work in {search.path}: wait until it ends, or stop it")
+    with locked(search.path, held):
+        try:
+            return _run(search, trials, minutes, workers, on_trial)
+        finally:
+            (search.path / "lock").unlink(missing_ok=True)
+
+
+def _run(search: Search, trials: int, minutes: float, workers: int, on_trial: Callable[[Trial], None]) -> list[Trial]:
     study, begun = Study(search), time.monotonic()
     done = search.trials
     study.search = search.beside(done)
@@ -92,42 +105,45 @@ def run(search: Search, trials: int, minutes: float, workers: int, on_trial: Cal
                     settings = study.ask(number)
                     if settings is None:
                         return
-                found = _tried(study.search, study, worker, number, settings)
+                try:
+                    found = _tried(study.search, study, worker, number, settings)
+                except (EndedError, OSError) as error:  # a candidate may take all memory, or crash a converter
+                    if problems:
+                        return
+                    found = Trial(number, settings, FAILED, reason=str(error))
+                    live.discard(worker)
+                    worker.close()
+                    worker = _Worker(search)
+                    live.add(worker)
+                if number == 0 and found.state == FAILED:  # not kept: it is tried again
+                    raise EdgekitError(f"the experiment as it is cannot be measured: {found.reason}")
                 with study.lock:
                     study.search = search.beside([found, *done])
                     study.tell(found)
                     append_line(search.path / TRIALS, found.line())
                     done.append(found)
                     on_trial(found)
-                if number == 0 and found.state == FAILED:
-                    raise EdgekitError(f"the experiment as it is cannot be measured: {found.reason}")
         except BaseException as error:
             problems.append(error)
         finally:
             live.discard(worker)
             worker.close()
 
-    with locked(
-        search.path, UsageError(f"another edgekit is at work in {search.path}: wait until it ends, or stop it")
-    ):
-        try:
-            if 0 not in taken:  # what all others are held against comes first, alone
-                rest, numbers = numbers, (number for number in [0])
-                work()
-                numbers = rest
-                next(numbers, None)
-            if not problems:
-                with ThreadPoolExecutor(workers) as pool:
-                    asked = [pool.submit(work) for _ in range(workers)]
-                    try:
-                        for future in asked:
-                            future.result()
-                    except BaseException as error:
-                        problems.append(error)
-                        for worker in list(live):  # its thread hears that it ended
-                            worker.kill()
-        finally:
-            (search.path / "lock").unlink(missing_ok=True)
+    if 0 not in taken:  # what all others are held against comes first, alone
+        rest, numbers = numbers, (number for number in [0])
+        work()
+        numbers = rest
+        next(numbers, None)
+    if not problems:
+        with ThreadPoolExecutor(workers) as pool:
+            asked = [pool.submit(work) for _ in range(workers)]
+            try:
+                for future in asked:
+                    future.result()
+            except BaseException as error:
+                problems.append(error)
+                for worker in list(live):  # its thread hears that it ended
+                    worker.kill()
     if problems:
         raise problems[0]
     return done

@@ -34,7 +34,8 @@ class Study:
             key: optuna.distributions.CategoricalDistribution(values) for key, values in search.space.items()
         }
         self._asked: dict[int, Any] = {}
-        self._seen = _same_as_begun(search)
+        self._seen: set[tuple[str, ...]] = set()
+        self._begun = _as_begun(search)
         self._done: list[Trial] = []
         self.lock = threading.Lock()
 
@@ -50,7 +51,7 @@ class Study:
                 constant_liar=True,
             )
             trial = self._study.ask(self._kinds)
-            if tuple(trial.params.values()) not in self._seen:
+            if not self._known(tuple(trial.params.values())):
                 return self._kept(number, trial)
             self._study.tell(trial, state=self._optuna.trial.TrialState.FAIL)  # which no sampler looks at
         values = self._near(number)
@@ -68,10 +69,14 @@ class Study:
                 made[key] = draw.choice(space[key])
             else:
                 made = {key: draw.choice(values) for key, values in space.items()}
-            if (values := tuple(made[key] for key in space)) not in self._seen:
+            if not self._known(values := tuple(made[key] for key in space)):
                 return values
-        left = (values for values in itertools.product(*space.values()) if values not in self._seen)
+        left = (values for values in itertools.product(*space.values()) if not self._known(values))
         return next(left, None)
+
+    def _known(self, values: tuple[str, ...]) -> bool:
+        """Whether these were tried, or are the experiment as it is."""
+        return values in self._seen or all(one in own for one, own in zip(values, self._begun, strict=True))
 
     def _begin(self, number: int, settings: Mapping[str, str]) -> dict[str, str]:
         self._study.enqueue_trial(dict(settings))
@@ -107,11 +112,10 @@ class Study:
         self.tell(done)
 
 
-def _same_as_begun(search: Search) -> set[tuple[str, ...]]:
-    """Return the settings that change nothing, if there are any: candidate 0 is the experiment as it is."""
+def _as_begun(search: Search) -> list[frozenset[str]]:
+    """Return by key the values that change nothing: candidate 0 is the experiment as it is."""
     experiment = experiments.load(search.path / BASE, [])
-    own = [
-        [value for value in values if experiments.changed(experiment, [f"{key}={value}"]) == experiment]
+    return [
+        frozenset(one for one in values if experiments.changed(experiment, [f"{key}={one}"]) == experiment)
         for key, values in search.space.items()
     ]
-    return set(itertools.product(*own))
