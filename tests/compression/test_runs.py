@@ -261,6 +261,7 @@ ROUNDS = ('compression.stages=["prune", "quantise"]', "compression.prune.steps=1
           'export.presets=["float32", "int8"]')  # fmt: skip
 
 
+@pytest.mark.long
 def test_a_network_that_rounds_is_delivered_as_it_was_trained(tmp_path, heard):
     """A sparse one whose ranges are trained, in a cohort: killed and gone on with, exported, and trained further."""
     whole = _trained(tmp_path / "whole", _Listens(), *ROUNDS, PLAIN)
