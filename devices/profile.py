@@ -75,6 +75,11 @@ class DeviceProfile(Section):
     evidence: Evidence
     source: str
 
+    @property
+    def micro(self) -> bool:
+        """Whether it is a microcontroller, whose flash or memory is told in kB."""
+        return bool(self.flash_kb or self.ram_kb)
+
 
 def names() -> list[str]:
     """Return the names of the profiles that come with edgekit."""

@@ -31,8 +31,9 @@ def bundle(
 
     profile = profiles.load(device)
     if not (python or profile.python):
-        small = profile.flash_kb or profile.ram_kb
-        instead = "edgekit export RUN --app FOLDER --preset int8-full" if small else "phones join by edgekit phone"
+        instead = (
+            "edgekit export RUN --app FOLDER --preset int8-full" if profile.micro else "phones join by edgekit phone"
+        )
         raise UsageError(f"{profile.name} has no Python: {instead}")
     if python is not None:
         if not re.fullmatch(r"3\.\d+", python):

@@ -2,6 +2,7 @@
 
 import collections
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,14 @@ def parsed(content: bytes) -> Any:
     except Exception as error:  # a reader of flatbuffers follows offsets wherever they lead
         raise ExportError("not a readable .tflite file: it is truncated or corrupt") from error
     return model
+
+
+def operators_of(model: Any) -> Iterator[tuple[int, Any, Any]]:
+    """Yield each operator of a parsed file: its kind, its graph and itself, in the order in which they run."""
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            code = model.operatorCodes[operator.opcodeIndex]
+            yield max(code.builtinCode, code.deprecatedBuiltinCode), graph, operator
 
 
 def add_metadata(content: bytes, metadata: dict[str, Any]) -> bytes:
@@ -152,12 +161,11 @@ def describe(content: bytes) -> dict[str, Any]:
         types = names_of(schema.TensorType)
         operators: collections.Counter[str] = collections.Counter()
         weights: collections.Counter[str] = collections.Counter()
+        for kind, _, operator in operators_of(model):
+            code = model.operatorCodes[operator.opcodeIndex]
+            custom = code.customCode.decode() if code.customCode else "CUSTOM"
+            operators[custom if kinds[kind] == "CUSTOM" else kinds[kind]] += 1
         for graph in model.subgraphs:
-            for operator in graph.operators:
-                code = model.operatorCodes[operator.opcodeIndex]
-                kind = max(code.builtinCode, code.deprecatedBuiltinCode)
-                custom = code.customCode.decode() if code.customCode else "CUSTOM"
-                operators[custom if kinds[kind] == "CUSTOM" else kinds[kind]] += 1
             for tensor in graph.tensors:
                 data = model.buffers[tensor.buffer].data
                 if data is not None:

@@ -1,7 +1,7 @@
 """Where a network must round to give what its integer file gives: read from the file, found by value in the network."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from edgekit.arrays import Array
 from edgekit.data.federated import Floats
 from edgekit.errors import ExportError
 from edgekit.export import ranges
-from edgekit.export.metadata import parsed
+from edgekit.export.metadata import operators_of, parsed
 from edgekit.models.fake_quantisation import LAYERS, Call, Counting, Key, Plan
 
 COMPARED = 3
@@ -26,12 +26,15 @@ Grid = tuple[float, int]
 
 def grids_of(float32: bytes, integers: bytes) -> dict[str, Grid]:
     """Return the grids of a float32 file's tensors whose values its integer file has as int8."""
+    return _known(float32, _Integers(integers))
+
+
+def _known(float32: bytes, file: "_Integers") -> dict[str, Grid]:
     from ai_edge_litert import schema_py_generated as schema
 
     known = {tensor.name.decode() for graph in parsed(float32).subgraphs for tensor in graph.tensors}
-    file = _Integers(integers)
     found = dict(file.grids)
-    for kind, graph, operator in file.operators():
+    for kind, graph, operator in operators_of(file.model):
         if kind == schema.BuiltinOperator.QUANTIZE:
             source, target = (graph.tensors[some[0]].name.decode() for some in (operator.inputs, operator.outputs))
             if target in file.grids:
@@ -72,7 +75,7 @@ def find(model: nn.Module, x: Floats, inputs: ranges.Inputs, float32: bytes, int
         ExportError: no layer of the file is one of the network's.
     """
     file, seen = _Integers(integers), _calls_of(model, x[:COMPARED])
-    grids, written = grids_of(float32, integers), dict[Key, str]()
+    grids, written = _known(float32, file), dict[Key, str]()
     number = {grid: place for place, grid in enumerate(dict.fromkeys(grids.values()))}
     places: dict[Key, dict[str, Any]] = {}
     free = [call for call in seen if call.weight is not None]
@@ -125,6 +128,7 @@ class _Integers:
     """What an integer file tells.
 
     Attributes:
+        model: the file, parsed.
         grids: of its int8 activations, by name, in the order in which they are written.
         layers: by the name of what they write.
         kinds: codes of layers' operators.
@@ -137,11 +141,11 @@ class _Integers:
         codes, types = schema.BuiltinOperator, schema.TensorType
         bits = {types.INT8: 8, types.INT4: 4}
         self.kinds = [codes.CONV_2D, codes.DEPTHWISE_CONV_2D, codes.FULLY_CONNECTED]
-        self._model = parsed(content)
+        self.model = parsed(content)
         self.grids: dict[str, Grid] = {}
         self.layers: dict[str, _Made] = {}
-        self.given = {graph.tensors[one].name.decode() for graph in self._model.subgraphs for one in graph.inputs}
-        for kind, graph, operator in self.operators():
+        self.given = {graph.tensors[one].name.decode() for graph in self.model.subgraphs for one in graph.inputs}
+        for kind, graph, operator in operators_of(self.model):
             reads, writes = (graph.tensors[some[0]] for some in (operator.inputs, operator.outputs))
             for tensor in (reads, writes):
                 if tensor.type == types.INT8 and (grid := _grid(tensor)) is not None:
@@ -152,13 +156,6 @@ class _Integers:
                     len(weight.quantization.scale) > 1 or weight.shape[0 if kind != codes.DEPTHWISE_CONV_2D else 3] == 1
                 )
                 self.layers[writes.name.decode()] = _Made(bits[weight.type], each, own)
-
-    def operators(self) -> Iterator[tuple[int, Any, Any]]:
-        """Yield each operator's kind, its graph and itself."""
-        for graph in self._model.subgraphs:
-            for operator in graph.operators:
-                code = self._model.operatorCodes[operator.opcodeIndex]
-                yield max(code.builtinCode, code.deprecatedBuiltinCode), graph, operator
 
 
 def _grid(tensor: Any) -> Grid | None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.arrays import Array
-from edgekit.export.metadata import packed, parsed
+from edgekit.export.metadata import operators_of, packed, parsed
 
 Inputs = Mapping[str, Sequence[Mapping[str, Array]]]
 """Examples by signature: each its inputs by name, batch 1 first."""
@@ -205,9 +205,6 @@ def _layers_of(model: Any, operators: Iterable[int]) -> Iterator[Layer]:
                     buffer = graph.tensors[index].buffer
                     uses[buffer] = uses.get(buffer, 0) + 1
     wanted, depthwise = set(operators), schema.BuiltinOperator.DEPTHWISE_CONV_2D
-    for graph in model.subgraphs:
-        for operator in graph.operators:
-            code = model.operatorCodes[operator.opcodeIndex]
-            kind = max(code.builtinCode, code.deprecatedBuiltinCode)
-            if kind in wanted and graph.tensors[operator.inputs[1]].type == schema.TensorType.FLOAT32:
-                yield Layer(graph, model, operator, kind == depthwise, uses)
+    for kind, graph, operator in operators_of(model):
+        if kind in wanted and graph.tensors[operator.inputs[1]].type == schema.TensorType.FLOAT32:
+            yield Layer(graph, model, operator, kind == depthwise, uses)

@@ -2,7 +2,6 @@
 
 import tempfile
 from collections.abc import Callable, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from edgekit.errors import DataError, EdgekitError, UsageError
 from edgekit.experiment import Experiment
 from edgekit.pipeline.subjects import build_network, load_dataset
 from edgekit.randomness import generator
-from edgekit.report import rebuilt_picture, standalone
+from edgekit.report import rebuilt_picture, standalone, style
 from edgekit.runfolder import RunFolder, write_whole
 from edgekit.server.loop.evaluation import evaluate
 from edgekit.server.loop.sync import Coordinator
@@ -84,8 +83,7 @@ def attack_split(
     out.mkdir(parents=True, exist_ok=True)
     RunFolder(out).write_json(out / "attack.json", found)
     if len(dataset.shape) == 3:
-        style = files("edgekit.report").joinpath("page.css").read_text()
-        write_whole(out / "rebuilt.svg", standalone(rebuilt_picture(pictures), style))
+        write_whole(out / "rebuilt.svg", standalone(rebuilt_picture(pictures), style()))
     return found
 
 

@@ -96,7 +96,7 @@ def fit(
 
 
 def _fit(model: Model, shape: tuple[int, ...], classes: int, device: DeviceProfile, say: Callable[[str], None]) -> Fit:
-    micro = bool(device.flash_kb or device.ram_kb)
+    micro = device.micro
     preset = MICRO if micro else WHOLE
     say(f"making the {preset} file at width {model.width:g}")
     aim = objectives.make(Chosen(name=aim_of(MODELS.load(model.name)) if model.name in MODELS else "cross-entropy"))

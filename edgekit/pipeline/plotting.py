@@ -1,6 +1,5 @@
 """Pictures of a run's spiking network, as files."""
 
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ from edgekit.errors import RunFolderError, UsageError
 from edgekit.neuromorphic.emulator import Emulator
 from edgekit.pipeline.spiking import sample
 from edgekit.pipeline.spiking_again import open_run, stored_network
-from edgekit.report import spiking_pictures, standalone
+from edgekit.report import spiking_pictures, standalone, style
 from edgekit.runfolder import write_whole
 
 
@@ -42,10 +41,9 @@ def plot(path: Path, example: int | None, out: Path | None) -> list[Path]:
         raise UsageError(f"--example {example}: the test set has {len(test)}, numbered from 0")
     x = test.x[example : example + 1]
     shown = sample(ready, network.encode(x, experiment.seed)[0], x[0], dataset.classes[test.y[example]])
-    style = files("edgekit.report").joinpath("page.css").read_text()
     written = []
     for name, picture in spiking_pictures(result, dataset.classes, shown).items():
         file = (out or folder.spiking / "plots") / f"{name}.svg"
-        write_whole(file, standalone(picture, style))
+        write_whole(file, standalone(picture, style()))
         written.append(file)
     return written

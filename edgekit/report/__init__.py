@@ -2,7 +2,7 @@
 
 from edgekit.report.comparison import write_comparison
 from edgekit.report.drawing import standalone
-from edgekit.report.page import SpikingSample, renew_spiking, renew_tflite, spiking_pictures, write_report
+from edgekit.report.page import SpikingSample, renew_spiking, renew_tflite, spiking_pictures, style, write_report
 from edgekit.report.pictures import rebuilt as rebuilt_picture
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "renew_tflite",
     "spiking_pictures",
     "standalone",
+    "style",
     "write_comparison",
     "write_report",
 ]

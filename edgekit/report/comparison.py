@@ -1,7 +1,6 @@
 """Runs beside each other as one page: a table, curves over each other, and what differs."""
 
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,6 @@ def write_comparison(
         drawn = pictures.curves({name: curves[place] for name, place in zip(names, shown, strict=True)}, measure)
     page = template("comparison.html").render(
         title=title,
-        style=files("edgekit.report").joinpath("page.css").read_text(),
         runs=[runs[place] for place in ranked],
         names=short([str(runs[place]["path"]) for place in ranked]),
         measure=measure,

@@ -94,7 +94,6 @@ def write_report(
         result=result,
         experiment=experiment,
         settings=folder.experiment.read_text(),
-        style=files("edgekit.report").joinpath("page.css").read_text(),
         pictures=drawn,
         measure=measure,
         shown=as_shown,
@@ -197,9 +196,23 @@ def _spiking_section(result: dict[str, Any], classes: Sequence[str], sample: Spi
 def template(name: str) -> jinja2.Template:
     """Return a template of this folder."""
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FunctionLoader(_read),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    return environment.from_string(files("edgekit.report").joinpath(name).read_text())
+    environment.globals["style"] = style()
+    return environment.get_template(name)
+
+
+def style() -> str:
+    """Return the pages' and pictures' style sheet."""
+    return _read("page.css")
+
+
+def _read(name: str) -> str:
+    return files("edgekit.report").joinpath(name).read_text()
 
 
 def _forms_section(folder: RunFolder, result: dict[str, Any]) -> str:

@@ -1,7 +1,6 @@
 """A search as one page: what candidates cost and give, and the best of them."""
 
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +51,6 @@ def write_search(
     """
     page = template("search.html").render(
         title=title,
-        style=files("edgekit.report").joinpath("page.css").read_text(),
         notes=notes,
         trials=trials,
         drawn=drawn,

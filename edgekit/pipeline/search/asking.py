@@ -35,7 +35,7 @@ def budget_of(
         if not 0 <= value < math.inf:
             raise UsageError(f"{option} {value:g}: give a number of 0 or more")
     profile = load_profile(device) if device else None
-    micro = profile is not None and bool(profile.flash_kb or profile.ram_kb)
+    micro = profile is not None and profile.micro
     if profile is not None:
         flash_kb, ram_kb = flash_kb or profile.flash_kb, ram_kb or profile.ram_kb or 1024 * profile.memory_mb
     if latency_ms and share:
@@ -60,7 +60,7 @@ def budget_of(
 def memory_of(device: str) -> str:
     """Return how memory is measured of candidates for a device."""
     profile = load_profile(device) if device else None
-    micro = profile is not None and bool(profile.flash_kb or profile.ram_kb)
+    micro = profile is not None and profile.micro
     return ARENA if micro and runtimes.MICRO in runtimes.installed() else ALIVE
 
 

@@ -14,9 +14,14 @@ from edgekit.runfolder import write_whole
 WINNER, PAGE = "winner.toml", "search.html"
 
 
+def _fitting(search: Search, trials: Sequence[Trial]) -> list[Trial]:
+    """Return those that were trained to the end within the budget."""
+    return [one for one in trials if one.state == COMPLETE and one.cost and search.budget.excess(one.cost) <= 0]
+
+
 def best(search: Search, trials: Sequence[Trial]) -> Trial | None:
     """Return the best that was trained to the end within the budget."""
-    fitting = [one for one in trials if one.state == COMPLETE and one.cost and search.budget.excess(one.cost) <= 0]
+    fitting = _fitting(search, trials)
     return max(fitting, key=lambda one: (one.score or 0.0, -one.number), default=None)
 
 
@@ -49,7 +54,7 @@ def _latency_option(search: Search, own: float) -> tuple[str, float, float, floa
 
 def pareto(search: Search, trials: Sequence[Trial]) -> list[Trial]:
     """Return those within the budget that no other beats in both score and latency, the fastest first."""
-    whole = [one for one in trials if one.state == COMPLETE and one.cost and search.budget.excess(one.cost) <= 0]
+    whole = _fitting(search, trials)
     front: list[Trial] = []
     for one in sorted(whole, key=lambda each: (each.cost.latency_us, -(each.score or 0))):  # type: ignore[union-attr]
         if not front or (one.score or 0) > (front[-1].score or 0):

@@ -98,7 +98,7 @@ class Worker:
         subject = Subject.of(model, dataset)
         content = quantise(subject.float32, self._search.preset, subject.inputs)
         x = as_device(dataset.test.x[:TRIED])
-        micro = self._device is not None and bool(self._device.flash_kb or self._device.ram_kb)
+        micro = self._device is not None and self._device.micro
         ram, latency = needs(content)["activations"], 0.0
         if self._search.memory == ARENA:
             ram = run_examples(content, x, runtimes.MICRO).arena or ram
