@@ -1,14 +1,15 @@
 """A method's further networks, beside the run's own: each is made when somebody first asks for it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 from torch import nn
 
+from edgekit.algorithms.base import Algorithm
+from edgekit.compression.record import rebuilt
 from edgekit.data.federated import Floats
 from edgekit.errors import TrainingError
 from edgekit.models import build
-from edgekit.models.settings import Model
 from edgekit.objectives import Objective
 from edgekit.objectives.cross_entropy import PLAIN
 
@@ -19,8 +20,8 @@ class Others(Generic[T]):
     """What trains a method's further networks.
 
     Args:
-        modules: their [model] sections, by name.
-        make: makes what trains one of them.
+        algorithm: the method.
+        make: makes what trains one of them, of its name and network.
         shape: of one example.
         classes: how many.
         seed: of their first weights.
@@ -30,15 +31,15 @@ class Others(Generic[T]):
 
     def __init__(
         self,
-        modules: Mapping[str, Model],
-        make: Callable[[nn.Module], T],
+        algorithm: Algorithm,
+        make: Callable[[str, nn.Module], T],
         shape: Sequence[int],
         classes: int,
         seed: int,
         calibration: Floats | None = None,
         objective: Objective = PLAIN,
     ) -> None:
-        self._modules, self._make, self._shape = modules, make, tuple(shape)
+        self._algorithm, self._make, self._shape = algorithm, make, tuple(shape)
         self._classes, self._seed, self._calibration, self._objective = classes, seed, calibration, objective
         self._made: dict[str, T] = {}
 
@@ -49,12 +50,19 @@ class Others(Generic[T]):
             TrainingError: the method has none of this name.
         """
         if name not in self._made:
-            if name not in self._modules:
-                known = ", ".join(self._modules) or "none"
+            modules = self._algorithm.modules
+            if name not in modules:
+                known = ", ".join(modules) or "none"
                 raise TrainingError(f"the method has no network {name!r} beside the run's own: its modules are {known}")
-            section = self._modules[name]
-            network = build(
-                section, self._shape, self._classes, self._seed, self._calibration, objective=self._objective
-            )
-            self._made[name] = self._make(network)
+            self._made[name] = self._make(name, self.network(name))
         return self._made[name]
+
+    def network(self, name: str) -> nn.Module:
+        """Return one of the networks, new, as clients train it."""
+        section, done = self._algorithm.modules[name], self._algorithm.changes.get(name, ())
+        network = build(section, self._shape, self._classes, self._seed, self._calibration, objective=self._objective)
+        if not done:
+            return network
+        network = rebuilt(network, self._shape, done)
+        network.objective = self._objective  # type: ignore[assignment]
+        return network

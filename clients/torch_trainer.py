@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgekit.arrays import Weights, problem_with
+from edgekit.arrays import Array, Weights, problem_with
 from edgekit.asks import Score, Scored, Train, Trained
 from edgekit.clients.cohort.vectorised import gradients_of
 from edgekit.clients.draws import Draws, generator_of
@@ -162,7 +162,7 @@ class TorchTrainer:
 
         batches = map(batch, plan)
         if settings.work == "sgd":
-            loss = _sgd(model, batches, asked, generator) / len(plan)
+            loss = _sgd(model, batches, asked, generator, examples.y) / len(plan)
         elif settings.work == "clipped-sum":
             own = {name: p for name, p in model.named_parameters() if p.requires_grad}
             sums = self.per_example.clipped_sum(own, *next(batches), settings.clip, generator)
@@ -249,8 +249,32 @@ class _Pull:
 Batches = Iterator[tuple[Tensor, Tensor]]
 
 
-def _sgd(model: nn.Module, batches: Batches, asked: Train, generator: torch.Generator) -> float:
-    """Take the steps; return the sum of their losses."""
+def own_classes(objective: Objective, labels: Array, scores: Tensor) -> Tensor:
+    """Return 1 for each class that a client has an example of, 0 for others, (classes,).
+
+    Args:
+        objective: of the network.
+        labels: of all the client's examples.
+        scores: that the network gives, (..., classes).
+
+    Raises:
+        TrainingError: labels are no classes.
+    """
+    if objective.labels != "class" or labels.ndim != 1:
+        raise TrainingError(f"a loss of a client's own classes needs labels that are classes, not {objective.name}'s")
+    return torch.from_numpy(np.isin(np.arange(scores.shape[-1]), labels)).to(scores.dtype)
+
+
+def _sgd(model: nn.Module, batches: Batches, asked: Train, generator: torch.Generator, labels: Array) -> float:
+    """Take the steps; return the sum of their losses.
+
+    Args:
+        model: the network.
+        batches: of examples and labels.
+        asked: the request.
+        generator: of layers that draw.
+        labels: of all the client's examples.
+    """
     settings, pull, objective = asked.settings, _Pull(asked), objective_of(model)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimiser = _optimiser(settings, list(parameters.values()))
@@ -259,6 +283,8 @@ def _sgd(model: nn.Module, batches: Batches, asked: Train, generator: torch.Gene
     for x, y in batches:
         with draws:
             scores = model(x)
+        if settings.own_classes:
+            scores = scores * own_classes(objective, labels, scores)
         loss = objective.each(scores, y, x).mean()
         gradients = gradients_of(loss, list(parameters.values()))
         with torch.no_grad():

@@ -42,6 +42,14 @@ def load() -> float:
     return os.getloadavg()[0] / (os.cpu_count() or 1)
 
 
+def memory_mb() -> float | None:
+    """Return the memory of the whole device in MB; None if the system does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20
+    except (ValueError, OSError):
+        return None
+
+
 def temperature(system: Path = SYSTEM) -> float | None:
     """Return the warmest sensor's temperature in degrees Celsius; None if no sensor can be read."""
     found = []

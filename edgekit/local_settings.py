@@ -56,6 +56,8 @@ class LocalSettings:
         gradient_clip: largest l2 norm of a step's gradient, pull and drift included; 0 is any.
         least_batch: an epoch's last batch of fewer examples joins the one before it (`sgd`).
         augment: how examples are changed each time they are taken.
+        own_classes: whether scores of classes that a client has no example of are taken for zero (masked cross entropy:
+            Diao et al. 2021, section 3.3).
     """
 
     work: Work = "sgd"
@@ -78,6 +80,7 @@ class LocalSettings:
     weight_decay: float = 0.0
     gradient_clip: float = 0.0
     augment: tuple[Augmentation, ...] = ()
+    own_classes: bool = False
 
     @property
     def _unset(self) -> dict[str, object]:
@@ -91,6 +94,7 @@ class LocalSettings:
             "weight_decay": 0.0,
             "gradient_clip": 0.0,
             "augment": (),
+            "own_classes": False,
         }
 
     @property
@@ -101,7 +105,7 @@ class LocalSettings:
     @property
     def needs_torch(self) -> str:
         """Name of a setting that trainers without torch cannot follow, "" if there is none."""
-        return self._first_set("nesterov", "gradient_clip")
+        return self._first_set("nesterov", "gradient_clip", "own_classes")
 
     def _first_set(self, *names: str) -> str:
         return next((name for name in names if getattr(self, name) != self._unset[name]), "")
@@ -112,11 +116,17 @@ class LocalSettings:
         Raises:
             TrainingError: a setting is out of range; it is named.
         """
-        others = ("work", "update_bounds", "optimiser", "nesterov", "augment")
+        others = ("work", "update_bounds", "optimiser", "nesterov", "augment", "own_classes")
         numbers = [one.name for one in dataclasses.fields(self) if one.name not in others]
         if self.optimiser not in get_args(Optimiser) or not isinstance(self.nesterov, bool):
             raise TrainingError(
                 f"the round asks for the unknown optimiser {self.optimiser!r}, nesterov {self.nesterov!r}"
+            )
+        if not isinstance(self.own_classes, bool) or (self.own_classes and self.protects):
+            raise TrainingError(
+                "the round asks for a loss of the client's own classes, which would tell of protected examples"
+                if self.own_classes is True
+                else f"the round's own_classes is {self.own_classes!r}; it must be true or false"
             )
         if not isinstance(self.augment, tuple) or not set(self.augment) <= set(get_args(Augmentation)):
             raise TrainingError(f"the round asks for the unknown augmentation {self.augment!r:.80}")

@@ -103,6 +103,7 @@ MODELS = Registry(
     "model.name",
     {
         "mlp": Entry("edgekit.models.mlp:MLP", "fully connected layers with ReLU", "Rumelhart et al. 1986"),
+        "cnn": Entry("edgekit.models.cnn:CNN", "convolutions and max pooling", "LeCun et al. 1998"),
         "dscnn": Entry(
             "edgekit.models.dscnn:DSCNN", "depthwise separable convolutions", "Howard et al. 2017, MobileNets"
         ),
@@ -226,6 +227,8 @@ ALGORITHMS = Registry(
             ("scaffold", "Scaffold", "control variates take the clients' drift out", "Karimireddy et al. 2020"),
             ("fednova", "FedNova", "clients with unequal numbers of steps count by direction", "Wang et al. 2020"),
             ("personal", "Personal", "some layers stay with their client", "Arivazhagan et al. 2019"),
+            ("heterofl", "HeteroFL", "clients train as wide a network as their device bears", "Diao et al. 2021"),
+            ("fjord", "FjORD", "likewise, each step at a width that it draws", "Horvath et al. 2021"),
         )
     },
     "edgekit.algorithms",

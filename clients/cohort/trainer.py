@@ -16,7 +16,7 @@ from edgekit.asks import Train, Trained
 from edgekit.clients.cohort.stepper import Stepper
 from edgekit.clients.cohort.vectorised import Tensors, Vectorised, as_convolution, gradients_of
 from edgekit.clients.draws import Draws, generator_of, of_examples, once
-from edgekit.clients.torch_trainer import TorchTrainer, learnt, trained_weights
+from edgekit.clients.torch_trainer import TorchTrainer, learnt, own_classes, trained_weights
 from edgekit.clients.trainer import LocalTask, check_train, pulled
 from edgekit.data import Examples
 from edgekit.data.augment import Augmenter, together
@@ -187,7 +187,8 @@ class VectorisedTrainer:
         stacked = [as_convolution(tensor) for tensor in start.weights]
         optimiser = Stepper(settings, stacked)
         x, y = _padded([task.examples for task in tasks])
-        losses = torch.zeros(len(tasks))
+        losses, objective = torch.zeros(len(tasks)), self._network.objective
+        own: Tensor | None = None
         for step in range(len(plans[0])):
             plan = [indices[step] for indices in plans if len(indices) > step]
             active = len(plan)
@@ -202,9 +203,11 @@ class VectorisedTrainer:
                 batch[there] = torch.from_numpy(held)
             batch = batch.to(stacked[0].dtype)
             scores = self._network.scores(weights, batch.transpose(0, 1), draws)
-            loss = self._network.objective.each(
-                scores.flatten(0, 1), y[rows, indices].flatten(0, 1), batch.flatten(0, 1)
-            )
+            if settings.own_classes:
+                if own is None:
+                    own = torch.stack([own_classes(objective, task.examples.y, scores) for task in tasks])
+                scores = scores * own[:active].reshape(active, *[1] * (scores.dim() - 2), -1)
+            loss = objective.each(scores.flatten(0, 1), y[rows, indices].flatten(0, 1), batch.flatten(0, 1))
             loss = (loss.view(active, -1) * mask.to(loss.dtype)).sum(1)
             gradients: Tensors = gradients_of(loss.sum(), weights)
             with torch.no_grad():

@@ -36,4 +36,6 @@ def facts(share: list[Fact]) -> dict[str, float | bool]:
         told["load"] = round(sensors.load(), 2)
     if "temperature" in share and (temperature := sensors.temperature()) is not None:
         told["temperature"] = temperature
+    if "memory" in share and (memory := sensors.memory_mb()) is not None:
+        told["memory"] = round(memory)
     return told

@@ -22,7 +22,7 @@ from edgekit.errors import JoinError
 from edgekit.runfolder import locked, secret_number, write_whole
 from edgekit.section import Section, first_problem
 
-Fact = Literal["battery", "load", "temperature", "statistics"]
+Fact = Literal["battery", "load", "temperature", "memory", "statistics"]
 Condition = Literal["idle", "charging", "unmetered"]
 
 

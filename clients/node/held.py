@@ -126,11 +126,15 @@ class Held:
 
             assert self.task is not None
             assert self.algorithm is not None
-            facts, modules = self.task.facts, self.algorithm.modules
-            for section in modules.values():
+            facts = self.task.facts
+            for section in self.algorithm.modules.values():
                 task.check_allowed(section.name, self.node_settings.modules)
             objective, classes = self.task.objective(self.node_settings.modules), len(facts.classes)
-            self._others = Others(modules, TorchTrainer, facts.shape, classes, facts.seed, objective=objective)
+
+            def made(name: str, network: Any) -> Trainer:
+                return TorchTrainer(network)
+
+            self._others = Others(self.algorithm, made, facts.shape, classes, facts.seed, objective=objective)
         trainer: Trainer = self._others[module]
         return trainer
 

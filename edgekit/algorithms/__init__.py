@@ -51,9 +51,11 @@ def make(
         found = made(federation.method, federation.arguments, released=released)
     if split is None or not split.on:
         return found
-    if not found.plain:
+    if not found.plain or found.unequal:
         which = f"federation.{'strategy' if federation.strategy else 'algorithm'} {federation.method}"
-        raise ExperimentError(f"{which} has a client half of its own, which split learning leaves no room for")
+        raise ExperimentError(
+            f"{which} has clients do more than train one network, which split learning leaves no room for"
+        )
     return kind(split).around(found, split)
 
 

@@ -56,6 +56,8 @@ LARGEST_LOSS = 1e9
 """Beyond which a loss tells nothing."""
 PROXIMAL = "proximal-mu"
 """Key of FedProx's mu in what a client is told; Flower's own FedProx names it so."""
+MODULE, OWN_CLASSES = "module", "own-classes"
+"""Likewise of the network that it trains, one of the method's `modules`, and of a loss of its own classes alone."""
 
 
 class Algorithm:
@@ -78,6 +80,9 @@ class Algorithm:
         interactive: whether clients exchange messages with the server within a round (see `interactive.Interactive`).
         unprotected: what is to be said of a run without privacy.
         modules: further networks that clients or server train, by the names that `Train` gives: [model] sections.
+        changes: what is done to some of them first, by name: steps of `edgekit.compression.record`.
+        unequal: whether clients of a round train networks of unequal shapes, each a corner of the run's.
+        needs_torch: what of it only nodes with torch can do, "" if nothing.
     """
 
     Settings: ClassVar[type[Section]] = Section
@@ -92,6 +97,9 @@ class Algorithm:
     interactive: bool = False
     unprotected: ClassVar[Statement] = UNPROTECTED
     modules: Mapping[str, Model] = MappingProxyType({})
+    changes: Mapping[str, Sequence[Mapping[str, Any]]] = MappingProxyType({})
+    unequal: bool = False
+    needs_torch: str = ""
 
     def __init__(self, settings: Section | None = None) -> None:
         self.settings = settings or self.Settings()
@@ -141,6 +149,28 @@ class Algorithm:
         own = ("local", "evaluate", "expects")
         return all(getattr(type(self), name) is getattr(Algorithm, name) and name not in vars(self) for name in own)
 
+    def prepare(
+        self,
+        model: Model,
+        shape: Sequence[int],
+        build: Callable[[Model], "nn.Module"],
+        *,
+        released: bool,
+        seed: int,
+    ) -> None:
+        """Get to know the run before anything begins; most methods need not.
+
+        Args:
+            model: the run's [model] section.
+            shape: of one example.
+            build: builds a network for the run's data.
+            released: whether it will get the mean of the updates alone.
+            seed: of the run.
+
+        Raises:
+            EdgekitError: the method has no meaning for this network.
+        """
+
     def begin(self, weights: Weights, learnt: frozenset[str]) -> State:
         """Return the state before the first round.
 
@@ -157,12 +187,12 @@ class Algorithm:
 
     def local(self, ask: Ask, client: Client) -> Half:
         """Do a client's half of a round."""
-        trained = yield Train(ask.bundles[WEIGHTS], with_mu(ask))
+        trained = yield Train(ask.bundles[WEIGHTS], with_mu(ask), module=module_of(ask))
         return plain_update(trained)
 
     def evaluate(self, ask: Ask, client: Client) -> Generator[Request, Any, Scored]:
         """Measure the model on what a client holds back."""
-        scored: Scored = yield Score(ask.bundles[WEIGHTS])
+        scored: Scored = yield Score(ask.bundles[WEIGHTS], module_of(ask))
         return scored
 
     def ask_scores(self, state: State, clients: Sequence[int], number: int) -> Mapping[int, Ask]:
@@ -176,6 +206,20 @@ class Algorithm:
     def expects(self, ask: Ask) -> Bundles:
         """Return arrays of the names, shapes and types that an answer to `ask` must have."""
         return {WEIGHTS: ask.bundles[WEIGHTS]}
+
+    def whole(self, update: Update, ask: Ask, weights: Weights) -> Update:
+        """Return an answer to `ask` in the form in which it is bounded, merged and noised, the same for all clients.
+
+        Args:
+            update: as `expects` says.
+            ask: of the client.
+            weights: the global ones.
+        """
+        return update
+
+    def whole_like(self, ask: Ask, weights: Weights) -> Bundles:
+        """Return arrays of the names, shapes and types that `whole` gives."""
+        return self.expects(ask)
 
     def shares(self, name: str) -> bool:
         """Whether the server sees clients' values of a running statistic, and averages them."""
@@ -275,11 +319,18 @@ def expected_of(algorithm: Algorithm, ask: Ask) -> Bundles:
 
 
 def with_mu(ask: Ask) -> LocalSettings:
-    """Return an ask's settings, with the mu of FedProx that it tells."""
-    mu = ask.config.get(PROXIMAL, 0.0)
+    """Return an ask's settings, with what its method tells: the mu of FedProx, and whose classes the loss is of."""
+    mu, own = ask.config.get(PROXIMAL, 0.0), ask.config.get(OWN_CLASSES, False)
     if not isinstance(mu, int | float):
         raise TrainingError(f"{PROXIMAL} is {mu!r}; it must be a number")
-    return dataclasses.replace(ask.settings, proximal_mu=float(mu))
+    if not isinstance(own, bool):
+        raise TrainingError(f"{OWN_CLASSES} is {own!r}; it must be true or false")
+    return dataclasses.replace(ask.settings, proximal_mu=float(mu), own_classes=own)
+
+
+def module_of(ask: Ask) -> str:
+    """Return the name of the network that an ask is of, "" of the run's own."""
+    return str(ask.config.get(MODULE, ""))
 
 
 def plain_update(trained: Trained) -> Update:

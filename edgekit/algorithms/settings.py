@@ -18,7 +18,8 @@ class Federation(Section):
     """Who takes part: `uniform`, `poisson`, or `package.module:Class`; `""` is what privacy counts on: `poisson` where
     a trusted server protects clients, else `uniform`."""
     algorithm: str = ""
-    """The method: `fedavg` (which `""` is, too), `fedprox`, `scaffold`, `fednova`, `personal`, or
+    """The method: `fedavg` (which `""` is, too), `fedprox`, `scaffold`, `fednova`, `personal`,
+    `heterofl`, `fjord`, or
     `package.module:Class` ([federation.md](federation.md))."""
     strategy: str = ""
     """In place of `algorithm`: a strategy of Flower's by its class name, or `package.module:Class`."""

@@ -39,7 +39,7 @@ def join(
         ),
     ] = None,
     share: Annotated[
-        list[str] | None, typer.Option(help="Tell the coordinator: battery, load, temperature, statistics.")
+        list[str] | None, typer.Option(help="Tell the coordinator: battery, load, temperature, memory, statistics.")
     ] = None,
     only_when: Annotated[list[str] | None, typer.Option(help="Train only when idle, charging, unmetered.")] = None,
     most_rounds: Annotated[

@@ -7,16 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgekit.compression import channels
+from edgekit.compression import channels, narrower
 from edgekit.compression.sparse import Sparse, dense, put
 from edgekit.errors import ModelError
 from edgekit.models.fake_quantisation import HIGH, LOW, Integers, Plan, on_grid, plan_of, quantised
 from edgekit.models.norm import fold_weight_standardisation
+from edgekit.models.slices import ORDERED, SCALE, ordered, scaled
 
 Record = list[dict[str, Any]]
 """Steps, in order: `{"step": "fold"}`, `{"step": "channels", "history": [...]}`, or `sparse` with `kept` by layer.
 
-Of one that rounds while it trains `quantise` with its plan; of one that was trained so `integers` with grids."""
+Of one that rounds while it trains `quantise` with its plan; of one that was trained so `integers` with grids. Of slices
+of other networks `narrower` with their width, or (`edgekit.models.slices`) `scale` with factors by layer, or `ordered`
+with outputs by layer."""
 
 
 MOST_STEPS = 300
@@ -56,6 +59,12 @@ def rebuilt(model: nn.Module, shape: tuple[int, ...], record: Sequence[Any]) -> 
                     raise ModelError("a record of compression names a grid that is not there")
                 str(step["format"])
                 model = quantised(model, plan, bool(step["learnt"]))
+            elif step["step"] == narrower.STEP:
+                model = narrower.rebuilt(model, step["width"])
+            elif step["step"] == SCALE:
+                model = scaled(model, dict(step["by"]))
+            elif step["step"] == ORDERED:
+                model = ordered(model, dict(step["outputs"]))
             elif step["step"] == "integers":
                 model.integers = Integers(str(step["format"]), _grids(step["grids"]))  # type: ignore[assignment]
             else:

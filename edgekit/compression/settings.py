@@ -71,6 +71,9 @@ class Distil(Section):
     """By which both networks' scores are divided."""
     share: Part = 0.7
     """Of the loss that the teacher has; the labels have the rest."""
+    features: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] = 0.0
+    """Weight of where both networks look: their last maps, square-averaged over channels and of length one (attention
+    transfer, Zagoruyko and Komodakis 2017); 0 is of answers alone. Of `distil` as the only stage."""
 
 
 class Quantise(Section):
@@ -115,4 +118,6 @@ class Compression(Section):
     def _whole(self) -> Self:
         if "distil" in self.stages and not self.distil.teacher:
             raise ValueError("compression.distil.teacher is missing: the run folder of a trained network")
+        if self.distil.features and len(self.stages) > 1:
+            raise ValueError("compression.distil.features is of distil as the only stage: a change would lose the maps")
         return self

@@ -19,7 +19,7 @@ from edgekit.models.qcfs import fit_thresholds, use_qcfs
 from edgekit.models.sequence import SequenceNetwork
 from edgekit.models.settings import Model
 from edgekit.models.weights_file import take
-from edgekit.objectives import Objective
+from edgekit.objectives import Objective, objective_of
 from edgekit.objectives.cross_entropy import PLAIN
 from edgekit.registry import MODELS
 
@@ -65,6 +65,7 @@ def build(
         what = "scores" if objective.of_classes else f"what the objective {objective.name} takes,"
         raise ModelError(f"{settings.name} gives {found} for two examples; it must give {what} of shape {expected}")
     model.objective = objective  # type: ignore[assignment]
+    model.section = settings, tuple(shape), classes  # type: ignore[assignment]
     if objective.of_classes and _ends_in_softmax(model, shape):
         on_notice(
             f"{settings.name} seems to end in a softmax, which the loss takes itself: give the scores before it, or it "
@@ -88,6 +89,33 @@ def build(
     train_only(model, settings.only)
     objective.prepare(model)
     return model
+
+
+def narrower(model: nn.Module, width: float) -> nn.Module:
+    """Return a new network as `build` made one, of another width; its weights are drawn anew.
+
+    Args:
+        model: that `build` made.
+        width: as a share of its own.
+
+    Raises:
+        ModelError: it was not made so, or cannot be built so narrow.
+    """
+    section: tuple[Model, tuple[int, ...], int] | None = getattr(model, "section", None)
+    if section is None:
+        raise ModelError(f"{type(model).__name__} cannot be built narrower: it is not of an experiment's [model]")
+    settings, shape, classes = section
+    narrow = settings.model_copy(update={"width": settings.width * width, "weights": "", "new": [], "only": []})
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            made = _construct(narrow, shape, classes).eval()
+            made(torch.zeros(2, *shape))
+    except EdgekitError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{settings.name} cannot be built {width:g} as wide: {_one_line(error)}") from error
+    made.objective, made.section = objective_of(model), section  # type: ignore[assignment]
+    return made
 
 
 def begin(model: nn.Module, settings: Model, calibration: Floats | None) -> None:

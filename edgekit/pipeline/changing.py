@@ -14,13 +14,14 @@ from edgekit import arrays
 from edgekit import experiment as experiments
 from edgekit.arrays import is_of
 from edgekit.clients.torch_trainer import figures_of, load_weights, state
-from edgekit.compression import channels, sparse
+from edgekit.compression import channels, narrower, sparse
+from edgekit.compression.attention import Watched, attending, mapped
 from edgekit.compression.distil import distilled
 from edgekit.compression.phases import Phase
 from edgekit.compression.record import Record, done_to, rebuilt, without_sparse
 from edgekit.compression.sensitivity import sensitivity
 from edgekit.data import FederatedDataset
-from edgekit.errors import EdgekitError, ExperimentError, RunFolderError, nearest
+from edgekit.errors import EdgekitError, ExperimentError, ModelError, RunFolderError, nearest
 from edgekit.experiment import Experiment
 from edgekit.export.memory import needs
 from edgekit.export.tflite import Subject, export
@@ -79,8 +80,19 @@ class Changing:
                 raise ExperimentError(
                     f"the teacher {asked.teacher} has the {what} {theirs}, the student {own}: they must be the same"
                 )
-        model.objective = distilled(objective_of(model), teacher, asked.temperature, asked.share)  # type: ignore[assignment]
-        self._say(f"learns from {asked.teacher} too, for {100 * asked.share:.0f} % of the loss")
+        watched, what = None, ""
+        if asked.features:
+            x = torch.zeros(1, *self._dataset.shape)
+            with torch.no_grad():
+                if model.eval()(x).dim() != 2:
+                    raise ModelError("compression.distil.features is of networks with one answer: set it to 0")
+            layer, size = mapped(model, x)
+            other, _ = mapped(teacher, x)
+            watched, what = Watched(teacher, other, size), f"; its {layer} looks where the teacher's {other} does"
+            attending(model, layer)
+        made = distilled(objective_of(model), teacher, asked.temperature, asked.share, asked.features, watched)
+        model.objective = made  # type: ignore[assignment]
+        self._say(f"learns from {asked.teacher} too, for {100 * asked.share:.0f} % of the loss{what}")
 
     def foresee(self, model: nn.Module) -> None:
         """See that the changes asked for can be made of this network: it is tried, before hours are spent.
@@ -104,7 +116,7 @@ class Changing:
         if not sparse.weights_of(folded, keep):
             raise ExperimentError("no layer is left that anything can go from: make compression's keep shorter")
         if "prune" in stages and prune.kind == "channels":
-            channels.cut(folded, self._dataset.shape, prune.macs, keep)
+            self._narrowed(folded, prune.macs)
 
     def newest(self) -> int | None:
         """Return the number of the newest phase that was begun, None of a run that begins."""
@@ -236,10 +248,36 @@ class Changing:
 
     def _cut(self, model: nn.Module, phase: Phase) -> nn.Module:
         share = phase.amount * self.rows[0]["macs"] / macs(model, self._dataset.shape)
-        keep = self._experiment.compression.prune.keep
-        made, history = channels.cut(model, self._dataset.shape, min(share, 1.0), keep)
-        self.record.append({"step": "channels", "history": history})
+        made, step, told = self._narrowed(model, min(share, 1.0))
+        if step["step"] == narrower.STEP:
+            self.record = [one for one in self.record if one["step"] != narrower.STEP]
+            self._say(told)
+        self.record.append(step)
         return made
+
+    def _narrowed(self, model: nn.Module, share: float) -> tuple[nn.Module, dict[str, Any], str]:
+        """Return a network with fewer channels, what was done to it, and a line on it.
+
+        Raises:
+            ModelError: neither by torch-pruning nor by our own rule.
+        """
+        keep, shape = self._experiment.compression.prune.keep, self._dataset.shape
+        if not any(step["step"] == narrower.STEP for step in self.record):
+            try:
+                made, history = channels.cut(model, shape, share, keep)
+                return made, {"step": "channels", "history": history}, ""
+            except ModelError as error:
+                problem = error
+            if keep:
+                raise problem
+        else:
+            problem = ModelError("it was built narrower before")
+        try:
+            made, width = narrower.cut(model, shape, share, self.record)
+        except ModelError as error:
+            raise ModelError(f"{problem}; {error}") from None
+        what = f"channels cannot go by importance here: each layer keeps its leading ones, {width:.2f} of its width"
+        return made, {"step": narrower.STEP, "width": width}, what
 
     def _sparse(self, model: nn.Module, phase: Phase) -> nn.Module:
         ticket = phase.change == "ticket"

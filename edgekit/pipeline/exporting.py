@@ -42,6 +42,7 @@ def write_files(
     training: bool,
     notice: Notice,
     private: bool = True,
+    place: Path | None = None,
 ) -> None:
     """Write a run's `export/PRESET.tflite` and `export/training.tflite`, each checked, and their facts into `result`.
 
@@ -55,10 +56,12 @@ def write_files(
         training: whether to write the training graph.
         notice: told what was made.
         private: whether the training graph has a private step.
+        place: where the files go; None is the run's `export`.
 
     Raises:
         ExportError: a file cannot be made, or failed its check; the others are there.
     """
+    place = place or folder.export
     subject = Subject.of(model, dataset)
     card = {
         "edgekit": __version__,
@@ -83,7 +86,7 @@ def write_files(
                 done |= export(
                     subject,
                     [preset],
-                    folder.export,
+                    place,
                     card,
                     settings.tolerance,
                     settings.runtimes,
@@ -108,7 +111,7 @@ def write_files(
                 dataset.shape,
                 dataset.test,
                 dataset.calibration,
-                folder.export,
+                place,
                 card,
                 many,
                 "int8" in presets,
@@ -121,7 +124,7 @@ def write_files(
     if presets and isinstance(model, SequenceNetwork):
         try:
             notice("making the file that takes a frame at a time")
-            result["stream"] = write_stream(model, dataset.test, folder.export, card, many)
+            result["stream"] = write_stream(model, dataset.test, place, card, many)
             notice(_of_stream(result["stream"]))
         except EdgekitError as error:
             failures.append(error)
@@ -132,7 +135,7 @@ def write_files(
                 model,
                 dict(dataset.normalisation),
                 list(dataset.classes),
-                folder.export,
+                place,
                 card,
                 many,
             )
@@ -150,7 +153,7 @@ def write_files(
         method = make(experiment.federation)
         options = options_of(experiment, proximal=method.proximal, drift=method.drifts, private=private)
         card |= dict([measure_of(result)])
-        facts = _write_training(subject, options, card, many, folder.export, folder.path, notice)
+        facts = _write_training(subject, options, card, many, place, folder.path, notice)
         result["training_graph"] = {**facts, "batch": options.batch, "clip": options.clip}
     if failures:
         raise failures[0]

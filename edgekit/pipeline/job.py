@@ -14,6 +14,7 @@ from torch import nn
 from edgekit import algorithms, arrays
 from edgekit import experiment as experiments
 from edgekit.algorithms.base import Algorithm
+from edgekit.arrays import Weights
 from edgekit.clients.cohort.memory import keep_freed_memory
 from edgekit.clients.torch_trainer import state
 from edgekit.compression.phases import Phase
@@ -33,8 +34,10 @@ from edgekit.server.engines.base import Engine
 from edgekit.server.engines.fleet.nodes import by_kind
 from edgekit.server.loop.charging import planned
 from edgekit.server.loop.metrics import RoundMetrics
+from edgekit.server.loop.preparing import prepare
 from edgekit.server.loop.sync import Coordinator
 from edgekit.transforms.base import Mechanism
+from edgekit.transforms.chain import Chain
 
 if TYPE_CHECKING:
     from edgekit.pipeline.spiking import SpikingResult
@@ -153,6 +156,7 @@ def serve(folder: RunFolder, listener: Listener, fleet: Fleet) -> dict[str, Any]
             measures = job.experiment.data.client_test_fraction > 0
             algorithm = algorithms.make(job.experiment.federation, job.experiment.split, measures=measures)
             mechanism = algorithms.mechanism_of(job.experiment.privacy, job.experiment.split)
+            prepare(algorithm, job.experiment, dataset, model, Chain([], mechanism))
             mechanism = planned(job.experiment, dataset, algorithm, mechanism)
             fleet.engine(dataset, model, algorithm, mechanism)
             return result
@@ -220,6 +224,8 @@ def _work(job: Job, fleet: Fleet | None = None) -> dict[str, Any]:
     spiking: SpikingResult | None = None
     if not outcome.interrupted:
         _export(job, dataset, model)
+        if coordinator.algorithm.unequal:
+            _keep_widths(job, dataset, coordinator.algorithm, outcome.weights)
         spiking = _spike(job, dataset, model)
     job.listener.stage("report")
     job.result["seconds"] = round(time.perf_counter() - job.started, 2)
@@ -281,6 +287,14 @@ def _export(job: Job, dataset: FederatedDataset, model: nn.Module) -> None:
         )
     except EdgekitError as error:
         _failed(job, "export", error)
+
+
+def _keep_widths(job: Job, dataset: FederatedDataset, algorithm: Algorithm, weights: Weights) -> None:
+    from edgekit.pipeline.widths import keep_widths
+
+    job.listener.stage("widths")
+    for error in keep_widths(job, dataset, algorithm, weights, job.listener.notice):
+        _failed(job, "widths", error)
 
 
 def _spike(job: Job, dataset: FederatedDataset, model: nn.Module) -> "SpikingResult | None":

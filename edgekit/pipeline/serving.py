@@ -17,6 +17,7 @@ from torch import nn
 from edgekit import experiment as experiments
 from edgekit import logs, plugins
 from edgekit.algorithms.base import Algorithm
+from edgekit.algorithms.slices import Sliced
 from edgekit.clients.node.delivery import Delivery
 from edgekit.clients.torch_trainer import load_weights
 from edgekit.data import FederatedDataset
@@ -24,6 +25,7 @@ from edgekit.errors import EdgekitError, RunFolderError, StoppedError
 from edgekit.export.tflite import Subject, as_device, export
 from edgekit.export.verify import run_examples
 from edgekit.pipeline import job
+from edgekit.pipeline.widths import WIDTHS, networks_of
 from edgekit.privacy.statement import for_owners
 from edgekit.processes import when_parent_ends
 from edgekit.runfolder import RunFolder, append_line, measure_of, read_lines, secret_number
@@ -158,6 +160,7 @@ class NodesOfAGrid:
         self._host: SplitHost | PartyHost | None = None
         self._grid, self._folder, self._authority, self._events = grid, folder, authority, events
         self._experiment = experiments.load(folder.experiment)
+        self._deliveries: dict[str | None, Delivery] = {}
         self._parts: tuple[FleetEngine | PartyEngine, FederatedDataset, nn.Module] | None = None
         path = folder.path / "secret"
         lost = RunFolderError(f"{path} cannot be read, and spent privacy not be counted without it: restore it")
@@ -206,16 +209,21 @@ class NodesOfAGrid:
         if watched:
             engine.watch(number, {**algorithm.model(found.state), **found.buffers})
         if delivered:
-            load_weights(model, found.average or {**algorithm.model(found.state), **found.buffers})
-            model.eval()
-            try:
-                card = {"edgekit": __version__, "name": self._experiment.name, "round": number}
-                with tempfile.TemporaryDirectory() as place:
-                    subject = Subject.of(model, dataset)
-                    made = export(subject, [DELIVERED], Path(place), card, self._experiment.export.tolerance)[DELIVERED]
-                    self._deliver(made.path.read_bytes(), number, made.score, made.measure)
-            except EdgekitError as error:
-                self._events.notice(f"round {number}: no model is delivered: {error}")
+            whole = found.average or {**algorithm.model(found.state), **found.buffers}
+            load_weights(model, whole)
+            networks: dict[str | None, nn.Module] = {None: model.eval()}
+            if isinstance(algorithm, Sliced):
+                narrower = networks_of(algorithm, whole, self._experiment, dataset)
+                networks = {algorithm.names[0]: model, **{name: narrower[name] for name in narrower}}
+            card = {"edgekit": __version__, "name": self._experiment.name, "round": number}
+            for name, network in networks.items():
+                try:
+                    with tempfile.TemporaryDirectory() as place:
+                        subject, tolerance = Subject.of(network, dataset), self._experiment.export.tolerance
+                        made = export(subject, [DELIVERED], Path(place), card, tolerance)[DELIVERED]
+                        self._deliver(made.path.read_bytes(), number, made.score, made.measure, name)
+                except EdgekitError as error:
+                    self._events.notice(f"round {number}: no model is delivered: {error}")
 
     def deliver_for_good(self, result: dict[str, Any]) -> None:
         """Deliver the finished model, to nodes that come back later too; it does not return.
@@ -228,14 +236,22 @@ class NodesOfAGrid:
         if engine.keeps_model:
             self._events.notice(f"no model is delivered: {engine.keeps_model}")
             return
-        facts = result["tflite"].get(DELIVERED)
-        if facts is None:
+        files: dict[str | None, dict[str, Any]] = {None: result["tflite"]}
+        if isinstance(engine.algorithm, Sliced):
+            rows = {float(width): row for width, row in result[WIDTHS].items()}
+            widths = dict(zip(engine.algorithm.names, engine.algorithm.settings.widths, strict=True))
+            files = {name: rows[width].get("tflite", result["tflite"]) for name, width in widths.items()}
+        if any(DELIVERED not in held for held in files.values()):
             self._events.notice(f"no model is delivered: the run has no {DELIVERED} file (export.presets)")
             return
-        content = (self._folder.path / facts["path"]).read_bytes()
+        delivered = {
+            name: ((self._folder.path / held[DELIVERED]["path"]).read_bytes(), held[DELIVERED][measure])
+            for name, held in files.items()
+        }
         self._events.notice("nodes that were away get the model when they come back; Ctrl-C stops")
         while True:
-            self._deliver(content, result["rounds"], facts[measure], measure)
+            for name, (content, reached) in delivered.items():
+                self._deliver(content, result["rounds"], reached, measure, name)
             time.sleep(LINGER_SECONDS)
 
     def _progress(self, privacy: str) -> dict[str, Any]:
@@ -247,19 +263,19 @@ class NodesOfAGrid:
         rounds = self._experiment.federation.rounds
         return {"run": self._experiment.name, "rounds": rounds, "done": done, "privacy": privacy}
 
-    def _deliver(self, content: bytes, version: int, score: float, measure: str) -> None:
+    def _deliver(self, content: bytes, version: int, score: float, measure: str, network: str | None) -> None:
         engine, dataset, _ = self._all
-        if self._delivery is None or self._delivery.version != version:
+        if network not in self._deliveries or self._deliveries[network].version != version:
             probe = as_device(dataset.calibration.x[:PROBES])
             scores = run_examples(content, probe).scores
             name = self._experiment.name
-            self._delivery = Delivery(content, version, name, score, probe, scores, PROBE_TOLERANCE, measure)
+            made = Delivery(content, version, name, score, probe, scores, PROBE_TOLERANCE, measure)
+            self._deliveries[network] = made
         engine.presence.there()
-        took, asked = engine.deliver(self._delivery)
+        took, asked = engine.deliver(self._deliveries[network], network)
         if asked:
-            self._events.notice(f"model version {version}: {took} of {asked} nodes took it into use")
-
-    _delivery: Delivery | None = None
+            whose = f" of width {network or 1}" if network is not None else ""
+            self._events.notice(f"model version {version}{whose}: {took} of {asked} nodes took it into use")
 
     @property
     def _all(self) -> tuple[FleetEngine | PartyEngine, FederatedDataset, nn.Module]:

@@ -100,6 +100,8 @@ def write_report(
         score=as_shown(measure, score),
         answers=by_objective.drawn(dataset, scores, result),
         stages=result.get("compression", []),
+        widths=_with_files(result),
+        width_presets=list(result.get("tflite", {})) if "widths" in result else [],
         compressed=compression.drawn(result),
         zeros_alone=compression.zeros_alone(result),
         closer={} if model is None else closer.looked(dataset, scores, model),
@@ -119,6 +121,12 @@ def write_report(
         not_covered=not_covered(statement, plan, experiment.privacy.randomness, experiment.privacy.ledger),
     )
     write_whole(folder.report, page)
+
+
+def _with_files(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the rows of networks of several widths, the whole one's with the run's own files."""
+    rows = {width: {"tflite": {}, **row} for width, row in result.get("widths", {}).items()}
+    return {**rows, "1": {**rows["1"], "tflite": result.get("tflite", {})}} if rows else {}
 
 
 def _how_to_use(folder: RunFolder, dataset: FederatedDataset, result: dict[str, Any]) -> list[tuple[str, str]]:

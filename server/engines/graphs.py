@@ -39,6 +39,7 @@ def kept_training_graph(
     model: nn.Module,
     place: Path,
     making: Callable[[], None],
+    name: str = "",
 ) -> Path:
     """Return the graph with which clients without torch train: the one that the run keeps, or a new one.
 
@@ -49,6 +50,7 @@ def kept_training_graph(
         model: its network.
         place: the folder that keeps it over restarts.
         making: called before it is made, which takes a while.
+        name: of the network among the method's; "" is the run's own.
     """
 
     def made() -> bytes:
@@ -56,7 +58,7 @@ def kept_training_graph(
         options = options_of(experiment, proximal=algorithm.proximal, drift=algorithm.drifts, private=private)
         return training_file(model, dataset.shape, len(dataset.classes), options, {})[0]
 
-    return _kept(place / "training.tflite", made, making)
+    return _kept(place / (f"training-{name}.tflite" if name else "training.tflite"), made, making)
 
 
 def kept_split_graph(

@@ -23,6 +23,7 @@ from edgekit.errors import ExperimentError, ModelError
 from edgekit.local_settings import LocalSettings
 from edgekit.models import check_private
 from edgekit.models.requirements import moving_buffers
+from edgekit.objectives import objective_of
 from edgekit.runfolder import RunFolder, write_whole
 from edgekit.server.engines.base import Draw, Exchanged
 from edgekit.server.engines.graphs import kept_training_graph
@@ -69,7 +70,7 @@ class LocalEngine:
     ) -> None:
         place = run.checkpoint / f"phase-{phase}" if phase else run.checkpoint
         self._experiment, self._dataset, self._on_notice = experiment, dataset, on_notice
-        self._settings = settings or LocalSettings()
+        self._settings, self._model = settings or LocalSettings(), model
         single: Trainer = TorchTrainer(model, on_notice)
         cohort_trainer: CohortTrainer | None = None
         others: Others[Trainers] | None = None
@@ -81,19 +82,16 @@ class LocalEngine:
         elif experiment.training.trainer == "litert":
             if key := experiment.training.needs_torch:
                 raise ExperimentError(f"training.{key} needs torch: set training.trainer = 'auto'")
-            if algorithm.modules:
-                raise ExperimentError(
-                    f"{experiment.federation.method} has clients train further networks than the run's own, but a "
-                    "training graph is of one: set training.trainer = 'auto'"
-                )
-            making = partial(on_notice, "making the training graph")
-            single = LiteRTTrainer(
-                kept_training_graph(experiment, algorithm, dataset, model, place, making), dataset.objective
+            if key := algorithm.needs_torch:
+                raise ExperimentError(f"{key} needs torch: set training.trainer = 'auto'")
+            single = self._by_graph(algorithm, model, place)
+            others = self._others(
+                algorithm, lambda name, network: (self._by_graph(algorithm, network, place, name), None)
             )
             self.trainer = "one client at a time in LiteRT, as devices without torch train"
         else:
             cohort_trainer, self.trainer = self._choose_trainer(model, place / TRAINER)
-            others = self._others(algorithm)
+            others = self._others(algorithm, self._by_torch)
         if self._counterpart is None and cohort_trainer is None:
             self._try(single, model)
         self._clients = SimulatedClients(
@@ -139,17 +137,25 @@ class LocalEngine:
         """Return how many examples the dataset's clients own."""
         return self._dataset.total_examples
 
-    def _others(self, algorithm: Algorithm) -> Others[Trainers]:
+    def _others(self, algorithm: Algorithm, make: Callable[[str, nn.Module], Trainers]) -> Others[Trainers]:
         """Return trainers of the method's further networks."""
 
-        def made(model: nn.Module) -> Trainers:
+        def made(name: str, model: nn.Module) -> Trainers:
             if self._experiment.privacy.on:
                 check_private(model, data.calibration.x)
-            return TorchTrainer(model, self._on_notice), self._choose_trainer(model, None)[0]
+            return make(name, model)
 
         data, seed = self._dataset, self._experiment.seed
         classes, examples = len(data.classes), data.calibration.x
-        return Others(algorithm.modules, made, data.shape, classes, seed, examples, data.objective)
+        return Others(algorithm, made, data.shape, classes, seed, examples, objective_of(self._model))
+
+    def _by_torch(self, name: str, model: nn.Module) -> Trainers:
+        return TorchTrainer(model, self._on_notice), self._choose_trainer(model, None)[0]
+
+    def _by_graph(self, algorithm: Algorithm, model: nn.Module, place: Path, name: str = "") -> LiteRTTrainer:
+        making = partial(self._on_notice, "making the training graph" + (f" of width {name}" if name else ""))
+        kept = kept_training_graph(self._experiment, algorithm, self._dataset, model, place, making, name)
+        return LiteRTTrainer(kept, self._dataset.objective)
 
     def _slower(self, model: nn.Module, kept: Path | None) -> str:
         """Return why clients train faster one after the other, "" if they do not; what the run began with holds."""

@@ -117,6 +117,24 @@ class Merging:
                 accepted[reply.client] = reply.update
         return accepted, reasons
 
+    def whole(
+        self, number: int, updates: Mapping[int, Update], asks: Mapping[int, Ask], weights: Weights
+    ) -> dict[int, Update]:
+        """Return valid updates in the one form that all have from here on."""
+        whole = self._algorithm.whole
+        return self.tried(
+            number,
+            "could not read the updates",
+            lambda: {client: whole(update, asks[client], weights) for client, update in updates.items()},
+        )
+
+    def whole_like(self, number: int, ask: Ask, weights: Weights) -> Bundles:
+        """Return arrays such as updates have in that form."""
+        like = self.expected(number, ask)
+        if not self._algorithm.unequal:
+            return like
+        return self.tried(number, "could not say what it expects", lambda: self._algorithm.whole_like(ask, weights))
+
     def merged(
         self,
         before: State,

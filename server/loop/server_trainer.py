@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from edgekit.algorithms.base import Algorithm
 from edgekit.asks import Score, Scored, Train, Trained
 from edgekit.clients.halves import MOST_REQUESTS
 from edgekit.clients.others import Others
@@ -12,7 +13,6 @@ from edgekit.clients.torch_trainer import TorchTrainer
 from edgekit.clients.trainer import LocalTask
 from edgekit.data import FederatedDataset
 from edgekit.errors import TrainingError
-from edgekit.models.settings import Model
 from edgekit.randomness import generator
 
 
@@ -21,16 +21,18 @@ class ServerTrainer:
 
     Args:
         model: the run's network.
-        modules: the method's further ones.
+        algorithm: the method, which may have further ones.
         dataset: whose calibration examples.
         seed: of the batches.
     """
 
-    def __init__(self, model: nn.Module, modules: dict[str, Model], dataset: FederatedDataset, seed: int) -> None:
+    def __init__(self, model: nn.Module, algorithm: Algorithm, dataset: FederatedDataset, seed: int) -> None:
         self._own, self._examples, self._seed = TorchTrainer(model), dataset.calibration, seed
         shape, classes = dataset.shape, len(dataset.classes)
         examples, objective = dataset.calibration.x, dataset.objective
-        self._others = Others(modules, TorchTrainer, shape, classes, seed, examples, objective)
+        self._others = Others(
+            algorithm, lambda name, network: TorchTrainer(network), shape, classes, seed, examples, objective
+        )
 
     def driven(self, merge: Generator[Any, Any, Any], number: int) -> Any:
         """Run a method's merge to its end; return what it gives.

@@ -34,6 +34,7 @@ from edgekit.server.loop.guessing import Guessing
 from edgekit.server.loop.merging import Merging, moved_on
 from edgekit.server.loop.metrics import Outcome, RoundMetrics, by_client, keep_rounds, rounded, skips
 from edgekit.server.loop.outliers import Bounding
+from edgekit.server.loop.preparing import prepare
 from edgekit.server.loop.server_trainer import ServerTrainer
 from edgekit.server.loop.undoing import RUINED, Undoing
 from edgekit.server.settings import Sections
@@ -117,6 +118,7 @@ class Coordinator:
                 f"{experiment.federation.method} reckons with steps of plain SGD: leave training.{key} out"
             )
         augment.check(experiment.training.augment, dataset.shape)
+        prepare(self.algorithm, experiment, dataset, model, through, self.phase)
         self.mechanism = planned(experiment, dataset, self.algorithm, mechanism, transforms)
         self.selector = selection.make(
             experiment.federation.selector or (mechanism.selector if mechanism else "uniform")
@@ -131,7 +133,7 @@ class Coordinator:
             clients=dataset.clients,
             examples=self._examples,
             draw=partial(generator, self.charging.seed),
-            trainer=ServerTrainer(model, dict(self.algorithm.modules), dataset, experiment.seed),
+            trainer=ServerTrainer(model, self.algorithm, dataset, experiment.seed),
         )
         self._plain = replace(experiment.training.plain(), least_batch=2 if batch_norms(model) else 1)
         """A round's instructions before privacy; BatchNorm cannot take a single example."""
@@ -141,6 +143,11 @@ class Coordinator:
         else:
             weights = trained_weights(self.model)
             buffers = {name: held[name] for name in moving_buffers(model, dataset.calibration.x) if name in held}
+        if buffers and self.algorithm.unequal:
+            raise ExperimentError(
+                f"{experiment.federation.method}: running statistics, as of {min(buffers)!r}, are of one width alone: "
+                "use a norm by example, such as GroupNorm"
+            )
         begun = self.merging.begin(weights, trained)
         self._first = Checkpoint(0, begun, method=self._method, buffers=buffers, phase=self.phase.number)
         unseen = self.algorithm.interactive or (self.mechanism is not None and self.mechanism.at_server)
@@ -290,11 +297,12 @@ class Coordinator:
         self.charging.charge(number, self._whom(cohort), again=not self.engine.repeatable)
         # Of nobody there is nothing to ask: an empty Poisson cohort is shown as one client, which is then left alone.
         made = self.merging.asks(before.state, cohort or [0], number)
-        like = self.merging.expected(number, next(iter(made.values())))
+        like = self.merging.whole_like(number, next(iter(made.values())), before.state.bundles[WEIGHTS])
         states = before.transforms or self.merging.states(like, number)
         prepared = self._prepared(made, number, states, before.buffers)
         shown = next(iter(prepared.values()))  # transforms may change what is sent
-        like, weights = self.merging.expected(number, shown), before.state.bundles[WEIGHTS]
+        weights = before.state.bundles[WEIGHTS]
+        like = self.merging.whole_like(number, shown, weights)
         if self.experiment.federation.transforms:
             weights = shown.bundles.get(WEIGHTS, weights)
         asks = prepared if cohort else {}
@@ -305,6 +313,7 @@ class Coordinator:
         if exchanged.again and asks and not accepted:
             self.on_notice(f"round {number} is run again: {reasons[-1][1] if reasons else 'nobody answered'}")
             return None
+        accepted = self.merging.whole(number, accepted, asks, weights)
         bounded = self._bounding(number, accepted, weights, before.buffers)
         merged = self._undoing.merged(before.state, before.buffers, states, number, bounded, like, weights)
         buffers = {**before.buffers, **merged.buffers}

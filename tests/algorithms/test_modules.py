@@ -10,7 +10,7 @@ from edgekit.asks import Ask, Score, Train, Update
 from edgekit.clients.torch_trainer import TorchTrainer, state
 from edgekit.clients.trainer import LocalTask
 from edgekit.data import load
-from edgekit.errors import ExperimentError, TrainingError
+from edgekit.errors import TrainingError
 from edgekit.local_settings import LocalSettings
 from edgekit.models import build
 from edgekit.models.settings import Model
@@ -147,6 +147,8 @@ def test_what_a_method_asks_for_wrongly_is_one_line(made, method, told):
         made(method).run()
 
 
-def test_litert_trains_one_network(made):
-    with pytest.raises(ExperimentError, match=r"TwoSizes has clients train further networks .* training.trainer"):
-        made("TwoSizes", "training.trainer=litert")
+def test_litert_trains_them_too(made):
+    """Each by a training graph of its own."""
+    coordinators = [made("TwoSizes", f"training.trainer={one}", name=one) for one in ("one-by-one", "litert")]
+    by_torch, by_graph = (one.run().weights for one in coordinators)
+    assert all(np.allclose(by_torch[name], by_graph[name], atol=1e-5) for name in by_torch)

@@ -200,6 +200,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(fails, tmp_path
 def test_models_and_doctor_speak_to_people_and_machines(edgekit, tmp_path):
     assert [row["name"] for row in json.loads(edgekit("models", "--json", cwd=tmp_path).stdout)] == [
         "mlp",
+        "cnn",
         "dscnn",
         "mobilenetv2",
         "mobilenetv3",

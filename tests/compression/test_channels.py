@@ -10,7 +10,7 @@ from edgekit.asks import Train
 from edgekit.clients.cohort.trainer import VectorisedTrainer
 from edgekit.clients.torch_trainer import TorchTrainer, trained_weights
 from edgekit.clients.trainer import LocalTask
-from edgekit.compression import channels
+from edgekit.compression import channels, narrower
 from edgekit.compression.record import rebuilt
 from edgekit.errors import ModelError
 from edgekit.local_settings import LocalSettings
@@ -93,9 +93,40 @@ def test_what_cannot_be_cut_is_said_with_the_remedy(name, share, told):
     assert "prune" in str(error.value)
 
 
+OTHERS = {
+    "shufflenet": (1, 16, 16), "capsule": (1, 16, 16), "experts": (1, 16, 16), "vit": (1, 16, 16),
+    "mixer": (1, 16, 16), "gru": (12, 8), "mingru": (12, 8), "s4d": (12, 8), "ssd": (12, 8),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(OTHERS))
+def test_what_cannot_be_cut_by_importance_is_built_narrower(name):
+    shape = OTHERS[name]
+    model = fold_weight_standardisation(build(Model(name=name), shape, 10, 0))
+    made, width = narrower.cut(model, shape, 0.4, [])
+    assert macs(made, shape) <= 0.4 * macs(model, shape)
+    again = rebuilt(model, shape, [{"step": "narrower", "width": width}])
+    held = dict(model.named_parameters())
+    for (part, parameter), other in zip(made.named_parameters(), again.parameters(), strict=True):
+        assert parameter.shape == other.shape
+        assert torch.equal(parameter, held[part][tuple(slice(0, size) for size in parameter.shape)])
+    # Once more: the width is of the network as it was.
+    twice, less = narrower.cut(made, shape, 0.6, [{"step": "narrower", "width": width}])
+    assert less < width
+    assert macs(twice, shape) <= 0.6 * macs(made, shape)
+
+
+def test_a_network_of_ones_own_without_a_width_cannot():
+    with pytest.raises(ModelError, match="not of an experiment's"):
+        narrower.cut(torch.nn.Linear(4, 2), (4,), 0.5, [])
+
+
 @pytest.mark.parametrize(
     "record",
     [
+        [{"step": "narrower", "width": 1.5}],
+        [{"step": "narrower", "width": "x"}],
+        [{"step": "narrower"}],
         [{"step": "channels", "history": [["layers.99", True, [0]]]}],
         [{"step": "channels", "history": 3}],
         [{"step": "sparse", "kept": {"layers.0": "x"}}],

@@ -162,6 +162,16 @@ def test_a_student_learns_of_its_teacher(tmp_path, trained_run, heard):
     result = _run(tmp_path / "a", heard, *asked, "compression.distil.share=1.0")
     assert result["accuracy"] > 0.6  # of the teacher's answers alone
     assert any("learns from" in line for line in heard.notices)
+    widths = ("federation.algorithm=heterofl", "federation.arguments.widths=[1.0, 0.5]", "federation.rounds=12")
+    students = _run(tmp_path / "w", heard, *asked, *widths, "compression.distil.share=1.0")["widths"]
+    assert min(row["accuracy"] for row in students.values()) > 0.6  # of several sizes in one run
+    maps = ("compression.distil.features=10", "model.name=cnn")
+    with pytest.raises(ModelError, match="has no layer that gives a map"):  # the teacher
+        _run(tmp_path / "m", heard, *asked, *maps)
+    _run(tmp_path / "t", heard, PLAIN, "model.name=cnn", "model.norm=group", "data.clients=5")
+    taught = (PLAIN, asked[1], f"compression.distil.teacher={tmp_path / 't'}", *maps)
+    with pytest.raises(ExperimentError, match=r"unequal widths, but compression\.distil\.features"):
+        _run(tmp_path / "u", heard, *taught, *widths)
     _run(
         tmp_path / "p",
         heard,
@@ -197,6 +207,20 @@ def test_a_trained_network_is_pruned_before_its_first_round_or_after_its_last(tm
         assert trained.rows[0]["score"] > 0.6
         weights = list(trained.outcome.weights.values())
         assert sum(int((w == 0).sum()) for w in weights) > 0.7 * sum(w.size for w in weights)
+
+
+@pytest.mark.long
+def test_what_torch_pruning_cannot_cut_gets_narrower_and_all_that_is_made_of_it(tmp_path, heard):
+    channels = (PLAIN, *PRUNE, "compression.prune.kind=channels", "compression.prune.macs=0.4", "model.name=mixer")
+    first = _run(tmp_path / "a", heard, *channels, 'export.presets=["float32"]')
+    assert first["macs"] <= 0.4 * first["compression"][0]["macs"]
+    assert any("keeps its leading ones" in line for line in heard.notices)
+    assert ek.open(tmp_path / "a").evaluate()["accuracy"] == pytest.approx(first["accuracy"], abs=1e-6)
+    assert first["tflite"]["float32"]["accuracy"] == pytest.approx(first["accuracy"], abs=0.01)
+    whole, _ = arrays.load(tmp_path / "a/model.safetensors")
+    assert _bytes(_killed(tmp_path / "k", 4, *channels)) == {name: array.tobytes() for name, array in whole.items()}
+    second = _run(tmp_path / "b", heard, *channels, f"model.weights={tmp_path / 'a'}")
+    assert second["macs"] <= 0.4 * first["macs"]
 
 
 @pytest.mark.long

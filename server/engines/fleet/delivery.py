@@ -20,13 +20,26 @@ def deliver(
     presence: Presence,
     sign: Callable[[bytes], bytes],
     on_notice: Callable[[str], None],
+    network: str | None = None,
 ) -> tuple[int, int]:
-    """Send a model to all nodes that are there and have an older one; return (took it, were asked)."""
+    """Send a model to all nodes that are there and have an older one; return (took it, were asked).
+
+    Args:
+        delivery: the model.
+        exchange: to ask nodes.
+        presence: of the nodes.
+        sign: signs what nodes shall trust.
+        on_notice: called with a line for people.
+        network: of the nodes that train this one alone; None is of all.
+    """
     wanted = {"run": delivery.run, "version": delivery.version}
     asked = [
         node
         for node in exchange.online()
-        if node in presence.ready and presence.nodes[node].model != wanted and not presence.rests(node)
+        if node in presence.ready
+        and presence.nodes[node].model != wanted
+        and not presence.rests(node)
+        and (network is None or presence.nodes[node].network == network)
     ]
     if not asked:
         return 0, 0

@@ -11,7 +11,8 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from edgekit import wire
-from edgekit.algorithms.base import Algorithm, answer_like
+from edgekit.algorithms.base import MODULE, Algorithm, answer_like
+from edgekit.algorithms.slices import Sliced
 from edgekit.arrays import Weights
 from edgekit.asks import WEIGHTS, Ask, Bundles, Reply, Scored, Update, problem_with_update
 from edgekit.clients.node.delivery import Delivery
@@ -27,7 +28,7 @@ from edgekit.server.engines.fleet.exchange import Exchange
 from edgekit.server.engines.fleet.nodes import NodeState, numbers_of
 from edgekit.server.engines.fleet.presence import Presence
 from edgekit.server.engines.fleet.streams import SplitHost, stream
-from edgekit.server.engines.fleet.tasks import KINDS, Tasks, facts_of
+from edgekit.server.engines.fleet.tasks import KINDS, Network, Tasks, facts_of
 from edgekit.server.settings import Sections
 from edgekit.transforms import chain
 
@@ -42,17 +43,14 @@ class FleetEngine:
         experiment: the experiment.
         algorithm: the method.
         dataset: the coordinator's own: shape, classes and data settings.
-        parameters: shapes of the network's arrays.
+        network: that nodes train.
         plan: of privacy.
-        training_graph: makes the training graph for nodes without torch; called when the first of them comes.
         sign: signs what nodes shall trust.
         path: `nodes.json` of the run.
         on_notice: called with a line for people.
         host: of an interactive method, the server's side of the streams; None of others.
         run_id: of this run, whoever has the same experiment.
-        fixed: of the network, what is never trained and no training graph makes: frozen parameters, constants.
-            None is nothing.
-        compression: what was done to the network before.
+        others: networks that nodes train instead, by the names that the method gives them.
     """
 
     repeatable = False
@@ -65,20 +63,19 @@ class FleetEngine:
         experiment: Sections,
         algorithm: Algorithm,
         dataset: FederatedDataset,
-        parameters: dict[str, tuple[int, ...]],
+        network: Network,
         plan: Plan | None,
-        training_graph: Callable[[], bytes],
         sign: Callable[[bytes], bytes],
         path: Path,
         on_notice: Callable[[str], None],
         host: SplitHost | None = None,
         run_id: str = "",
-        fixed: Weights | None = None,
-        compression: Sequence[dict[str, Any]] = (),
+        others: Mapping[str, Network] = MappingProxyType({}),
     ) -> None:
         self.trainer = "nodes of a real fleet"
         self.algorithm = algorithm
         self._host, self._experiment, self._sign, self._on_notice = host, experiment, sign, on_notice
+        parameters = network.parameters
         if host is not None:
             self.trainer += f", {host.trainer}"
             parameters = {name: array.shape for name, array in host.device_like.items()}
@@ -87,6 +84,10 @@ class FleetEngine:
         method, otherwise = experiment.federation.method, ""
         if key := experiment.training.needs_torch:
             kinds, plain, otherwise = ("torch",), False, f"training.{key} needs nodes with torch"
+        elif key := algorithm.needs_torch:
+            kinds, plain, otherwise = ("torch",), False, f"{key} needs nodes with torch"
+        elif algorithm.unequal:
+            kinds, otherwise = ("torch", "litert"), f"pages train one network for all: {method} needs edgekit join"
         elif key := experiment.training.beyond_sgd:
             kinds, otherwise = ("torch", "litert"), f"pages take steps of SGD: training.{key} needs edgekit join"
         elif experiment.training.augment:
@@ -103,11 +104,13 @@ class FleetEngine:
             plan,
             run_id=run_id,
             split=None if host is None else host.facts,
-            compression=compression,
+            compression=network.compression,
         )
-        self.tasks = Tasks(facts, training_graph, fixed)
+        self.tasks = Tasks(facts, network, others)
         self._exchange = Exchange(grid, on_notice)
-        self.presence = Presence(self._exchange, self.tasks, kinds, otherwise, sign, path, on_notice)
+        self.presence = Presence(
+            self._exchange, self.tasks, kinds, otherwise, sign, path, on_notice, assign=self._assigned
+        )
         self.drift = DriftWatch(path.with_name("drift.jsonl"), on_notice)
 
     def choose(self, number: int, draw: Draw) -> list[int]:
@@ -182,9 +185,19 @@ class FleetEngine:
         counts = [self.presence.nodes[node].examples for node in self.presence.ready]
         return None if not counts or min(counts) < 0 else sum(counts)
 
-    def deliver(self, delivery: Delivery) -> tuple[int, int]:
-        """Send a model to all nodes that are there and have an older one; return (took it, were asked)."""
-        return deliveries.deliver(delivery, self._exchange, self.presence, self._sign, self._on_notice)
+    def deliver(self, delivery: Delivery, network: str | None = None) -> tuple[int, int]:
+        """Send a model to all nodes that are there and have an older one; return (took it, were asked).
+
+        Args:
+            delivery: the model.
+            network: of nodes that train this one alone; None is of all.
+        """
+        return deliveries.deliver(delivery, self._exchange, self.presence, self._sign, self._on_notice, network)
+
+    def _assigned(self, state: NodeState) -> str:
+        if not isinstance(self.algorithm, Sliced):
+            return ""
+        return self.algorithm.assign(state.node, state.facts, state.network)
 
     def watch(self, number: int, weights: Weights) -> None:
         """Ask nodes that share them for noised statistics of their inputs, and look for drift."""
@@ -250,10 +263,12 @@ def pack(
     written: dict[int, bytes] = {}
     sent = []
     for node, ask in asks.items():
-        facts, content = wire.asking(ask, written.get(id(ask.bundles)))
-        written[id(ask.bundles)] = content
         known = state(node)
+        # A node trains the network of its task, whatever it is called here.
+        own = {key: told for key, told in ask.config.items() if key != MODULE} if known.network else ask.config
+        facts, content = wire.asking(replace(ask, config=own), written.get(id(ask.bundles)))
+        written[id(ask.bundles)] = content
         known.bytes_down += len(content)
-        facts |= {"task": tasks.of(known.kind)[0], **more.get(node, {})}
+        facts |= {"task": tasks.of(known.kind, known.network or "")[0], **more.get(node, {})}
         sent.append(Message(wire.Message(facts, content).record(), node, kind, ttl=ttl))
     return sent

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from edgekit.algorithms.base import Algorithm
 from edgekit.algorithms.parties.method import Parties
 from edgekit.algorithms.split.method import SplitLearning
 from edgekit.algorithms.split.service import Keys
+from edgekit.clients.others import Others
 from edgekit.clients.torch_trainer import learnt, state
 from edgekit.compression.record import done_to
 from edgekit.data import FederatedDataset
@@ -23,6 +25,7 @@ from edgekit.server.engines.fleet.engine import FleetEngine
 from edgekit.server.engines.fleet.parties import PartyEngine
 from edgekit.server.engines.fleet.party_host import PartyHost
 from edgekit.server.engines.fleet.streams import SplitHost
+from edgekit.server.engines.fleet.tasks import Network
 from edgekit.server.engines.graphs import kept_split_graph, kept_training_graph
 from edgekit.server.settings import Sections
 
@@ -92,18 +95,38 @@ def engine_of(
         fleet.experiment,
         algorithm,
         dataset,
-        parameters,
+        Network(parameters, training_graph, fixed, done_to(model)),
         plan,
-        training_graph,
         fleet.sign,
         fleet.nodes,
         fleet.notice,
         host,
         run_id=fleet.run_id,
-        fixed=fixed,
-        compression=done_to(model),
+        others=_others(fleet, algorithm, dataset),
     )
     return made, host
+
+
+def _others(fleet: Fleet, algorithm: Algorithm, dataset: FederatedDataset) -> dict[str, Network]:
+    """Return the networks that nodes train instead of the run's own, of methods whose nodes train unequal ones."""
+    if not algorithm.unequal:
+        return {}
+
+    def network_of(name: str, model: nn.Module) -> Network:
+        def training_graph() -> bytes:
+            making = partial(fleet.notice, f"making the training graph of width {name}, for nodes without torch")
+            place = fleet.folder.checkpoint
+            return kept_training_graph(fleet.experiment, algorithm, dataset, model, place, making, name).read_bytes()
+
+        held, trained = state(model), learnt(model)
+        shapes = {part: array.shape for part, array in held.items() if part in trained}
+        fixed = {part: array for part, array in held.items() if part not in trained}
+        section = algorithm.modules[name].model_copy(update={"weights": "", "new": []})
+        return Network(shapes, training_graph, fixed, done_to(model), section)
+
+    classes, seed = len(dataset.classes), fleet.experiment.seed
+    made = Others(algorithm, network_of, dataset.shape, classes, seed, objective=dataset.objective)
+    return {name: made[name] for name in algorithm.modules}
 
 
 def _parties(

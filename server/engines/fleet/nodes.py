@@ -27,9 +27,10 @@ class NodeState:
         failures: rounds it was asked in vain.
         examples: that it has; -1 where it does not say.
         statistics: whether it shares noised statistics.
-        facts: battery, load and temperature, as far as its owner lets them be told.
+        facts: battery, load, temperature and memory in MB, as far as its owner lets them be told.
         model: run and version of the model in use there.
         party: that it has trained as, of several with features of the same people.
+        network: that it trains, of a method whose nodes train unequal ones; "" is the run's own, None not known yet.
         problem: why it cannot take part now, "" if it can.
         last_seen: seconds since 1970, of its last answer.
         bytes_up: of its updates.
@@ -48,6 +49,7 @@ class NodeState:
     facts: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
     party: str = ""
+    network: str | None = None
     problem: str = ""
     last_seen: float = 0.0
     bytes_up: int = 0
@@ -128,7 +130,7 @@ def numbers_of(found: Any) -> dict[str, Any]:
     if not isinstance(found, dict):
         return {}
     taken: dict[str, Any] = {}
-    for name, most in (("battery", 100.0), ("load", 1e4), ("temperature", 1e3)):
+    for name, most in (("battery", 100.0), ("load", 1e4), ("temperature", 1e3), ("memory", 1e9)):
         value = found.get(name)
         if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= most:
             taken[name] = value

@@ -29,7 +29,7 @@ from edgekit.server.engines.fleet.exchange import QUESTION_SECONDS, Exchange
 from edgekit.server.engines.fleet.nodes import NodeState
 from edgekit.server.engines.fleet.party_host import PartyHost
 from edgekit.server.engines.fleet.presence import Presence
-from edgekit.server.engines.fleet.tasks import Tasks, facts_of
+from edgekit.server.engines.fleet.tasks import Network, Tasks, facts_of
 from edgekit.server.settings import Sections
 
 MOST_IDS = 2_000_000
@@ -75,7 +75,7 @@ class PartyEngine:
         self._host, self._ids, self._labels = host, dataset.ids, dataset.labels
         self._experiment, self._on_notice = experiment, on_notice
         facts = facts_of(experiment, algorithm, dataset, {}, None, vertical=host.facts)
-        self.tasks = Tasks(facts, _no_graph)
+        self.tasks = Tasks(facts, Network({}, _no_graph))
         self._exchange = Exchange(grid, on_notice)
         self.presence = Presence(self._exchange, self.tasks, ("torch",), "", sign, path, on_notice, admit=self._admit)
         self._names = [party.name for party in host.facts.parties]
@@ -140,7 +140,7 @@ class PartyEngine:
         """Return how many people there are labels of."""
         return len(self._ids)
 
-    def deliver(self, delivery: Delivery) -> tuple[int, int]:
+    def deliver(self, delivery: Delivery, network: str | None = None) -> tuple[int, int]:
         """Deliver nothing: without the other parties' features the model is of no use to one."""
         return 0, 0
 

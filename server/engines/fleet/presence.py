@@ -34,6 +34,8 @@ GATEWAY_SECONDS = 3.0
 """How often gateways are told how the federation gets on."""
 Admit = Callable[[NodeState, Mapping[str, Any]], str]
 """Says why a node cannot take part, of what it told; "" if it can."""
+Assign = Callable[[NodeState], str]
+"""Gives the name of the network that a node trains."""
 
 
 class Presence:
@@ -48,6 +50,7 @@ class Presence:
         path: `nodes.json` of the run.
         on_notice: called with a line for people.
         admit: has the last word on a node that holds the task.
+        assign: says which network a node trains.
 
     Attributes:
         nodes: what is known of each, by id.
@@ -65,38 +68,48 @@ class Presence:
         path: Path,
         on_notice: Callable[[str], None],
         admit: Admit = lambda state, told: "",
+        assign: Assign = lambda state: "",
     ) -> None:
         self._exchange, self._tasks, self._kinds, self._otherwise = exchange, tasks, kinds, otherwise
         self._sign, self._path, self._on_notice, self._admit = sign, path, on_notice, admit
+        self._assign = assign
         self.nodes: dict[int, NodeState] = load_nodes(path, on_notice)
         self.ready: set[int] = set()
         self.progress: dict[str, Any] = {}
         self._resting: dict[int, float] = {}
         self._stumbles: dict[int, int] = {}
-        self._asked: dict[str, tuple[Message, float]] = {}
-        """Questions to newcomers that are not answered yet, by message, and when they were sent."""
+        self._asked: dict[str, tuple[Message, float, str]] = {}
+        """Questions to newcomers that are not answered yet, by message, when they were sent, and of which network."""
+        for state in self.nodes.values():
+            if state.network is not None:
+                assign(state)
 
     def there(self) -> list[int]:
         """Return the nodes that are online, hold the task and have nothing against it; greet those that are new."""
         online = self._exchange.online()
         self._hear()
         self.ready.intersection_update(online)
-        asked = {message.metadata.dst_node_id for message, _ in self._asked.values()}
+        asked = {message.metadata.dst_node_id for message, *_ in self._asked.values()}
         new = [n for n in online if n not in self.ready and n not in asked and not self.rests(n)]
         if new:
-            for kind in sorted({self.state(node).kind for node in new} & set(self._kinds)):
-                self._tasks.problem(kind)  # after a restart: nodes that were here before hold it already
+            known = {(self.state(node).kind, self.state(node).network or "") for node in new}
+            for kind, network in sorted(known):
+                if kind in self._kinds:
+                    self._tasks.problem(kind, network)  # after a restart: nodes that were here before hold it already
             facts = {"action": "prepare", "version": __version__, "tasks": self._tasks.names(self._kinds)}
             gateways = [node for node in new if self.state(node).kind == "gateway"]
             self._send(gateways, wire.Message({**facts, "progress": self._progress(online)}))
-            self._send([node for node in new if node not in gateways], wire.Message(facts))
+            for network in sorted({network for _, network in known}):
+                own = [n for n in new if n not in gateways and (self.state(n).network or "") == network]
+                names = self._tasks.names(self._kinds, network)
+                self._send(own, wire.Message({**facts, "tasks": names}), network)
         return [node for node in online if node in self.ready and not self.rests(node)]
 
     def expects_newcomers(self) -> bool:
         """Whether a node was greeted so lately that a round waits for it."""
         return any(
             time.monotonic() - since < GRACE_SECONDS and self.state(message.metadata.dst_node_id).kind != "gateway"
-            for message, since in self._asked.values()
+            for message, since, _ in self._asked.values()
         )
 
     def pause(self) -> float:
@@ -141,19 +154,19 @@ class Presence:
         """Whether a node is left alone."""
         return self._resting.get(node, 0.0) > time.monotonic()
 
-    def _send(self, nodes: list[int], question: wire.Message) -> None:
+    def _send(self, nodes: list[int], question: wire.Message, network: str = "") -> None:
         """Ask nodes without waiting: one that does not answer must not hold up the others."""
         if nodes:
             sent = self._exchange.push(questions(nodes, question))
-            self._asked |= {name: (message, time.monotonic()) for name, message in sent.items()}
+            self._asked |= {name: (message, time.monotonic(), network) for name, message in sent.items()}
 
     def _hear(self) -> None:
         """Take the answers of nodes that were greeted, and give the task to those that lack it."""
         if not self._asked:
             return
         heard = {reply.metadata.reply_to_message_id: reply for reply in self._exchange.pull(list(self._asked))}
-        lacking: dict[str, list[int]] = {}
-        for name, (message, since) in list(self._asked.items()):
+        lacking: dict[tuple[str, str], list[int]] = {}
+        for name, (message, since, asked_of) in list(self._asked.items()):
             node = message.metadata.dst_node_id
             found: dict[str, Any] | EdgekitError
             if name in heard:
@@ -167,26 +180,30 @@ class Presence:
             del self._asked[name]
             if not self._took(node, found):
                 self._wait_with(node)
-            elif isinstance(found, dict) and found.get("holds"):
+            elif isinstance(found, dict) and found.get("holds") and asked_of == self._network_of(node):
                 if self.nodes[node].kind == "gateway":
                     self.rest(node, GATEWAY_SECONDS)
-                elif problem := self._tasks.problem(self.nodes[node].kind):  # whatever it says
+                elif problem := self._tasks.problem(self.nodes[node].kind, asked_of):  # whatever it says
                     self._took(node, RefusedError(problem))
                     self.stumbled(node)
                 else:
                     self.ready.add(node)
             else:
-                lacking.setdefault(self.nodes[node].kind, []).append(node)
-        for kind, chosen in lacking.items():
-            if problem := self._tasks.problem(kind):
+                lacking.setdefault((self.nodes[node].kind, self._network_of(node)), []).append(node)
+        for (kind, network), chosen in lacking.items():
+            if problem := self._tasks.problem(kind, network):
                 for node in chosen:
                     self._took(node, RefusedError(problem))
                     self.stumbled(node)
                 continue
-            _, content = self._tasks.of(kind)
-            self._send(chosen, wire.Message({"action": "install", "signature": self._sign(content)}, content))
+            _, content = self._tasks.of(kind, network)
+            question = wire.Message({"action": "install", "signature": self._sign(content)}, content)
+            self._send(chosen, question, network)
         if heard:
             self.save()
+
+    def _network_of(self, node: int) -> str:
+        return self.nodes[node].network or ""
 
     def _took(self, node: int, found: dict[str, Any] | EdgekitError) -> bool:
         """Write down what a node told; return whether it can go on."""
@@ -215,6 +232,8 @@ class Presence:
             state.model = model_of(found["model"])
         state.statistics = found.get("statistics") is True
         state.facts = numbers_of(found) or state.facts
+        if not problem and state.kind in ("torch", "litert"):
+            state.network = self._assign(state)
         if not problem and found.get("holds"):
             problem = self._admit(state, found)
         if problem and problem != state.problem:

@@ -1,6 +1,8 @@
 """What nodes are given to learn: the task, with the training graph for those without torch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from edgekit.algorithms.base import Algorithm
@@ -10,6 +12,7 @@ from edgekit.clients.node.task_facts import MethodFacts, Planned, SplitFacts, Ta
 from edgekit.data import FederatedDataset
 from edgekit.data.tables import with_columns
 from edgekit.errors import EdgekitError
+from edgekit.models.settings import Model
 from edgekit.privacy import Plan
 from edgekit.server.settings import Sections
 
@@ -18,41 +21,66 @@ WITHOUT_TORCH = ("litert", "phone", "gateway")
 """Kinds that are given the training graph."""
 
 
+@dataclass(frozen=True)
+class Network:
+    """A network that nodes train.
+
+    Attributes:
+        parameters: shapes of its trained arrays, in their order.
+        training_graph: makes the training graph for nodes without torch; called when the first of them comes.
+        fixed: what is never trained and no training graph makes: frozen parameters, constants.
+        compression: what was done to it before.
+        model: its [model] section; None is the experiment's.
+    """
+
+    parameters: Mapping[str, tuple[int, ...]]
+    training_graph: Callable[[], bytes]
+    fixed: Weights = field(default_factory=dict)
+    compression: Sequence[Mapping[str, Any]] = ()
+    model: Model | None = None
+
+
 class Tasks:
-    """The task of a run, for each kind of node; made when the first of them comes.
+    """The task of a run, for each kind of node and each network; made when the first of them comes.
 
     Args:
-        facts: in words and numbers.
-        training_graph: makes the training graph.
-        fixed: of the network, what is never trained; None is nothing.
+        facts: in words and numbers, of the run's own network.
+        network: the run's own.
+        others: further ones that nodes train instead, by name.
 
     Attributes:
         facts: as given.
     """
 
-    def __init__(self, facts: TaskFacts, training_graph: Callable[[], bytes], fixed: Weights | None = None) -> None:
-        self.facts, self._training_graph, self._fixed = facts, training_graph, fixed or {}
-        self._made: dict[bool, tuple[str, bytes]] = {}
+    def __init__(
+        self, facts: TaskFacts, network: Network, others: Mapping[str, Network] = MappingProxyType({})
+    ) -> None:
+        self.facts, self._networks = facts, {"": network, **others}
+        self._made: dict[tuple[bool, str], tuple[str, bytes]] = {}
 
-    def of(self, kind: str) -> tuple[str, bytes]:
-        """Return the task for a kind of node: (name, content)."""
-        with_graph = kind in WITHOUT_TORCH
-        if with_graph not in self._made:
-            content = Task(self.facts, self._training_graph() if with_graph else None, self._fixed).to_bytes()
-            self._made[with_graph] = (name_of(content), content)
-        return self._made[with_graph]
+    def of(self, kind: str, network: str = "") -> tuple[str, bytes]:
+        """Return the task for a kind of node and a network: (name, content)."""
+        what = (kind in WITHOUT_TORCH, network)
+        if what not in self._made:
+            found, facts = self._networks[network], self.facts
+            if network:
+                changed = {"parameters": dict(found.parameters), "compression": tuple(map(dict, found.compression))}
+                facts = facts.model_copy(update={**changed, "model": found.model or facts.model})
+            content = Task(facts, found.training_graph() if what[0] else None, found.fixed).to_bytes()
+            self._made[what] = (name_of(content), content)
+        return self._made[what]
 
-    def problem(self, kind: str) -> str:
+    def problem(self, kind: str, network: str = "") -> str:
         """Make a kind's task; return what is wrong with it, "" if nothing. It must not end the run for the others."""
         try:
-            self.of(kind)
+            self.of(kind, network)
         except EdgekitError as error:
             return f"there is no task for nodes of its kind: {error}"
         return ""
 
-    def names(self, kinds: Sequence[str]) -> dict[str, str]:
+    def names(self, kinds: Sequence[str], network: str = "") -> dict[str, str]:
         """Return the name of each kind's task, as far as somebody needed it already."""
-        made = {kind: self._made.get(kind in WITHOUT_TORCH) for kind in kinds}
+        made = {kind: self._made.get((kind in WITHOUT_TORCH, network)) for kind in kinds}
         return {kind: task[0] for kind, task in made.items() if task is not None}
 
 
@@ -60,13 +88,13 @@ def facts_of(
     experiment: Sections,
     algorithm: Algorithm,
     dataset: FederatedDataset,
-    parameters: dict[str, tuple[int, ...]],
+    parameters: Mapping[str, tuple[int, ...]],
     plan: Plan | None,
     *,
     run_id: str = "",
     split: SplitFacts | None = None,
     vertical: VerticalFacts | None = None,
-    compression: Sequence[dict[str, Any]] = (),
+    compression: Sequence[Mapping[str, Any]] = (),
 ) -> TaskFacts:
     """Return a run's task in words and numbers.
 
@@ -100,7 +128,7 @@ def facts_of(
         data=with_columns(experiment.data, dataset.normalisation),
         shape=dataset.shape,
         classes=dataset.classes,
-        parameters=parameters,
+        parameters=dict(parameters),
         claimed=experiment.privacy.unit if planned is None else "none",
         planned=planned,
         counts=planned is None and vertical is None,
@@ -109,7 +137,7 @@ def facts_of(
         objective=dataset.objective.chosen,
         method=None if algorithm.plain else _method(experiment),
         transforms=tuple(experiment.federation.transforms),
-        compression=tuple(compression),
+        compression=tuple(map(dict, compression)),
     )
 
 

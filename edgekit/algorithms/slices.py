@@ -1,0 +1,315 @@
+"""Networks of unequal widths in one round: each client trains the leading channels that its device has room for.
+
+The widest is the run's own network. Of a narrower one each array is the leading corner of the run's array of that name,
+so a mean is taken weight by weight, over the clients that have it (Diao et al. 2021, section 3.1).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from edgekit.algorithms.base import MODULE, OWN_CLASSES, Algorithm, State
+from edgekit.arrays import Array, Weights
+from edgekit.asks import WEIGHTS, Aggregate, Ask, Bundles, Update
+from edgekit.errors import ExperimentError
+from edgekit.models.settings import Model
+from edgekit.randomness import generator
+from edgekit.section import Section
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Width = Annotated[float, Field(gt=0, le=1)]
+TURNS = 1200
+"""After so many clients their widths come again."""
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class SlicesSettings(Section):
+    """Which widths there are, and who has which."""
+
+    widths: Annotated[list[Width], Field(min_length=1, max_length=16)] = [1.0, 0.5, 0.25]
+    """Of the networks, as shares of `model.width`, the widest first; the first is 1, the run's own network."""
+    shares: list[Annotated[float, Field(gt=0)]] = []
+    """Of the clients, what share has each width; empty is alike. Clients take turns."""
+    change: bool = False
+    """Whether a simulated client's width is drawn anew in each round, by these shares."""
+    memory_mb: list[Annotated[int, Field(ge=0)]] = []
+    """What each width needs a device to have; a device then has the widest that fits it. Real nodes tell their memory
+    where their owners let them (`share = ["memory"]` in node.toml); one that does not tell has the narrowest."""
+    profiles: list[str] = []
+    """Devices of simulated clients, which take turns (`edgekit devices list`), for `memory_mb`."""
+
+    @model_validator(mode="after")
+    def _fit(self) -> Self:
+        if self.widths[0] != 1 or sorted(set(self.widths), reverse=True) != self.widths:
+            raise ValueError(f"widths = {self.widths} must fall from 1, as in [1.0, 0.5, 0.25]")
+        for name in ("shares", "memory_mb"):
+            if (given := getattr(self, name)) and len(given) != len(self.widths):
+                raise ValueError(f"{name} are {len(given)}, but there are {len(self.widths)} widths")
+        if self.memory_mb and (self.shares or self.change):
+            raise ValueError("memory_mb says who has which width: leave shares and change out")
+        if self.profiles and not self.memory_mb:
+            raise ValueError("profiles are for memory_mb, what each width needs: give it too")
+        return self
+
+
+class Sliced(Algorithm):
+    """What methods with networks of unequal widths share; of each, `modules` names the networks that clients train.
+
+    Attributes:
+        shape: of one example.
+        seed: of the widths that are drawn.
+        shapes: of the run's own network's trained arrays.
+        slices: shapes by the name of a width's network; "" is the run's own.
+    """
+
+    Settings: ClassVar[type[Section]] = SlicesSettings
+    settings: SlicesSettings
+    unequal = True
+    own_classes = False
+    """Whether a client's loss is of the classes that it has alone."""
+
+    def __init__(self, settings: Section | None = None) -> None:
+        super().__init__(settings)
+        self.modules = {}
+        self.changes = {}
+        self.shape: tuple[int, ...] = ()
+        self.seed = 0
+        self.shapes: Shapes = {}
+        self.slices: dict[str, Shapes] = {}
+        self.readout: tuple[str, ...] = ()
+        self._sections: dict[str, Model] = {}
+        self._row = _turns(self.settings.shares or [1.0] * len(self.settings.widths))
+        self._memory = [_memory_of(name) for name in self.settings.profiles]
+        self._networks: dict[int, str] = {}
+        """Of real nodes."""
+
+    @property
+    def names(self) -> list[str]:
+        """The networks' names, the widest first."""
+        return [self.name_of(width) for width in self.settings.widths]
+
+    def name_of(self, width: float) -> str:
+        """Return the name of a width's network."""
+        return "" if width == 1 else f"{width:g}"
+
+    def prepare(
+        self,
+        model: Model,
+        shape: Sequence[int],
+        build: "Callable[[Model], nn.Module]",
+        *,
+        released: bool,
+        seed: int,
+    ) -> None:
+        """Build a network of each width, and see that it is a corner of the widest.
+
+        Raises:
+            ExperimentError: it is not, or the network has what cannot be shared so.
+        """
+        from edgekit.models.slices import readout_of, trained_shapes
+
+        self.shape, self.seed, self.reads = tuple(shape), seed, "sum" if released else "each"
+        if model.only:
+            raise ExperimentError("model.only keeps layers as they are, which a narrower network has not: leave it out")
+        plain = model.model_copy(update={"weights": "", "new": []})
+        self._sections = {
+            self.name_of(width): plain.model_copy(update={"width": model.width * width})
+            for width in self.settings.widths
+        }
+        networks = {name: build(section) for name, section in self._sections.items()}
+        whole = networks[self.names[0]]
+        self.shapes, self.readout = trained_shapes(whole), readout_of(whole)
+        self.slices = {}
+        for name, width in zip(self.names, self.settings.widths, strict=True):
+            shapes = trained_shapes(networks[name])
+            if problem := _problem_with(shapes, self.shapes):
+                raise ExperimentError(
+                    f"{model.name} of width {width:g} is no slice of the whole network: {problem}; use another network"
+                )
+            if shapes in self.slices.values():
+                raise ExperimentError(
+                    f"{model.name} of width {width:g} is as large as the one before it: choose widths that differ, or "
+                    "a wider network (model.width)"
+                )
+            self.slices[name] = shapes
+        self.changes = self.changed(networks)
+        self.modules = {name: self._sections[name] for name in self.names if name}
+
+    def changed(self, networks: "Mapping[str, nn.Module]") -> Mapping[str, Sequence[Mapping[str, Any]]]:
+        """Return what is done to each network before clients train it, by name (`Algorithm.changes`)."""
+        return {}
+
+    def network_of(self, client: int, number: int) -> str:
+        """Return the name of the network that a client trains in a round."""
+        settings = self.settings
+        if client in self._networks:
+            return self._networks[client]
+        if self._memory:
+            return self.fitting(self._memory[client % len(self._memory)])
+        if settings.change:
+            shares = np.array(settings.shares or [1.0] * len(settings.widths))
+            draw = generator(self.seed, "width", number, client)
+            return self.names[int(draw.choice(len(shares), p=shares / shares.sum()))]
+        return self.names[self._row[client % len(self._row)]]
+
+    def fitting(self, memory_mb: float) -> str:
+        """Return the name of the widest network that a device with so much memory trains."""
+        needed = self.settings.memory_mb
+        return next((n for n, least in zip(self.names, needed, strict=True) if memory_mb >= least), self.names[-1])
+
+    def assign(self, node: int, facts: Mapping[str, Any], known: str | None = None) -> str:
+        """Return the name of the network that a real node trains in the whole run.
+
+        Args:
+            node: its number.
+            facts: that it tells of itself.
+            known: what it was given before; None is nothing yet.
+        """
+        if known is None or known not in self.slices:
+            memory = facts.get("memory")
+            if self.settings.memory_mb:
+                known = self.fitting(float(memory)) if isinstance(memory, int | float) else self.names[-1]
+            else:
+                known = self.names[self._row[len(self._networks) % len(self._row)]]
+        self._networks[node] = known
+        return known
+
+    def ask(self, state: State, clients: Sequence[int], number: int) -> Mapping[int, Ask]:
+        """Send each client the corner of the weights that it trains."""
+        chosen = {client: self.network_of(client, number) for client in clients}
+        once = {
+            name: Ask({WEIGHTS: corner(state.bundles[WEIGHTS], self.slices[name])}, self._told(name))
+            for name in self.names
+            if name in chosen.values()
+        }
+        return {client: once[name] for client, name in chosen.items()}
+
+    def _told(self, name: str) -> dict[str, Any]:
+        return {**({MODULE: name} if name else {}), **({OWN_CLASSES: True} if self.own_classes else {})}
+
+    def whole(self, update: Update, ask: Ask, weights: Weights) -> Update:
+        """Return a client's update as one of the whole network, of which it leaves alone what it does not have."""
+        rest = weights
+        if ask.settings.work == "clipped-sum":  # a sum of gradients, not weights
+            rest = {name: np.zeros_like(array) for name, array in weights.items()}
+        filled = {name: _filled(rest[name], array) for name, array in update.bundles[WEIGHTS].items()}
+        return Update({**update.bundles, WEIGHTS: filled}, update.weight, update.facts)
+
+    def whole_like(self, ask: Ask, weights: Weights) -> Bundles:
+        """Return arrays as of an update that is whole."""
+        return {WEIGHTS: weights}
+
+    def merge(self, state: State, got: Aggregate, number: int) -> State:
+        """Move each weight by the mean change of the clients that have it; where nobody does, it stays.
+
+        Of a released mean it is not to be told who took part: the share of all clients that have a weight stands for
+        that of the round's.
+        """
+        before = state.bundles[WEIGHTS]
+        if got.updates is None:
+            shares = self._of_everyone(got.clients)
+            mean = got.bundles[WEIGHTS]
+            after = {name: np.asarray(w + (mean[name] - w) / shares[name], w.dtype) for name, w in before.items()}
+            return State({**state.bundles, WEIGHTS: after}, state.facts)
+        after = {}
+        for name, w in before.items():
+            change, weight = np.zeros(w.shape), np.zeros(w.shape)
+            for client, update in got.updates.items():
+                array = update.bundles[WEIGHTS][name]
+                held = self._held(name, self.network_of(client, number), array, w)
+                change[held] += update.weight * (array[held].astype(np.float64) - w[held])
+                weight[held] += update.weight
+            after[name] = np.asarray(w + change / np.where(weight > 0, weight, 1.0), w.dtype)
+        return State({**state.bundles, WEIGHTS: after}, state.facts)
+
+    def _held(self, name: str, network: str, array: Array, before: Array) -> tuple[Any, ...]:
+        """Return where a client has a weight: its corner, of a readout for its own classes alone the rows it moved."""
+        place: tuple[Any, ...] = tuple(slice(0, size) for size in self.slices[network][name])
+        if self.own_classes and name in self.readout:
+            moved = (array[place] != before[place]).reshape(len(array[place]), -1).any(1)
+            return (np.flatnonzero(moved), *place[1:])
+        return place
+
+    def _of_everyone(self, clients: int) -> Weights:
+        """Return the share of all clients that have each weight, on average over rounds."""
+        if self._memory or not (self.settings.change or self.settings.memory_mb):
+            counts = dict.fromkeys(self.names, 0)
+            for client in range(clients):
+                counts[self.network_of(client, 1)] += 1
+            parts = {name: count / clients for name, count in counts.items()}
+        else:
+            given = self.settings.shares or [1.0] * len(self.names)
+            parts = {name: share / sum(given) for name, share in zip(self.names, given, strict=True)}
+        found = {}
+        for name, shape in self.shapes.items():
+            share = np.zeros(shape)
+            for network, part in parts.items():
+                share[tuple(slice(0, size) for size in self.slices[network][name])] += part
+            found[name] = np.where(share > 0, share, 1.0)
+        return found
+
+    def delivered(self, weights: Weights) -> Mapping[str, tuple[Model, Weights]]:
+        """Return each narrower network as people use it: its [model] section, and its weights by themselves.
+
+        What clients multiply between layers while they train is in the weights then.
+        """
+        from edgekit.models.slices import SCALE, folded
+
+        found = {}
+        for name in self.names[1:]:
+            steps = [step for step in self.changes.get(name, ()) if step["step"] == SCALE]
+            found[name] = (self._sections[name], folded(corner(weights, self.slices[name]), steps))
+        return found
+
+
+def corner(weights: Weights, shapes: Shapes) -> Weights:
+    """Return the leading part of each array, of the given shapes."""
+    return {
+        name: np.ascontiguousarray(array[tuple(slice(0, size) for size in shapes[name])])
+        for name, array in weights.items()
+    }
+
+
+def _filled(rest: Array, array: Array) -> Array:
+    made = np.array(rest, array.dtype)
+    made[tuple(slice(0, size) for size in array.shape)] = array
+    return made
+
+
+def _problem_with(shapes: Shapes, whole: Shapes) -> str:
+    """Say why arrays are no corners of others, "" if they are."""
+    if set(shapes) != set(whole):
+        return f"it has other arrays, such as {min(set(shapes) ^ set(whole))!r}"
+    for name, shape in shapes.items():
+        like = whole[name]
+        if len(shape) != len(like) or any(size > most for size, most in zip(shape, like, strict=True)):
+            return f"{name!r} is {shape} of {like}"
+    return ""
+
+
+def _turns(shares: Sequence[float]) -> list[int]:
+    """Return whose turn it is, in a row in which each has its share from the beginning on."""
+    total, given, row = sum(shares), [0] * len(shares), []
+    for taken in range(1, TURNS + 1):
+        lacks = [share / total * taken - had for share, had in zip(shares, given, strict=True)]
+        row.append(lacks.index(max(lacks)))
+        given[row[-1]] += 1
+    return row
+
+
+def _memory_of(profile: str) -> float:
+    """Return the memory of a device in MB.
+
+    Raises:
+        ExperimentError: there is no such device, or its profile does not say.
+    """
+    from edgekit.devices.profile import load
+
+    found = load(profile)
+    if not found.memory_mb:
+        raise ExperimentError(f"federation.arguments.profiles: {profile!r} does not say its memory (memory_mb)")
+    return found.memory_mb

@@ -1,0 +1,60 @@
+"""What a method is told of a run before it begins, and whether it goes with the rest of it."""
+
+from torch import nn
+
+from edgekit.algorithms.base import Algorithm
+from edgekit.compression.phases import Phase
+from edgekit.compression.record import done_to
+from edgekit.data import FederatedDataset
+from edgekit.errors import ExperimentError
+from edgekit.models import build
+from edgekit.models.settings import Model
+from edgekit.objectives import objective_of
+from edgekit.server.settings import Sections
+from edgekit.transforms.chain import Chain
+
+
+def prepare(
+    algorithm: Algorithm,
+    experiment: Sections,
+    dataset: FederatedDataset,
+    model: nn.Module,
+    chain: Chain,
+    phase: Phase | None = None,
+) -> None:
+    """Let a method get to know the run.
+
+    Args:
+        algorithm: the method.
+        experiment: the experiment.
+        dataset: its data.
+        model: its network.
+        chain: what updates go through.
+        phase: which of the run's rounds are trained; None is all.
+
+    Raises:
+        EdgekitError: it does not go with the rest of the experiment.
+    """
+    if algorithm.unequal and (other := _other_than_one_network(experiment, model, chain, phase)):
+        raise ExperimentError(
+            f"{experiment.federation.method} has clients train networks of unequal widths, but {other}: leave it out"
+        )
+    shape, classes = dataset.shape, len(dataset.classes)
+
+    def made(section: Model) -> nn.Module:
+        return build(section, shape, classes, experiment.seed, objective=dataset.objective)
+
+    algorithm.prepare(experiment.model, shape, made, released=chain.sums, seed=experiment.seed)
+
+
+def _other_than_one_network(experiment: Sections, model: nn.Module, chain: Chain, phase: Phase | None) -> str:
+    """Say what of an experiment is for clients that all train one network, "" if nothing."""
+    if getattr(objective_of(model), "features", 0.0):
+        return "compression.distil.features is of the map of the one that all have"
+    if done_to(model) or (phase is not None and (phase.number or phase.until < experiment.federation.rounds)):
+        return "compression changes the one that all have"
+    if chain.transforms:
+        return "federation.transforms are for updates of one shape"
+    if experiment.serve.statistics_every:
+        return "serve.statistics_every compares what all nodes have in one"
+    return ""
