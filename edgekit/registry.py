@@ -228,6 +228,7 @@ ALGORITHMS = Registry(
             ("fednova", "FedNova", "clients with unequal numbers of steps count by direction", "Wang et al. 2020"),
             ("personal", "Personal", "some layers stay with their client", "Arivazhagan et al. 2019"),
             ("heterofl", "HeteroFL", "clients train as wide a network as their device bears", "Diao et al. 2021"),
+            ("supernet", "Supernet", "many networks that share their weights, for a search", "Cai et al. 2020"),
             ("fjord", "FjORD", "likewise, each step at a width that it draws", "Horvath et al. 2021"),
         )
     },

@@ -1,7 +1,6 @@
 """Networks of unequal widths in one round: each client trains the leading channels that its device has room for.
 
-The widest is the run's own network. Of a narrower one each array is the leading corner of the run's array of that name,
-so a mean is taken weight by weight, over the clients that have it (Diao et al. 2021, section 3.1).
+The widest is the run's own network. Of a narrower one each array is the leading corner of the run's array of that name.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from edgekit.algorithms.base import MODULE, OWN_CLASSES, Algorithm, State
-from edgekit.arrays import Array, Weights
-from edgekit.asks import WEIGHTS, Aggregate, Ask, Bundles, Update
+from edgekit.algorithms.corners import Corners, Shapes
+from edgekit.arrays import Weights
 from edgekit.errors import ExperimentError
 from edgekit.models.settings import Model
 from edgekit.randomness import generator
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
 Width = Annotated[float, Field(gt=0, le=1)]
 TURNS = 1200
 """After so many clients their widths come again."""
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 class SlicesSettings(Section):
@@ -56,31 +53,21 @@ class SlicesSettings(Section):
         return self
 
 
-class Sliced(Algorithm):
+class Sliced(Corners):
     """What methods with networks of unequal widths share; of each, `modules` names the networks that clients train.
 
     Attributes:
         shape: of one example.
         seed: of the widths that are drawn.
-        shapes: of the run's own network's trained arrays.
-        slices: shapes by the name of a width's network; "" is the run's own.
     """
 
     Settings: ClassVar[type[Section]] = SlicesSettings
     settings: SlicesSettings
-    unequal = True
-    own_classes = False
-    """Whether a client's loss is of the classes that it has alone."""
 
     def __init__(self, settings: Section | None = None) -> None:
         super().__init__(settings)
-        self.modules = {}
-        self.changes = {}
         self.shape: tuple[int, ...] = ()
         self.seed = 0
-        self.shapes: Shapes = {}
-        self.slices: dict[str, Shapes] = {}
-        self.readout: tuple[str, ...] = ()
         self._sections: dict[str, Model] = {}
         self._row = _turns(self.settings.shares or [1.0] * len(self.settings.widths))
         self._memory = [_memory_of(name) for name in self.settings.profiles]
@@ -178,79 +165,15 @@ class Sliced(Algorithm):
         self._networks[node] = known
         return known
 
-    def ask(self, state: State, clients: Sequence[int], number: int) -> Mapping[int, Ask]:
-        """Send each client the corner of the weights that it trains."""
-        chosen = {client: self.network_of(client, number) for client in clients}
-        once = {
-            name: Ask({WEIGHTS: corner(state.bundles[WEIGHTS], self.slices[name])}, self._told(name))
-            for name in self.names
-            if name in chosen.values()
-        }
-        return {client: once[name] for client, name in chosen.items()}
-
-    def _told(self, name: str) -> dict[str, Any]:
-        return {**({MODULE: name} if name else {}), **({OWN_CLASSES: True} if self.own_classes else {})}
-
-    def whole(self, update: Update, ask: Ask, weights: Weights) -> Update:
-        """Return a client's update as one of the whole network, of which it leaves alone what it does not have."""
-        rest = weights
-        if ask.settings.work == "clipped-sum":  # a sum of gradients, not weights
-            rest = {name: np.zeros_like(array) for name, array in weights.items()}
-        filled = {name: _filled(rest[name], array) for name, array in update.bundles[WEIGHTS].items()}
-        return Update({**update.bundles, WEIGHTS: filled}, update.weight, update.facts)
-
-    def whole_like(self, ask: Ask, weights: Weights) -> Bundles:
-        """Return arrays as of an update that is whole."""
-        return {WEIGHTS: weights}
-
-    def merge(self, state: State, got: Aggregate, number: int) -> State:
-        """Move each weight by the mean change of the clients that have it; where nobody does, it stays.
-
-        Of a released mean it is not to be told who took part: the share of all clients that have a weight stands for
-        that of the round's.
-        """
-        before = state.bundles[WEIGHTS]
-        if got.updates is None:
-            shares = self._of_everyone(got.clients)
-            mean = got.bundles[WEIGHTS]
-            after = {name: np.asarray(w + (mean[name] - w) / shares[name], w.dtype) for name, w in before.items()}
-            return State({**state.bundles, WEIGHTS: after}, state.facts)
-        after = {}
-        for name, w in before.items():
-            change, weight = np.zeros(w.shape), np.zeros(w.shape)
-            for client, update in got.updates.items():
-                array = update.bundles[WEIGHTS][name]
-                held = self._held(name, self.network_of(client, number), array, w)
-                change[held] += update.weight * (array[held].astype(np.float64) - w[held])
-                weight[held] += update.weight
-            after[name] = np.asarray(w + change / np.where(weight > 0, weight, 1.0), w.dtype)
-        return State({**state.bundles, WEIGHTS: after}, state.facts)
-
-    def _held(self, name: str, network: str, array: Array, before: Array) -> tuple[Any, ...]:
-        """Return where a client has a weight: its corner, of a readout for its own classes alone the rows it moved."""
-        place: tuple[Any, ...] = tuple(slice(0, size) for size in self.slices[network][name])
-        if self.own_classes and name in self.readout:
-            moved = (array[place] != before[place]).reshape(len(array[place]), -1).any(1)
-            return (np.flatnonzero(moved), *place[1:])
-        return place
-
-    def _of_everyone(self, clients: int) -> Weights:
-        """Return the share of all clients that have each weight, on average over rounds."""
+    def parts_of(self, clients: int) -> Mapping[str, float]:
+        """Return the share of all clients that have each width."""
         if self._memory or not (self.settings.change or self.settings.memory_mb):
             counts = dict.fromkeys(self.names, 0)
             for client in range(clients):
                 counts[self.network_of(client, 1)] += 1
-            parts = {name: count / clients for name, count in counts.items()}
-        else:
-            given = self.settings.shares or [1.0] * len(self.names)
-            parts = {name: share / sum(given) for name, share in zip(self.names, given, strict=True)}
-        found = {}
-        for name, shape in self.shapes.items():
-            share = np.zeros(shape)
-            for network, part in parts.items():
-                share[tuple(slice(0, size) for size in self.slices[network][name])] += part
-            found[name] = np.where(share > 0, share, 1.0)
-        return found
+            return {name: count / clients for name, count in counts.items()}
+        given = self.settings.shares or [1.0] * len(self.names)
+        return {name: share / sum(given) for name, share in zip(self.names, given, strict=True)}
 
     def delivered(self, weights: Weights) -> Mapping[str, tuple[Model, Weights]]:
         """Return each narrower network as people use it: its [model] section, and its weights by themselves.
@@ -262,22 +185,8 @@ class Sliced(Algorithm):
         found = {}
         for name in self.names[1:]:
             steps = [step for step in self.changes.get(name, ()) if step["step"] == SCALE]
-            found[name] = (self._sections[name], folded(corner(weights, self.slices[name]), steps))
+            found[name] = (self._sections[name], folded(self.part(weights, name), steps))
         return found
-
-
-def corner(weights: Weights, shapes: Shapes) -> Weights:
-    """Return the leading part of each array, of the given shapes."""
-    return {
-        name: np.ascontiguousarray(array[tuple(slice(0, size) for size in shapes[name])])
-        for name, array in weights.items()
-    }
-
-
-def _filled(rest: Array, array: Array) -> Array:
-    made = np.array(rest, array.dtype)
-    made[tuple(slice(0, size) for size in array.shape)] = array
-    return made
 
 
 def _problem_with(shapes: Shapes, whole: Shapes) -> str:

@@ -19,6 +19,14 @@ def search(
     trials: Annotated[int, typer.Option(min=1, max=100_000, help="Candidates, the experiment itself included.")] = 40,
     minutes: Annotated[float, typer.Option(min=0, help="After these no more are begun; 0 is no bound.")] = 0,
     rounds: Annotated[int, typer.Option(min=0, help="Of a candidate's whole training; 0 is 18.")] = 0,
+    measure: Annotated[
+        str,
+        typer.Option(metavar="COMMAND", help="Runs {file} on the device, and prints microseconds or inspect's JSON."),
+    ] = "",
+    supernet: Annotated[
+        int,
+        typer.Option(min=0, help="Rounds in which all candidates train together first, sharing weights; 0 is none."),
+    ] = 0,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Candidates at once, each in a process.")] = 1,
     out: Annotated[Path | None, typer.Option(help="The search's folder; by default runs/NAME-search-001 …")] = None,
     as_json: AsJson = False,
@@ -35,6 +43,11 @@ def search(
 
         edgekit search mine.toml --latency-share 0.5
 
+        edgekit search mine.toml --latency-share 0.5 --supernet 60 --rounds 6
+
+        edgekit search mine.toml --latency-ms 5 --device raspberry-pi-4 --measure
+            "scp -q {file} pi: && ssh pi edgekit inspect candidate.tflite --check --json"
+
         edgekit search mine.toml model.width=0.25,0.5,1 model.norm=group,none --device cortex-m4-256
 
         edgekit search runs/mine-search-001 --trials 80
@@ -43,25 +56,46 @@ def search(
     from edgekit.errors import TrainingError, UsageError
     from edgekit.pipeline import sweeping
     from edgekit.pipeline.search import asking, folder, results, running
+    from edgekit.pipeline.search import supernet as shared
     from edgekit.runfolder import RunFolder
 
     given = arguments or []
+    if measure and "{file}" not in measure:
+        raise UsageError(f"--measure {measure!r} lacks {{file}}, where the candidate's path goes")
     if not 0 <= minutes < float("inf"):
         raise UsageError(f"--minutes {minutes:g}: give a number of 0 or more")
     if any(Path(one).is_dir() for one in given):
-        if len(given) > 1 or rounds or out or device or latency_ms or latency_share or flash_kb or ram_kb or preset:
+        if (
+            len(given) > 1
+            or rounds
+            or out
+            or device
+            or latency_ms
+            or latency_share
+            or flash_kb
+            or ram_kb
+            or preset
+            or supernet
+        ):
             raise UsageError(
                 f"{given[0]} has its settings already: give its folder, --trials, --minutes and --workers alone"
             )
         from_elsewhere()
         made = folder.open_search(Path(given[0]))
+        if made.remote != bool(measure):
+            what = "by --measure: give the command again" if made.remote else "on this machine: leave --measure out"
+            raise UsageError(f"{given[0]} measures latency {what}")
         experiment = read_experiment([str(made.path / folder.BASE)])  # whether its code is trusted
     else:
         grid, single = sweeping.grid_of([one for one in given if "=" in one])
         experiment = read_experiment([*(one for one in given if "=" not in one), *single])
-        budget, preset = asking.budget_of(device, latency_ms, flash_kb, ram_kb, preset, latency_share)
+        budget, preset = asking.budget_of(
+            device, latency_ms, flash_kb, ram_kb, preset, latency_share, remote=bool(measure)
+        )
         place = out or RunFolder.next_free(Path("runs"), f"{experiment.name}-search")
         space = asking.space_of(experiment, grid)
+        if supernet:
+            shared.check(experiment, space)
         asked = folder.Search(
             place,
             space,
@@ -72,6 +106,8 @@ def search(
             experiment.seed,
             share=latency_share,
             memory=asking.memory_of(device),
+            supernet=supernet,
+            remote=bool(measure),
         )
         made = folder.begin(experiment, asked)
     for one in asking.each_changed(experiment, made.space):  # whether their code is trusted
@@ -85,7 +121,10 @@ def search(
             terminal.notice(f"{one.number + 1}/{trials}  {_line(one)}")
 
         try:
-            done = running.run(made, trials, minutes, workers, ended)
+            if made.supernet:
+                terminal.stage("supernet")
+            shared.train(made, lambda metrics: terminal.round(metrics, made.supernet), terminal.notice)
+            done = running.run(made, trials, minutes, workers, ended, measure)
         except KeyboardInterrupt:
             raise TrainingError(f"stopped; go on with: edgekit search {made.path} --trials {trials}") from None
         made = made.beside(done)

@@ -17,6 +17,7 @@ STAGES = {
     "data": "Loading data",
     "training": "Training",
     "export": "Making and checking .tflite files",
+    "supernet": "Training what all candidates share",
     "widths": "Measuring the narrower networks",
     "spiking": "Making and running the spiking network",
     "report": "Writing the report",

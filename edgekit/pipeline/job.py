@@ -14,6 +14,7 @@ from torch import nn
 from edgekit import algorithms, arrays
 from edgekit import experiment as experiments
 from edgekit.algorithms.base import Algorithm
+from edgekit.algorithms.slices import Sliced
 from edgekit.arrays import Weights
 from edgekit.clients.cohort.memory import keep_freed_memory
 from edgekit.clients.torch_trainer import state
@@ -224,7 +225,7 @@ def _work(job: Job, fleet: Fleet | None = None) -> dict[str, Any]:
     spiking: SpikingResult | None = None
     if not outcome.interrupted:
         _export(job, dataset, model)
-        if coordinator.algorithm.unequal:
+        if isinstance(coordinator.algorithm, Sliced):
             _keep_widths(job, dataset, coordinator.algorithm, outcome.weights)
         spiking = _spike(job, dataset, model)
     job.listener.stage("report")
@@ -289,7 +290,7 @@ def _export(job: Job, dataset: FederatedDataset, model: nn.Module) -> None:
         _failed(job, "export", error)
 
 
-def _keep_widths(job: Job, dataset: FederatedDataset, algorithm: Algorithm, weights: Weights) -> None:
+def _keep_widths(job: Job, dataset: FederatedDataset, algorithm: Sliced, weights: Weights) -> None:
     from edgekit.pipeline.widths import keep_widths
 
     job.listener.stage("widths")

@@ -42,7 +42,7 @@ def networks_of(
 
 
 def keep_widths(
-    job: "Job", dataset: FederatedDataset, algorithm: Algorithm, weights: Weights, say: Callable[[str], None]
+    job: "Job", dataset: FederatedDataset, algorithm: Sliced, weights: Weights, say: Callable[[str], None]
 ) -> list[EdgekitError]:
     """Write each narrower network's weights and files, and its facts into `result`; return what went wrong.
 
@@ -53,7 +53,6 @@ def keep_widths(
         weights: trained ones of the whole network.
         say: told of each.
     """
-    assert isinstance(algorithm, Sliced)
     result, failures = job.result, []
     whole = algorithm.names[0]
     taken = dict(zip(algorithm.names, algorithm.settings.widths, strict=True))

@@ -7,7 +7,6 @@ from scipy import stats
 from torch import nn
 
 from edgekit.algorithms.heterofl import HeteroFL, HeteroFLSettings
-from edgekit.algorithms.slices import corner
 from edgekit.asks import Aggregate, Ask, State, Update
 from edgekit.clients.torch_trainer import load_weights, state
 from edgekit.compression.record import rebuilt
@@ -141,7 +140,7 @@ def test_a_released_mean_is_taken_for_what_all_have():
     method = HeteroFL(HeteroFLSettings(widths=[1.0, 0.5]))
     method.prepare(Model(name="mlp", arguments={"hidden": [4]}), (3,), _build, released=True, seed=0)
     before = {name: np.ones(shape, np.float32) for name, shape in method.shapes.items()}
-    ask = Ask({"weights": corner(before, method.slices["0.5"])})
+    ask = Ask({"weights": method.part(before, "0.5")})
     moved = {name: array + 1 for name, array in ask.bundles["weights"].items()}
     whole = method.whole(Update({"weights": moved}), ask, before).bundles["weights"]
     assert whole[B1].tolist() == [2, 2, 1, 1]
@@ -161,7 +160,7 @@ def test_what_is_delivered_gives_by_itself_what_clients_trained(run):
         delivered = build(section, made.dataset.shape, 10, 0).eval()
         load_weights(delivered, weights)
         trained = rebuilt(build(section, made.dataset.shape, 10, 0), made.dataset.shape, made.algorithm.changes[name])
-        load_weights(trained, corner(found, made.algorithm.slices[name]))
+        load_weights(trained, made.algorithm.part(found, name))
         assert torch.allclose(delivered(x), trained.eval()(x), atol=1e-4)
         assert not torch.allclose(delivered(x), trained(2 * x), atol=1e-2)
 

@@ -8,9 +8,12 @@ import sys
 import pytest
 
 from edgekit import experiment as experiments
-from edgekit.errors import RunFolderError, UsageError
-from edgekit.pipeline.search import asking, folder, results, running
+from edgekit.clients.torch_trainer import state
+from edgekit.errors import EdgekitError, RunFolderError, UsageError
+from edgekit.pipeline.search import asking, folder, measuring, results, running, supernet
 from edgekit.pipeline.search.folder import COMPLETE, OVER, PRUNED, Budget, Cost, Search, Trial
+from edgekit.pipeline.subjects import build_network, load_dataset
+from edgekit.server.loop.evaluation import measured
 
 SPACE = {"model.width": ("0.1", "0.25", "0.5", "1.0"), "model.norm": ("none",)}
 QUICK = (
@@ -107,6 +110,68 @@ def test_what_varies_is_what_was_asked_for_or_the_familys():
     assert "model.arguments.channels" in asking.space_of(dscnn, {})
     with pytest.raises(Exception, match="wdth"):
         asking.space_of(experiment, {"model.wdth": ("1", "2")})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "space", "told"),
+    [
+        ((), {"training.epochs": ("1", "2")}, r"training.epochs is none of \[model\]"),
+        (("privacy.unit=example",), SPACE, "privacy does not plan for"),
+        (("federation.algorithm=scaffold",), SPACE, "a method of its own"),
+    ],
+)
+def test_what_a_supernet_cannot_share_is_one_line(overrides, space, told):
+    with pytest.raises(UsageError, match=told):
+        supernet.check(experiments.load(None, [*QUICK, *overrides]), space)
+
+
+def test_candidates_begin_with_their_part_of_the_supernet(tmp_path):
+    search = _begun(tmp_path / "s", supernet=6)
+    heard = []
+    supernet.train(search, lambda metrics: heard.append(metrics.round), heard.append)
+    assert heard == [1, 2, 3, 4, 5, 6]
+    held = (tmp_path / "s" / supernet.FILE).read_bytes()
+    supernet.train(search, heard.append, heard.append)  # once
+    assert (tmp_path / "s" / supernet.FILE).read_bytes() == held
+    assert len(heard) == 6
+    experiment = experiments.load(tmp_path / "s" / folder.BASE, ["model.width=0.25"])
+    dataset = load_dataset(experiment)
+    first, model = (build_network(experiment, dataset, dataset.calibration.x) for _ in range(2))
+    assert supernet.taught(search, model) == 1.0
+    before, after = (measured(one, state(one), dataset.test).score for one in (first, model))
+    assert after > before + 0.1
+    (tmp_path / "s" / supernet.FILE).write_bytes(b"x")
+    with pytest.raises(RunFolderError, match="damaged"):
+        supernet.taught(search, model)
+
+
+@pytest.mark.parametrize(
+    ("printed", "found"),
+    [
+        ("12.5", 12.5),
+        ('{"check": {"ai-edge-litert": {"accuracy": 1, "latency_us": {"median": 9, "min": 7.5}}}}', 7.5),
+        ('{"latency_us": 3}', 3.0),
+        ('{"latency_us": true}', None),
+        ('{"latency_us": {"max": 3}}', None),
+        ("-1", None),
+        ("NaN", None),
+        ("[1]", None),
+        ("fast", None),
+    ],
+)
+def test_what_a_command_prints_is_a_latency_or_nothing(printed, found):
+    assert measuring.told_in(printed) == found
+
+
+def test_a_command_runs_the_file_itself():
+    size = f"{sys.executable} -c 'import sys, os; print(os.path.getsize(sys.argv[1]))' {{file}}"
+    assert measuring.latency_us(size, b"x" * 17) == 17
+    for command, told in (
+        ("echo fast {file}", "it printed 'fast"),
+        ("echo bad >&2; false {file}", "ended with 1: bad"),
+    ):
+        with pytest.raises(EdgekitError, match=told):
+            measuring.latency_us(command, b"x")
 
 
 def test_damage_and_another_search_are_told_in_a_line(tmp_path):

@@ -17,7 +17,14 @@ MICRO, WHOLE = "int8-full", "int8"
 
 
 def budget_of(
-    device: str, latency_ms: float, flash_kb: float, ram_kb: float, preset: str, share: float = 0.0
+    device: str,
+    latency_ms: float,
+    flash_kb: float,
+    ram_kb: float,
+    preset: str,
+    share: float = 0.0,
+    *,
+    remote: bool = False,
 ) -> tuple[Budget, str]:
     """Return a search's budget, and the number format that is measured.
 
@@ -26,6 +33,7 @@ def budget_of(
         latency_ms, flash_kb, ram_kb: as asked for; 0 leaves them to the profile.
         preset: as asked for; "" leaves it to the kind of device.
         share: of the experiment's own latency; 0 is no bound.
+        remote: whether a command measures latency on the device itself.
 
     Raises:
         UsageError: there is no such profile or format, nothing is bounded, or a latency cannot be measured.
@@ -40,10 +48,13 @@ def budget_of(
         flash_kb, ram_kb = flash_kb or profile.flash_kb, ram_kb or profile.ram_kb or 1024 * profile.memory_mb
     if latency_ms and share:
         raise UsageError("--latency-ms and --latency-share bound the same: leave one out")
-    if micro and (latency_ms or share):
+    if remote and not (latency_ms or share):
+        raise UsageError("--measure tells latencies, and none is bounded: give --latency-ms or --latency-share too")
+    if micro and (latency_ms or share) and not remote:
         raise UsageError(
-            f"the latency of {device} cannot be measured on this machine, nor does its profile tell one: leave "
-            "--latency-ms and --latency-share out; flash and memory bound the network"
+            f"the latency of {device} cannot be measured on this machine, nor does its profile tell one: give "
+            "--measure COMMAND that runs {file} there, or leave --latency-ms and --latency-share out; flash and memory "
+            "bound the network"
         )
     if profile is not None and not (flash_kb or ram_kb or latency_ms or share):
         raise UsageError(
@@ -69,7 +80,10 @@ def notes(search: Search) -> list[str]:
     budget, found = search.budget, []
     if budget.latency_us or search.share:
         where = f", which is no {search.device}: its profile tells no latency" if search.device else ""
-        found.append(f"latency is that of the {search.preset} file on one thread of this machine{where}")
+        measured = f"on one thread of this machine{where}"
+        if search.remote:
+            measured = f"on {search.device or 'another device'}, as the command of --measure tells"
+        found.append(f"latency is that of the {search.preset} file {measured}")
     bounds = [
         text
         for text, most in (

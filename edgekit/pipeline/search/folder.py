@@ -132,6 +132,8 @@ class Search:
         experiment: hash of `search.toml`.
         share: of the experiment's own latency, the most that a candidate may have; 0 is no bound.
         memory: how it is measured: ARENA or ALIVE.
+        remote: whether a command of the user's measures latency, on another device.
+        supernet: rounds in which all candidates are trained together first, sharing their weights; 0 is none.
     """
 
     path: Path
@@ -144,6 +146,8 @@ class Search:
     experiment: str = ""
     share: float = 0.0
     memory: str = ALIVE
+    supernet: int = 0
+    remote: bool = False
 
     @property
     def rungs(self) -> list[int]:
@@ -213,6 +217,7 @@ def open_search(path: Path) -> Search:
     many = [len(values) for values in found.space.values()]
     numbers = (*asdict(found.budget).values(), found.share)
     sound = found.preset in PRESETS and 1 <= found.rounds <= MOST_ROUNDS and found.memory in (ARENA, ALIVE)
+    sound &= 0 <= found.supernet <= MOST_ROUNDS
     sound &= bool(many) and min(many) > 0 and sum(many) <= MOST_VALUES and all(0 <= one < math.inf for one in numbers)
     sound &= all(len(set(values)) == len(values) for values in found.space.values())
     if not sound:

@@ -5,6 +5,7 @@ section 3); how good it is by short federated trainings, of which the worse end 
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -25,13 +26,14 @@ class EndedError(EdgekitError):
 class _Worker:
     """A process that measures and trains one candidate after the other: lines of JSON go there and come back."""
 
-    def __init__(self, search: Search) -> None:
+    def __init__(self, search: Search, measure: str) -> None:
         self._log = open(search.path / "workers.log", "ab")  # noqa: SIM115 - as long as the process
         self._child = subprocess.Popen(
             [sys.executable, "-P", "-m", "edgekit.pipeline.search.worker", str(search.path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
+            env={**os.environ, MEASURE: measure},
         )
 
     def send(self, **told: Any) -> None:
@@ -56,7 +58,18 @@ class _Worker:
         self._log.close()
 
 
-def run(search: Search, trials: int, minutes: float, workers: int, on_trial: Callable[[Trial], None]) -> list[Trial]:
+MEASURE = "EDGEKIT_MEASURE"
+"""Of a worker's environment: the command that measures latencies; it is never kept, since it runs whatever it says."""
+
+
+def run(
+    search: Search,
+    trials: int,
+    minutes: float,
+    workers: int,
+    on_trial: Callable[[Trial], None],
+    measure: str = "",
+) -> list[Trial]:
     """Try candidates until there are enough, or the time is over; those of earlier are there already.
 
     Args:
@@ -65,6 +78,7 @@ def run(search: Search, trials: int, minutes: float, workers: int, on_trial: Cal
         minutes: after which no more are begun; 0 is no bound.
         workers: processes.
         on_trial: called with each that ended.
+        measure: command that measures latencies on another device; "" measures on this machine.
 
     Returns:
         All that ended.
@@ -77,12 +91,14 @@ def run(search: Search, trials: int, minutes: float, workers: int, on_trial: Cal
     held = UsageError(f"another edgekit is at work in {search.path}: wait until it ends, or stop it")
     with locked(search.path, held):
         try:
-            return _run(search, trials, minutes, workers, on_trial)
+            return _run(search, trials, minutes, workers, on_trial, measure)
         finally:
             (search.path / "lock").unlink(missing_ok=True)
 
 
-def _run(search: Search, trials: int, minutes: float, workers: int, on_trial: Callable[[Trial], None]) -> list[Trial]:
+def _run(
+    search: Search, trials: int, minutes: float, workers: int, on_trial: Callable[[Trial], None], measure: str
+) -> list[Trial]:
     study, begun = Study(search), time.monotonic()
     done = search.trials
     study.search = search.beside(done)
@@ -94,7 +110,7 @@ def _run(search: Search, trials: int, minutes: float, workers: int, on_trial: Ca
     live: set[_Worker] = set()
 
     def work() -> None:
-        worker = _Worker(search)
+        worker = _Worker(search, measure)
         live.add(worker)
         try:
             while not problems and not (minutes and time.monotonic() - begun > 60 * minutes):
@@ -113,7 +129,7 @@ def _run(search: Search, trials: int, minutes: float, workers: int, on_trial: Ca
                     found = Trial(number, settings, FAILED, reason=str(error))
                     live.discard(worker)
                     worker.close()
-                    worker = _Worker(search)
+                    worker = _Worker(search, measure)
                     live.add(worker)
                 if number == 0 and found.state == FAILED:  # not kept: it is tried again
                     raise EdgekitError(f"the experiment as it is cannot be measured: {found.reason}")

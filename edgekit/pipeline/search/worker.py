@@ -5,6 +5,7 @@ Lines of JSON come in: a candidate's `settings`, or whether it `go`es on. Lines 
 """
 
 import json
+import os
 import sys
 import tempfile
 from dataclasses import asdict, replace
@@ -29,7 +30,10 @@ from edgekit.export.tflite import Subject, as_device
 from edgekit.export.verify import run_examples
 from edgekit.models.cost import macs
 from edgekit.pipeline.fitting import KERNELS
+from edgekit.pipeline.search import measuring
 from edgekit.pipeline.search.folder import ARENA, BASE, Cost, Search, open_search
+from edgekit.pipeline.search.running import MEASURE
+from edgekit.pipeline.search.supernet import taught
 from edgekit.pipeline.subjects import build_network, load_dataset
 from edgekit.runfolder import RunFolder
 from edgekit.server.loop.evaluation import measured
@@ -67,6 +71,7 @@ class Worker:
         dataset = self._load(experiment)
         model = build_network(experiment, dataset, dataset.calibration.x)
         tell(cost=asdict(self._cost(model, dataset)))
+        taught(self._search, model)
         if not heard()["go"]:
             return
         chooses, judges = (_half(dataset.test, place) for place in (0, 1))
@@ -102,13 +107,15 @@ class Worker:
         ram, latency = needs(content)["activations"], 0.0
         if self._search.memory == ARENA:
             ram = run_examples(content, x, runtimes.MICRO).arena or ram
-        if not micro:
+        if not micro or self._search.remote:
             latency = self._latency(content, x)
         flash = len(content) + (KERNELS if micro else 0)
         return Cost(latency, flash, ram, sum(p.numel() for p in model.parameters()), macs(model, dataset.shape))
 
     def _latency(self, content: bytes, x: Floats) -> float:
         """Return microseconds of an inference, beside the experiment's own file: a busy machine slows both alike."""
+        if self._search.remote:
+            return round(measuring.latency_us(os.environ.get(MEASURE, ""), content), 1)
         begun = next((one.cost for one in self._search.trials if one.number == 0), None)
         if begun is None:  # it is that file
             return float(min(run_examples(content, x).latency.min for _ in range(2)))

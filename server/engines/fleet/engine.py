@@ -17,7 +17,7 @@ from edgekit.arrays import Weights
 from edgekit.asks import WEIGHTS, Ask, Bundles, Reply, Scored, Update, problem_with_update
 from edgekit.clients.node.delivery import Delivery
 from edgekit.data import FederatedDataset
-from edgekit.errors import RefusedError
+from edgekit.errors import ExperimentError, RefusedError
 from edgekit.flower import CLIENT_RAISED
 from edgekit.flower.parcel import error_reply
 from edgekit.privacy import Plan
@@ -74,6 +74,11 @@ class FleetEngine:
     ) -> None:
         self.trainer = "nodes of a real fleet"
         self.algorithm = algorithm
+        if algorithm.unequal and not isinstance(algorithm, Sliced):
+            raise ExperimentError(
+                f"{experiment.federation.method} draws each client's network in each round, but a node has one: use "
+                "edgekit run"
+            )
         self._host, self._experiment, self._sign, self._on_notice = host, experiment, sign, on_notice
         parameters = network.parameters
         if host is not None:
