@@ -49,4 +49,5 @@ class Chosen(Section):
 def first_problem(error: ValidationError) -> str:
     """Return the first finding about a file as `key.path: what is wrong`."""
     first = error.errors()[0]
-    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+    where, what = ".".join(str(part) for part in first["loc"]), first["msg"].removeprefix("Value error, ")
+    return f"{where}: {what}" if where else what

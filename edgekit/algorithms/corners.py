@@ -124,7 +124,14 @@ class Corners(Algorithm):
         for network, part in self.parts_of(clients).items():
             for name, shape in self.slices[network].items():
                 found[self.key(network, name)][corner(shape)] += part
-        return {name: np.where(share > 0, share, 1.0) for name, share in found.items()}
+        return {name: np.where(share > 0, share, np.inf) for name, share in found.items()}  # what nobody has stays
+
+    def bytes_of_everyone(self, clients: int) -> float:
+        """Return how many bytes a client's arrays take, on average over all of them."""
+        sizes = {
+            name: sum(4 * int(np.prod(shape)) for shape in shapes.values()) for name, shapes in self.slices.items()
+        }
+        return sum(part * sizes[name] for name, part in self.parts_of(clients).items())
 
 
 def corner(shape: Sequence[int]) -> tuple[slice, ...]:

@@ -29,15 +29,12 @@ class FjORD(Sliced):
         Raises:
             ExperimentError: what is left of a network then is not the narrower one.
         """
-        import torch
-
         from edgekit.models.slices import ORDERED, counts, problem_with_order
 
         found: dict[str, Sequence[Mapping[str, Any]]] = {}
         for place, name in enumerate(self.names[:-1]):
             narrower = [networks[other] for other in self.names[place + 1 :]]
-            x = torch.rand(4, *self.shape, generator=torch.Generator().manual_seed(0))
-            if problem := problem_with_order(networks[name], narrower, x):
+            if problem := problem_with_order(networks[name], narrower, self._tried()):
                 raise ExperimentError(
                     f"fjord leaves channels out of one network, and {problem}: set model.norm = 'none', use another "
                     "network, or federation.algorithm = 'heterofl'"

@@ -17,7 +17,7 @@ from edgekit.randomness import generator
 from edgekit.section import Section
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 Width = Annotated[float, Field(gt=0, le=1)]
 TURNS = 1200
@@ -97,7 +97,7 @@ class Sliced(Corners):
         Raises:
             ExperimentError: it is not, or the network has what cannot be shared so.
         """
-        from edgekit.models.slices import readout_of, trained_shapes
+        from edgekit.models.slices import is_corner, readout_of, trained_shapes
 
         self.shape, self.seed, self.reads = tuple(shape), seed, "sum" if released else "each"
         if model.only:
@@ -117,6 +117,11 @@ class Sliced(Corners):
                 raise ExperimentError(
                     f"{model.name} of width {width:g} is no slice of the whole network: {problem}; use another network"
                 )
+            if width < 1 and not is_corner(whole, networks[name], self._tried()):
+                raise ExperimentError(
+                    f"{model.name} of width {width:g} is no slice of the whole network: its gates, heads or channels "
+                    "are not where those of the whole are; use another network, such as cnn, dscnn, mobilenetv2 or mlp"
+                )
             if shapes in self.slices.values():
                 raise ExperimentError(
                     f"{model.name} of width {width:g} is as large as the one before it: choose widths that differ, or "
@@ -125,6 +130,12 @@ class Sliced(Corners):
             self.slices[name] = shapes
         self.changes = self.changed(networks)
         self.modules = {name: self._sections[name] for name in self.names if name}
+
+    def _tried(self) -> "Tensor":
+        """Return examples of the run's shape, to try networks with."""
+        import torch
+
+        return torch.rand(4, *self.shape, generator=torch.Generator().manual_seed(0))
 
     def changed(self, networks: "Mapping[str, nn.Module]") -> Mapping[str, Sequence[Mapping[str, Any]]]:
         """Return what is done to each network before clients train it, by name (`Algorithm.changes`)."""
@@ -167,6 +178,9 @@ class Sliced(Corners):
 
     def parts_of(self, clients: int) -> Mapping[str, float]:
         """Return the share of all clients that have each width."""
+        if self._networks:
+            held = list(self._networks.values())
+            return {name: held.count(name) / len(held) for name in self.names}
         if self._memory or not (self.settings.change or self.settings.memory_mb):
             counts = dict.fromkeys(self.names, 0)
             for client in range(clients):

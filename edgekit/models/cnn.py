@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from edgekit.errors import ModelError
 from edgekit.models.dscnn import image_shape
 from edgekit.models.norm import Norm, convolution
 
@@ -37,6 +38,8 @@ class CNN(nn.Module):
     ) -> None:
         super().__init__()
         inputs, *sides = image_shape(shape, "cnn")
+        if not channels or min(channels) < 1:
+            raise ModelError(f"cnn: channels are {list(channels)}; give the number of each convolution's, from 1")
         layers: list[nn.Module] = []
         for place, size in enumerate(channels):
             outputs = max(1, round(size * width))

@@ -238,11 +238,14 @@ class NodesOfAGrid:
             return
         files: dict[str | None, dict[str, Any]] = {None: result["tflite"]}
         if isinstance(engine.algorithm, Sliced):
-            rows = {float(width): row for width, row in result[WIDTHS].items()}
-            widths = dict(zip(engine.algorithm.names, engine.algorithm.settings.widths, strict=True))
-            files = {name: rows[width].get("tflite", result["tflite"]) for name, width in widths.items()}
-        if any(DELIVERED not in held for held in files.values()):
-            self._events.notice(f"no model is delivered: the run has no {DELIVERED} file (export.presets)")
+            rows = result[WIDTHS]
+            widths = zip(engine.algorithm.names, engine.algorithm.settings.widths, strict=True)
+            files = {name: rows[f"{width:g}"].get("tflite", result["tflite"]) for name, width in widths}
+        for name in [name for name, held in files.items() if DELIVERED not in held]:
+            whose = "" if name is None else f" of width {name or 1}"
+            self._events.notice(f"no model{whose} is delivered: the run has no {DELIVERED} file (export.presets)")
+            del files[name]
+        if not files:
             return
         delivered = {
             name: ((self._folder.path / held[DELIVERED]["path"]).read_bytes(), held[DELIVERED][measure])

@@ -35,7 +35,7 @@ def prepare(
     Raises:
         EdgekitError: it does not go with the rest of the experiment.
     """
-    if algorithm.unequal and (other := _other_than_one_network(experiment, model, chain, phase)):
+    if algorithm.unequal and (other := _other_than_one_network(algorithm, experiment, model, chain, phase)):
         raise ExperimentError(
             f"{experiment.federation.method} has clients train networks of unequal widths, but {other}: leave it out"
         )
@@ -47,10 +47,14 @@ def prepare(
     algorithm.prepare(experiment.model, shape, made, released=chain.sums, seed=experiment.seed)
 
 
-def _other_than_one_network(experiment: Sections, model: nn.Module, chain: Chain, phase: Phase | None) -> str:
+def _other_than_one_network(
+    algorithm: Algorithm, experiment: Sections, model: nn.Module, chain: Chain, phase: Phase | None
+) -> str:
     """Say what of an experiment is for clients that all train one network, "" if nothing."""
     if getattr(objective_of(model), "features", 0.0):
         return "compression.distil.features is of the map of the one that all have"
+    if getattr(algorithm, "own_classes", False) and experiment.training.weight_decay:
+        return "training.weight_decay moves the rows of classes that a client has not, which a masked loss leaves alone"
     if done_to(model) or (phase is not None and (phase.number or phase.until < experiment.federation.rounds)):
         return "compression changes the one that all have"
     if chain.transforms:

@@ -11,6 +11,7 @@ from torch import nn
 
 from edgekit import algorithms
 from edgekit.algorithms.base import Algorithm
+from edgekit.algorithms.corners import Corners
 from edgekit.arrays import Weights, problem_with
 from edgekit.asks import BUFFERS, WEIGHTS, Ask, Scored, State
 from edgekit.clients.torch_trainer import learnt, load_weights, state, trained_weights
@@ -337,8 +338,8 @@ class Coordinator:
             cohort=len(cohort),
             replies=len(merged.updates),
             failures=len(asks) - len(merged.updates),
-            bytes_up=exchanged.bytes_up,
-            bytes_down=exchanged.bytes_down,
+            bytes_up=self._told_bytes(exchanged.bytes_up, len(merged.updates)),
+            bytes_down=self._told_bytes(exchanged.bytes_down, len(asks)),
             seconds=round(time.perf_counter() - started, 4),
             epsilon=self.charging.epsilon,
             metrics={**metrics, **own, **self._validation.metrics},
@@ -354,6 +355,12 @@ class Coordinator:
             self.on_notice(f"round {number}: {self.engine.name_of(client)} left out: {reason}")
         self.on_round(line)
         return after, line, reasons[-1][1] if reasons else ""
+
+    def _told_bytes(self, counted: int, clients: int) -> int:
+        """Return the bytes that a round's line may tell: where nobody may learn who took part, not whose they were."""
+        if isinstance(self.algorithm, Corners) and self.charging.hides_cohort:
+            return round(clients * self.algorithm.bytes_of_everyone(self.dataset.clients))
+        return counted
 
     @property
     def _method(self) -> str:

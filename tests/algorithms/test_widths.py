@@ -14,7 +14,7 @@ from edgekit.data import batches, load
 from edgekit.errors import EdgekitError, ExperimentError, ModelError
 from edgekit.models import build
 from edgekit.models.settings import Model
-from edgekit.models.slices import Ladder, counts, ordered, problem_with_order
+from edgekit.models.slices import Ladder, counts, is_corner, ordered, problem_with_order
 from edgekit.randomness import generator
 from edgekit.runfolder import RunFolder, read_lines
 from edgekit.server.loop.sync import Coordinator
@@ -224,6 +224,8 @@ class Same(Transform):
         (["federation.arguments.masked=true", "privacy.unit=client"], "own classes"),
         (["split.cut=layers.2"], "clients do more than train one network"),
         (["serve.statistics_every=1"], "serve.statistics_every"),
+        (["federation.arguments.masked=true", "training.weight_decay=0.1"], "training.weight_decay moves the rows"),
+        (["model.name=cnn", "model.arguments={channels=[-3, 8]}"], "channels are [-3, 8]"),
         (['federation.transforms=["tests.algorithms.test_widths:Same"]'], "updates of one shape"),
     ],
 )
@@ -260,6 +262,61 @@ class Rigid(nn.Module):
 def test_networks_of_which_there_are_no_slices(run, network, message):
     with pytest.raises(ExperimentError, match=message):
         run(f"model.name=tests.algorithms.test_widths:{network}", shared=QUICK[3:])
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "corners"),
+    [
+        ("mobilenetv2", (1, 16, 16), True), ("mixer", (1, 16, 16), True), ("s4d", (12, 8), True),
+        ("gru", (12, 8), False), ("mingru", (12, 8), False), ("vit", (1, 16, 16), False),
+        ("shufflenet", (1, 16, 16), False),
+    ],
+)  # fmt: skip
+def test_gates_heads_and_shuffled_channels_are_no_corners(name, shape, corners):
+    whole, half = (build(Model(name=name, width=width), shape, 10, 0) for width in (1.0, 0.5))
+    assert is_corner(whole, half, torch.rand(4, *shape)) == corners
+    method = HeteroFL(HeteroFLSettings(widths=[1.0, 0.5]))
+
+    def made(section):
+        return build(section, shape, 10, 0)
+
+    if corners:
+        method.prepare(Model(name=name), shape, made, released=False, seed=0)
+        return
+    with pytest.raises(ExperimentError, match="gates, heads or channels"):
+        method.prepare(Model(name=name), shape, made, released=False, seed=0)
+
+
+def test_what_nobody_has_gets_no_noise_and_real_nodes_count_as_they_are():
+    method = HeteroFL(HeteroFLSettings(widths=[1.0, 0.5], memory_mb=[1000, 0]))
+    method.prepare(Model(name="mlp", arguments={"hidden": [4]}), (3,), _build, released=True, seed=0)
+    before = {name: np.ones(shape, np.float32) for name, shape in method.shapes.items()}
+    mean = {name: w + 1 for name, w in before.items()}
+
+    def merged():
+        after = method.merge(State({"weights": before}), Aggregate({"weights": mean}, {}, 2, 9), 1)
+        return after.bundles["weights"][B1].tolist()
+
+    for node in (7, 8):
+        method.assign(node, {"memory": 500})
+    assert merged() == [2, 2, 1, 1]  # of the second half there is noise alone
+    method.assign(9, {"memory": 4000})
+    method.assign(10, {"memory": 4000})
+    assert merged() == [2, 2, 3, 3]
+    assert method.bytes_of_everyone(4) == 4 * (method_size(4) + method_size(2)) / 2
+
+
+def method_size(units):
+    return 3 * units + units + units * 2 + 2
+
+
+def test_bytes_do_not_tell_who_took_part(run):
+    chosen = ["privacy.unit=client", "privacy.noise=server", "privacy.epsilon=50", "federation.cohort=2"]
+    made, _, _, folder = run(*chosen, "federation.rounds=4")
+    each = made.algorithm.bytes_of_everyone(6)
+    lines = list(read_lines(folder.metrics))
+    assert [line["bytes_down"] for line in lines] == [round(line["cohort"] * each) for line in lines]
+    assert [line["bytes_up"] for line in lines] == [round(line["replies"] * each) for line in lines]
 
 
 @pytest.mark.parametrize(
