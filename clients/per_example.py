@@ -1,17 +1,20 @@
-"""Clipped sums of single examples' gradients with torch, whatever the layers are: each example is run alone.
+"""Clipped sums of single examples' gradients with torch, whatever the layers are, in the fastest of three ways.
 
-In vectorised steps where torch.func can, which is tried on real examples and held against one after the other; else one
-after the other. Nothing mixes examples in either, by construction.
+All examples in one pass (`clipped`), in vectorised steps by torch.func with each example alone, or one after the other.
+Which is found out on real examples, in double precision, where each is held against one after the other. Nothing mixes
+examples in any of them, by construction.
 """
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from edgekit.clients.clipped.sums import ClippedSums
 from edgekit.clients.cohort.vectorised import Vectorised, gradients_of
 from edgekit.clients.draws import Draws, Makes, generator_of, of_examples, once, part_of
 from edgekit.errors import TrainingError
@@ -20,7 +23,9 @@ from edgekit.objectives import objective_of
 from edgekit.privacy.tensors import clipped
 
 PROBED = 4
-"""Examples that both ways are tried on."""
+"""Examples that the ways are tried on."""
+EXACT = 1e-9
+"""Largest difference in double precision, relative to the largest sum."""
 
 
 class PerExample:
@@ -32,10 +37,10 @@ class PerExample:
     """
 
     def __init__(self, model: nn.Module, on_notice: Callable[[str], None] = lambda line: None) -> None:
-        self._vectorised, self._on_notice = Vectorised(model), on_notice
-        self._tried = self._alone = self._afresh = False
+        self._vectorised, self._passes, self._on_notice = Vectorised(model), ClippedSums(model), on_notice
+        self._tried = self._alone = self._afresh = self._at_once = False
         self._constants = {n: torch.nan_to_num(b).clone() for n, b in untrained(self._vectorised.model).items()}
-        self._attributes = attributes(self._vectorised.model)
+        self._attributes, self._passed = attributes(self._vectorised.model), attributes(self._passes.model)
 
     def clipped_sum(
         self, weights: Mapping[str, Tensor], x: Tensor, y: Tensor, clip: float, generator: torch.Generator
@@ -55,6 +60,12 @@ class PerExample:
         if len(y) == 0:
             return {name: torch.zeros_like(weights[name]) for name in self._vectorised.names}
         self.choose(weights, x, y, clip)
+        if self._at_once:
+            own, owners = [weights[name] for name in self._passes.names], torch.zeros(len(y), dtype=torch.int64)
+            found = [total[0] for total in self._passes.sums(own, owners, 1, x, y, clip)]
+            if name := kept_by(self._passes.model, self._constants, self._passed):
+                raise TrainingError(f"{name!r} keeps something of the examples, which no noise covers")
+            return dict(zip(self._passes.names, found, strict=True))
         take = self._one_by_one if self._alone else self._together
         each = once(partial(of_examples, [generator], [len(y)]))
         sums = take(weights, x, y, clip, each)
@@ -85,15 +96,12 @@ class PerExample:
             reason = f"the network keeps {kept!r} from one to the next"
         self._vectorised.model, self._attributes = pristine, attributes(pristine)
         self._tried, self._alone = True, bool(reason)
-        if reason:
+        self._at_once = not kept and fits_at_once(self._vectorised.model, weights, x, y, clip)
+        if reason and not self._at_once:
             self._on_notice(f"single examples are run one after the other, correct and slower ({reason})")
 
     def _kept(self) -> str:
-        """Return the name of something that the network's forward passes changed, "" if they changed nothing."""
-        for name, tensor in untrained(self._vectorised.model).items():
-            if not torch.equal(torch.nan_to_num(tensor), self._constants[name]):
-                return name
-        return changed(self._attributes, attributes(self._vectorised.model))
+        return kept_by(self._vectorised.model, self._constants, self._attributes)
 
     def _together(
         self,
@@ -132,6 +140,44 @@ class PerExample:
                 for total, scaled in zip(sums, clipped([one[None] for one in gradients], clip), strict=True):
                     total += scaled[0]
         return sums
+
+
+def kept_by(model: nn.Module, constants: Mapping[str, Tensor], before: dict[str, Any]) -> str:
+    """Return the name of something that a network's forward passes changed, "" if they changed nothing.
+
+    Args:
+        model: the network.
+        constants: what is not trained, as it was.
+        before: its attributes, as they were.
+    """
+    for name, tensor in untrained(model).items():
+        if not torch.equal(torch.nan_to_num(tensor), constants[name]):
+            return name
+    return changed(before, attributes(model))
+
+
+def fits_at_once(model: nn.Module, weights: Mapping[str, Tensor], x: Tensor, y: Tensor, clip: float) -> bool:
+    """Whether all examples can be run in one pass: it is tried on some, in double precision, where kinks are no matter.
+
+    Args:
+        model: the network; it is not changed.
+        weights: of its trained parameters, by name.
+        x: examples, (examples, ...).
+        y: their labels.
+        clip: largest norm.
+    """
+    twice = copy.deepcopy(model).double()
+    own, x = {name: w.detach().double() for name, w in weights.items()}, x.double()
+    try:
+        passes = ClippedSums(twice)
+        owners = torch.zeros(len(y), dtype=torch.int64)
+        found = passes.sums([own[name] for name in passes.names], owners, 1, x, y, clip)
+        right = PerExample(twice)._one_by_one(own, x, y, clip, _seeded(len(y)))
+    except Exception:  # torch and users' modules raise many kinds; they are run otherwise then
+        return False
+    scale = max((float(one.abs().max()) for one in right if one.numel()), default=0.0)
+    pairs = zip(found, right, strict=True)
+    return all(bool(((one[0] - other).abs() <= EXACT * scale).all()) for one, other in pairs)
 
 
 def _seeded(examples: int) -> Makes:

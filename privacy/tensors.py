@@ -26,10 +26,21 @@ def clipped(gradients: Sequence[Tensor], bound: float) -> list[Tensor]:
         bound: largest norm.
     """
     squares = torch.stack([gradient.reshape(len(gradient), -1).square().sum(1) for gradient in gradients]).sum(0)
-    finite = squares.isfinite()
-    factors = (bound / (squares.sqrt() + 1e-6)).clamp(max=1.0)
+    factors, finite = shortened(squares, bound)
     result = []
     for gradient in gradients:
         columns = (-1, *[1] * (gradient.dim() - 1))
         result.append(torch.where(finite.view(columns), gradient * factors.view(columns), 0.0))
     return result
+
+
+def shortened(squares: Tensor, bound: float) -> tuple[Tensor, Tensor]:
+    """Return what each example's gradient is multiplied by, zero where it is not finite, and whether it is.
+
+    Args:
+        squares: of the gradients' l2 norms over all parameters, (examples,).
+        bound: largest norm.
+    """
+    finite = squares.isfinite()
+    factors = (bound / (squares.sqrt() + 1e-6)).clamp(max=1.0)
+    return torch.where(finite, factors, 0.0), finite

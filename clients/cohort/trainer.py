@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from edgekit.arrays import Weights
 from edgekit.asks import Train, Trained
 from edgekit.clients.cohort.stepper import Stepper
+from edgekit.clients.cohort.sums import PrivateSums
 from edgekit.clients.cohort.vectorised import Tensors, Vectorised, as_convolution, gradients_of
 from edgekit.clients.draws import Draws, generator_of, of_examples, once
 from edgekit.clients.torch_trainer import TorchTrainer, learnt, own_classes, trained_weights
@@ -134,6 +135,7 @@ class VectorisedTrainer:
     def __init__(self, model: nn.Module, memory_bytes: int = 512 << 20) -> None:
         self._network = Vectorised(model, memory_bytes)
         self.memory_bytes = memory_bytes
+        self._sums = PrivateSums(model, self._network, memory_bytes)
         self.names = self._network.names
         self.learnt = learnt(model)
 
@@ -236,9 +238,11 @@ class VectorisedTrainer:
             x = torch.from_numpy(taken).to(stacked[0].dtype)
             y = torch.from_numpy(np.concatenate([block.y[indices] for block, indices in blocks]))
             each = once(partial(of_examples, generators, [len(plan[step]) for plan in plans]))
-            sums = self._network.clipped_sums(
-                stacked, torch.from_numpy(owners.astype(np.int64)), x, y, settings.clip, each
-            )
+            each_has = [settings.batch_of(len(task.examples)) for task in tasks]
+            alike = (
+                start.shared and settings.work == "clipped-sum"
+            )  # after a step of its own a client's weights are its
+            sums = self._sums(stacked, owners, x, y, settings.clip, each, None if alike else each_has)
             if settings.work == "clipped-sum":
                 return sums, None
             for row, task in enumerate(tasks):
@@ -270,11 +274,13 @@ class _Beginning:
         asked: one a client.
 
     Attributes:
+        shared: whether all clients share their weights.
         weights: (clients, ...) each; where all clients share them, views of one.
     """
 
     def __init__(self, names: Sequence[str], asked: Sequence[Train]) -> None:
         self._names = names
+        self.shared = all(one.weights is asked[0].weights for one in asked)
         self.weights = self._stacked([one.weights for one in asked])
         pulls = [pulled(one) for one in asked]
         anchors = [anchor for anchor, _ in pulls]

@@ -207,6 +207,22 @@ MUTANTS = [
         "clipped_sum or moves",
     ),
     Mutant(
+        "examples clipped by their longest layer, where all are run in one pass",
+        "clients/clipped/sums.py",
+        "norms = torch.stack([squares(one) for one in there]).sum(0)",
+        "norms = torch.stack([squares(one) for one in there]).amax(0)",
+        ("tests/clients/test_clipped.py",),
+        "no_example_counts",
+    ),
+    Mutant(
+        "examples meet in a mean over the batch",
+        "clients/clipped/apart.py",
+        "return dim is not None and all(isinstance(one, int) and one % x.dim() > 0 for one in dims)",
+        "return dim is not None and all(isinstance(one, int) for one in dims)",
+        ("tests/clients/test_clipped.py",),
+        "never_meet",
+    ),
+    Mutant(
         "updates clipped layer by layer",
         GAUSSIAN,
         "    factor = min(1.0, bound",
