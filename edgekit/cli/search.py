@@ -56,7 +56,6 @@ def search(
     from edgekit.errors import TrainingError, UsageError
     from edgekit.pipeline import sweeping
     from edgekit.pipeline.search import asking, folder, results, running
-    from edgekit.pipeline.search import supernet as shared
     from edgekit.runfolder import RunFolder
 
     given = arguments or []
@@ -95,7 +94,7 @@ def search(
         place = out or RunFolder.next_free(Path("runs"), f"{experiment.name}-search")
         space = asking.space_of(experiment, grid)
         if supernet:
-            shared.check(experiment, space)
+            asking.check_supernet(experiment, space)
         asked = folder.Search(
             place,
             space,
@@ -122,8 +121,10 @@ def search(
 
         try:
             if made.supernet:
+                from edgekit.pipeline.search.supernet import train
+
                 terminal.stage("supernet")
-            shared.train(made, lambda metrics: terminal.round(metrics, made.supernet), terminal.notice)
+                train(made, lambda metrics: terminal.round(metrics, made.supernet), terminal.notice)
             done = running.run(made, trials, minutes, workers, ended, measure)
         except KeyboardInterrupt:
             raise TrainingError(f"stopped; go on with: edgekit search {made.path} --trials {trials}") from None

@@ -122,7 +122,7 @@ def test_what_varies_is_what_was_asked_for_or_the_familys():
 )
 def test_what_a_supernet_cannot_share_is_one_line(overrides, space, told):
     with pytest.raises(UsageError, match=told):
-        supernet.check(experiments.load(None, [*QUICK, *overrides]), space)
+        asking.check_supernet(experiments.load(None, [*QUICK, *overrides]), space)
 
 
 def test_candidates_begin_with_their_part_of_the_supernet(tmp_path):

@@ -122,6 +122,24 @@ def space_of(experiment: Experiment, grid: Mapping[str, tuple[str, ...]]) -> dic
     return space
 
 
+def check_supernet(experiment: Experiment, space: dict[str, tuple[str, ...]]) -> None:
+    """See that a supernet can be trained for a search, before anything is.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if others := [key for key in space if not key.startswith("model.")]:
+        raise UsageError(
+            f"--supernet shares networks' weights, and {others[0]} is none of [model]: leave one of them out"
+        )
+    if experiment.privacy.on:
+        raise UsageError(
+            "--supernet trains on the clients' data once more, which privacy does not plan for: leave it out"
+        )
+    if experiment.federation.method != "fedavg" or experiment.federation.strategy or experiment.federation.transforms:
+        raise UsageError("--supernet trains by a method of its own: leave federation's method and transforms out")
+
+
 def each_changed(experiment: Experiment, space: Mapping[str, tuple[str, ...]]) -> Iterator[Experiment]:
     """Yield the experiment with each single value of a space.
 

@@ -13,7 +13,7 @@ from edgekit import experiment as experiments
 from edgekit.algorithms.supernet import part_of
 from edgekit.clients.torch_trainer import load_weights, trained_weights
 from edgekit.compression.phases import Phase
-from edgekit.errors import EdgekitError, RunFolderError, UsageError
+from edgekit.errors import EdgekitError, RunFolderError
 from edgekit.experiment import Experiment
 from edgekit.pipeline.search.folder import ANEW, BASE, Search
 from edgekit.pipeline.subjects import build_network, load_dataset
@@ -25,24 +25,6 @@ from edgekit.server.loop.sync import Coordinator
 FILE, FOLDER = "supernet.safetensors", "supernet"
 MOST = 256
 """Networks that share; of more so many are drawn."""
-
-
-def check(experiment: Experiment, space: dict[str, tuple[str, ...]]) -> None:
-    """See that a supernet can be trained for a search, before anything is.
-
-    Raises:
-        UsageError: it cannot.
-    """
-    if others := [key for key in space if not key.startswith("model.")]:
-        raise UsageError(
-            f"--supernet shares networks' weights, and {others[0]} is none of [model]: leave one of them out"
-        )
-    if experiment.privacy.on:
-        raise UsageError(
-            "--supernet trains on the clients' data once more, which privacy does not plan for: leave it out"
-        )
-    if experiment.federation.method != "fedavg" or experiment.federation.strategy or experiment.federation.transforms:
-        raise UsageError("--supernet trains by a method of its own: leave federation's method and transforms out")
 
 
 def train(search: Search, on_round: Callable[[RoundMetrics], None], say: Callable[[str], None]) -> None:
