@@ -1,19 +1,22 @@
 """Clipped sums of single examples' gradients with torch, whatever the layers are, in the fastest of three ways.
 
 All examples in one pass (`clipped`), in vectorised steps by torch.func with each example alone, or one after the other.
-Which is found out on real examples, in double precision, where each is held against one after the other. Nothing mixes
-examples in any of them, by construction.
+The first is for networks of known layers alone, and is tried in double precision against one after the other; which of
+the others is found out on real examples. Nothing mixes examples in any of them, by construction.
 """
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from edgekit.clients.clipped.known import is_known
 from edgekit.clients.clipped.sums import ClippedSums
 from edgekit.clients.cohort.vectorised import Vectorised, gradients_of
 from edgekit.clients.draws import Draws, Makes, generator_of, of_examples, once, part_of
@@ -24,6 +27,8 @@ from edgekit.privacy.tensors import clipped
 
 PROBED = 4
 """Examples that the ways are tried on."""
+TRIED_SIZES = (1, 5, 12)
+"""Examples on which one pass is tried."""
 EXACT = 1e-9
 """Largest difference in double precision, relative to the largest sum."""
 
@@ -62,7 +67,11 @@ class PerExample:
         self.choose(weights, x, y, clip)
         if self._at_once:
             own, owners = [weights[name] for name in self._passes.names], torch.zeros(len(y), dtype=torch.int64)
-            found = [total[0] for total in self._passes.sums(own, owners, 1, x, y, clip)]
+            try:
+                found = [total[0] for total in self._passes.sums(own, owners, 1, x, y, clip)]
+            except Exception as error:
+                reason = " ".join(str(error).split())[:200] or type(error).__name__
+                raise TrainingError(f"the network cannot be run on these examples: {reason}") from error
             if name := kept_by(self._passes.model, self._constants, self._passed):
                 raise TrainingError(f"{name!r} keeps something of the examples, which no noise covers")
             return dict(zip(self._passes.names, found, strict=True))
@@ -96,7 +105,7 @@ class PerExample:
             reason = f"the network keeps {kept!r} from one to the next"
         self._vectorised.model, self._attributes = pristine, attributes(pristine)
         self._tried, self._alone = True, bool(reason)
-        self._at_once = not kept and fits_at_once(self._vectorised.model, weights, x, y, clip)
+        self._at_once = not kept and fits_at_once(self._vectorised.model, x.shape[1:])
         if reason and not self._at_once:
             self._on_notice(f"single examples are run one after the other, correct and slower ({reason})")
 
@@ -156,28 +165,37 @@ def kept_by(model: nn.Module, constants: Mapping[str, Tensor], before: dict[str,
     return changed(before, attributes(model))
 
 
-def fits_at_once(model: nn.Module, weights: Mapping[str, Tensor], x: Tensor, y: Tensor, clip: float) -> bool:
-    """Whether all examples can be run in one pass: it is tried on some, in double precision, where kinks are no matter.
+def fits_at_once(model: nn.Module, shape: Sequence[int]) -> bool:
+    """Whether all examples can be run in one pass: it is tried on random ones, in double precision, where kinks are no
+    matter. No data has a say in it, so that a run which goes on takes the same way.
 
     Args:
-        model: the network; it is not changed.
-        weights: of its trained parameters, by name.
-        x: examples, (examples, ...).
-        y: their labels.
-        clip: largest norm.
+        model: the network, with weights of some sort; it is not changed.
+        shape: of one example.
     """
-    twice = copy.deepcopy(model).double()
-    own, x = {name: w.detach().double() for name, w in weights.items()}, x.double()
-    try:
-        passes = ClippedSums(twice)
-        owners = torch.zeros(len(y), dtype=torch.int64)
-        found = passes.sums([own[name] for name in passes.names], owners, 1, x, y, clip)
-        right = PerExample(twice)._one_by_one(own, x, y, clip, _seeded(len(y)))
-    except Exception:  # torch and users' modules raise many kinds; they are run otherwise then
+    if not is_known(model):
         return False
-    scale = max((float(one.abs().max()) for one in right if one.numel()), default=0.0)
-    pairs = zip(found, right, strict=True)
-    return all(bool(((one[0] - other).abs() <= EXACT * scale).all()) for one, other in pairs)
+    twice, drawn = copy.deepcopy(model).double(), torch.Generator().manual_seed(0)
+    own = {name: p.detach() for name, p in twice.named_parameters() if p.requires_grad}
+    try:
+        passes, objective = ClippedSums(twice), objective_of(model)
+        for examples in TRIED_SIZES:
+            x = torch.rand(examples, *shape, generator=drawn, dtype=torch.float64)
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                outputs = copy.deepcopy(twice).eval()(x).shape[-1]
+            y = torch.from_numpy(objective.drawn(examples, outputs, np.random.default_rng(examples)))
+            owners = torch.zeros(examples, dtype=torch.int64)
+            found = passes.sums([own[name] for name in passes.names], owners, 1, x, y, 1.0)
+            right = PerExample(twice)._one_by_one(own, x, y, 1.0, _seeded(examples))
+            scale = max((float(one.abs().max()) for one in right if one.numel()), default=0.0)
+            pairs = zip(found, right, strict=True)
+            if not 0 < scale < math.inf or not all(
+                bool(((one[0] - other).abs() <= EXACT * scale).all()) for one, other in pairs
+            ):
+                return False
+    except Exception:  # torch raises many kinds; such networks are run otherwise
+        return False
+    return True
 
 
 def _seeded(examples: int) -> Makes:

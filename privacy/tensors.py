@@ -8,6 +8,9 @@ from torch import Tensor
 
 from edgekit.privacy import gaussian
 
+BELOW = 1 - 1e-6
+"""Of a bound, what gradients are shortened to: rounding must not bring them above it."""
+
 
 def add_noise(tensors: Sequence[Tensor], deviation: float, rng: np.random.Generator) -> None:
     """Add Gaussian noise of this standard deviation to each tensor, in place."""
@@ -42,5 +45,5 @@ def shortened(squares: Tensor, bound: float) -> tuple[Tensor, Tensor]:
         bound: largest norm.
     """
     finite = squares.isfinite()
-    factors = (bound / (squares.sqrt() + 1e-6)).clamp(max=1.0)
+    factors = (bound * BELOW / (squares.sqrt() + 1e-6)).clamp(max=1.0)
     return torch.where(finite, factors, 0.0), finite

@@ -23,8 +23,8 @@ class Outer:
         return self.rows[:, :, None] * self.columns[:, None, :]
 
     def squares(self) -> Tensor:
-        """Return their squared norms, (examples,)."""
-        return self.rows.square().sum(1) * self.columns.square().sum(1)
+        """Return their squared norms, (examples,), in double precision: one may be as small as the other is large."""
+        return self.rows.double().square().sum(1) * self.columns.double().square().sum(1)
 
     def sums(self, factors: Tensor, owners: Tensor, clients: int) -> Tensor:
         """Return weighted sums by owner, (clients, out, in)."""
@@ -59,11 +59,11 @@ Each = Tensor | Outer | ChannelsLast
 
 
 def squares(each: Each) -> Tensor:
-    """Return the squared norms of gradients by example, (examples,)."""
+    """Return the squared norms of gradients by example, (examples,), in double precision."""
     if isinstance(each, Outer):
         return each.squares()
     whole = each.each if isinstance(each, ChannelsLast) else each
-    found: Tensor = torch.linalg.vector_norm(whole.flatten(1), dim=1).square()
+    found: Tensor = torch.linalg.vector_norm(whole.reshape(len(whole), -1), dim=1).double().square()
     return found
 
 
@@ -73,7 +73,7 @@ def sums(each: Each, factors: Tensor, owners: Tensor, clients: int) -> Tensor:
         return each.sums(factors, owners, clients)
     if isinstance(each, ChannelsLast):
         return ChannelsLast(sums(each.each, factors, owners, clients), each.kernel).whole()
-    flat = each.flatten(1)
+    flat = each.reshape(len(each), -1)
     if clients == 1:
         return (factors @ flat).view(1, *each.shape[1:])
     parts = torch.bincount(owners, minlength=clients).tolist()

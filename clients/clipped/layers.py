@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 def _linear(rows: "Rows", x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
     if not rows.is_data(x) or rows.is_data(weight) or rows.is_data(bias) or x.dim() < 2:
         return None
+    if weight.dim() != 2 or (bias is not None and bias.dim() != 1):
+        return None
     inputs = x.detach()
 
     def rule(gradient: Tensor) -> list[Each | None]:

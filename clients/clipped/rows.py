@@ -55,6 +55,8 @@ class Rows(TorchFunctionMode):
         tensors = [one for one in tree_flatten((args, kwargs))[0] if isinstance(one, Tensor)]
         if not any(id(one) in self._seen for one in tensors) or func in FACTS:
             return func(*args, **kwargs)
+        if kwargs.get("out") is not None:
+            raise MeetError("a function writes what it makes of examples into what was there before")
         learnt = [one for one in tensors if id(one) not in self._seen and one.requires_grad]
         if learnt:
             rule = RULES.get(func)

@@ -65,14 +65,14 @@ class ClippedSums:
         self, weights: Sequence[Tensor], owners: Tensor, clients: int, x: Tensor, y: Tensor, clip: float
     ) -> list[Tensor | None]:
         own = [w.detach().clone().requires_grad_() for w in weights]
-        x = x.detach()
+        given, x = x, x.detach().clone()  # a network may change what it is given
         rows = Rows(x)
         with torch.enable_grad():
             with rows:
                 scores = functional_call(self.model, dict(zip(self.names, own, strict=True)), (x,))
-            if not isinstance(scores, Tensor) or len(scores) != len(x):
+            if not rows.is_data(scores):
                 raise MeetError("the network gives no scores by example")
-            loss = objective_of(self.model).each(scores, y, x).sum()
+            loss = objective_of(self.model).each(scores, y, given).sum()
             each = rows.gradients(loss, own)
         with torch.no_grad():
             return _clipped_sums(each, clip, owners, clients, x)
@@ -82,8 +82,11 @@ def _clipped_sums(
     each: Sequence[Each | None], clip: float, owners: Tensor, clients: int, x: Tensor
 ) -> list[Tensor | None]:
     there = [one for one in each if one is not None]
-    norms = torch.stack([squares(one) for one in there]).sum(0) if there else torch.zeros(len(x))
+    if not there:
+        return [None] * len(each)
+    norms = torch.stack([squares(one) for one in there]).sum(0)
     factors, finite = shortened(norms, clip)
+    factors = factors.to(x.dtype)
     if not bool(finite.all()):  # what is not finite is no product with zero
         each = [None if one is None else where(one, finite) for one in each]
     return [None if one is None else sums(one, factors, owners, clients) for one in each]

@@ -12,8 +12,6 @@ from edgekit.clients.draws import Makes, once
 from edgekit.clients.per_example import fits_at_once
 from edgekit.data.federated import Integers
 
-TRIED = 4
-"""Examples on which passes are tried."""
 WORTH_A_PASS = 16
 """Examples of one client a step, from which on a pass of its own is faster than steps of all clients together."""
 
@@ -54,9 +52,8 @@ class PrivateSums:
             expected: examples that each client has in a step on average; None where all share their weights.
         """
         rows, clients = torch.from_numpy(owners.astype(np.int64)), len(stacked[0])
-        if self._fits is None and len(y):
-            own = {name: tensor[0] for name, tensor in zip(self._network.names, stacked, strict=True)}
-            self._fits = fits_at_once(self._network.model, own, x[:TRIED], y[:TRIED], clip)
+        if self._fits is None:
+            self._fits = fits_at_once(self._network.model, x.shape[1:])
         if self._fits and expected is None:
             return self._passes.sums([tensor[0] for tensor in stacked], rows, clients, x, y, clip)
         # By a client's expected number alone: its bits depend neither on the others nor on what was drawn.

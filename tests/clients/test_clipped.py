@@ -108,6 +108,7 @@ MEETING = {
     "sorted": lambda self, h: h.sort(0)[0],
     "einsum": lambda self, h: torch.einsum("bi,ci->ci", h, h),
     "in place": lambda self, h: h.sub_(h.detach().mean(0)),
+    "given out": lambda self, h: h / torch.exp(h, out=torch.empty_like(h)).max(),
     "written": lambda self, h: h.clone().index_copy_(0, torch.tensor([0]), h[-1:]),
 }
 
@@ -157,15 +158,99 @@ def test_what_a_layer_was_given_may_not_be_changed_after_it():
     x, y = _given(model, IMAGE)
     with pytest.raises(MeetError, match="changed in place after it"):
         _passes(model, x, y)
-    assert not fits_at_once(model, dict(model.named_parameters()), x, y, 1.0)
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "dscnn", "vit", "gru", "s4d", "capsule", "exits", "experts", "gated"])
+def test_the_zoo_takes_one_pass(name):
+    assert fits_at_once(build(Model(name=name, norm="group", width=0.5), ZOO[name], 3, 0), ZOO[name])
+
+
+class Turns(torch.autograd.Function):
+    """Turns all gradients round if one example is large: no function of the forward pass shows it."""
+
+    @staticmethod
+    def forward(ctx, h):
+        ctx.save_for_backward(h)
+        return h.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (h,) = ctx.saved_tensors
+        return -gradient if h.abs().max() > 8 else gradient
+
+
+@torch.jit.script
+def _scripted(h: torch.Tensor) -> torch.Tensor:
+    return h / h.abs().max().clamp(min=8.0)
+
+
+def _plain():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def _patched(model):
+    model[2].forward = lambda h: h - h.mean(0)
+    return model
+
+
+def _hooked(model):
+    model[2].register_forward_hook(lambda layer, inputs, output: output - output.mean(0))
+    return model
+
+
+class Sequential(nn.Sequential):
+    """A class of somebody's with a known name."""
+
+    def forward(self, x):
+        return super().forward(x) / len(x)
+
+
+Sequential.__module__ = "edgekit.models.mlp"
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        Does(lambda self, h: Turns.apply(h)),
+        Does(lambda self, h: _scripted(h)),
+        Does(lambda self, h: h * 8 / max(8, len(h))),
+        _patched(_plain()),
+        _hooked(_plain()),
+        Sequential(*_plain()),
+        torch.jit.script(_plain()),
+        nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 3)),
+        nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 3)),
+        nn.utils.parametrizations.spectral_norm(nn.Linear(64, 3)),
+    ],
+)
+def test_code_of_others_never_gets_many_examples_at_once(network):
+    assert not fits_at_once(network, IMAGE)
+    assert fits_at_once(_plain(), IMAGE)
+
+
+def test_a_small_and_a_large_vector_are_clipped_together():
+    """Each one's square alone would be lost, or be infinite, in single precision."""
+    model = nn.Sequential(nn.Linear(4, 1000))
+    with torch.no_grad():
+        model[0].weight.zero_()
+        model[0].bias.fill_(-53.0)
+        model[0].bias[0] = 0.0
+    for clip in (1e-4, 1e-6):
+        found = _passes(model, torch.full((1, 4), 1e18), torch.zeros(1, dtype=torch.int64), clip)
+        assert float(torch.stack([one.double().square().sum() for one in found]).sum().sqrt()) <= clip
+
+
+def test_the_examples_stay_as_they_were():
+    model = nn.Sequential(nn.Flatten(), nn.ReLU(inplace=True), nn.Linear(64, 3))
+    x, y = torch.randn(4, *IMAGE), torch.arange(4) % 3
+    before = x.clone()
+    _passes(model, x, y)
+    assert torch.equal(x, before)
 
 
 def test_what_cannot_be_run_at_once_is_run_otherwise():
-    weights = dict(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).named_parameters())
     x, y = torch.rand(4, *IMAGE), torch.arange(4) % 3
-    assert fits_at_once(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), weights, x, y, 1.0)
     drops = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 3))
     weights = dict(drops.named_parameters())
-    assert not fits_at_once(drops, weights, x, y, 1.0)
     found = PerExample(drops).clipped_sum(weights, x, y, 1.0, torch.Generator().manual_seed(0))
     assert np.isfinite(float(found["2.weight"].abs().sum()))
