@@ -17,8 +17,8 @@ OURS = "edgekit."
 LAYERS = frozenset({
     nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.Identity, nn.Linear, nn.Conv1d, nn.Conv2d, nn.Embedding,
     nn.GroupNorm, nn.LayerNorm, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.GELU, nn.Tanh, nn.Sigmoid,
-    nn.Softplus, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten,
-    nn.ZeroPad2d,
+    nn.Softplus, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d,
+    nn.Flatten, nn.ZeroPad2d,
 })  # fmt: skip
 """Of torch's, that treat each example by itself and draw nothing."""
 
