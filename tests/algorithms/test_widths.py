@@ -117,7 +117,9 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_bits(run, tmp_path, make_e
     assert all(np.array_equal(after[name], whole[name]) for name in whole)
 
 
-@pytest.mark.parametrize(("algorithm", "unit"), [("heterofl", "example"), ("fjord", "client")])
+@pytest.mark.parametrize(
+    ("algorithm", "unit"), [pytest.param("heterofl", "example", marks=pytest.mark.long), ("fjord", "client")]
+)
 def test_noise_by_the_server_goes_to_all_that_anybody_has(run, algorithm, unit):
     """Of a released mean nobody may tell who took part: the shares of all clients stand for the cohort's."""
     chosen = [

@@ -20,6 +20,7 @@ ZOO = {
     "ssd": FRAMES, "gru": FRAMES, "mingru": FRAMES,
 }  # fmt: skip
 SLOW = ("efficientnet", "shufflenet", "mobilenetv3", "ode")
+QUICK = ("mlp", "cnn", "dscnn")
 CLIP = 0.5
 
 
@@ -41,8 +42,16 @@ def _passes(model, x, y, clip=CLIP, owners=None, clients=1):
     return made.sums(weights, owners, clients, x, y, clip)
 
 
-@pytest.mark.parametrize("norm", ["none", "group", "weight-standardised"])
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.long) if n in SLOW else n for n in ZOO])
+@pytest.mark.parametrize(
+    ("name", "norm"),
+    [
+        pytest.param(
+            name, norm, marks=() if name in QUICK or (norm == "group" and name not in SLOW) else pytest.mark.long
+        )
+        for name in ZOO
+        for norm in ("none", "group", "weight-standardised")
+    ],
+)
 def test_a_pass_gives_autograds_sums(name, norm):
     width = 0.35 if name in ("mobilenetv2", *SLOW) else 0.5
     model = build(Model(name=name, norm=norm, width=width), ZOO[name], 3, 0).double()

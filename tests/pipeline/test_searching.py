@@ -1,6 +1,7 @@
 """Searches: what varies, what it may cost, and that one that was stopped goes on as if it had not been."""
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -164,7 +165,7 @@ def test_what_a_command_prints_is_a_latency_or_nothing(printed, found):
 
 
 def test_a_command_runs_the_file_itself():
-    size = f"{sys.executable} -c 'import sys, os; print(os.path.getsize(sys.argv[1]))' {{file}}"
+    size = f"{shlex.quote(sys.executable)} -c 'import sys, os; print(os.path.getsize(sys.argv[1]))' {{file}}"
     assert measuring.latency_us(size, b"x" * 17) == 17
     for command, told in (
         ("echo fast {file}", "it printed 'fast"),

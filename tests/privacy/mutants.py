@@ -243,8 +243,8 @@ MUTANTS = [
     Mutant(
         "examples moved by twice the bound",
         TENSORS,
-        "factors = (bound /",
-        "factors = (2 * bound /",
+        "factors = (bound * BELOW /",
+        "factors = (2 * bound * BELOW /",
         (AUDIT,),
         "far",
     ),
