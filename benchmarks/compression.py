@@ -30,6 +30,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from silent import Silent
+
 from edgekit import experiment as experiments
 from edgekit.pipeline import job
 from edgekit.runfolder import read_lines
@@ -74,24 +76,13 @@ ROWS: dict[str, list[str]] = {
 }  # fmt: skip
 
 
-class _Silent:
-    def stage(self, name: str) -> None:
-        """Say nothing."""
-
-    def round(self, metrics: Any, rounds: int) -> None:
-        """Say nothing."""
-
-    def notice(self, line: str) -> None:
-        """Say nothing."""
-
-
 def measured(name: str, place: Path, data: Path, rounds: int, seed: int) -> dict[str, Any]:
     """Train one row; return its figures."""
     own = [f"data.source=npz:{data / 'mnist.npz'}", f"seed={seed}"]
     own += [f"federation.rounds={2 * rounds if name in ('ticket', 'random', 'reinitialised') else rounds}"]
     if name == "student":
         own.append(f"compression.distil.teacher={place / 'base'}")
-    result = job.run(experiments.load(None, [*SHARED, *own, *ROWS[name]]), place / name, _Silent())
+    result = job.run(experiments.load(None, [*SHARED, *own, *ROWS[name]]), place / name, Silent())
     last = result.get("compression", [{}])[-1]
     files = last.get("files") or {
         preset: {"bytes": made["bytes"], "accuracy": made["accuracy"], "latency_us": _median(made)}

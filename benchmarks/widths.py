@@ -22,6 +22,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from silent import Silent
+
 from edgekit import experiment as experiments
 from edgekit.pipeline import job
 from edgekit.runfolder import read_lines
@@ -43,21 +45,10 @@ ROWS: dict[str, list[str]] = {
 }
 
 
-class _Silent:
-    def stage(self, name: str) -> None:
-        """Say nothing."""
-
-    def round(self, metrics: Any, rounds: int) -> None:
-        """Say nothing."""
-
-    def notice(self, line: str) -> None:
-        """Say nothing."""
-
-
 def measured(name: str, place: Path, data: Path, rounds: int, seed: int, more: list[str]) -> dict[str, Any]:
     """Train one row; return its figures."""
     own = [f"data.source=npz:{data / 'mnist.npz'}", f"seed={seed}", f"federation.rounds={rounds}"]
-    result = job.run(experiments.load(None, [*SHARED, *own, *ROWS[name], *more]), place / name, _Silent())
+    result = job.run(experiments.load(None, [*SHARED, *own, *ROWS[name], *more]), place / name, Silent())
     if "widths" in result:
         levels = dict(zip(LEVELS, (row["accuracy"] for row in result["widths"].values()), strict=True))
     else:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -42,7 +43,8 @@ class PerExample:
     """
 
     def __init__(self, model: nn.Module, on_notice: Callable[[str], None] = lambda line: None) -> None:
-        self._vectorised, self._passes, self._on_notice = Vectorised(model), ClippedSums(model), on_notice
+        self._model, self._on_notice = model, on_notice
+        self._vectorised, self._passes = Vectorised(model), ClippedSums(model)
         self._tried = self._alone = self._afresh = self._at_once = False
         self._constants = {n: torch.nan_to_num(b).clone() for n, b in untrained(self._vectorised.model).items()}
         self._attributes, self._passed = attributes(self._vectorised.model), attributes(self._passes.model)
@@ -90,6 +92,9 @@ class PerExample:
         """
         if self._tried or len(y) == 0:
             return
+        if fits_at_once(self._model, x.shape[1:]):
+            self._tried = self._at_once = True
+            return
         x, y = x[:PROBED], y[:PROBED]
         pristine = copy.deepcopy(self._vectorised.model)
         self._one_by_one(weights, x, y, clip, _seeded(len(y)))
@@ -105,8 +110,7 @@ class PerExample:
             reason = f"the network keeps {kept!r} from one to the next"
         self._vectorised.model, self._attributes = pristine, attributes(pristine)
         self._tried, self._alone = True, bool(reason)
-        self._at_once = not kept and fits_at_once(self._vectorised.model, x.shape[1:])
-        if reason and not self._at_once:
+        if reason:
             self._on_notice(f"single examples are run one after the other, correct and slower ({reason})")
 
     def _kept(self) -> str:
@@ -170,11 +174,21 @@ def fits_at_once(model: nn.Module, shape: Sequence[int]) -> bool:
     matter. No data has a say in it, so that a run which goes on takes the same way.
 
     Args:
-        model: the network, with weights of some sort; it is not changed.
+        model: the network, with weights of some sort; it is not changed. What was found of it is remembered.
         shape: of one example.
     """
     if not is_known(model):
         return False
+    found = _FITTING.setdefault(model, {})
+    if tuple(shape) not in found:
+        found[tuple(shape)] = _is_exact(model, shape)
+    return found[tuple(shape)]
+
+
+_FITTING: "WeakKeyDictionary[nn.Module, dict[tuple[int, ...], bool]]" = WeakKeyDictionary()
+
+
+def _is_exact(model: nn.Module, shape: Sequence[int]) -> bool:
     twice, drawn = copy.deepcopy(model).double(), torch.Generator().manual_seed(0)
     own = {name: p.detach() for name, p in twice.named_parameters() if p.requires_grad}
     try:

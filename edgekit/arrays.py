@@ -24,6 +24,16 @@ def total_norm(arrays: Iterable[Array]) -> float:
     return math.sqrt(sum(float(np.vdot(a64, a64)) for a64 in (a.astype(np.float64).ravel() for a in arrays)))
 
 
+def corner(shape: Sequence[int]) -> tuple[slice, ...]:
+    """Return where the leading part of an array is that has a shape."""
+    return tuple(slice(0, size) for size in shape)
+
+
+def fits_in(shape: Sequence[int], whole: Sequence[int]) -> bool:
+    """Whether an array of one shape is the leading part of one of another."""
+    return len(shape) == len(whole) and all(size <= most for size, most in zip(shape, whole, strict=True))
+
+
 def why_unreadable(error: Exception) -> str:
     """Return in a line why numpy could not read a file: what it holds, never how to run code from it."""
     return "it holds Python objects, or is none" if "pickle" in str(error) else " ".join(str(error).split())

@@ -14,8 +14,13 @@ if TYPE_CHECKING:
     from edgekit.clients.clipped.rows import Rows
 
 
+def _of_data(rows: "Rows", x: Tensor, *learnt: Tensor | None) -> bool:
+    """Whether a function is of examples, and what it learns with is not."""
+    return rows.is_data(x) and not any(map(rows.is_data, learnt))
+
+
 def _linear(rows: "Rows", x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
-    if not rows.is_data(x) or rows.is_data(weight) or rows.is_data(bias) or x.dim() < 2:
+    if not _of_data(rows, x, weight, bias) or x.dim() < 2:
         return None
     if weight.dim() != 2 or (bias is not None and bias.dim() != 1):
         return None
@@ -33,7 +38,7 @@ def _linear(rows: "Rows", x: Tensor, weight: Tensor, bias: Tensor | None = None)
 
 
 def _matmul(rows: "Rows", x: Tensor, other: Tensor) -> Tensor | None:
-    if not rows.is_data(x) or rows.is_data(other) or other.dim() != 2 or x.dim() < 2:
+    if not _of_data(rows, x, other) or other.dim() != 2 or x.dim() < 2:
         return None
     inputs = x.detach()
 
@@ -55,7 +60,7 @@ def _conv2d(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor | None:
-    if not rows.is_data(x) or rows.is_data(weight) or rows.is_data(bias) or x.dim() != 4 or isinstance(padding, str):
+    if not _of_data(rows, x, weight, bias) or x.dim() != 4 or isinstance(padding, str):
         return None
     stride, padding, dilation, inputs = _pair(stride), _pair(padding), _pair(dilation), x.detach()
 
@@ -117,7 +122,7 @@ def _group_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor | None:
-    if not rows.is_data(x) or weight is None or bias is None or rows.is_data(weight) or rows.is_data(bias):
+    if weight is None or bias is None or not _of_data(rows, x, weight, bias):
         return None
     with torch.no_grad():
         normal = F.group_norm(x, num_groups, None, None, eps)
@@ -138,7 +143,7 @@ def _layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor | None:
-    if not rows.is_data(x) or weight is None or bias is None or rows.is_data(weight) or rows.is_data(bias):
+    if weight is None or bias is None or not _of_data(rows, x, weight, bias):
         return None
     if x.dim() <= len(normalized_shape):
         return None

@@ -26,9 +26,7 @@ class PrivateSums:
     """
 
     def __init__(self, model: nn.Module, network: Vectorised, memory_bytes: int) -> None:
-        self._network, self._passes = network, ClippedSums(model, memory_bytes)
-        self._fits: bool | None = None
-        """Whether examples that share their weights can be run in one pass; None until it was tried."""
+        self._model, self._network, self._passes = model, network, ClippedSums(model, memory_bytes)
 
     def __call__(
         self,
@@ -52,12 +50,11 @@ class PrivateSums:
             expected: examples that each client has in a step on average; None where all share their weights.
         """
         rows, clients = torch.from_numpy(owners.astype(np.int64)), len(stacked[0])
-        if self._fits is None:
-            self._fits = fits_at_once(self._network.model, x.shape[1:])
-        if self._fits and expected is None:
+        fits = fits_at_once(self._model, x.shape[1:])
+        if fits and expected is None:
             return self._passes.sums([tensor[0] for tensor in stacked], rows, clients, x, y, clip)
         # By a client's expected number alone: its bits depend neither on the others nor on what was drawn.
-        worth = np.array([bool(self._fits) and one >= WORTH_A_PASS for one in expected or [0.0] * clients])
+        worth = np.array([fits and one >= WORTH_A_PASS for one in expected or [0.0] * clients])
         sums = [torch.zeros_like(tensor) for tensor in stacked]
         for row in np.flatnonzero(worth):
             place = rows == int(row)

@@ -4,13 +4,16 @@ A mean is taken weight by weight, over the clients that have it (Diao et al. 202
 """
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from edgekit.algorithms.base import MODULE, OWN_CLASSES, Algorithm, State, module_of
-from edgekit.arrays import Array, Weights
+from edgekit.arrays import Array, Weights, corner
 from edgekit.asks import WEIGHTS, Aggregate, Ask, Bundles, Update
+from edgekit.errors import ExperimentError
+from edgekit.models.settings import Model
 from edgekit.section import Section
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -23,6 +26,7 @@ class Corners(Algorithm):
         shapes: of the shared arrays.
         slices: shapes by the name of a network; "" is the run's own.
         readout: names of the arrays whose rows are the classes.
+        seed: of the networks that are drawn.
     """
 
     unequal = True
@@ -35,6 +39,23 @@ class Corners(Algorithm):
         self.shapes: Shapes = {}
         self.slices: dict[str, Shapes] = {}
         self.readout: tuple[str, ...] = ()
+        self.seed = 0
+
+    def begun(self, model: Model, *, released: bool, seed: int) -> Model:
+        """Return the [model] section that all networks differ from: one whose weights are drawn anew.
+
+        Args:
+            model: the run's.
+            released: whether the method will get the mean of the updates alone.
+            seed: of what it draws.
+
+        Raises:
+            ExperimentError: some layers shall not learn.
+        """
+        if model.only:
+            raise ExperimentError("model.only keeps layers as they are, which a narrower network has not: leave it out")
+        self.seed, self.reads = seed, "sum" if released else "each"
+        return model.model_copy(update={"weights": "", "new": []})
 
     def network_of(self, client: int, number: int) -> str:
         """Return the name of the network that a client trains in a round."""
@@ -126,14 +147,10 @@ class Corners(Algorithm):
                 found[self.key(network, name)][corner(shape)] += part
         return {name: np.where(share > 0, share, np.inf) for name, share in found.items()}  # what nobody has stays
 
+    def bytes_of(self, network: str) -> int:
+        """Return how many bytes a network's arrays take on their way."""
+        return sum(4 * prod(shape) for shape in self.slices[network].values())
+
     def bytes_of_everyone(self, clients: int) -> float:
         """Return how many bytes a client's arrays take, on average over all of them."""
-        sizes = {
-            name: sum(4 * int(np.prod(shape)) for shape in shapes.values()) for name, shapes in self.slices.items()
-        }
-        return sum(part * sizes[name] for name, part in self.parts_of(clients).items())
-
-
-def corner(shape: Sequence[int]) -> tuple[slice, ...]:
-    """Return where the leading part of an array of a shape is."""
-    return tuple(slice(0, size) for size in shape)
+        return sum(part * self.bytes_of(name) for name, part in self.parts_of(clients).items())

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from edgekit.algorithms.corners import Corners, Shapes
-from edgekit.arrays import Weights
+from edgekit.arrays import Weights, fits_in
 from edgekit.errors import ExperimentError
 from edgekit.models.settings import Model
 from edgekit.randomness import generator
@@ -58,7 +58,6 @@ class Sliced(Corners):
 
     Attributes:
         shape: of one example.
-        seed: of the widths that are drawn.
     """
 
     Settings: ClassVar[type[Section]] = SlicesSettings
@@ -67,7 +66,6 @@ class Sliced(Corners):
     def __init__(self, settings: Section | None = None) -> None:
         super().__init__(settings)
         self.shape: tuple[int, ...] = ()
-        self.seed = 0
         self._sections: dict[str, Model] = {}
         self._row = _turns(self.settings.shares or [1.0] * len(self.settings.widths))
         self._memory = [_memory_of(name) for name in self.settings.profiles]
@@ -99,10 +97,8 @@ class Sliced(Corners):
         """
         from edgekit.models.slices import is_corner, readout_of, trained_shapes
 
-        self.shape, self.seed, self.reads = tuple(shape), seed, "sum" if released else "each"
-        if model.only:
-            raise ExperimentError("model.only keeps layers as they are, which a narrower network has not: leave it out")
-        plain = model.model_copy(update={"weights": "", "new": []})
+        self.shape = tuple(shape)
+        plain = self.begun(model, released=released, seed=seed)
         self._sections = {
             self.name_of(width): plain.model_copy(update={"width": model.width * width})
             for width in self.settings.widths
@@ -208,9 +204,8 @@ def _problem_with(shapes: Shapes, whole: Shapes) -> str:
     if set(shapes) != set(whole):
         return f"it has other arrays, such as {min(set(shapes) ^ set(whole))!r}"
     for name, shape in shapes.items():
-        like = whole[name]
-        if len(shape) != len(like) or any(size > most for size, most in zip(shape, like, strict=True)):
-            return f"{name!r} is {shape} of {like}"
+        if not fits_in(shape, whole[name]):
+            return f"{name!r} is {shape} of {whole[name]}"
     return ""
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from pydantic import Field
 
 from edgekit.algorithms.base import State
-from edgekit.algorithms.corners import Corners, Shapes, corner
-from edgekit.arrays import Weights
+from edgekit.algorithms.corners import Corners, Shapes
+from edgekit.arrays import Weights, corner, fits_in
 from edgekit.asks import WEIGHTS
 from edgekit.errors import EdgekitError, ExperimentError
 from edgekit.models.settings import Model
@@ -40,7 +40,6 @@ class Supernet(Corners):
 
     def __init__(self, settings: Section | None = None) -> None:
         super().__init__(settings)
-        self._seed = 0
         self._first: dict[str, Weights] = {}
         self._skeletons: dict[str, str] = {}
 
@@ -58,10 +57,7 @@ class Supernet(Corners):
         Raises:
             ExperimentError: a network is no [model] section, or none can be built.
         """
-        self._seed, self.reads = seed, "sum" if released else "each"
-        plain = model.model_copy(update={"weights": "", "new": []})
-        if model.only:
-            raise ExperimentError("model.only keeps layers as they are: a supernet trains all of them, leave it out")
+        plain = self.begun(model, released=released, seed=seed)
         sections = {"": plain}
         for place, change in enumerate(self.settings.networks):
             try:
@@ -110,7 +106,7 @@ class Supernet(Corners):
     def network_of(self, client: int, number: int) -> str:
         """Draw a network, all with the same chance."""
         names = list(self.slices)
-        return names[int(generator(self._seed, "network", number, client).integers(len(names)))]
+        return names[int(generator(self.seed, "network", number, client).integers(len(names)))]
 
     def parts_of(self, clients: int) -> Mapping[str, float]:
         """Return that each network has the same share."""
@@ -133,6 +129,6 @@ def part_of(shared: Weights, shapes: Shapes) -> Weights:
     found = {}
     for name, shape in shapes.items():
         array = shared.get(f"{skeleton(shapes)}/{name}")
-        if array is not None and array.ndim == len(shape) and all(map(int.__le__, shape, array.shape)):
+        if array is not None and fits_in(shape, array.shape):
             found[name] = np.ascontiguousarray(array[corner(shape)])
     return found

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from edgekit.arrays import corner, fits_in
 from edgekit.errors import ModelError
 from edgekit.models.cost import macs
 from edgekit.models.norm import fold_weight_standardisation
@@ -48,13 +49,15 @@ def cut(
                 raise
             break
         own = dict(model.named_parameters())
-        if any(not _is_corner(p, own[name]) for name, p in found.named_parameters()):  # wider than a cut before
+        if any(
+            not fits_in(p.shape, own[name].shape) for name, p in found.named_parameters()
+        ):  # wider than a cut before
             continue
         least = min(least, macs(found, shape) / before)
         if least <= share:
             with torch.no_grad():
                 for name, parameter in found.named_parameters():
-                    parameter.copy_(own[name][tuple(slice(0, size) for size in parameter.shape)])
+                    parameter.copy_(own[name][corner(parameter.shape)])
                     parameter.requires_grad_(own[name].requires_grad)
             return found.train(model.training), width
     raise ModelError(
@@ -81,7 +84,3 @@ def _built(model: nn.Module, width: float) -> nn.Module:
         if set(dict(one.named_parameters())) == names:
             return one
     raise ModelError(f"{type(model).__name__} has other layers when it is narrower")
-
-
-def _is_corner(parameter: nn.Parameter, of: nn.Parameter) -> bool:
-    return parameter.dim() == of.dim() and all(a <= b for a, b in zip(parameter.shape, of.shape, strict=True))

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgekit.arrays import Weights
+from edgekit.arrays import Weights, corner
 from edgekit.errors import ModelError
 from edgekit.models.norm import WeightStandardisedConv2d, fold_weight_standardisation
 
@@ -112,15 +112,22 @@ def ordered(model: nn.Module, outputs: Mapping[str, Sequence[int]]) -> nn.Module
     """
     if not outputs:
         raise ModelError("no layer of the network has narrower forms")
-    ladder = Ladder(outputs)
-    model.register_forward_pre_hook(ladder.begin)
-    model.register_forward_hook(ladder.end)
     for name, sizes in outputs.items():
         most = len(_layer(model, name).weight)
         if list(sizes) != sorted(sizes, reverse=True) or not 0 < sizes[-1] <= sizes[0] == most:
             raise ModelError(f"layer {name!r} of {most} outputs cannot have the widths {list(sizes)}")
-        _layer(model, name).register_forward_hook(partial(ladder.cut, name))
+    _hooked(model, outputs)
     return model
+
+
+def _hooked(model: nn.Module, outputs: Mapping[str, Sequence[int]]) -> "Ladder":
+    """Return what draws a network's widths from here on."""
+    ladder = Ladder(outputs)
+    model.register_forward_pre_hook(ladder.begin)
+    model.register_forward_hook(ladder.end)
+    for name in outputs:
+        _layer(model, name).register_forward_hook(partial(ladder.cut, name))
+    return ladder
 
 
 class Ladder:
@@ -190,7 +197,7 @@ def is_corner(model: nn.Module, narrower: nn.Module, x: Tensor) -> bool:
         own = held[name]
         own.copy_(torch.randn(own.shape, generator=draw) / max(1, own[0].numel() if own.dim() else 1) ** 0.5)
         parameter.zero_()
-        parameter[tuple(slice(0, size) for size in own.shape)] = own
+        parameter[corner(own.shape)] = own
     found, wanted = wide(x), narrow(x)
     return bool((found - wanted).abs().max() <= NEARLY * wanted.abs().max())
 
@@ -215,15 +222,10 @@ def problem_with_order(model: nn.Module, narrower: Sequence[nn.Module], x: Tenso
     outputs = counts(model, narrower)
     for place, one in enumerate(narrower, 1):
         tried, other = copy.deepcopy(model).eval(), copy.deepcopy(one).eval()
-        ladder = Ladder(outputs)
-        ladder.fixed = place
-        tried.register_forward_pre_hook(ladder.begin)
-        tried.register_forward_hook(ladder.end)
-        for name in outputs:
-            _layer(tried, name).register_forward_hook(partial(ladder.cut, name))
+        _hooked(tried, outputs).fixed = place
         held = dict(tried.named_parameters())
         for name, parameter in other.named_parameters():
-            parameter.copy_(held[name][tuple(slice(0, size) for size in parameter.shape)])
+            parameter.copy_(held[name][corner(parameter.shape)])
         found, wanted = tried(x), other(x)
         if not torch.allclose(found, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max())):
             return "a norm or another layer mixes the channels that are left out with those that stay"

@@ -15,6 +15,7 @@ from edgekit.errors import EdgekitError
 from edgekit.experiment import Experiment
 from edgekit.models import build
 from edgekit.models.cost import macs
+from edgekit.models.settings import Model
 from edgekit.objectives import objective_of
 from edgekit.pipeline.exporting import write_files
 from edgekit.server.loop.evaluation import outputs_of
@@ -33,12 +34,14 @@ def networks_of(
     """Return the narrower networks of a method by name, with their part of a model's weights; {} of other methods."""
     if not isinstance(algorithm, Sliced):
         return {}
-    found = {}
-    for name, (section, own) in algorithm.delivered(weights).items():
-        network = build(section, dataset.shape, len(dataset.classes), experiment.seed, objective=dataset.objective)
-        load_weights(network, own)
-        found[name] = network.eval()
-    return found
+    parts = algorithm.delivered(weights)
+    return {name: _built(section, own, experiment, dataset) for name, (section, own) in parts.items()}
+
+
+def _built(section: Model, weights: Weights, experiment: Experiment, dataset: FederatedDataset) -> nn.Module:
+    network = build(section, dataset.shape, len(dataset.classes), experiment.seed, objective=dataset.objective)
+    load_weights(network, weights)
+    return network.eval()
 
 
 def keep_widths(
@@ -56,21 +59,20 @@ def keep_widths(
     result, failures = job.result, []
     whole = algorithm.names[0]
     taken = dict(zip(algorithm.names, algorithm.settings.widths, strict=True))
-    sent = {name: _bytes(shapes) for name, shapes in algorithm.slices.items()}
     measure = dataset.objective.measure
     rows: dict[str, dict[str, Any]] = {
         "1": {key: result[key] for key in (measure, "parameters", "macs")}
-        | {"bytes_sent": sent[whole], "model_width": job.experiment.model.width}
+        | {"bytes_sent": algorithm.bytes_of(whole), "model_width": job.experiment.model.width}
     }
     trained = {name: weights[name] for name in algorithm.shapes}
-    for name, network in networks_of(algorithm, trained, job.experiment, dataset).items():
-        section, _ = algorithm.delivered(trained)[name]
+    for name, (section, part) in algorithm.delivered(trained).items():
+        network = _built(section, part, job.experiment, dataset)
         found = figures_of(objective_of(network), outputs_of(network, dataset.test), dataset.test)
         row = {
             **rounded_all({measure: found.score}),
             "parameters": sum(p.numel() for p in network.parameters()),
             "macs": macs(network, dataset.shape),
-            "bytes_sent": sent[name],
+            "bytes_sent": algorithm.bytes_of(name),
             "model_width": section.width,
         }
         rows[f"{taken[name]:g}"] = row
@@ -98,14 +100,3 @@ def keep_widths(
         row["tflite"] = own["tflite"]
     result[WIDTHS] = rows
     return failures
-
-
-def _bytes(shapes: Any) -> int:
-    """Return the bytes of float32 arrays of these shapes."""
-    total = 0
-    for shape in shapes.values():
-        size = 4
-        for side in shape:
-            size *= side
-        total += size
-    return total

@@ -1,10 +1,9 @@
 """Fleets of interactive methods: who serves the streams, and the engine that knows them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from flwr.serverapp import Grid
 from torch import nn
@@ -19,6 +18,7 @@ from edgekit.compression.record import done_to
 from edgekit.data import FederatedDataset
 from edgekit.data.vertical import VerticalDataset
 from edgekit.guarantee import Plan
+from edgekit.models.settings import Model
 from edgekit.models.vertical import VerticalNetwork
 from edgekit.runfolder import RunFolder
 from edgekit.server.engines.fleet.engine import FleetEngine
@@ -87,15 +87,15 @@ def engine_of(
             kept = kept_split_graph(fleet.experiment, host.plan, dataset, fleet.folder, making)
         return kept.read_bytes()
 
-    held, trained = state(model), learnt(model)
-    parameters: dict[str, Any] = {name: array.shape for name, array in held.items() if name in trained}
-    fixed = {} if host is not None else {name: array for name, array in held.items() if name not in trained}
+    network = _network(model, training_graph)
+    if host is not None:
+        network = replace(network, fixed={})
     made = FleetEngine(
         fleet.grid,
         fleet.experiment,
         algorithm,
         dataset,
-        Network(parameters, training_graph, fixed, done_to(model)),
+        network,
         plan,
         fleet.sign,
         fleet.nodes,
@@ -118,15 +118,19 @@ def _others(fleet: Fleet, algorithm: Algorithm, dataset: FederatedDataset) -> di
             place = fleet.folder.checkpoint
             return kept_training_graph(fleet.experiment, algorithm, dataset, model, place, making, name).read_bytes()
 
-        held, trained = state(model), learnt(model)
-        shapes = {part: array.shape for part, array in held.items() if part in trained}
-        fixed = {part: array for part, array in held.items() if part not in trained}
-        section = algorithm.modules[name].model_copy(update={"weights": "", "new": []})
-        return Network(shapes, training_graph, fixed, done_to(model), section)
+        return _network(model, training_graph, algorithm.modules[name])
 
     classes, seed = len(dataset.classes), fleet.experiment.seed
     made = Others(algorithm, network_of, dataset.shape, classes, seed, objective=dataset.objective)
     return {name: made[name] for name in algorithm.modules}
+
+
+def _network(model: nn.Module, training_graph: Callable[[], bytes], section: Model | None = None) -> Network:
+    """Return a network as nodes are told of it; arguments as of `Network`."""
+    held, trained = state(model), learnt(model)
+    shapes = {name: array.shape for name, array in held.items() if name in trained}
+    fixed = {name: array for name, array in held.items() if name not in trained}
+    return Network(shapes, training_graph, fixed, done_to(model), section)
 
 
 def _parties(
