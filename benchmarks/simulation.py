@@ -8,6 +8,7 @@ Rows, in seconds a round (median, after one round of warming up):
     plain       a loop over the clients in torch, averaging by hand: no Flower at all
     local       edgekit's local engine with fedavg, one client at a time
     cohort      the same with the whole cohort in vectorised steps
+    client_major  the same with client after client in compiled steps, where all layers have a rule
     strategy    the same with Flower's FedAvg instead of ours: replies as Flower's messages
     flower_ray  Flower's FedAvg on Flower's own simulation engine (Ray), a process a core
     gemm_floor  the same multiply-adds as bare batched matrix products, and the update's pass over the memory
@@ -86,27 +87,32 @@ def plain(net: str, data: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
     return median_seconds(one_round)
 
 
-def on_local_engine(
-    net: str, data: list[tuple[torch.Tensor, torch.Tensor]], *, vectorised: bool, strategy: str = ""
-) -> float:
+def on_local_engine(net: str, data: list[tuple[torch.Tensor, torch.Tensor]], trainer: str, strategy: str = "") -> float:
     from dataclasses import replace
 
     from edgekit.algorithms import make
     from edgekit.algorithms.settings import Federation
     from edgekit.asks import Aggregate, mean_of
     from edgekit.clients import LocalSettings
+    from edgekit.clients.client_major.choice import client_major
     from edgekit.clients.cohort import VectorisedTrainer
     from edgekit.clients.simulated import SimulatedClients
     from edgekit.clients.torch_trainer import TorchTrainer, state
+    from edgekit.clients.trainer import CohortTrainer
 
     held = [Examples(x.numpy(), y.numpy()) for x, y in data]
     dataset = FederatedDataset(CLIENTS, held.__getitem__, held[0], held[0], [str(d) for d in range(10)], "digits")
     model = nets.build(net)
     algorithm = make(Federation(strategy=strategy))
-    trainer, cohort = TorchTrainer(model), VectorisedTrainer(model) if vectorised else None
-    clients = SimulatedClients(dataset, algorithm, trainer, cohort, 0)
+    single = TorchTrainer(model)
+    cohort: CohortTrainer | None = None
+    if trainer == "cohort":
+        cohort = VectorisedTrainer(model)
+    elif trainer == "client-major":
+        cohort = client_major(model, held[0].x.shape[1:], 10, 512 << 20)
+    clients = SimulatedClients(dataset, algorithm, single, cohort, 0)
     settings = LocalSettings(epochs=EPOCHS, batch_size=BATCH, learning_rate=RATE)
-    current = algorithm.begin(state(model), trainer.learnt)
+    current = algorithm.begin(state(model), single.learnt)
 
     def one_round(number: int) -> None:
         nonlocal current
@@ -192,13 +198,15 @@ def measure(net: str, *, ray: bool) -> dict[str, Any]:
     data = [client_data(client) for client in range(CLIENTS)]
     row: dict[str, Any] = {
         "plain_s": plain(net, data),
-        "local_s": on_local_engine(net, data, vectorised=False),
-        "cohort_s": on_local_engine(net, data, vectorised=True),
-        "strategy_s": on_local_engine(net, data, vectorised=True, strategy="FedAvg"),
+        "local_s": on_local_engine(net, data, "one-by-one"),
+        "cohort_s": on_local_engine(net, data, "cohort"),
+        "client_major_s": on_local_engine(net, data, "client-major") if net == "small" else None,
+        "strategy_s": on_local_engine(net, data, "cohort", "FedAvg"),
         "gemm_floor_s": gemm_floor(net),
     }
     row["flower_ray_s"] = flower_ray(net) if ray else None
     row["cohort_to_plain"] = row["cohort_s"] / row["plain_s"]
+    row["client_major_to_plain"] = row["client_major_s"] / row["plain_s"] if row["client_major_s"] else None
     row["cohort_to_floor"] = row["cohort_s"] / row["gemm_floor_s"]
     row["flower_ray_to_cohort"] = row["flower_ray_s"] / row["cohort_s"] if ray else None
     return {key: None if value is None else round(value, 4) for key, value in row.items()}

@@ -12,8 +12,9 @@ from edgekit.section import Count, Positive, Section, Share
 class Training(Section):
     """One client's local training."""
 
-    trainer: Literal["auto", "cohort", "one-by-one", "litert"] = "auto"
-    """`cohort` is vectorised, or an error; `litert` is as devices without torch train."""
+    trainer: Literal["auto", "cohort", "client-major", "one-by-one", "litert"] = "auto"
+    """`cohort` is vectorised, or an error; `client-major` is compiled, for small networks, or as `auto` where a layer
+    has no rule; `litert` is as devices without torch train."""
     epochs: Count = 2
     """Passes over a client's examples in one round."""
     batch_size: Count = 8

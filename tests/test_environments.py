@@ -33,8 +33,8 @@ def test_a_disk_that_cannot_keep_compiled_code_ends_nothing(tmp_path):
             """
             import resource
             from numba import njit
-            from edgekit.neuromorphic.emulator.scans import _kept
-            @_kept
+            from edgekit.compiled import kept
+            @kept
             @njit
             def double(x):
                 return 2 * x

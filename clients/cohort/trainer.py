@@ -18,7 +18,7 @@ from edgekit.clients.cohort.sums import PrivateSums
 from edgekit.clients.cohort.vectorised import Tensors, Vectorised, as_convolution, gradients_of
 from edgekit.clients.draws import Draws, generator_of, of_examples, once
 from edgekit.clients.torch_trainer import TorchTrainer, learnt, own_classes, trained_weights
-from edgekit.clients.trainer import LocalTask, check_train, pulled
+from edgekit.clients.trainer import CohortTrainer, LocalTask, check_train, pulled
 from edgekit.data import Examples
 from edgekit.data.augment import Augmenter, together
 from edgekit.data.federated import Integers
@@ -57,10 +57,7 @@ def obstacle(
     Raises:
         EdgekitError: one client alone cannot be trained either.
     """
-    if examples is None or len(examples) < PROBED:
-        rng = np.random.default_rng(0)
-        x = rng.random((PROBED, *shape), np.float32)
-        examples = Examples(x, objective_of(model).drawn(PROBED, classes, rng))
+    examples, blocks = probed(model, shape, classes, examples)
     if moving := moving_buffers(model, examples.x):
         return f"it keeps {moving[0]!r} from the data it sees"
     tried = copy.deepcopy(model).train()
@@ -69,19 +66,29 @@ def obstacle(
         tried(torch.from_numpy(examples.x[:PROBED]).to(next(model.parameters()).dtype))
     if name := changed(before, attributes(tried)):
         return f"it keeps {name!r} from one step to the next"
-    cuts = np.cumsum([0, *PROBED_SIZES])
-    blocks = [Examples(examples.x[a:b], examples.y[a:b]) for a, b in itertools.pairwise(cuts)]
     weights = trained_weights(model)
     settings = settings or LocalSettings()
     works = ["sgd"] if settings.work == "sgd" else [settings.work, "clipped-sum"]
     for work in dict.fromkeys(works):
-        asked = Train(weights, _few_steps(settings, work))
-        if reason := _difference(model, asked, blocks):
+        asked = Train(weights, few_steps(settings, work))
+        if reason := difference(model, VectorisedTrainer(model), asked, blocks):
             return reason
     return None
 
 
-def _few_steps(settings: LocalSettings, work: Any) -> LocalSettings:
+def probed(
+    model: nn.Module, shape: tuple[int, ...], classes: int, examples: Examples | None
+) -> tuple[Examples, list[Examples]]:
+    """Return examples to try a network on, and the same as those of three clients; arguments as of `obstacle`."""
+    if examples is None or len(examples) < PROBED:
+        rng = np.random.default_rng(0)
+        x = rng.random((PROBED, *shape), np.float32)
+        examples = Examples(x, objective_of(model).drawn(PROBED, classes, rng))
+    cuts = np.cumsum([0, *PROBED_SIZES])
+    return examples, [Examples(examples.x[a:b], examples.y[a:b]) for a, b in itertools.pairwise(cuts)]
+
+
+def few_steps(settings: LocalSettings, work: Any) -> LocalSettings:
     """Return settings under which a client of a few examples makes two steps, without noise."""
     return replace(
         settings,
@@ -96,17 +103,24 @@ def _few_steps(settings: LocalSettings, work: Any) -> LocalSettings:
     )
 
 
-def _difference(model: nn.Module, asked: Train, blocks: list[Examples]) -> str:
-    """Say how training clients together differs from each alone, "" if it does not."""
+def difference(model: nn.Module, trainer: CohortTrainer, asked: Train, blocks: list[Examples]) -> str:
+    """Say how training clients together differs from each alone, "" if it does not.
+
+    Args:
+        model: the network.
+        trainer: of a cohort of it.
+        asked: what each is asked for.
+        blocks: the clients' examples.
+    """
 
     def tasks() -> list[LocalTask]:
         return [LocalTask(block, np.random.default_rng(1), np.random.default_rng(2)) for block in blocks]
 
-    trainer = TorchTrainer(model)
-    trainer.check(asked, blocks[0])
+    single = TorchTrainer(model)
+    single.check(asked, blocks[0])
     try:
-        alone = [trainer.train(asked, task) for task in tasks()]
-        together = VectorisedTrainer(model).train_cohort([asked] * len(blocks), tasks())
+        alone = [single.train(asked, task) for task in tasks()]
+        together = trainer.train_cohort([asked] * len(blocks), tasks())
     except EdgekitError:
         raise
     except Exception as error:  # torch.func and user modules raise many kinds

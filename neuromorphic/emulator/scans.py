@@ -4,11 +4,10 @@ Arithmetic is in int32 as Lava's models have it. Numba widens sums of int32 to i
 the compiler narrows the loops again and they fill whole vector registers.
 """
 
-import contextlib
-
 import numpy as np
 from numba import njit, types
 
+from edgekit.compiled import kept
 from edgekit.neuromorphic.loihi import VOLTAGE_LIMIT
 
 LANES = 1024
@@ -21,22 +20,6 @@ _WHOLE = np.int32(2 * VOLTAGE_LIMIT - 1)
 _COMPILED = {"nogil": True, "boundscheck": False}
 
 
-def _kept(dispatcher):  # type: ignore[no-untyped-def]
-    """Keep a function's compiled code for the next process; a disk that cannot have it costs time and nothing else."""
-    try:
-        dispatcher.enable_caching()
-    except RuntimeError:  # there is no folder that this user may write to
-        return dispatcher
-    save = dispatcher._cache.save_overload
-
-    def attempt(*compiled):  # type: ignore[no-untyped-def]
-        with contextlib.suppress(OSError):
-            save(*compiled)
-
-    dispatcher._cache.save_overload = attempt
-    return dispatcher
-
-
 @njit(types.int32(types.int32, types.int32), inline="always", **_COMPILED)
 def _decayed(x, keep):  # type: ignore[no-untyped-def]
     """sign(x) (|x| keep >> 12) without leaving int32: |x| = 4096 high + low."""
@@ -45,7 +28,7 @@ def _decayed(x, keep):  # type: ignore[no-untyped-def]
     return np.int32(-kept) if x < 0 else np.int32(kept)
 
 
-@_kept
+@kept
 @njit(**_COMPILED)
 def integrate(drive, shift, bias, threshold, soft, spikes, counts, last):  # type: ignore[no-untyped-def]
     """Step neurons without leak whose current lasts one step and cannot wrap: most of a converted network.
@@ -94,7 +77,7 @@ def integrate(drive, shift, bias, threshold, soft, spikes, counts, last):  # typ
             last[start + i] = voltage[i]
 
 
-@_kept
+@kept
 @njit(**_COMPILED)
 def leaky(  # type: ignore[no-untyped-def]
     drive,
@@ -180,7 +163,7 @@ def leaky(  # type: ignore[no-untyped-def]
             last[start + i] = v[i]
 
 
-@_kept
+@kept
 @njit(**_COMPILED)
 def sigma_delta(  # type: ignore[no-untyped-def]
     drive, integrates, encodes, relu, cumulative, threshold, bias, input_shift, state_exponent, messages, sigmas, acts
@@ -232,7 +215,7 @@ def sigma_delta(  # type: ignore[no-untyped-def]
                 acts[t, i] = act
 
 
-@_kept
+@kept
 @njit(**_COMPILED)
 def scatter(rows, columns, values, starts, targets, weights, out):  # type: ignore[no-untyped-def]
     """Add up synapses event by event: for the k-th event, of source neuron columns[k] in row rows[k], its weights.

@@ -9,8 +9,9 @@ from torch import nn
 from edgekit.algorithms.base import Algorithm
 from edgekit.algorithms.interactive import Counterpart, Interactive
 from edgekit.asks import Ask, Scored, Train
+from edgekit.clients.client_major.choice import client_major, lacks
 from edgekit.clients.cohort.choice import slower
-from edgekit.clients.cohort.trainer import VectorisedTrainer, obstacle
+from edgekit.clients.cohort.trainer import VectorisedTrainer, difference, few_steps, obstacle, probed
 from edgekit.clients.halves import keeps
 from edgekit.clients.litert import LiteRTTrainer
 from edgekit.clients.others import Others
@@ -174,7 +175,28 @@ class LocalEngine:
         buffers = {name: held[name] for name in moving_buffers(model, examples.x) if name in held}
         trainer.check(Train(trained_weights(model), self._settings, buffers=buffers), examples)
 
-    def _choose_trainer(self, model: nn.Module, kept: Path | None) -> tuple[VectorisedTrainer | None, str]:
+    def _client_major(self, model: nn.Module) -> CohortTrainer:
+        """Return the client-major trainer, tried on real examples.
+
+        Raises:
+            ModelError: it cannot train this network so, or its steps are not torch's.
+        """
+        data = self._dataset
+        if reason := lacks(self._settings):
+            raise ModelError(reason)
+        shape, classes = data.shape, len(data.classes)
+        try:
+            made = client_major(model, shape, classes, self._experiment.training.memory_mb << 20)
+        except ImportError as error:
+            raise ModelError(f"it needs numba: {error}") from None
+        self._on_notice("client-major training is compiled when it is first used on a machine: about half a minute")
+        _, blocks = probed(model, shape, classes, data.calibration)
+        asked = Train(trained_weights(model), few_steps(self._settings, "sgd"))
+        if reason := difference(model, made, asked, blocks):
+            raise ModelError(reason)
+        return made
+
+    def _choose_trainer(self, model: nn.Module, kept: Path | None) -> tuple[CohortTrainer | None, str]:
         """Return the cohort's trainer, None for one client at a time, and words on the choice.
 
         Args:
@@ -185,8 +207,13 @@ class LocalEngine:
         if training.trainer == "one-by-one":
             return None, "one client at a time, as training.trainer says"
         dataset = self._dataset
+        if training.trainer == "client-major":
+            try:
+                return self._client_major(model), "client after client in compiled steps"
+            except ModelError as problem:
+                self._on_notice(f"not client-major: {problem}")
         reason = obstacle(model, dataset.shape, len(dataset.classes), dataset.calibration, self._settings)
-        if reason is None and training.trainer == "auto" and self._settings.work == "sgd":
+        if reason is None and training.trainer != "cohort" and self._settings.work == "sgd":
             reason = self._slower(model, kept) or None
         if reason is None:
             return VectorisedTrainer(model, training.memory_mb << 20), "whole cohort in vectorised steps"

@@ -345,6 +345,38 @@ def test_ctrl_c_leaves_a_run_that_can_be_used_and_resumed(coordinate, make_exper
     assert _same(coordinate(experiment, "broken").run().weights, coordinate(experiment, "whole").run().weights)
 
 
+def test_client_major_training_ends_where_torch_does_and_goes_on_with_the_same_bits(coordinate, make_experiment):
+    keys = ("model.norm=none", "federation.rounds=3", "federation.algorithm=scaffold", "training.learning_rate=0.05")
+    notices = []
+    experiment = make_experiment(*keys, "training.trainer=client-major")
+    made = coordinate(experiment, "whole", on_notice=notices.append)
+    whole = made.run()
+    assert made.engine.trainer == "client after client in compiled steps"
+    assert not any("not client-major" in line for line in notices)
+    alone = coordinate(make_experiment(*keys, "training.trainer=one-by-one"), "alone").run()
+    for name, array in alone.weights.items():
+        np.testing.assert_allclose(whole.weights[name], array, atol=1e-5)
+
+    def interrupt(metrics):
+        if metrics.round == 2:
+            raise KeyboardInterrupt
+
+    assert coordinate(experiment, "broken", on_round=interrupt).run().interrupted
+    assert _same(coordinate(experiment, "broken").run().weights, whole.weights)
+
+
+def test_what_client_major_training_cannot_take_trains_as_auto_and_says_why(coordinate, make_experiment):
+    for keys, reason in (
+        (("model.norm=group",), "native_group_norm has no rule"),
+        (("privacy.unit=example",), "knows plain local steps, not clipped-sum"),
+        (("training.optimiser=adam", "training.learning_rate=0.01"), "knows sgd, not adam"),
+    ):
+        notices = []
+        made = coordinate(make_experiment(*keys, "training.trainer=client-major"), reason[:6], on_notice=notices.append)
+        assert made.engine.trainer == "whole cohort in vectorised steps"
+        assert any(line.startswith("not client-major: ") and reason in line for line in notices)
+
+
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(coordinate, make_experiment, tmp_path):
     experiment = make_experiment("federation.rounds=3")
     whole = coordinate(experiment).run()
