@@ -93,12 +93,12 @@ def on_local_engine(net: str, data: list[tuple[torch.Tensor, torch.Tensor]], tra
     from edgekit.algorithms import make
     from edgekit.algorithms.settings import Federation
     from edgekit.asks import Aggregate, mean_of
-    from edgekit.clients import LocalSettings
     from edgekit.clients.client_major.choice import client_major
-    from edgekit.clients.cohort import VectorisedTrainer
+    from edgekit.clients.cohort.trainer import VectorisedTrainer
     from edgekit.clients.simulated import SimulatedClients
     from edgekit.clients.torch_trainer import TorchTrainer, state
     from edgekit.clients.trainer import CohortTrainer
+    from edgekit.local_settings import LocalSettings
 
     held = [Examples(x.numpy(), y.numpy()) for x, y in data]
     dataset = FederatedDataset(CLIENTS, held.__getitem__, held[0], held[0], [str(d) for d in range(10)], "digits")
