@@ -7,7 +7,8 @@ import numpy as np
 
 from edgekit.arrays import Array
 from edgekit.clients.client_major import fields as f
-from edgekit.clients.client_major.program import Layer, Place, Program
+from edgekit.clients.client_major.parts import Layer, Place
+from edgekit.clients.client_major.program import Program
 
 
 @dataclass(frozen=True)

@@ -1,90 +1,19 @@
 """From a network to layers that the compiled steps know: its forward pass is traced, nothing is written by network."""
 
+import copy
 import math
-import operator
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from edgekit.arrays import Array, Weights
-from edgekit.clients.client_major import fields as f
-from edgekit.clients.client_major.tiles import UNIT
+from edgekit.clients.client_major.parts import Layer, Packed, Place
+from edgekit.clients.client_major.rules import RULES, SAME, TRACED
 from edgekit.errors import ModelError
-
-aten = torch.ops.aten
-_TRACED = 2
-"""Examples of the traced batch."""
-_SAME = (aten.detach.default, aten.alias.default, aten.lift_fresh_copy.default, aten.clone.default)
-
-
-@dataclass(eq=False)
-class Place:
-    """A layer's result, (height, width, channels) an example.
-
-    Attributes:
-        channels: real ones.
-        height: pixels.
-        width: pixels.
-        filled: channels with their filling.
-        pads: zeros that its readers want around it, by height and width.
-        flat: whether it was flattened, channel by channel.
-        readers: layers that take it.
-        maker: what gives it, None for the examples.
-    """
-
-    channels: int
-    height: int
-    width: int
-    filled: int
-    pads: list[int] = field(default_factory=lambda: [0, 0])
-    flat: bool = False
-    readers: int = 0
-    maker: "Layer | None" = None
-
-
-@dataclass(eq=False)
-class Layer:
-    """A layer; sizes as of `fields`."""
-
-    kind: int
-    takes: list[Place]
-    gives: Place
-    kernel: tuple[int, int] = (1, 1)
-    stride: tuple[int, int] = (1, 1)
-    pads: tuple[int, int] = (0, 0)
-    weight: str = ""
-    bias: str = ""
-    act: int = 0
-
-
-@dataclass(frozen=True)
-class Packed:
-    """Where a parameter lies among the packed ones, as (kernel height, width, in, out), in and out filled up."""
-
-    at: int
-    filled: tuple[int, int, int, int]
-    real: tuple[int, int, int, int]
-    shape: tuple[int, ...]
-
-    def into(self, rows: Array, array: Array) -> None:
-        """Write a parameter's values; rows: (clients, size) or (size)."""
-        k, m, c, n = self.real
-        self._view(rows)[..., :k, :m, :c, :n] = array.reshape(n, c, k, m).transpose(2, 3, 1, 0)
-
-    def out_of(self, rows: Array) -> Array:
-        """Return its values for each client, (clients, *shape)."""
-        k, m, c, n = self.real
-        found = self._view(rows)[:, :k, :m, :c, :n].transpose(0, 4, 3, 1, 2)
-        return np.ascontiguousarray(found).reshape(len(rows), *self.shape)
-
-    def _view(self, rows: Array) -> Array:
-        return rows[..., self.at : self.at + math.prod(self.filled)].reshape(*rows.shape[:-1], *self.filled)
 
 
 class Program:
@@ -98,6 +27,8 @@ class Program:
     Attributes:
         size: floats of the packed parameters.
         shared: whether a parameter serves several layers.
+        shapes: of the parameters, by name.
+        read_by: how many read each of the graph's nodes.
 
     Raises:
         ModelError: it has something that has no rule; named.
@@ -111,11 +42,11 @@ class Program:
         self.layers: list[Layer] = []
         channels, height, width = shape if len(shape) == 3 else (shape[0], 1, 1)
         self.examples = Place(channels, height, width, channels, flat=len(shape) == 1)
-        self._shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+        self.shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
         graph = _traced(model, shape)
         self._held: dict[torch.fx.Node, Any] = {}
-        self._readers = {node: len(node.users) for node in graph.nodes}
-        inputs = iter([*self._shapes, self.examples])
+        self.read_by = {node: len(node.users) for node in graph.nodes}
+        inputs = iter([*self.shapes, self.examples])
         for node in graph.nodes:
             if node.op == "placeholder":
                 self._held[node] = next(inputs)
@@ -126,7 +57,7 @@ class Program:
                 self._held[node] = self._take(node)
             else:
                 raise ModelError(f"{node.op} {node.target} has no rule")
-        if missing := set(self._shapes) - set(self.packed):
+        if missing := set(self.shapes) - set(self.packed):
             raise ModelError(f"parameter {min(missing)!r} has no rule")
 
     def _end(self, node: torch.fx.Node) -> None:
@@ -139,9 +70,9 @@ class Program:
 
     def _take(self, node: torch.fx.Node) -> Any:
         target, arguments = node.target, [self._of(one) for one in node.args]
-        if target in _SAME:
+        if target in SAME:
             return arguments[0]
-        rule = _RULES.get(target)
+        rule = RULES.get(target)
         if rule is None or node.kwargs:
             raise ModelError(f"{str(target).removeprefix('aten.').removesuffix('.default')} has no rule")
         return rule(self, node, *arguments)
@@ -161,11 +92,11 @@ class Program:
     def alone(self, place: Place) -> bool:
         """Whether each form of a result has one reader, so that a bound on it is a bound on its maker."""
         forms = [node for node, held in self._held.items() if held is place or held == (place,)]
-        return all(self._readers[node] == 1 for node in forms)
+        return all(self.read_by[node] == 1 for node in forms)
 
     def pack(self, name: str, filled: tuple[int, int, int, int], real: tuple[int, int, int, int]) -> None:
         """Give a parameter its place."""
-        found = Packed(self.size, filled, real, self._shapes[name])
+        found = Packed(self.size, filled, real, self.shapes[name])
         if name in self.packed:
             self.shared = True
             if (self.packed[name].filled, self.packed[name].real) != (filled, real):
@@ -181,6 +112,7 @@ class Program:
 
 
 def _traced(model: nn.Module, shape: Sequence[int]) -> torch.fx.Graph:
+    model = copy.deepcopy(model).train()  # as it trains: what draws or mixes then has no rule
     parameters = dict(model.named_parameters())
     names = list(parameters)
 
@@ -190,188 +122,6 @@ def _traced(model: nn.Module, shape: Sequence[int]) -> torch.fx.Graph:
 
     values = [p.detach() for p in parameters.values()]
     with torch.no_grad():
-        found = make_fx(forward)(values, torch.zeros(_TRACED, *shape))
+        found = make_fx(forward)(values, torch.zeros(TRACED, *shape))
     found.graph.eliminate_dead_code()
     return found.graph
-
-
-def _place(value: Any) -> Place:
-    if not isinstance(value, Place):
-        raise ModelError("what it does with parameters alone has no rule")
-    return value
-
-
-def _name(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ModelError("weights that are computed have no rule")
-    return value
-
-
-def _filled(channels: int) -> int:
-    return -(-channels // UNIT) * UNIT
-
-
-def _convolution(
-    p: Program, node: Any, x: Any, weight: Any, bias: Any, stride: Any, pads: Any, dilation: Any, transposed: Any,
-    _: Any, groups: int,
-) -> Place:  # fmt: skip
-    x, weight = _place(x), _name(weight)
-    if len(stride) != 2 or transposed or set(dilation) != {1} or x.flat:
-        raise ModelError("a convolution that is dilated, transposed or not of images has no rule")
-    out, inner, kh, kw = p._shapes[weight]
-    if pads[0] >= kh or pads[1] >= kw:
-        raise ModelError("a convolution that pads by its whole kernel has no rule")
-    channelwise = groups > 1
-    if channelwise and not (groups == x.channels == out and x.filled % UNIT == 0):
-        raise ModelError("a grouped convolution other than depthwise has no rule")
-    height, width = ((size + 2 * pad - k) // s + 1
-                     for size, pad, k, s in zip((x.height, x.width), pads, (kh, kw), stride, strict=True))  # fmt: skip
-    gives = Place(out, height, width, _filled(out))
-    p.pack(weight, (kh, kw, 1 if channelwise else x.filled, gives.filled), (kh, kw, inner, out))
-    x.pads = [max(one, other) for one, other in zip(x.pads, pads, strict=True)]
-    return p.add(
-        f.DEPTHWISE if channelwise else f.CONVOLUTION, [x], gives, kernel=(kh, kw), stride=tuple(stride),
-        pads=tuple(pads), weight=weight, bias=_bias(p, bias, gives),
-    )  # fmt: skip
-
-
-def _bias(p: Program, bias: Any, gives: Place) -> str:
-    if bias is None:
-        return ""
-    p.pack(_name(bias), (1, 1, 1, gives.filled), (1, 1, 1, gives.channels))
-    return str(bias)
-
-
-class _Turned(str):
-    """A parameter's name, of its transpose."""
-
-
-def _transpose(p: Program, node: Any, value: Any) -> _Turned:
-    return _Turned(_name(value))
-
-
-def _matrix(p: Program, node: Any, bias: Any, x: Any, weight: Any) -> Place:
-    x = _place(x)
-    if not isinstance(weight, _Turned) or not (x.flat or (x.height, x.width) == (1, 1)):
-        raise ModelError("a matrix product other than a linear layer's has no rule")
-    out = p._shapes[weight][0]
-    gives = Place(out, 1, 1, _filled(out))
-    p.pack(str(weight), (x.height, x.width, x.filled, gives.filled), (x.height, x.width, x.channels, out))
-    return p.add(f.CONVOLUTION, [x], gives, kernel=(x.height, x.width), weight=str(weight), bias=_bias(p, bias, gives))
-
-
-def _mm(p: Program, node: Any, x: Any, weight: Any) -> Place:
-    return _matrix(p, node, None, x, weight)
-
-
-def _relu(p: Program, node: Any, given: Any, low: float = 0.0, high: float = math.inf) -> Place:
-    x = _place(given)
-    if low != 0 or high not in (6, math.inf):
-        raise ModelError("a bound other than ReLU's and ReLU6's has no rule")
-    maker, alone = x.maker, x.readers == 0 and p.alone(x)
-    while maker is not None and maker.kind == f.MAXIMUM:  # the largest of bounded numbers is the bounded largest
-        alone, maker = alone and p.alone(maker.takes[0]), maker.takes[0].maker
-    if maker is None or maker.act or not alone or maker.kind not in (f.CONVOLUTION, f.DEPTHWISE, f.SUM):
-        raise ModelError("a ReLU of what other layers read too, or of no convolution or sum, has no rule")
-    maker.act = 2 if high == 6 else 1
-    return x
-
-
-def _maximum(
-    p: Program, node: Any, x: Any, kernel: Any, stride: Any = (), pads: Any = (0,), dilation: Any = (1,),
-    ceil: bool = False,
-) -> tuple[Place]:  # fmt: skip
-    x = _place(x)
-    if ceil or set(dilation) != {1} or x.flat or x.filled % UNIT:
-        raise ModelError("a pooling that is dilated, rounds up or reads examples has no rule")
-    kernel, pads = _pair(kernel), _pair(pads)
-    stride = _pair(stride) if stride else kernel
-    return (p.add(f.MAXIMUM, [x], _pooled(x, kernel, stride, pads), kernel=kernel, stride=stride, pads=pads),)
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    values = tuple(value)
-    return (values[0], values[-1])
-
-
-def _pooled(x: Place, kernel: Any, stride: Any, pads: Any) -> Place:
-    height, width = ((size + 2 * pad - k) // s + 1
-                     for size, pad, k, s in zip((x.height, x.width), pads, kernel, stride, strict=True))  # fmt: skip
-    return Place(x.channels, height, width, x.filled)
-
-
-def _average(p: Program, x: Place, kernel: tuple[int, int], stride: tuple[int, int]) -> Place:
-    if x.flat:
-        raise ModelError("a mean of what is flattened has no rule")
-    return p.add(f.AVERAGE, [x], _pooled(x, kernel, stride, (0, 0)), kernel=kernel, stride=stride)
-
-
-def _average_pool(
-    p: Program, node: Any, x: Any, kernel: Any, stride: Any = (), pads: Any = (0,), ceil: bool = False, *more: Any
-) -> Place:
-    if ceil or set(pads) != {0} or (more and more[-1] is not None and more[-1] is not True):
-        raise ModelError("a mean of padded windows has no rule")
-    return _average(p, _place(x), _pair(kernel), _pair(stride) if stride else _pair(kernel))
-
-
-def _adaptive(p: Program, node: Any, x: Any, size: Any) -> Place:
-    x, sides = _place(x), _pair(size)
-    if x.height % sides[0] or x.width % sides[1]:
-        raise ModelError("a pooling of windows of several sizes has no rule")
-    kernel = (x.height // sides[0], x.width // sides[1])
-    return _average(p, x, kernel, kernel)
-
-
-def _mean(p: Program, node: Any, x: Any, dims: Any, keep: bool = False) -> Place:
-    x = _place(x)
-    if x.flat or sorted(dim % 4 for dim in dims) != [2, 3]:
-        raise ModelError("a mean over others than the pixels has no rule")
-    return _average(p, x, (x.height, x.width), (x.height, x.width))
-
-
-def _sum(p: Program, node: Any, x: Any, y: Any) -> Place:
-    x, y = _place(x), _place(y)
-    alike = [(one.channels, one.height, one.width, one.filled, one.flat) for one in (x, y)]
-    if alike[0] != alike[1] or x is y or x.flat or x.filled % UNIT:
-        raise ModelError("a sum of two shapes, or of one thing twice, has no rule")
-    return p.add(f.SUM, [x, y], Place(x.channels, x.height, x.width, x.filled))
-
-
-def _view(p: Program, node: Any, given: Any, size: Any) -> Place:
-    x = _place(given)
-    shape = list(node.meta["tensor_meta"].shape)
-    count = x.channels * x.height * x.width
-    if shape == [_TRACED, count]:
-        if x.readers or not p.alone(x):
-            raise ModelError("a result that is read flattened and as it is has no rule")
-        x.flat = (x.height, x.width) != (1, 1)
-        return x
-    if not x.flat and shape == [_TRACED, x.channels, x.height, x.width]:
-        return x
-    raise ModelError(f"a change of shape to {shape[1:]} has no rule")
-
-
-def _item(p: Program, node: Any, values: Any, place: int) -> Any:
-    if not isinstance(values, tuple) or place >= len(values):
-        raise ModelError("the places of largest numbers have no rule")
-    return values[place]
-
-
-_RULES: dict[Any, Callable[..., Any]] = {
-    aten.convolution.default: _convolution,
-    aten.t.default: _transpose,
-    aten.addmm.default: _matrix,
-    aten.mm.default: _mm,
-    aten.relu.default: _relu,
-    aten.relu_.default: _relu,
-    aten.hardtanh_.default: _relu,
-    aten.hardtanh.default: _relu,
-    aten.max_pool2d_with_indices.default: _maximum,
-    aten.avg_pool2d.default: _average_pool,
-    aten._adaptive_avg_pool2d.default: _adaptive,
-    aten.mean.dim: _mean,
-    aten.add.Tensor: _sum,
-    aten.view.default: _view,
-    aten._unsafe_view.default: _view,
-    operator.getitem: _item,
-}

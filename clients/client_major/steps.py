@@ -7,7 +7,6 @@ import numpy as np
 from numba import njit
 
 from edgekit.clients.client_major import fields, kernels, tiles
-from edgekit.clients.client_major.fields import AVERAGE, GX, GY, KIND, MAXIMUM, SUM, N, Y
 from edgekit.clients.client_major.kernels import (
     COMPILED,
     backward_average,
@@ -35,10 +34,10 @@ def _given(a, at, batch_floats, line, pixels, lines, order, first, batch, x):  #
 @njit(**COMPILED)
 def _cross_entropy(op, a, labels, order, first, batch, classes):  # type: ignore[no-untyped-def]
     """Return the sum of a batch's losses; their mean's gradient goes to the scores' place."""
-    total, n = 0.0, op[N]
+    total, n = 0.0, op[fields.N]
     for b in range(batch):
-        scores = a[op[Y] + b * n : op[Y] + b * n + classes]
-        gradient = a[op[GY] + b * n : op[GY] + (b + 1) * n]
+        scores = a[op[fields.Y] + b * n : op[fields.Y] + b * n + classes]
+        gradient = a[op[fields.GY] + b * n : op[fields.GY] + (b + 1) * n]
         gradient[:] = np.float32(0)
         label, most = labels[order[first + b]], scores[0]
         for k in range(classes):
@@ -133,12 +132,12 @@ def train(  # type: ignore[no-untyped-def]
             first, batch = batches[step], batches[step + 1] - batches[step]
             _given(a, given[0], given[1], given[2], given[3], given[4], order, first, batch, x)
             for op in ops:
-                kind = op[KIND]
-                if kind == MAXIMUM:
+                kind = op[fields.KIND]
+                if kind == fields.MAXIMUM:
                     forward_maximum(op, a, batch)
-                elif kind == AVERAGE:
+                elif kind == fields.AVERAGE:
                     forward_average(op, a, batch)
-                elif kind == SUM:
+                elif kind == fields.SUM:
                     forward_sum(op, a, batch)
                 else:
                     forward_convolution(op, tables, a, w, batch)
@@ -150,14 +149,14 @@ def train(  # type: ignore[no-untyped-def]
                 target, amount = g, np.float32(1)
             for place in range(len(ops) - 1, -1, -1):
                 op = ops[place]
-                kind = op[KIND]
-                if kind == MAXIMUM:
-                    if op[GX] >= 0:
+                kind = op[fields.KIND]
+                if kind == fields.MAXIMUM:
+                    if op[fields.GX] >= 0:
                         backward_maximum(op, a, batch)
-                elif kind == AVERAGE:
-                    if op[GX] >= 0:
+                elif kind == fields.AVERAGE:
+                    if op[fields.GX] >= 0:
                         backward_average(op, a, batch)
-                elif kind == SUM:
+                elif kind == fields.SUM:
                     backward_sum(op, a, batch)
                 else:
                     backward_convolution(op, tables, a, w, target, amount, batch)

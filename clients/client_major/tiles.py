@@ -70,68 +70,78 @@ def _registers(b: ir.IRBuilder, rows: int, vectors: int) -> list[list[Any]]:
     return [[cgutils.alloca_once(b, _VECTOR) for _ in range(vectors)] for _ in range(rows)]
 
 
-def product(rows: int, vectors: int, *, channelwise: bool = False) -> Callable[..., None]:
+def _by_rows(b: ir.IRBuilder, rows: Any, emit: Callable[[int], None]) -> None:
+    """Write a tile for each number of rows, and run the one that is asked for."""
+    for number in range(1, ROWS + 1):
+        with b.if_then(b.icmp_signed("==", rows, _long(number))):
+            emit(number)
+
+
+def product(vectors: int, *, channelwise: bool = False) -> Callable[..., None]:
     """Return what computes a tile of Y = X W, X read through the rows' places (implicit im2col).
 
-    The call takes: x, places of X's rows, first row, segments, their length, distance between them, w, place of W's
-    first row in this column, W's row length, y, places of Y's rows, first column, begin (-1: with zeros, -2: with Y,
-    else the place of the bias in b), b, lowest and highest result.
+    The call takes: rows of the tile, x, places of X's rows, first row, segments, their length, distance between them,
+    w, place of W's first row in this column, W's row length, y, places of Y's rows, first column,
+    begin (-1: with zeros, -2: with Y, else the place of the bias in b), b, lowest and highest result.
 
     Args:
-        rows: of the tile.
         vectors: of columns.
         channelwise: whether each column has a channel of X of its own (depthwise convolution), in steps of one vector.
     """
 
     @intrinsic
     def tile(  # type: ignore[no-untyped-def]
-        typing, x, places, first, segments, length, apart, w, at_w, width, y, at_y, column, begin, bias, low, high
+        typing, rows, x, places, first, segments, length, apart, w, at_w, width, y, at_y, column, begin, bias, low, high
     ):
         i, f = types.int64, types.float32
-        signature = types.void(x, places, i, i, i, i, w, i, i, y, at_y, i, i, bias, f, f)
+        signature = types.void(i, x, places, i, i, i, i, w, i, i, y, at_y, i, i, bias, f, f)
 
         def generate(context: Any, b: ir.IRBuilder, signed: Any, arguments: Any) -> Any:
-            (x_, places_, first_, segments_, length_, apart_, w_, at_w_, width_, y_, at_y_, column_, begin_, bias_,
-             low_, high_) = _pointers(context, b, signed.args, arguments)  # fmt: skip
-            sums = _registers(b, rows, vectors)
-            lines = [b.load(_at(b, places_, first_, _long(q))) for q in range(rows)]
-            results = [b.load(_at(b, at_y_, first_, _long(q))) for q in range(rows)]
-            biased, again = b.icmp_signed(">=", begin_, _long(0)), b.icmp_signed("==", begin_, _long(-2))
-            safe = b.select(biased, begin_, _long(0))
-            for v in range(vectors):
-                lane = _long(LANES * v)
-                with b.if_else(again) as (yes, no):
-                    with yes:
-                        for q in range(rows):
-                            b.store(_load(b, _at(b, y_, results[q], column_, lane)), sums[q][v])
-                    with no:
-                        start = b.select(biased, _load(b, _at(b, bias_, safe, lane)), _ZERO)
-                        for q in range(rows):
-                            b.store(start, sums[q][v])
-            weight = cgutils.alloca_once_value(b, at_w_)
-            with cgutils.for_range(b, segments_) as outer:
-                offset = b.mul(outer.index, apart_)
-                count = b.udiv(length_, width_) if channelwise else length_
-                with cgutils.for_range(b, count) as inner:
-                    here = b.load(weight)
-                    held = [_load(b, _at(b, w_, here, _long(LANES * v))) for v in range(vectors)]
-                    b.store(b.add(here, width_), weight)
-                    step = b.mul(inner.index, width_) if channelwise else inner.index
-                    for q in range(rows):
-                        if channelwise:
-                            place = b.add(b.add(lines[q], offset), b.add(step, column_))
-                            given = [_load(b, _at(b, x_, place, _long(LANES * v))) for v in range(vectors)]
-                        else:
-                            given = [_all(b, b.load(_at(b, x_, lines[q], offset, step)))] * vectors
-                        for v in range(vectors):
-                            b.store(_fma(b, given[v], held[v], b.load(sums[q][v])), sums[q][v])
-            low_all, high_all = _all(b, low_), _all(b, high_)
-            for q in range(rows):
+            (rows_, x_, places_, first_, segments_, length_, apart_, w_, at_w_, width_, y_, at_y_, column_, begin_,
+             bias_, low_, high_) = _pointers(context, b, signed.args, arguments)  # fmt: skip
+
+            def emit(rows: int) -> None:
+                sums = _registers(b, rows, vectors)
+                lines = [b.load(_at(b, places_, first_, _long(q))) for q in range(rows)]
+                results = [b.load(_at(b, at_y_, first_, _long(q))) for q in range(rows)]
+                biased, again = b.icmp_signed(">=", begin_, _long(0)), b.icmp_signed("==", begin_, _long(-2))
+                safe = b.select(biased, begin_, _long(0))
                 for v in range(vectors):
-                    value = b.load(sums[q][v])  # what is no number stays so
-                    value = b.select(b.fcmp_ordered("<", value, low_all), low_all, value)
-                    value = b.select(b.fcmp_ordered(">", value, high_all), high_all, value)
-                    _store(b, value, _at(b, y_, results[q], column_, _long(LANES * v)))
+                    lane = _long(LANES * v)
+                    with b.if_else(again) as (yes, no):
+                        with yes:
+                            for q in range(rows):
+                                b.store(_load(b, _at(b, y_, results[q], column_, lane)), sums[q][v])
+                        with no:
+                            start = b.select(biased, _load(b, _at(b, bias_, safe, lane)), _ZERO)
+                            for q in range(rows):
+                                b.store(start, sums[q][v])
+                weight = cgutils.alloca_once_value(b, at_w_)
+                with cgutils.for_range(b, segments_) as outer:
+                    offset = b.mul(outer.index, apart_)
+                    count = b.udiv(length_, width_) if channelwise else length_
+                    with cgutils.for_range(b, count) as inner:
+                        here = b.load(weight)
+                        held = [_load(b, _at(b, w_, here, _long(LANES * v))) for v in range(vectors)]
+                        b.store(b.add(here, width_), weight)
+                        step = b.mul(inner.index, width_) if channelwise else inner.index
+                        for q in range(rows):
+                            if channelwise:
+                                place = b.add(b.add(lines[q], offset), b.add(step, column_))
+                                given = [_load(b, _at(b, x_, place, _long(LANES * v))) for v in range(vectors)]
+                            else:
+                                given = [_all(b, b.load(_at(b, x_, lines[q], offset, step)))] * vectors
+                            for v in range(vectors):
+                                b.store(_fma(b, given[v], held[v], b.load(sums[q][v])), sums[q][v])
+                low_all, high_all = _all(b, low_), _all(b, high_)
+                for q in range(rows):
+                    for v in range(vectors):
+                        value = b.load(sums[q][v])  # what is no number stays so
+                        value = b.select(b.fcmp_ordered("<", value, low_all), low_all, value)
+                        value = b.select(b.fcmp_ordered(">", value, high_all), high_all, value)
+                        _store(b, value, _at(b, y_, results[q], column_, _long(LANES * v)))
+
+            _by_rows(b, rows_, emit)
             return context.get_dummy_value()
 
         return signature, generate
@@ -139,47 +149,51 @@ def product(rows: int, vectors: int, *, channelwise: bool = False) -> Callable[.
     return tile  # type: ignore[no-any-return]
 
 
-def outer(rows: int, vectors: int, *, channelwise: bool = False) -> Callable[..., None]:
+def outer(vectors: int, *, channelwise: bool = False) -> Callable[..., None]:
     """Return what adds a tile of rate * X^T D to W: a layer's gradient, or its step, with X read as in `product`.
 
-    The call takes: x, places of X's rows, how many, offsets of the sum's terms within a row, first of them, d, place
-    of D's first row in this column, D's row length, w, place of W's tile, rate. Where `channelwise`, the offsets'
-    first column is that of D.
+    The call takes: rows of the tile, x, places of X's rows, how many, offsets of the sum's terms within a row, first of
+    them, d, place of D's first row in this column, D's row length, w, place of W's tile, rate. Where
+    `channelwise`, the offsets' first column is that of D.
     """
 
     @intrinsic
-    def tile(typing, x, places, count, offsets, first, d, at_d, width, w, at_w, rate, column):  # type: ignore[no-untyped-def]
+    def tile(typing, rows, x, places, count, offsets, first, d, at_d, width, w, at_w, rate, column):  # type: ignore[no-untyped-def]
         i, f = types.int64, types.float32
-        signature = types.void(x, places, i, offsets, i, d, i, i, w, i, f, i)
+        signature = types.void(i, x, places, i, offsets, i, d, i, i, w, i, f, i)
 
         def generate(context: Any, b: ir.IRBuilder, signed: Any, arguments: Any) -> Any:
-            (x_, places_, count_, offsets_, first_, d_, at_d_, width_, w_, at_w_, rate_, column_) = _pointers(
+            (rows_, x_, places_, count_, offsets_, first_, d_, at_d_, width_, w_, at_w_, rate_, column_) = _pointers(
                 context, b, signed.args, arguments
             )
-            sums = _registers(b, rows, vectors)
-            for row in sums:
-                for one in row:
-                    b.store(_ZERO, one)
-            terms = [b.load(_at(b, offsets_, first_, _long(q))) for q in range(rows)]
-            gradient = cgutils.alloca_once_value(b, at_d_)
-            with cgutils.for_range(b, count_) as loop:
-                line = b.load(_at(b, places_, loop.index))
-                here = b.load(gradient)
-                held = [_load(b, _at(b, d_, here, _long(LANES * v))) for v in range(vectors)]
-                b.store(b.add(here, width_), gradient)
+
+            def emit(rows: int) -> None:
+                sums = _registers(b, rows, vectors)
+                for row in sums:
+                    for one in row:
+                        b.store(_ZERO, one)
+                terms = [b.load(_at(b, offsets_, first_, _long(q))) for q in range(rows)]
+                gradient = cgutils.alloca_once_value(b, at_d_)
+                with cgutils.for_range(b, count_) as loop:
+                    line = b.load(_at(b, places_, loop.index))
+                    here = b.load(gradient)
+                    held = [_load(b, _at(b, d_, here, _long(LANES * v))) for v in range(vectors)]
+                    b.store(b.add(here, width_), gradient)
+                    for q in range(rows):
+                        if channelwise:
+                            place = b.add(b.add(line, terms[q]), column_)
+                            given = [_load(b, _at(b, x_, place, _long(LANES * v))) for v in range(vectors)]
+                        else:
+                            given = [_all(b, b.load(_at(b, x_, line, terms[q])))] * vectors
+                        for v in range(vectors):
+                            b.store(_fma(b, given[v], held[v], b.load(sums[q][v])), sums[q][v])
+                scale = _all(b, rate_)
                 for q in range(rows):
-                    if channelwise:
-                        place = b.add(b.add(line, terms[q]), column_)
-                        given = [_load(b, _at(b, x_, place, _long(LANES * v))) for v in range(vectors)]
-                    else:
-                        given = [_all(b, b.load(_at(b, x_, line, terms[q])))] * vectors
                     for v in range(vectors):
-                        b.store(_fma(b, given[v], held[v], b.load(sums[q][v])), sums[q][v])
-            scale = _all(b, rate_)
-            for q in range(rows):
-                for v in range(vectors):
-                    place = _at(b, w_, at_w_, b.mul(width_, _long(q)), _long(LANES * v))
-                    _store(b, _fma(b, scale, b.load(sums[q][v]), _load(b, place)), place)
+                        place = _at(b, w_, at_w_, b.mul(width_, _long(q)), _long(LANES * v))
+                        _store(b, _fma(b, scale, b.load(sums[q][v]), _load(b, place)), place)
+
+            _by_rows(b, rows_, emit)
             return context.get_dummy_value()
 
         return signature, generate

@@ -58,14 +58,8 @@ def obstacle(
         EdgekitError: one client alone cannot be trained either.
     """
     examples, blocks = probed(model, shape, classes, examples)
-    if moving := moving_buffers(model, examples.x):
-        return f"it keeps {moving[0]!r} from the data it sees"
-    tried = copy.deepcopy(model).train()
-    before = attributes(tried)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        tried(torch.from_numpy(examples.x[:PROBED]).to(next(model.parameters()).dtype))
-    if name := changed(before, attributes(tried)):
-        return f"it keeps {name!r} from one step to the next"
+    if reason := remembers(model, examples):
+        return reason
     weights = trained_weights(model)
     settings = settings or LocalSettings()
     works = ["sgd"] if settings.work == "sgd" else [settings.work, "clipped-sum"]
@@ -74,6 +68,18 @@ def obstacle(
         if reason := difference(model, VectorisedTrainer(model), asked, blocks):
             return reason
     return None
+
+
+def remembers(model: nn.Module, examples: Examples) -> str:
+    """Say what a network keeps of one step for the next, "" if nothing: clients that share it would meet there."""
+    if moving := moving_buffers(model, examples.x):
+        return f"it keeps {moving[0]!r} from the data it sees"
+    tried = copy.deepcopy(model).train()
+    before = attributes(tried)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        tried(torch.from_numpy(examples.x[:PROBED]).to(next(model.parameters()).dtype))
+    name = changed(before, attributes(tried))
+    return f"it keeps {name!r} from one step to the next" if name else ""
 
 
 def probed(

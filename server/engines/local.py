@@ -11,7 +11,7 @@ from edgekit.algorithms.interactive import Counterpart, Interactive
 from edgekit.asks import Ask, Scored, Train
 from edgekit.clients.client_major.choice import client_major, lacks
 from edgekit.clients.cohort.choice import slower
-from edgekit.clients.cohort.trainer import VectorisedTrainer, difference, few_steps, obstacle, probed
+from edgekit.clients.cohort.trainer import VectorisedTrainer, difference, few_steps, obstacle, probed, remembers
 from edgekit.clients.halves import keeps
 from edgekit.clients.litert import LiteRTTrainer
 from edgekit.clients.others import Others
@@ -185,12 +185,14 @@ class LocalEngine:
         if reason := lacks(self._settings):
             raise ModelError(reason)
         shape, classes = data.shape, len(data.classes)
+        examples, blocks = probed(model, shape, classes, data.calibration)
+        if reason := remembers(model, examples):
+            raise ModelError(reason)
         try:
             made = client_major(model, shape, classes, self._experiment.training.memory_mb << 20)
         except ImportError as error:
             raise ModelError(f"it needs numba: {error}") from None
         self._on_notice("client-major training is compiled when it is first used on a machine: about half a minute")
-        _, blocks = probed(model, shape, classes, data.calibration)
         asked = Train(trained_weights(model), few_steps(self._settings, "sgd"))
         if reason := difference(model, made, asked, blocks):
             raise ModelError(reason)
