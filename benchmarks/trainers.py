@@ -1,13 +1,17 @@
-"""The cohort's common steps against one client after the other, in CPU seconds, beside what the rule chooses.
+"""The trainers beside each other, in CPU seconds, and what the rule chooses.
 
-    python benchmarks/trainers.py            a table
-    python benchmarks/trainers.py --json     for machines
+    python benchmarks/trainers.py                a table: plain steps
+    python benchmarks/trainers.py --private      clipped sums
+    python benchmarks/trainers.py --only dscnn --json
 
-`clients/cohort/choice.py` was fitted to these ratios. Each is of one process, the better of three measurements.
+Common steps of a cohort, client after client in compiled steps, and each client by itself. `server/engines/choice.py`
+was fitted to these ratios. Each is of one process on one core, the best of three measurements.
 """
 
 import argparse
+import contextlib
 import json
+import os
 import platform
 import time
 from typing import Any
@@ -17,20 +21,23 @@ import torch
 from torch import nn
 
 from edgekit.asks import Train
-from edgekit.clients.cohort.choice import slower
+from edgekit.clients.client_major.trainer import ClientMajorTrainer
 from edgekit.clients.cohort.memory import keep_freed_memory
 from edgekit.clients.cohort.trainer import VectorisedTrainer
-from edgekit.clients.torch_trainer import TorchTrainer, state
+from edgekit.clients.torch_trainer import TorchTrainer, trained_weights
 from edgekit.clients.trainer import LocalTask
 from edgekit.data import Examples
+from edgekit.errors import ModelError
 from edgekit.local_settings import LocalSettings
 from edgekit.models import build
 from edgekit.models.settings import Model
+from edgekit.server.engines.choice import fastest
 
 DIGITS, MNIST, CIFAR = (1, 8, 8), (1, 28, 28), (3, 32, 32)
 STEPS = 4
 SETTINGS = [(1, 8), (2, 8), (3, 8), (10, 8), (10, 32), (50, 8)]
 """Clients, and examples a step."""
+NORMS = ("none", "group", "weight-standardised")
 
 
 def perceptron(hidden: int, shape: tuple[int, ...]) -> nn.Module:
@@ -55,57 +62,80 @@ def networks() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
         "convolutions 6, CIFAR": (convolutions(6, 120, CIFAR), CIFAR),
         "convolutions 16, CIFAR": (convolutions(16, 128, CIFAR), CIFAR),
         "convolutions 32, MNIST": (convolutions(32, 128, MNIST), MNIST),
-        "dscnn": (build(Model(name="dscnn"), DIGITS, 10, 0), DIGITS),
-        "mobilenetv2": (build(Model(name="mobilenetv2", width=0.25), DIGITS, 10, 0), DIGITS),
+        **{f"dscnn {norm}, MNIST": (zoo("dscnn", MNIST, norm=norm), MNIST) for norm in NORMS},
+        "dscnn none, digits": (zoo("dscnn", DIGITS), DIGITS),
+        "dscnn none, CIFAR": (zoo("dscnn", CIFAR), CIFAR),
+        "mobilenetv2 group, digits": (zoo("mobilenetv2", DIGITS, width=0.25, norm="group"), DIGITS),
+        "mobilenetv2 group, CIFAR": (zoo("mobilenetv2", CIFAR, width=0.35, norm="group"), CIFAR),
+        "cnn, CIFAR": (zoo("cnn", CIFAR), CIFAR),
     }
 
 
-def measured(model: nn.Module, shape: tuple[int, ...], clients: int, batch: int) -> tuple[float, float]:
-    """Return the CPU milliseconds of a client's step: in a cohort, and alone."""
+def zoo(name: str, shape: tuple[int, ...], **more: Any) -> nn.Module:
+    """Return a network of the zoo."""
+    return build(Model(name=name, **more), shape, 10, 0)
+
+
+def measured(
+    model: nn.Module, shape: tuple[int, ...], clients: int, batch: int, private: bool
+) -> tuple[dict[str, float], str]:
+    """Return the CPU milliseconds of a client's step by trainer, and the one that the rule chooses."""
     rng = np.random.default_rng(0)
     size = batch * STEPS
     blocks = [Examples(rng.random((size, *shape), np.float32), rng.integers(0, 10, size)) for _ in range(clients)]
-    asked = Train(state(model), LocalSettings(batch_size=batch))
-    together, alone = VectorisedTrainer(model), TorchTrainer(model)
+    settings = LocalSettings(batch_size=batch)
+    if private:
+        settings = LocalSettings(work="clipped-sum", sample_rate=1 / STEPS)
+    asked, alone = Train(trained_weights(model), settings), TorchTrainer(model)
+    trainers: dict[str, Any] = {"cohort": VectorisedTrainer(model)}
+    with contextlib.suppress(ModelError):
+        trainers["client-major"] = ClientMajorTrainer(model, shape, 10)
+        trainers["client-major"].train_cohort([asked], [LocalTask(blocks[0], rng, rng)])  # compiled
 
     def tasks() -> list[LocalTask]:
         return [LocalTask(block, np.random.default_rng(1), np.random.default_rng(2)) for block in blocks]
 
-    best = [np.inf, np.inf]
-    few = tasks()[:10]
+    best = dict.fromkeys([*trainers, "one-by-one"], np.inf)
+    few, steps = tasks()[:10], 1 if private else STEPS
     for _ in range(3):
+        for name, trainer in trainers.items():
+            begun = time.process_time()
+            trainer.train_cohort([asked] * clients, tasks())
+            best[name] = min(best[name], (time.process_time() - begun) / clients)
         begun = time.process_time()
-        together.train_cohort([asked] * clients, tasks())
-        between = time.process_time()
         for task in few:
             alone.train(asked, task)
-        best[0] = min(best[0], (between - begun) / clients)
-        best[1] = min(best[1], (time.process_time() - between) / len(few))
-    return 1e3 * best[0] / STEPS, 1e3 * best[1] / STEPS
+        best["one-by-one"] = min(best["one-by-one"], (time.process_time() - begun) / len(few))
+    chosen = fastest(model, clients, list(best))
+    return {name: round(1e3 * seconds / steps, 3) for name, seconds in best.items()}, chosen
 
 
 def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--private", action="store_true", help="clipped sums instead of plain steps")
+    parser.add_argument("--only", default="", help="networks whose names have this in them")
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1])
     keep_freed_memory()
     rows: list[dict[str, Any]] = []
     for name, (model, shape) in networks().items():
-        for clients, batch in SETTINGS:
-            cohort, alone = measured(model, shape, clients, batch)
-            chosen = "alone" if slower(model, clients) else "cohort"
-            row = {
-                "network": name, "parameters": sum(p.numel() for p in model.parameters()), "clients": clients,
-                "batch": batch, "cohort_ms": round(cohort, 3), "alone_ms": round(alone, 3), "chosen": chosen,
-            }  # fmt: skip
-            rows.append(row)
+        for clients, batch in SETTINGS if arguments.only in name else ():
+            found, chosen = measured(model, shape, clients, batch, arguments.private)
+            lost = found[chosen] / min(found.values())
+            parameters = sum(p.numel() for p in model.parameters())
+            rows.append({
+                "network": name, "parameters": parameters, "clients": clients, "batch": batch, "ms": found,
+                "chosen": chosen, "lost": round(lost, 3),
+            })  # fmt: skip
             if not arguments.json:
-                lost = (cohort if chosen == "cohort" else alone) / min(cohort, alone)
+                each = ", ".join(f"{trainer} {ms:7.3f}" for trainer, ms in found.items())
                 print(
-                    f"{name:24}{row['parameters']:>10,} parameters {clients:3} clients of {batch:2}: "
-                    f"cohort {cohort:7.3f} ms, alone {alone:7.3f} ms, chosen {chosen:6} ({lost:.2f} x the better)",
+                    f"{name:26}{parameters:>10,} parameters {clients:3} clients of {batch:2}: {each} ms, "
+                    f"chosen {chosen} ({lost:.2f} x the best)",
                     flush=True,
                 )
     if arguments.json:

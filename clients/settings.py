@@ -13,8 +13,8 @@ class Training(Section):
     """One client's local training."""
 
     trainer: Literal["auto", "cohort", "client-major", "one-by-one", "litert"] = "auto"
-    """`cohort` is vectorised, or an error; `client-major` is compiled, for small networks, or as `auto` where a layer
-    has no rule; `litert` is as devices without torch train."""
+    """`auto` is the fastest; `client-major` is compiled, or as `auto` where a layer has no rule; `cohort` is
+    vectorised; `litert` is as devices without torch train."""
     epochs: Count = 2
     """Passes over a client's examples in one round."""
     batch_size: Count = 8

@@ -8,6 +8,14 @@ from types import ModuleType
 from typing import Any
 
 
+def ready(dispatcher: Any) -> bool:
+    """Whether a function's compiled code is on the disk, or in this process already."""
+    try:
+        return bool(dispatcher.signatures) or bool(dispatcher._cache._cache_file._load_index())
+    except (AttributeError, OSError):  # a disk that cannot have it
+        return False
+
+
 def kept(dispatcher: Any, sources: Sequence[ModuleType] = ()) -> Any:
     """Keep a function's compiled code; a disk that cannot have it costs time and nothing else.
 

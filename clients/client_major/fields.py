@@ -4,7 +4,7 @@ Activations are kept as (batch, height, width, channels), channels filled up wit
 convolution pads with. Gradients are kept without these.
 """
 
-CONVOLUTION, DEPTHWISE, MAXIMUM, AVERAGE, SUM = range(5)
+CONVOLUTION, DEPTHWISE, MAXIMUM, AVERAGE, SUM, NORM = range(6)
 """Kinds of layers; a linear one is a convolution as large as what it takes."""
 
 (
@@ -16,12 +16,16 @@ CONVOLUTION, DEPTHWISE, MAXIMUM, AVERAGE, SUM = range(5)
     ACT, MASKED, ACT_BEFORE,
     PLACES, OUTS, OFFSETS, TERMS, WEIGHT, BIAS, SEGMENTS, LENGTH, APART,
     BACK, D, D_BATCH, D_LINE, D_PLACES, D_LENGTH, D_APART, EH, EW, FLIPPED, GX_PLACES,
+    GAIN, STANDARD, MOMENTS, LEARNT, GROUPS, EPS, REAL, OUTER,
     FIELDS,
-) = range(51)  # fmt: skip
+) = range(59)  # fmt: skip
 """Of a row. X, Y: place of the first pixel of what goes in and comes out; *_BATCH, *_LINE: floats to the next example
 and line; C, N: channels with their filling; G*: the gradients' places, -1 for none; *_AGAIN: whether another layer has
 written there; ACT: 0 none, 1 ReLU, 2 ReLU6; MASKED: whether what follows takes care of its gradient; PLACES, OUTS:
-tables of a convolution's rows; BACK: how its input's gradient is made."""
+tables of a convolution's rows; BACK: how its input's gradient is made; GAIN: a norm's, or of standardised weights,
+which lie at STANDARD in the room, -1 for plain ones; MOMENTS, LEARNT: room of either; GROUPS: of a norm; EPS: place
+in the numbers; REAL: channels without their filling; OUTER: whether one example's gradient is a product of two vectors.
+"""
 
 NOT, BY_PRODUCT, BY_DOTS = range(3)
 """Values of BACK."""

@@ -4,26 +4,14 @@ import numpy as np
 from numba import njit
 
 from edgekit.clients.client_major import fields as f
+from edgekit.clients.client_major.compiling import ANY_HIGH, ANY_LOW, COMPILED, EXACT, bounds, mask
+from edgekit.clients.client_major.norms import learn_standardised, standardise
 from edgekit.clients.client_major.tiles import LANES, ROWS, UNIT, add_rows, dots, hand_back, largest, outer, product
-
-COMPILED = {"nogil": True, "error_model": "numpy"}
-"""For numba: threads run at once."""
-EXACT = {"nsz", "contract"}
-"""What sums over channels may assume of numbers: what is none stays none."""
 
 _wide_product, _product = product(2), product(1)
 _wide_outer, _outer = outer(2), outer(1)
 _channels_product, _channels_outer = (make(UNIT // LANES, channelwise=True) for make in (product, outer))
 _dots1, _dots5 = dots(1), dots(5)
-
-_ANY_LOW, _ANY_HIGH = np.float32(-np.inf), np.float32(np.inf)
-
-
-@njit(**COMPILED)
-def _bounds(act):  # type: ignore[no-untyped-def]
-    """Return the lowest and highest number that an activation lets through."""
-    low = np.float32(0) if act > 0 else _ANY_LOW
-    return low, (np.float32(6) if act == 2 else _ANY_HIGH)
 
 
 @njit(**COMPILED)
@@ -77,30 +65,24 @@ def learn_channels(x, places, count, offsets, terms, d, at_d, width, w, at_w, ra
 
 
 @njit(**COMPILED)
-def forward_convolution(op, tables, a, w, batch):  # type: ignore[no-untyped-def]
+def _applied(op, a, w):  # type: ignore[no-untyped-def]
+    """Return where a layer's weights lie as it applies them, and their place there."""
+    return (a, op[f.STANDARD]) if op[f.STANDARD] >= 0 else (w, op[f.WEIGHT])
+
+
+@njit(**COMPILED)
+def forward_convolution(op, tables, numbers, a, w, batch):  # type: ignore[no-untyped-def]
     """Convolve, add the bias, and bound by the activation."""
     count = batch * op[f.OH] * op[f.OW]
     places, outs = tables[op[f.PLACES] :], tables[op[f.OUTS] :]
-    low, high = _bounds(op[f.ACT])
-    run = (count, op[f.SEGMENTS], op[f.LENGTH], op[f.APART])
+    low, high = bounds(op[f.ACT])
+    if op[f.STANDARD] >= 0:
+        standardise(op, numbers, a, w)
+    run, (held, at) = (count, op[f.SEGMENTS], op[f.LENGTH], op[f.APART]), _applied(op, a, w)
     if op[f.KIND] == f.DEPTHWISE:
-        multiply_channels(a, places, *run, w, op[f.WEIGHT], op[f.N], a, outs, op[f.BIAS], w, low, high)
+        multiply_channels(a, places, *run, held, at, op[f.N], a, outs, op[f.BIAS], w, low, high)
     else:
-        multiply(a, places, *run, w, op[f.WEIGHT], op[f.N], a, outs, op[f.BIAS], w, low, high)
-
-
-@njit(fastmath=EXACT, **COMPILED)
-def mask(op, a, batch):  # type: ignore[no-untyped-def]
-    """Let a gradient pass where the layer's result is inside its activation's bounds."""
-    n, zero, six = op[f.N], np.float32(0), np.float32(6) if op[f.ACT] == 2 else _ANY_HIGH
-    g = op[f.GY]
-    for b in range(batch):
-        for i in range(op[f.OH]):
-            start, size = op[f.Y] + b * op[f.Y_BATCH] + i * op[f.Y_LINE], op[f.OW] * n
-            y, d = a[start : start + size], a[g : g + size]
-            for k in range(size):
-                d[k] = d[k] if zero < y[k] < six else zero
-            g += size
+        multiply(a, places, *run, held, at, op[f.N], a, outs, op[f.BIAS], w, low, high)
 
 
 @njit(**COMPILED)
@@ -125,34 +107,36 @@ def _spread(op, a, batch):  # type: ignore[no-untyped-def]
 def _flip(op, a, w):  # type: ignore[no-untyped-def]
     """Write a convolution's weights as its transposed one takes them."""
     n, c, t = op[f.N], op[f.C], op[f.FLIPPED]
+    held, at = _applied(op, a, w)
     last = op[f.KH] * op[f.KW] - 1
     for k in range(last + 1):
         if op[f.KIND] == f.DEPTHWISE:
-            start = op[f.WEIGHT] + (last - k) * n
-            a[t : t + n] = w[start : start + n]
+            start = at + (last - k) * n
+            a[t : t + n] = held[start : start + n]
             t += n
             continue
-        start = op[f.WEIGHT] + (last - k) * c * n
+        start = at + (last - k) * c * n
         for q in range(n):
             for j in range(c):
-                a[t + j] = w[start + j * n + q]
+                a[t + j] = held[start + j * n + q]
             t += c
 
 
 @njit(**COMPILED)
-def backward_convolution(op, tables, a, w, target, rate, batch):  # type: ignore[no-untyped-def]
-    """Give the input's gradient, then add rate times that of the weights to `target`."""
-    n, count = op[f.N], batch * op[f.OH] * op[f.OW]
+def backward_convolution(op, tables, a, w, target, rate, batch, later):  # type: ignore[no-untyped-def]
+    """Give the input's gradient, then add rate times that of the weights to `target`, unless that comes later."""
+    n = op[f.N]
     if op[f.ACT] > 0 and op[f.MASKED] == 0:
         mask(op, a, batch)
     if op[f.BACK] == f.BY_DOTS:
         again, whole, size = op[f.GX_AGAIN] > 0, batch - batch % 5, op[f.TERMS]
+        held, at = _applied(op, a, w)
         for b in range(0, whole, 5):
             for k in range(size):
-                _dots5(a, op[f.GY] + b * n, w, op[f.WEIGHT] + k * n, n, a, op[f.GX] + b * size + k, size, again)
+                _dots5(a, op[f.GY] + b * n, held, at + k * n, n, a, op[f.GX] + b * size + k, size, again)
         for b in range(whole, batch):
             for k in range(size):
-                _dots1(a, op[f.GY] + b * n, w, op[f.WEIGHT] + k * n, n, a, op[f.GX] + b * size + k, size, again)
+                _dots1(a, op[f.GY] + b * n, held, at + k * n, n, a, op[f.GX] + b * size + k, size, again)
     elif op[f.BACK] == f.BY_PRODUCT:
         if op[f.D] != op[f.GY]:
             _spread(op, a, batch)
@@ -161,14 +145,23 @@ def backward_convolution(op, tables, a, w, target, rate, batch):  # type: ignore
         places, outs = tables[op[f.D_PLACES] :], tables[op[f.GX_PLACES] :]
         run = (batch * op[f.H] * op[f.W], op[f.KH], op[f.D_LENGTH], op[f.D_APART])
         if op[f.KIND] == f.DEPTHWISE:
-            multiply_channels(a, places, *run, a, op[f.FLIPPED], n, a, outs, begin, a, _ANY_LOW, _ANY_HIGH)
+            multiply_channels(a, places, *run, a, op[f.FLIPPED], n, a, outs, begin, a, ANY_LOW, ANY_HIGH)
         else:
-            multiply(a, places, *run, a, op[f.FLIPPED], op[f.C], a, outs, begin, a, _ANY_LOW, _ANY_HIGH)
+            multiply(a, places, *run, a, op[f.FLIPPED], op[f.C], a, outs, begin, a, ANY_LOW, ANY_HIGH)
+    if later:
+        return
+    count = batch * op[f.OH] * op[f.OW]
     places, offsets = tables[op[f.PLACES] :], tables[op[f.OFFSETS] :]
+    held, at, share = target, op[f.WEIGHT], rate
+    if op[f.STANDARD] >= 0:
+        held, at, share = a, op[f.LEARNT], np.float32(1)
+        a[at : at + op[f.TERMS] * n] = np.float32(0)
     if op[f.KIND] == f.DEPTHWISE:
-        learn_channels(a, places, count, offsets, op[f.TERMS], a, op[f.GY], n, target, op[f.WEIGHT], rate)
+        learn_channels(a, places, count, offsets, op[f.TERMS], a, op[f.GY], n, held, at, share)
     else:
-        learn(a, places, count, offsets, op[f.TERMS], a, op[f.GY], n, target, op[f.WEIGHT], rate)
+        learn(a, places, count, offsets, op[f.TERMS], a, op[f.GY], n, held, at, share)
+    if op[f.STANDARD] >= 0:
+        learn_standardised(op, a, w, target, rate)
     if op[f.BIAS] >= 0:
         add_rows(a, op[f.GY], count, n, target, op[f.BIAS], rate)
 
@@ -196,7 +189,7 @@ def forward_maximum(op, a, batch):  # type: ignore[no-untyped-def]
 @njit(**COMPILED)
 def backward_maximum(op, a, batch):  # type: ignore[no-untyped-def]
     """Hand each gradient to the first of its window's largest, where the activation before lets it pass."""
-    n, (low, high) = op[f.N], _bounds(op[f.ACT_BEFORE])
+    n, (low, high) = op[f.N], bounds(op[f.ACT_BEFORE])
     apart = op[f.KH] <= op[f.SH] and op[f.KW] <= op[f.SW]
     whole = op[f.OH] * op[f.KH] == op[f.H] and op[f.OW] * op[f.KW] == op[f.W]
     fresh = op[f.GX_AGAIN] == 0 and apart
@@ -258,7 +251,7 @@ def backward_average(op, a, batch):  # type: ignore[no-untyped-def]
 @njit(fastmath=EXACT, **COMPILED)
 def forward_sum(op, a, batch):  # type: ignore[no-untyped-def]
     """Add two results, and bound by the activation."""
-    low, high = _bounds(op[f.ACT])
+    low, high = bounds(op[f.ACT])
     size = op[f.OW] * op[f.N]
     for b in range(batch):
         for i in range(op[f.OH]):

@@ -17,6 +17,8 @@ class Layout:
 
     ops: Array
     tables: Array
+    numbers: Array
+    pieces: Array
     floats: int
     given: Array
 
@@ -68,7 +70,8 @@ def layout(program: Program, batch: int) -> Layout:
         gradients[place] = -1 if place is program.examples else room.take(size)
     sizes = [math.prod(one.kernel) * one.takes[0].filled * one.gives.filled for one in program.layers if one.weight]
     flipped = room.take(max(sizes, default=0))
-    rows = []
+    rows, numbers = [], [0.0]
+    outer: dict[tuple[str, str], bool] = {}
     for layer in program.layers:
         row = np.zeros(f.FIELDS, np.int64)
         x, y = layer.takes[0], layer.gives
@@ -79,8 +82,16 @@ def layout(program: Program, batch: int) -> Layout:
         row[[f.KH, f.KW]], row[[f.SH, f.SW]], row[[f.PH, f.PW]] = layer.kernel, layer.stride, layer.pads
         if layer.kind == f.SUM:
             row[[f.X2, f.X2_BATCH, f.X2_LINE]], row[f.GX2] = lines[layer.takes[1]], gradients[layer.takes[1]]
+        row[f.STANDARD], row[f.REAL] = -1, x.channels
+        if layer.gain:
+            row[f.GAIN], row[f.EPS] = program.packed[layer.gain].at, len(numbers)
+            numbers.append(layer.eps)
+        if layer.kind == f.NORM:
+            row[f.BIAS], row[f.GROUPS] = program.packed[layer.bias].at, layer.groups
+            row[f.MOMENTS], row[f.LEARNT] = room.take(batch * 2 * y.filled), room.take(4 * y.filled)
         if layer.weight:
             _convolution(program, layer, row, room, batch, flipped)
+            outer[layer.weight, layer.bias] = bool(row[f.OUTER])
         rows.append(row)
     masked: set[Place] = set()
     for layer, row in zip(program.layers, rows, strict=True):
@@ -98,7 +109,10 @@ def layout(program: Program, batch: int) -> Layout:
     at, each, line = lines[x]
     given = np.array([at, each, line, x.width * x.filled, x.height], np.int64)
     tables = np.concatenate([*room.tables, np.zeros(1, np.int64)])
-    return Layout(np.array(rows), tables, room.floats, given)
+    products = {name for names, one in outer.items() if one for name in names}
+    held = [(one.at, one.at + math.prod(one.filled)) for name, one in program.packed.items() if name not in products]
+    pieces = np.array(held, np.int64).reshape(-1, 2)
+    return Layout(np.array(rows), tables, np.array(numbers, np.float32), pieces, room.floats, given)
 
 
 def _convolution(program: Program, layer: Layer, row: Array, room: _Room, batch: int, flipped: int) -> None:
@@ -115,10 +129,18 @@ def _convolution(program: Program, layer: Layer, row: Array, room: _Room, batch:
     row[f.OFFSETS], row[f.TERMS] = room.table(offsets), offsets.size
     row[f.WEIGHT] = program.packed[layer.weight].at
     row[f.BIAS] = program.packed[layer.bias].at if layer.bias else -1
+    if channelwise:
+        row[f.REAL] = 1
+    if layer.gain:
+        floats = math.prod(program.packed[layer.weight].filled)
+        row[f.STANDARD], row[f.LEARNT] = room.take(floats), room.take(floats)
+        row[f.MOMENTS] = room.take(4 * y.filled)
+    one_place = not channelwise and (y.height, y.width) == (1, 1)
+    row[f.OUTER] = one_place and not layer.gain and not program.shared
     if row[f.GX] < 0:
         row[f.BACK] = f.NOT
         return
-    if not channelwise and (y.height, y.width) == (1, 1) and layer.kernel == (x.height, x.width):
+    if one_place and layer.kernel == (x.height, x.width):
         row[f.BACK] = f.BY_DOTS
         return
     row[f.BACK], row[f.EH], row[f.EW], row[f.FLIPPED] = f.BY_PRODUCT, kh - 1 - ph, kw - 1 - pw, flipped

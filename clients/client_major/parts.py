@@ -46,6 +46,9 @@ class Layer:
     weight: str = ""
     bias: str = ""
     act: int = 0
+    gain: str = ""
+    groups: int = 1
+    eps: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from edgekit.arrays import Array, Weights
 from edgekit.clients.client_major.parts import Layer, Packed, Place
-from edgekit.clients.client_major.rules import RULES, SAME, TRACED
+from edgekit.clients.client_major.rules import PLAIN, RULES, SAME, TRACED, Computed
 from edgekit.errors import ModelError
 
 
@@ -70,6 +70,9 @@ class Program:
 
     def _take(self, node: torch.fx.Node) -> Any:
         target, arguments = node.target, [self._of(one) for one in node.args]
+        reads_data = any(isinstance(one, Place | tuple) for one in arguments)
+        if not reads_data and target not in PLAIN and any(isinstance(one, str | Computed) for one in arguments):
+            return Computed(node, tuple(arguments))
         if target in SAME:
             return arguments[0]
         rule = RULES.get(target)
@@ -88,6 +91,12 @@ class Program:
         gives.maker = layer
         self.layers.append(layer)
         return gives
+
+    @property
+    def products(self) -> int:
+        """Multiply-adds of an example's forward pass."""
+        weighted = [one for one in self.layers if one.weight]
+        return sum(one.gives.height * one.gives.width * math.prod(self.packed[one.weight].real) for one in weighted)
 
     def alone(self, place: Place) -> bool:
         """Whether each form of a result has one reader, so that a bound on it is a bound on its maker."""

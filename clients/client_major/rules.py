@@ -2,10 +2,12 @@
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from edgekit.clients.client_major import fields as f
 from edgekit.clients.client_major.parts import Place
@@ -18,7 +20,32 @@ if TYPE_CHECKING:
 aten = torch.ops.aten
 TRACED = 2
 """Examples of the traced batch."""
+BOUNDED = (f.CONVOLUTION, f.DEPTHWISE, f.SUM, f.NORM)
+"""Layers that can bound what they give."""
 SAME = (aten.detach.default, aten.alias.default, aten.lift_fresh_copy.default, aten.clone.default)
+PLAIN = (*SAME, aten.t.default)
+"""Operators that rules know of parameters alone."""
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What a network computes of its parameters alone: an operator and what it is given."""
+
+    node: torch.fx.Node
+    given: tuple[Any, ...]
+
+    def of(self, parameters: Mapping[str, Tensor]) -> Any:
+        """Compute it of these parameters."""
+        given = [
+            one.of(parameters) if isinstance(one, Computed) else parameters[one] if isinstance(one, str) else one
+            for one in self.given
+        ]
+        return self.node.target(*given, **self.node.kwargs)  # type: ignore[operator]
+
+    def leaves(self) -> Iterator[Any]:
+        """Give the parameters' names and the numbers that it is computed of."""
+        for one in self.given:
+            yield from one.leaves() if isinstance(one, Computed) else (one,)
 
 
 def _place(value: Any) -> Place:
@@ -41,7 +68,10 @@ def _convolution(
     p: "Program", node: Any, x: Any, weight: Any, bias: Any, stride: Any, pads: Any, dilation: Any, transposed: Any,
     _: Any, groups: int,
 ) -> Place:  # fmt: skip
-    x, weight = _place(x), _name(weight)
+    x, gain, eps = _place(x), "", 0.0
+    if isinstance(weight, Computed):
+        weight, gain, eps = _standardised(p, weight)
+    weight = _name(weight)
     if len(stride) != 2 or transposed or set(dilation) != {1} or x.flat:
         raise ModelError("a convolution that is dilated, transposed or not of images has no rule")
     out, inner, kh, kw = p.shapes[weight]
@@ -57,15 +87,50 @@ def _convolution(
     x.pads = [max(one, other) for one, other in zip(x.pads, pads, strict=True)]
     return p.add(
         f.DEPTHWISE if channelwise else f.CONVOLUTION, [x], gives, kernel=(kh, kw), stride=tuple(stride),
-        pads=tuple(pads), weight=weight, bias=_bias(p, bias, gives),
+        pads=tuple(pads), weight=weight, bias=_bias(p, bias, gives), gain=_vector(p, gain, gives), eps=eps,
     )  # fmt: skip
 
 
+def _standardised(p: "Program", computed: Computed) -> tuple[str, str, float]:
+    """Return the filters, gains and epsilon of weights, if the network standardises them: it is computed, on some."""
+    leaves = list(dict.fromkeys(computed.leaves()))
+    names = [one for one in leaves if isinstance(one, str)]
+    numbers = {one for one in leaves if isinstance(one, float) and 0 < one < 1}
+    if len(names) == 2 and len(numbers) == 1:
+        (eps,) = numbers
+        filters, gain = sorted(names, key=lambda name: -math.prod(p.shapes[name]))
+        drawn = torch.Generator().manual_seed(0)
+        parameters = {name: torch.randn(p.shapes[name], generator=drawn, dtype=torch.float64) * 0.05 for name in names}
+        v = parameters[filters]
+        if math.prod(p.shapes[gain]) == len(v):
+            apart = v - v.flatten(1).mean(1).reshape(-1, *[1] * (v.dim() - 1))
+            squares = apart.flatten(1).square().sum(1)
+            scale = parameters[gain].flatten() / (squares + eps).sqrt()
+            if torch.allclose(computed.of(parameters), apart * scale.reshape(-1, *[1] * (v.dim() - 1)), atol=1e-12):
+                return filters, gain, eps
+    raise ModelError("weights that are computed have no rule, but for standardised ones")
+
+
+def _norm(
+    p: "Program", node: Any, given: Any, gain: Any, shift: Any, examples: int, channels: int, pixels: int, groups: int,
+    eps: float,
+) -> tuple[Place]:  # fmt: skip
+    x = _place(given)
+    if x.flat or x.filled % UNIT or gain is None or shift is None:
+        raise ModelError("a norm without gain and shift, or of examples or what is flattened, has no rule")
+    gives = Place(x.channels, x.height, x.width, x.filled)
+    made = p.add(f.NORM, [x], gives, gain=_vector(p, gain, gives), bias=_bias(p, shift, gives), groups=groups, eps=eps)
+    return (made,)
+
+
 def _bias(p: "Program", bias: Any, gives: Place) -> str:
-    if bias is None:
-        return ""
-    p.pack(_name(bias), (1, 1, 1, gives.filled), (1, 1, 1, gives.channels))
-    return str(bias)
+    return "" if bias is None else _vector(p, bias, gives)
+
+
+def _vector(p: "Program", name: Any, gives: Place) -> str:
+    if name:
+        p.pack(_name(name), (1, 1, 1, gives.filled), (1, 1, 1, gives.channels))
+    return str(name)
 
 
 class _Turned(str):
@@ -97,8 +162,8 @@ def _relu(p: "Program", node: Any, given: Any, low: float = 0.0, high: float = m
     maker, alone = x.maker, x.readers == 0 and p.alone(x)
     while maker is not None and maker.kind == f.MAXIMUM:  # the largest of bounded numbers is the bounded largest
         alone, maker = alone and p.alone(maker.takes[0]), maker.takes[0].maker
-    if maker is None or maker.act or not alone or maker.kind not in (f.CONVOLUTION, f.DEPTHWISE, f.SUM):
-        raise ModelError("a ReLU of what other layers read too, or of no convolution or sum, has no rule")
+    if maker is None or maker.act or not alone or maker.kind not in BOUNDED:
+        raise ModelError("a ReLU of what other layers read too, or of no convolution, norm or sum, has no rule")
     maker.act = 2 if high == 6 else 1
     return x
 
@@ -196,6 +261,7 @@ RULES: dict[Any, Callable[..., Any]] = {
     aten.avg_pool2d.default: _average_pool,
     aten._adaptive_avg_pool2d.default: _adaptive,
     aten.mean.dim: _mean,
+    aten.native_group_norm.default: _norm,
     aten.add.Tensor: _sum,
     aten.view.default: _view,
     aten._unsafe_view.default: _view,

@@ -130,7 +130,7 @@ def difference(model: nn.Module, trainer: CohortTrainer, asked: Train, blocks: l
     except EdgekitError:
         raise
     except Exception as error:  # torch.func and user modules raise many kinds
-        return f"torch.func cannot vectorise it: {' '.join(str(error).split())[:200] or type(error).__name__}"
+        return f"it cannot be done so: {' '.join(str(error).split())[:200] or type(error).__name__}"
     start = asked.weights
     if asked.settings.work == "clipped-sum":
         start = {name: np.zeros_like(w) for name, w in start.items()}

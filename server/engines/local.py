@@ -9,9 +9,6 @@ from torch import nn
 from edgekit.algorithms.base import Algorithm
 from edgekit.algorithms.interactive import Counterpart, Interactive
 from edgekit.asks import Ask, Scored, Train
-from edgekit.clients.client_major.choice import client_major, lacks
-from edgekit.clients.cohort.choice import slower
-from edgekit.clients.cohort.trainer import VectorisedTrainer, difference, few_steps, obstacle, probed, remembers
 from edgekit.clients.halves import keeps
 from edgekit.clients.litert import LiteRTTrainer
 from edgekit.clients.others import Others
@@ -20,19 +17,17 @@ from edgekit.clients.states import ClientStates
 from edgekit.clients.torch_trainer import TorchTrainer, state, trained_weights
 from edgekit.clients.trainer import CohortTrainer, Trainer
 from edgekit.data import FederatedDataset
-from edgekit.errors import ExperimentError, ModelError
+from edgekit.errors import ExperimentError
 from edgekit.local_settings import LocalSettings
 from edgekit.models import check_private
 from edgekit.models.requirements import moving_buffers
 from edgekit.objectives import objective_of
-from edgekit.runfolder import RunFolder, write_whole
+from edgekit.runfolder import RunFolder
 from edgekit.server.engines.base import Draw, Exchanged
+from edgekit.server.engines.choice import TRAINER, Choice
 from edgekit.server.engines.graphs import kept_training_graph
 from edgekit.server.settings import Sections
 from edgekit.transforms.base import Transform
-
-TRAINER = "trainer.txt"
-"""In a run's checkpoints: why its clients train one after the other, empty if they do not."""
 
 
 class LocalEngine:
@@ -72,6 +67,7 @@ class LocalEngine:
         place = run.checkpoint / f"phase-{phase}" if phase else run.checkpoint
         self._experiment, self._dataset, self._on_notice = experiment, dataset, on_notice
         self._settings, self._model = settings or LocalSettings(), model
+        self._choose = Choice(experiment, dataset, self._settings, on_notice)
         single: Trainer = TorchTrainer(model, on_notice)
         cohort_trainer: CohortTrainer | None = None
         others: Others[Trainers] | None = None
@@ -91,7 +87,7 @@ class LocalEngine:
             )
             self.trainer = "one client at a time in LiteRT, as devices without torch train"
         else:
-            cohort_trainer, self.trainer = self._choose_trainer(model, place / TRAINER)
+            cohort_trainer, self.trainer = self._choose(model, place / TRAINER)
             others = self._others(algorithm, self._by_torch)
         if self._counterpart is None and cohort_trainer is None:
             self._try(single, model)
@@ -151,75 +147,15 @@ class LocalEngine:
         return Others(algorithm, made, data.shape, classes, seed, examples, objective_of(self._model))
 
     def _by_torch(self, name: str, model: nn.Module) -> Trainers:
-        return TorchTrainer(model, self._on_notice), self._choose_trainer(model, None)[0]
+        return TorchTrainer(model, self._on_notice), self._choose(model, None)[0]
 
     def _by_graph(self, algorithm: Algorithm, model: nn.Module, place: Path, name: str = "") -> LiteRTTrainer:
         making = partial(self._on_notice, "making the training graph" + (f" of width {name}" if name else ""))
         kept = kept_training_graph(self._experiment, algorithm, self._dataset, model, place, making, name)
         return LiteRTTrainer(kept, self._dataset.objective)
 
-    def _slower(self, model: nn.Module, kept: Path | None) -> str:
-        """Return why clients train faster one after the other, "" if they do not; what the run began with holds."""
-        if kept is not None and kept.exists():
-            return kept.read_text()
-        if kept is not None and any(kept.parent.glob("round-*.safetensors")):
-            return ""  # begun when every cohort that could was trained together
-        reason = slower(model, self._experiment.federation.cohort or self._dataset.clients)
-        if kept is not None:
-            write_whole(kept, reason)
-        return reason
-
     def _try(self, trainer: Trainer, model: nn.Module) -> None:
         """Try a round's work on the server's own examples, before anything is charged."""
         held, examples = state(model), self._dataset.calibration
         buffers = {name: held[name] for name in moving_buffers(model, examples.x) if name in held}
         trainer.check(Train(trained_weights(model), self._settings, buffers=buffers), examples)
-
-    def _client_major(self, model: nn.Module) -> CohortTrainer:
-        """Return the client-major trainer, tried on real examples.
-
-        Raises:
-            ModelError: it cannot train this network so, or its steps are not torch's.
-        """
-        data = self._dataset
-        if reason := lacks(self._settings):
-            raise ModelError(reason)
-        shape, classes = data.shape, len(data.classes)
-        examples, blocks = probed(model, shape, classes, data.calibration)
-        if reason := remembers(model, examples):
-            raise ModelError(reason)
-        try:
-            made = client_major(model, shape, classes, self._experiment.training.memory_mb << 20)
-        except ImportError as error:
-            raise ModelError(f"it needs numba: {error}") from None
-        self._on_notice("client-major training is compiled when it is first used on a machine: about half a minute")
-        asked = Train(trained_weights(model), few_steps(self._settings, "sgd"))
-        if reason := difference(model, made, asked, blocks):
-            raise ModelError(reason)
-        return made
-
-    def _choose_trainer(self, model: nn.Module, kept: Path | None) -> tuple[CohortTrainer | None, str]:
-        """Return the cohort's trainer, None for one client at a time, and words on the choice.
-
-        Args:
-            model: the network.
-            kept: where the run keeps its choice, so that it goes on with the same bits.
-        """
-        training = self._experiment.training
-        if training.trainer == "one-by-one":
-            return None, "one client at a time, as training.trainer says"
-        dataset = self._dataset
-        if training.trainer == "client-major":
-            try:
-                return self._client_major(model), "client after client in compiled steps"
-            except ModelError as problem:
-                self._on_notice(f"not client-major: {problem}")
-        reason = obstacle(model, dataset.shape, len(dataset.classes), dataset.calibration, self._settings)
-        if reason is None and training.trainer != "cohort" and self._settings.work == "sgd":
-            reason = self._slower(model, kept) or None
-        if reason is None:
-            return VectorisedTrainer(model, training.memory_mb << 20), "whole cohort in vectorised steps"
-        if training.trainer == "cohort":
-            raise ModelError(f"training.trainer is 'cohort', but {reason}: use 'auto'")
-        self._on_notice(f"one client at a time: {reason}")
-        return None, f"one client at a time: {reason}"

@@ -73,6 +73,8 @@ NETWORKS = {
     "cnn": lambda: build(Model(name="cnn"), IMAGE, 10, 0),
     "lenet": lenet,
     "overlapping": overlapping,
+    "group": lambda: build(Model(name="dscnn", norm="group"), IMAGE, 10, 0),
+    "standardised": lambda: build(Model(name="dscnn", norm="weight-standardised"), IMAGE, 10, 0),
     "tied": Tied,
     "residual": Residual,
 }
@@ -116,6 +118,7 @@ def test_steps_are_those_of_torch(name):
         {"momentum": 0.9},
         {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01, "gradient_clip": 0.5},
         {"proximal_mu": 0.3, "gradient_clip": 1e-3, "learning_rate": 10.0},
+        {"own_classes": True, "augment": ("flip", "shift")},
     ],
 )
 def test_so_are_steps_with_more_to_them(changes):
@@ -126,6 +129,37 @@ def test_so_are_steps_with_more_to_them(changes):
     drift = {"7.weight": rng.random((20, 16), np.float32), "3.weight": rng.random((16, 6, 3, 3), np.float32)}
     settings = replace(PLAIN, **changes)
     steps_agree(model, [Train(weights, settings, anchor, drift) for weights in own])
+
+
+@pytest.mark.parametrize("name", ["lenet", "tied", "group", "standardised", "residual"])
+def test_private_work_is_torchs(name):
+    torch.manual_seed(0)
+    model = NETWORKS[name]()
+    weights = trained_weights(model)
+    private = LocalSettings(work="dp-sgd", steps=3, sample_rate=0.4, clip=0.5, noise_multiplier=0.7, momentum=0.5)
+    steps_agree(model, [Train(weights, private)] * 3)
+    data, asked = blocks(3), Train(weights, LocalSettings(work="clipped-sum", sample_rate=0.8, clip=0.5))
+    together = ClientMajorTrainer(model, IMAGE, 10).train_cohort([asked] * 3, tasks(data))
+    for one, task in zip(together, tasks(data), strict=True):
+        other = TorchTrainer(model).train(asked, task)
+        for found in weights:
+            np.testing.assert_allclose(one.arrays[found], other.arrays[found], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["lenet", "standardised"])
+def test_no_example_moves_a_clipped_sum_further_than_the_bound(name):
+    torch.manual_seed(0)
+    trainer, rng = ClientMajorTrainer(NETWORKS[name](), IMAGE, 10), np.random.default_rng(0)
+    weights = trained_weights(NETWORKS[name]())
+    for clip in (1e-3, 0.1, 7.0):
+        asked = Train(weights, LocalSettings(work="clipped-sum", sample_rate=1.0, clip=clip))
+        data = [Examples(rng.random((1, *IMAGE), np.float32) * 4, rng.integers(0, 10, 1)) for _ in range(8)]
+        found = trainer.train_cohort([asked] * 8, tasks(data))
+        norms = [np.sqrt(sum(np.square(w, dtype=np.float64).sum() for w in one.arrays.values())) for one in found]
+        assert 0.99 * min(clip, 0.1) < max(norms) <= clip
+    broken = [Examples(np.full((1, *IMAGE), np.nan, np.float32), np.zeros(1, np.int64))]
+    (one,) = trainer.train_cohort([asked], tasks(broken))
+    assert all(not w.any() for w in one.arrays.values())
 
 
 def test_numbers_and_single_examples_are_taken():
@@ -168,10 +202,22 @@ class Branching(nn.Module):
         return self.out((F.relu(x) + x).mean((2, 3)))
 
 
+class Scaled(nn.Module):
+    """A convolution whose weights are computed, but not standardised."""
+
+    def __init__(self):
+        super().__init__()
+        self.filters, self.gain = nn.Parameter(torch.rand(10, 3, 14, 14)), nn.Parameter(torch.ones(10, 1, 1, 1))
+
+    def forward(self, x):
+        return F.conv2d(x, self.filters * torch.rsqrt(self.gain + 0.1)).flatten(1)
+
+
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda: build(Model(name="dscnn", norm="group"), IMAGE, 10, 0), "native_group_norm has no rule"),
+        (lambda: nn.Sequential(nn.Conv2d(3, 10, 1), nn.GroupNorm(2, 10, affine=False), nn.Flatten()), "without gain"),
+        (lambda: Scaled(), "weights that are computed"),
         (Branching, "a ReLU of what other layers read too"),
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(588, 16), nn.Tanh(), nn.Linear(16, 10)), "tanh has no rule"),
         (lambda: nn.Sequential(nn.Conv2d(3, 10, 3, dilation=2), nn.AdaptiveAvgPool2d(1), nn.Flatten()), "dilated"),
@@ -186,7 +232,7 @@ def test_a_network_without_rules_is_refused_in_words(make, reason):
 
 def test_work_and_labels_without_rules_are_refused_in_words():
     assert lacks(PLAIN) == ""
-    for changes in ({"work": "clipped-sum"}, {"optimiser": "adam"}, {"augment": ("flip",)}, {"own_classes": True}):
+    for changes in ({"work": "local-dp"}, {"optimiser": "adam"}):
         assert "client-major training" in lacks(replace(PLAIN, **changes))
     model = lenet()
     trainer, asked = ClientMajorTrainer(model, IMAGE, 10), Train(trained_weights(model), PLAIN)

@@ -313,7 +313,7 @@ def test_a_module_with_batch_norm_gives_its_statistics_beside_its_weights(blocks
 @pytest.mark.parametrize(
     ("module", "reason"),
     [
-        (Recurrent(), "torch.func cannot vectorise it"),
+        (Recurrent(), "it cannot be done so"),
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10)), "it keeps '2.running_mean' from the data"),
     ],
 )

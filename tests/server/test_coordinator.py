@@ -367,8 +367,7 @@ def test_client_major_training_ends_where_torch_does_and_goes_on_with_the_same_b
 
 def test_what_client_major_training_cannot_take_trains_as_auto_and_says_why(coordinate, make_experiment):
     for keys, reason in (
-        (("model.norm=group",), "native_group_norm has no rule"),
-        (("privacy.unit=example",), "knows plain local steps, not clipped-sum"),
+        (("model.name=mixer",), "has no rule"),
         (("training.optimiser=adam", "training.learning_rate=0.01"), "knows sgd, not adam"),
     ):
         notices = []

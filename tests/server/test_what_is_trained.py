@@ -283,6 +283,28 @@ def test_the_faster_trainer_is_chosen_by_shapes_said_and_kept(coordinate, tmp_pa
     assert "vectorised" in coordinate("FrozenBody", *wide, name="old").engine.trainer
 
 
+def test_a_run_long_enough_to_compile_for_is_client_major_and_stays_so(coordinate, tmp_path, monkeypatch):
+    small = ["model.name=mlp", "model.arguments={hidden=[16]}", "data.clients=12"]
+    long = [*small, "federation.rounds=100000"]
+    assert "vectorised" in coordinate("Normed", *small, name="short").engine.trainer
+    for name, keys in (("long", []), ("private", ["privacy.unit=example"])):
+        assert "compiled steps" in coordinate("Normed", *long, *keys, name=name).engine.trainer
+        assert (tmp_path / name / "checkpoint/trainer.txt").read_text() == "client-major"
+    said = []
+    assert (
+        "vectorised"
+        in coordinate(
+            "FrozenBody", "federation.rounds=100000", "training.epochs=9", name="frozen", on_notice=said.append
+        ).engine.trainer
+    )
+    assert not any("client-major" in line for line in said)  # nobody asked for it
+    monkeypatch.setitem(sys.modules, "numba", None)
+    monkeypatch.delitem(sys.modules, "edgekit.clients.client_major.steps")
+    assert "vectorised" in coordinate("Normed", *long, name="other").engine.trainer
+    with pytest.raises(ExperimentError, match="begun with client-major training, but here it needs numba"):
+        coordinate("Normed", *long, name="long")
+
+
 def test_the_best_model_by_the_servers_own_examples_is_kept_over_a_crash(coordinate):
     """At a step size that goes up and down, the best is not the last."""
     chosen = ["training.learning_rate=1.5", "federation.keep=best"]
