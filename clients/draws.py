@@ -1,7 +1,7 @@
 """Random layers whose draws belong to one client or example, whoever runs beside it: dropout in vectorised steps."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from edgekit.errors import TrainingError
 
+T = TypeVar("T")
 Makes = Callable[[], Sequence[torch.Generator]]
 """Gives a generator for each client (or example) that runs; called when the first layer draws."""
 
@@ -106,11 +107,11 @@ def generator_of(seed: int) -> torch.Generator:
     return made
 
 
-def once(make: Makes) -> Makes:
+def once(make: Callable[[], T]) -> Callable[[], T]:
     """Return what calls a maker when it is first asked."""
-    made: list[Sequence[torch.Generator]] = []
+    made: list[T] = []
 
-    def given() -> Sequence[torch.Generator]:
+    def given() -> T:
         if not made:
             made.append(make())
         return made[0]

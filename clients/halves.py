@@ -154,7 +154,7 @@ def leaving(
     algorithm: Algorithm,
     transforms: Sequence[Transform],
     draw: Draw,
-    noise: np.random.Generator,
+    noise: Callable[[], np.random.Generator],
 ) -> Update:
     """Return an update as it leaves a client: through the transforms, then bounded and noised as the round asks.
 
@@ -165,7 +165,7 @@ def leaving(
         algorithm: the method.
         transforms: in their order.
         draw: gives the transforms' random numbers.
-        noise: draws the noise.
+        noise: gives what draws the noise, where there is any.
 
     Raises:
         TrainingError: it is no update, or one that is not bounded as the round says.
@@ -188,7 +188,7 @@ def _without_buffers(update: object) -> tuple[object, Weights | None]:
     return dataclasses.replace(update, bundles=own_bundles(update.bundles)), update.bundles[BUFFERS]
 
 
-def protected(update: object, ask: Ask, rng: np.random.Generator) -> Update:
+def protected(update: object, ask: Ask, noise: Callable[[], np.random.Generator]) -> Update:
     """Return an update as it leaves a client: bounded and noised, if the round asks for it.
 
     This is the client's half of user-level privacy (McMahan et al. 2018, section 2): what is clipped is the difference
@@ -197,7 +197,7 @@ def protected(update: object, ask: Ask, rng: np.random.Generator) -> Update:
     Args:
         update: what the client's half gave.
         ask: of the round.
-        rng: draws the noise.
+        noise: gives what draws the noise, where there is any.
 
     Raises:
         TrainingError: it is no update, or one that is not bounded as the round says.
@@ -214,6 +214,7 @@ def protected(update: object, ask: Ask, rng: np.random.Generator) -> Update:
         )
     check_noisable(bundles)
     if settings.update_clip:
+        rng = noise()
         bundles = {
             name: _bounded(arrays, ask.bundles[WEIGHTS] if name == WEIGHTS else None, *_scale(name, settings), rng)
             for name, arrays in bundles.items()

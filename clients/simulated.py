@@ -10,6 +10,7 @@ from edgekit.algorithms import interactive
 from edgekit.algorithms.base import Algorithm, Client, answer_like, with_mu
 from edgekit.algorithms.interactive import Counterpart
 from edgekit.asks import Ask, Reply, Score, Scored, Train
+from edgekit.clients.draws import once
 from edgekit.clients.halves import Answered, check_kept, client_of, leaving, measured, run_halves
 from edgekit.clients.others import Others
 from edgekit.clients.states import ClientStates
@@ -80,8 +81,9 @@ class SimulatedClients:
             try:
                 if isinstance(found, Exception):
                     raise found
-                known, noise = round_.clients[client], round_.noise(client, with_mu(ask), 0)
+                known = round_.clients[client]
                 draw = partial(generator, self.seed, ask.round, client)
+                noise = partial(round_.noise, client, with_mu(ask), 0)
                 update = leaving(found, ask, known, self.algorithm, self.transforms, draw, noise)
                 if self.states is not None:  # else the loop's own check is enough
                     check_kept(update, known.state, answer_like(self.algorithm, ask))
@@ -142,6 +144,7 @@ class _Round:
         self._made: dict[int, int] = dict.fromkeys(asks, 0)
         self.clients: dict[int, Client] = {}
         self.failed: dict[int, Exception] = {}
+        learnt = whole.trainer.learnt
         for client, ask in asks.items():
             try:
                 own = None if whole.counterpart is None else whole.counterpart.task(client, ask.round)
@@ -150,7 +153,7 @@ class _Round:
                 drop = ask.settings.work != "sgd"
                 examples = whole.dataset.client(client, drop_unfit=drop) if own is None else own.examples
                 state = {} if whole.states is None else whole.states.load(client, ask.round)
-                self.clients[client] = client_of(ask, len(examples), whole.trainer.learnt, state)
+                self.clients[client] = client_of(ask, len(examples), learnt, state)
                 self._examples[client] = examples
                 whole.say_joined(client, len(examples), ask.settings)
             except Exception as error:  # a dataset may be the user's own
@@ -211,7 +214,7 @@ class _Round:
         return LocalTask(
             self._examples[client],
             generator(self._whole.seed, "batches", self._asks[client].round, client, *more),
-            self.noise(client, settings, made),
+            once(partial(self.noise, client, settings, made)),
         )
 
     def noise(self, client: int, settings: LocalSettings, made: int) -> np.random.Generator:

@@ -268,7 +268,7 @@ def check_noisable(bundles: Bundles) -> None:
     """
     for bundle, arrays in bundles.items():
         for name, array in arrays.items():
-            if not np.issubdtype(array.dtype, np.floating):
+            if array.dtype.kind != "f":
                 raise TrainingError(f"the bundle {bundle!r} holds whole numbers, which noise cannot protect: {name!r}")
 
 

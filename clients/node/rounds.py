@@ -81,7 +81,7 @@ class Rounds:
             self._held.limits().keep(ask.round)
             update = alone(begun.half, line)
             line.finish()
-        update = protected(update, ask, begun.noise)
+        update = protected(update, ask, lambda: begun.noise)
         log.info("round %d: trained on %s", ask.round, begun.about)
         told = {"device": conditions.facts(self._held.node_settings.share)} if begun.facts else {}
         return self._reply(update, message, told)
@@ -141,7 +141,7 @@ class Rounds:
         def draw(*purpose: object) -> np.random.Generator:
             return rng_of(digest, " ".join(map(str, purpose)))
 
-        update = leaving(found, ask, client, algorithm, transforms, draw, rng_of(digest, "noise"))
+        update = leaving(found, ask, client, algorithm, transforms, draw, partial(rng_of, digest, "noise"))
         if ask.settings.protects and not all(np.isfinite(a).all() for of in state.values() for a in of.values()):
             log.warning("what the method would keep is not finite: what it kept before stays")
             state = before

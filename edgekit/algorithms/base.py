@@ -325,6 +325,8 @@ def with_mu(ask: Ask) -> LocalSettings:
         raise TrainingError(f"{PROXIMAL} is {mu!r}; it must be a number")
     if not isinstance(own, bool):
         raise TrainingError(f"{OWN_CLASSES} is {own!r}; it must be true or false")
+    if (mu, own) == (ask.settings.proximal_mu, ask.settings.own_classes):
+        return ask.settings
     return dataclasses.replace(ask.settings, proximal_mu=float(mu), own_classes=own)
 
 

@@ -16,14 +16,19 @@ class LocalTask:
     Attributes:
         examples: the client's data.
         batches_rng: draws the batches.
-        noise_rng: draws the noise.
+        noise: draws the noise, or what gives it where it is needed, the same each time.
         going_on: called before each batch; raises where it shall not come to that.
     """
 
     examples: Examples
     batches_rng: np.random.Generator
-    noise_rng: np.random.Generator
+    noise: np.random.Generator | Callable[[], np.random.Generator]
     going_on: Callable[[], None] = lambda: None
+
+    @property
+    def noise_rng(self) -> np.random.Generator:
+        """What draws the noise."""
+        return self.noise if isinstance(self.noise, np.random.Generator) else self.noise()
 
     def plan(self, settings: LocalSettings) -> "Plan":
         """Draw all batches of the round."""

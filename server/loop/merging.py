@@ -101,12 +101,15 @@ class Merging:
     ) -> tuple[dict[int, Update], list[tuple[int, str]]]:
         """Sort replies into accepted updates, and (client, reason) of those that cost their update."""
         accepted, reasons = {}, []
+        like: dict[int, Bundles] = {}  # of asks, which most clients share
         for reply in replies:
             problem = reply.problem
             if reply.update is not None:
                 ask = asks[reply.client]
-                self.expected(number, ask)
-                problem = problem_with_update(reply.update, answer_like(self._algorithm, ask))
+                if id(ask) not in like:
+                    self.expected(number, ask)
+                    like[id(ask)] = answer_like(self._algorithm, ask)
+                problem = problem_with_update(reply.update, like[id(ask)])
             if reply.update is not None and not problem:
                 variances = [n for n in reply.update.bundles.get(BUFFERS, {}) if n.endswith("running_var")]
                 if below := [n for n in variances if (reply.update.bundles[BUFFERS][n] < 0).any()]:

@@ -395,7 +395,7 @@ def test_a_protected_round_takes_and_gives_no_statistics(names, work):
     assert "takes no running statistics" in str(ended)
     update = Update({**bundles})
     with pytest.raises(TrainingError, match="do not leave a protected round"):
-        leaving(update, ask, Client(9, frozenset(weights)), Algorithm(), [], None, np.random.default_rng(0))
+        leaving(update, ask, Client(9, frozenset(weights)), Algorithm(), [], None, np.random.default_rng)
 
 
 def test_parameters_are_no_statistics():

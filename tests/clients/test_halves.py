@@ -1,5 +1,7 @@
 """Clients' halves: run in lock step, bounded before they leave, and held to what privacy was planned for."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -107,16 +109,16 @@ def test_a_protected_half_learns_nothing_of_its_size_or_loss():
     assert (seen[0].examples, seen[0].loss) == (1, None)
     assert client_of(_ask(PRIVATE), 9, frozenset(), {}).examples == 1
     assert client_of(_ask(), 9, frozenset(), {}).examples == 9
-    sent = protected(ended[0], _ask(PRIVATE), np.random.default_rng(0))
+    sent = protected(ended[0], _ask(PRIVATE), np.random.default_rng)
     assert (sent.weight, dict(sent.facts)) == (1.0, {})
 
 
 def test_an_update_is_clipped_by_its_difference_and_noised_before_it_leaves():
     after = {"w": np.array([31.0, 41.0, 1.0], np.float32)}
-    bounded = protected(Update({"weights": after}), _ask(LocalSettings(update_clip=5.0)), np.random.default_rng(0))
+    bounded = protected(Update({"weights": after}), _ask(LocalSettings(update_clip=5.0)), np.random.default_rng)
     assert np.allclose(bounded.bundles["weights"]["w"], [4.0, 5.0, 1.0])
     noisy = LocalSettings(update_clip=5.0, update_noise=0.5)
-    many = [protected(Update({"weights": after}), _ask(noisy), np.random.default_rng(n)) for n in range(2000)]
+    many = [protected(Update({"weights": after}), _ask(noisy), partial(np.random.default_rng, n)) for n in range(2000)]
     drawn = np.stack([one.bundles["weights"]["w"] for one in many])
     assert np.allclose(drawn.mean(0), [4.0, 5.0, 1.0], atol=0.05)
     assert np.allclose(drawn.std(0), 0.5, rtol=0.1)
@@ -125,7 +127,7 @@ def test_an_update_is_clipped_by_its_difference_and_noised_before_it_leaves():
 def test_several_bundles_have_a_bound_each_and_noise_of_their_joint_norm():
     settings = LocalSettings(update_clip=5.0, update_noise=10.0, update_bounds={"weights": 5.0, "control": 0.1})
     update = Update({"weights": {"w": 100 * ONE["w"]}, "control": {"c": np.full(4, 9.0, np.float32)}})
-    many = [protected(update, _ask(settings), np.random.default_rng(n)).bundles for n in range(3000)]
+    many = [protected(update, _ask(settings), partial(np.random.default_rng, n)).bundles for n in range(3000)]
     weights = np.stack([one["weights"]["w"] for one in many]) - 1
     control = np.stack([one["control"]["c"] for one in many])
     assert np.linalg.norm(weights.mean(0)) == pytest.approx(5.0, rel=0.15)
@@ -135,25 +137,25 @@ def test_several_bundles_have_a_bound_each_and_noise_of_their_joint_norm():
     assert control.std() == pytest.approx(10.0 * 0.1 / 5.0 * 2**0.5, rel=0.05)
     for bundles in ({"other": ONE}, {"weights": ONE}, {**update.bundles, "more": ONE}):
         with pytest.raises(TrainingError, match="of which the round bounds weights, control"):
-            protected(Update(bundles), _ask(settings), np.random.default_rng(0))
+            protected(Update(bundles), _ask(settings), np.random.default_rng)
 
 
 def test_without_bounds_of_their_own_one_bundle_alone_is_noised():
     """Each further one would be another release of the same examples, which nobody has counted."""
     settings = LocalSettings(update_clip=5.0, update_noise=10.0)
     with pytest.raises(TrainingError, match="sends the bundles weights, copy, of which the round bounds weights"):
-        protected(Update({"weights": ONE, "copy": ONE}), _ask(settings), np.random.default_rng(0))
+        protected(Update({"weights": ONE, "copy": ONE}), _ask(settings), np.random.default_rng)
 
 
 def test_whole_numbers_cannot_be_noised():
     settings = LocalSettings(update_clip=5.0, update_noise=10.0)
     with pytest.raises(TrainingError, match="whole numbers, which noise cannot protect"):
-        protected(Update({"count": {"n": np.ones(3, np.int64)}}), _ask(settings), np.random.default_rng(0))
+        protected(Update({"count": {"n": np.ones(3, np.int64)}}), _ask(settings), np.random.default_rng)
 
 
 def test_what_is_no_update_is_named():
     with pytest.raises(TrainingError, match="gave NoneType, not an Update"):
-        protected(None, _ask(), np.random.default_rng(0))
+        protected(None, _ask(), np.random.default_rng)
 
 
 @pytest.mark.parametrize(
@@ -167,11 +169,11 @@ def test_what_is_no_update_is_named():
 )
 def test_an_update_of_the_wrong_kind_is_named(update, message):
     with pytest.raises(TrainingError, match=message):
-        protected(update, _ask(), np.random.default_rng(0))
+        protected(update, _ask(), np.random.default_rng)
 
 
 def test_numpys_numbers_become_pythons():
-    sent = protected(Update({"weights": ONE}, np.float32(3), {"a": np.float32(0.5)}), _ask(), np.random.default_rng(0))
+    sent = protected(Update({"weights": ONE}, np.float32(3), {"a": np.float32(0.5)}), _ask(), np.random.default_rng)
     assert (type(sent.weight), sent.facts) == (float, {"a": 0.5})
     assert type(sent.facts["a"]) is float
 
