@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from operator import le
 from pathlib import Path
 
 from edgekit.errors import PrivacyError
@@ -71,7 +72,7 @@ class Ledger:
     def most_charged(self, delta: float, accountant: str) -> History:
         """Return what was done with the most-charged unit's data: (noise multiplier, sample rate, steps) by kind."""
         histories = {self._history(own) for own in self._own.values()} or {self._history(Counter())}
-        return max(histories, key=lambda history: self._spent(history, delta, accountant))
+        return max(_undominated(histories), key=lambda history: self._spent(history, delta, accountant))
 
     def epsilon_with(self, charges: Sequence[Charge], delta: float, accountant: str) -> float:
         """Return what the most-charged unit would have spent after further charges."""
@@ -86,7 +87,7 @@ class Ledger:
             self._history(self._own.get(client, Counter()) + everybody + more.get(client, Counter()))
             for client in {*self._own, *(client for client in more if client is not None)}
         } or {self._history(everybody)}
-        return max(self._spent(history, delta, accountant) for history in histories)
+        return max(self._spent(history, delta, accountant) for history in _undominated(histories))
 
     @property
     def charges(self) -> Sequence[Charge]:
@@ -124,6 +125,20 @@ class Ledger:
         if key not in self._epsilons:
             self._epsilons[key] = epsilon(history, delta, accountant)
         return self._epsilons[key]
+
+
+def _undominated(histories: Iterable[History]) -> list[History]:
+    """Return the histories that may have spent most: more steps of the same kinds never spend less."""
+    kinds: dict[tuple[tuple[float, float], ...], set[tuple[int, ...]]] = {}
+    for history in histories:
+        steps = kinds.setdefault(tuple((noise, rate) for noise, rate, _ in history), set())
+        steps.add(tuple(number for _, _, number in history))
+    return [
+        tuple((*one, number) for one, number in zip(kind, own, strict=True))
+        for kind, each in kinds.items()
+        for own in each
+        if not any(other != own and all(map(le, own, other)) for other in each)
+    ]
 
 
 def _history(counted: Counter[tuple[float, float]]) -> tuple[tuple[float, float, int], ...]:

@@ -135,6 +135,25 @@ def test_epsilon_is_the_most_charged_clients(tmp_path):
     assert ledger.epsilon(1e-5, "pld") == pytest.approx(epsilon([(2.0, 0.3, 3)], 1e-5))
 
 
+def test_of_many_clients_only_those_are_composed_that_may_have_spent_most(tmp_path, monkeypatch):
+    from edgekit.privacy import ledger as ledgers
+
+    ledger, composed = Ledger(tmp_path / "privacy.jsonl"), []
+    rng, steps = np.random.default_rng(0), {}
+    for number in range(12):
+        drawn = tuple(sorted(rng.choice(9, 4, replace=False).tolist()))
+        noise = 2.0 if number % 3 else 5.0
+        ledger.charge(Charge(number, "client", "server", noise, 0.3, 1, drawn, f"d{number}"))
+        for client in drawn:
+            steps.setdefault(client, {}).setdefault(noise, 0)
+            steps[client][noise] += 1
+    all_kinds = [tuple((noise, 0.3, n) for noise, n in sorted(own.items())) for own in steps.values()]
+    monkeypatch.setattr(ledgers, "epsilon", lambda history, *rest: composed.append(history) or epsilon(history, *rest))
+    most = max(epsilon(history, 1e-5, "rdp") for history in all_kinds)
+    assert ledger.epsilon(1e-5, "rdp") == most
+    assert len(composed) < len(set(all_kinds))
+
+
 def test_a_ledger_that_cannot_be_read_is_never_guessed(tmp_path):
     (tmp_path / "privacy.jsonl").write_text('{"round": 1}\n')
     with pytest.raises(PrivacyError, match="not a charge"):
