@@ -11,6 +11,9 @@ from edgekit.guarantee import Charge
 from edgekit.privacy.accounting import History, epsilon
 from edgekit.privacy.chain import ChainedLines
 
+_Steps = tuple[tuple[float, float, int], ...]
+"""A history: (noise multiplier, sample rate, steps) by kind."""
+
 
 class Ledger:
     """Charges of one run, or of a node, in `privacy.jsonl`: lines that follow from each other.
@@ -117,17 +120,17 @@ class Ledger:
     def _counters(self, clients: tuple[int, ...] | None) -> Iterable[Counter[tuple[float, float]]]:
         return [self._everyone] if clients is None else [self._own.setdefault(client, Counter()) for client in clients]
 
-    def _history(self, own: Counter[tuple[float, float]]) -> tuple[tuple[float, float, int], ...]:
+    def _history(self, own: Counter[tuple[float, float]]) -> _Steps:
         return _history(own + self._everyone)
 
-    def _spent(self, history: tuple[tuple[float, float, int], ...], delta: float, accountant: str) -> float:
+    def _spent(self, history: _Steps, delta: float, accountant: str) -> float:
         key = (history, delta, accountant)
         if key not in self._epsilons:
             self._epsilons[key] = epsilon(history, delta, accountant)
         return self._epsilons[key]
 
 
-def _undominated(histories: Iterable[History]) -> list[History]:
+def _undominated(histories: Iterable[_Steps]) -> list[_Steps]:
     """Return the histories that may have spent most: more steps of the same kinds never spend less."""
     kinds: dict[tuple[tuple[float, float], ...], set[tuple[int, ...]]] = {}
     for history in histories:
@@ -141,5 +144,5 @@ def _undominated(histories: Iterable[History]) -> list[History]:
     ]
 
 
-def _history(counted: Counter[tuple[float, float]]) -> tuple[tuple[float, float, int], ...]:
+def _history(counted: Counter[tuple[float, float]]) -> _Steps:
     return tuple(sorted((noise, rate, steps) for (noise, rate), steps in counted.items()))

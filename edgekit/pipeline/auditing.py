@@ -261,7 +261,7 @@ def _watch(coordinator: Coordinator, made: Canaries, seen: Seen) -> None:
 
         mechanism.on_aggregate = aggregated  # type: ignore[method-assign]
         return
-    exchange = engine.exchange
+    exchange, engine.wave = engine.exchange, 0  # all of a round is watched together
 
     def exchanged(asks: Mapping[int, Ask]) -> Exchanged:
         found = exchange(asks)

@@ -63,6 +63,10 @@ class Chain:
             seen = one.gives
         self.sums = seen == "sum"
 
+    def reads_means(self, reads: Seen) -> bool:
+        """Whether nobody at the server looks at single updates, where the method `reads` so."""
+        return reads == "sum" and all(one.needs == "sum" for one in self._parts if one.at_server)
+
     @property
     def needs_nobody(self) -> bool:
         """Whether a round without updates goes on to the method all the same, as noise alone."""
@@ -85,7 +89,13 @@ class Chain:
         return ask if self._mechanism is None else self._mechanism.prepare(ask, states[-1])
 
     def received(
-        self, updates: Mapping[int, Update], states: Sequence[State], round_: Round, draw: Draw, reads: Seen
+        self,
+        updates: Mapping[int, Update],
+        states: Sequence[State],
+        round_: Round,
+        draw: Draw,
+        reads: Seen,
+        count: int | None = None,
     ) -> tuple[Aggregate | None, list[State]]:
         """Return what the method gets of a round's updates, and what the server remembers of each transform.
 
@@ -97,8 +107,9 @@ class Chain:
             round_: of these updates.
             draw: gives random numbers.
             reads: what the method looks at.
+            count: how many clients' these are; None is one each.
         """
-        got, after = Aggregate({}, {}, len(updates), round_.clients, updates), list(states)
+        got, after = Aggregate({}, {}, len(updates) if count is None else count, round_.clients, updates), list(states)
         for place, one in reversed(list(enumerate(self._parts))):
             if not one.at_server:
                 continue

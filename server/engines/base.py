@@ -35,10 +35,12 @@ class Engine(Protocol):
     Attributes:
         trainer: how they train, for people.
         repeatable: whether a round that is run again gives the same bits.
+        wave: most clients that are worth asking at once; 0 is all.
     """
 
     trainer: str
     repeatable: bool
+    wave: int
 
     def choose(self, number: int, draw: Draw) -> list[int]:
         """Return who takes part in a round, as numbers; `draw(n)` draws places out of n. It may wait for clients."""

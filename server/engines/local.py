@@ -29,6 +29,9 @@ from edgekit.server.engines.graphs import kept_training_graph
 from edgekit.server.settings import Sections
 from edgekit.transforms.base import Transform
 
+WAVE = 500
+"""Clients whose updates are held at once; more at once are no faster."""
+
 
 class LocalEngine:
     """All clients of a dataset, in this process.
@@ -50,6 +53,7 @@ class LocalEngine:
     """
 
     repeatable = True
+    wave = WAVE
 
     def __init__(
         self,
@@ -73,6 +77,7 @@ class LocalEngine:
         others: Others[Trainers] | None = None
         self._counterpart: Counterpart | None = None
         if isinstance(algorithm, Interactive):
+            self.wave = 0  # all clients' steps meet the server's
             training = experiment.training.plain()
             self._counterpart = algorithm.counterpart(model, dataset, training, seed, on_notice)
             self.trainer = self._counterpart.trainer

@@ -61,6 +61,11 @@ class Merging:
         self._cohort, self._clients, self._examples, self._draw = cohort, clients, examples, draw
         self._trainer = trainer
 
+    @property
+    def folds(self) -> bool:
+        """Whether the mean of a round's updates will do for all that look at them."""
+        return self._chain.reads_means(self._algorithm.reads)
+
     def begin(self, weights: Weights, learnt: frozenset[str]) -> State:
         """Return the method's state before the first round."""
         return self.tried(0, "could not begin", lambda: checked(self._algorithm.begin(weights, learnt)))
@@ -146,6 +151,7 @@ class Merging:
         updates: Mapping[int, Update],
         like: Bundles,
         weights: Weights,
+        count: int | None = None,
     ) -> tuple[State, Sequence[State], Mapping[str, Any]]:
         """Let the method make the next state of what it may see; return it, the transforms' and the round's metrics.
 
@@ -156,13 +162,14 @@ class Merging:
             updates: valid ones, by client.
             like: arrays such as each has.
             weights: that clients began with.
+            count: how many clients' updates these are; None is one each.
         """
         round_ = Round(number, weights, like, self._cohort, self._clients, self._examples)
         algorithm, received = self._algorithm, self._chain.received
         got, after_all = self.tried(
             number,
             "has a transform that failed at the server",
-            lambda: received(updates, states, round_, self._draw, algorithm.reads),
+            lambda: received(updates, states, round_, self._draw, algorithm.reads, count),
         )
         if got is None:
             return before, [checked(one) for one in after_all], {}

@@ -38,6 +38,7 @@ from edgekit.server.loop.outliers import Bounding
 from edgekit.server.loop.preparing import prepare
 from edgekit.server.loop.server_trainer import ServerTrainer
 from edgekit.server.loop.undoing import RUINED, Undoing
+from edgekit.server.loop.waves import answers
 from edgekit.server.settings import Sections
 from edgekit.transforms import chain
 from edgekit.transforms.base import Mechanism
@@ -45,6 +46,10 @@ from edgekit.transforms.chain import Chain
 
 FRUITLESS_ROUNDS = 3
 """A run in which every client fails this many times in a row ends: nothing would ever be learnt."""
+
+
+def _nothing() -> None:
+    pass
 
 
 class Coordinator:
@@ -307,16 +312,18 @@ class Coordinator:
         if self.experiment.federation.transforms:
             weights = shown.bundles.get(WEIGHTS, weights)
         asks = prepared if cohort else {}
-        exchanged = self.engine.exchange(asks)
-        if self._never_the_same and exchanged.released:
-            self.charging.forget_draw()
-        accepted, reasons = self.merging.sorted(number, exchanged.replies, asks)
-        if exchanged.again and asks and not accepted:
+        released = self.charging.forget_draw if self._never_the_same else _nothing
+        folds = self.merging.folds and not before.buffers
+        answered = answers(self.engine, self.merging, number, asks, weights, folds=folds, released=released)
+        reasons = answered.reasons
+        if answered.again and asks and not answered.updates:
             self.on_notice(f"round {number} is run again: {reasons[-1][1] if reasons else 'nobody answered'}")
             return None
-        accepted = self.merging.whole(number, accepted, asks, weights)
-        bounded = self._bounding(number, accepted, weights, before.buffers)
-        merged = self._undoing.merged(before.state, before.buffers, states, number, bounded, like, weights)
+        bounded = self._bounding(number, answered.updates, weights, before.buffers)
+        merged = self._undoing.merged(
+            before.state, before.buffers, states, number, bounded, like, weights, answered.count
+        )
+        replies = answered.count - len(merged.left_out)
         buffers = {**before.buffers, **merged.buffers}
         after = self._after(before, Checkpoint(number, merged.state, transforms=merged.transforms, buffers=buffers))
         reasons += [(client, RUINED) for client in merged.left_out]
@@ -336,10 +343,10 @@ class Coordinator:
             loss=rounded(loss),
             accuracy=rounded(accuracy),
             cohort=len(cohort),
-            replies=len(merged.updates),
-            failures=len(asks) - len(merged.updates),
-            bytes_up=self._told_bytes(exchanged.bytes_up, len(merged.updates)),
-            bytes_down=self._told_bytes(exchanged.bytes_down, len(asks)),
+            replies=replies,
+            failures=len(asks) - replies,
+            bytes_up=self._told_bytes(answered.bytes_up, replies),
+            bytes_down=self._told_bytes(answered.bytes_down, len(asks)),
             seconds=round(time.perf_counter() - started, 4),
             epsilon=self.charging.epsilon,
             metrics={**metrics, **own, **self._validation.metrics},

@@ -75,6 +75,7 @@ class Undoing:
         updates: Mapping[int, Update],
         like: Bundles,
         weights: Weights,
+        count: int,
     ) -> Merged:
         """Make a round of its updates, or of those that do not ruin it; nothing changes where none is left.
 
@@ -86,8 +87,9 @@ class Undoing:
             updates: valid ones, by client.
             like: arrays such as each has.
             weights: that clients began with.
+            count: how many clients' these are; where rounds may be undone, one each.
         """
-        made = self._made(before, transforms, number, updates, like, weights)
+        made = self._made(before, transforms, number, updates, like, weights, count)
         if not self._on or not updates:
             return made
         most = WORSE * max(self._nothing_known, self._loss(self._whole(before, buffers)))
@@ -101,7 +103,7 @@ class Undoing:
         ]
         rest = {client: update for client, update in updates.items() if client not in guilty}
         if guilty and rest:
-            again = self._made(before, transforms, number, rest, like, weights)
+            again = self._made(before, transforms, number, rest, like, weights, len(rest))
             loss = self._loss(self._whole(again.state, {**buffers, **again.buffers}))
             if loss <= most:
                 return again._replace(left_out=tuple(guilty), loss=loss)
@@ -125,9 +127,10 @@ class Undoing:
         updates: Mapping[int, Update],
         like: Bundles,
         weights: Weights,
+        count: int,
     ) -> Merged:
         kept, buffers = without_buffers(updates)
-        state, after, metrics = self._merging.merged(before, transforms, number, kept, like, weights)
+        state, after, metrics = self._merging.merged(before, transforms, number, kept, like, weights, count)
         return Merged(state, after, metrics, buffers, kept)
 
     def _loss(self, weights: Weights) -> float:

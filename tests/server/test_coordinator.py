@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from edgekit import arrays
 from edgekit.algorithms.split.plan import with_figures
+from edgekit.clients.simulated import SimulatedClients
 from edgekit.clients.torch_trainer import state
 from edgekit.data import Examples, FederatedDataset
 from edgekit.devices import profile as profiles
@@ -363,6 +364,40 @@ def test_client_major_training_ends_where_torch_does_and_goes_on_with_the_same_b
 
     assert coordinate(experiment, "broken", on_round=interrupt).run().interrupted
     assert _same(coordinate(experiment, "broken").run().weights, whole.weights)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        (),
+        ("federation.algorithm=scaffold", "training.learning_rate=0.05"),
+        ("privacy.unit=client", "privacy.noise=client"),
+    ],
+)
+def test_a_cohort_asked_in_waves_ends_where_it_does_at_once(keys, coordinate, make_experiment, monkeypatch, tmp_path):
+    experiment = make_experiment("federation.rounds=2", "data.clients=7", *keys)
+    whole = coordinate(experiment, "whole").run()
+    most = []
+    train = SimulatedClients.train
+    monkeypatch.setattr(SimulatedClients, "train", lambda self, asks: most.append(len(asks)) or train(self, asks))
+    monkeypatch.setattr(LocalEngine, "wave", 3)
+    made = coordinate(experiment, "waves").run()
+    assert max(most) <= 3
+    for name, array in whole.weights.items():
+        np.testing.assert_allclose(made.weights[name], array, atol=1e-5)
+    counted = ("replies", "failures", "bytes_up", "bytes_down", "epsilon")
+    lines = [read_lines(tmp_path / name / "metrics.jsonl") for name in ("whole", "waves")]
+    for one, other in zip(*lines, strict=True):
+        assert [one[key] for key in counted] == [other[key] for key in counted]
+
+
+def test_single_updates_that_a_method_reads_come_in_one_wave(coordinate, make_experiment, monkeypatch):
+    monkeypatch.setattr(LocalEngine, "wave", 3)
+    experiment = make_experiment("federation.rounds=1", "data.clients=7", "federation.strategy=FedMedian")
+    made = coordinate(experiment, "each")
+    whole = coordinate(experiment, "whole")
+    whole.engine.wave = 0
+    assert _same(made.run().weights, whole.run().weights)
 
 
 def test_what_client_major_training_cannot_take_trains_as_auto_and_says_why(coordinate, make_experiment):

@@ -54,6 +54,7 @@ class FleetEngine:
     """
 
     repeatable = False
+    wave = 0
     keeps_model = ""
     """Why the model is not delivered to nodes."""
 

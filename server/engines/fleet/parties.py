@@ -54,6 +54,7 @@ class PartyEngine:
     """
 
     repeatable = False
+    wave = 0
     keeps_model = "it needs the features of all parties"
     """Why the model is not delivered to nodes."""
 
