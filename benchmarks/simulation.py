@@ -200,13 +200,13 @@ def measure(net: str, *, ray: bool) -> dict[str, Any]:
         "plain_s": plain(net, data),
         "local_s": on_local_engine(net, data, "one-by-one"),
         "cohort_s": on_local_engine(net, data, "cohort"),
-        "client_major_s": on_local_engine(net, data, "client-major") if net == "small" else None,
+        "client_major_s": on_local_engine(net, data, "client-major"),
         "strategy_s": on_local_engine(net, data, "cohort", "FedAvg"),
         "gemm_floor_s": gemm_floor(net),
     }
     row["flower_ray_s"] = flower_ray(net) if ray else None
     row["cohort_to_plain"] = row["cohort_s"] / row["plain_s"]
-    row["client_major_to_plain"] = row["client_major_s"] / row["plain_s"] if row["client_major_s"] else None
+    row["client_major_to_plain"] = row["client_major_s"] / row["plain_s"]
     row["cohort_to_floor"] = row["cohort_s"] / row["gemm_floor_s"]
     row["flower_ray_to_cohort"] = row["flower_ray_s"] / row["cohort_s"] if ray else None
     return {key: None if value is None else round(value, 4) for key, value in row.items()}

@@ -8,16 +8,21 @@ the same trainer.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from torch import nn
 
-from edgekit.clients.trainer import CohortTrainer
 from edgekit.local_settings import LocalSettings
+
+if TYPE_CHECKING:
+    from edgekit.clients.client_major.trainer import ClientMajorTrainer
 
 LEAST_WORK = 2_500_000
 """Layers times examples trained on, in a run that saves as much as compiling takes: some 8 us each."""
 MOST_PRODUCTS = 16_000_000
 """Multiply-adds of an example, from which on torch can be faster."""
+MOST_PRIVATE = 500_000
+"""Weights, from which on torch is faster at clipped sums: here each example goes over all of them."""
 
 
 def lacks(settings: LocalSettings) -> str:
@@ -40,12 +45,19 @@ def too_little(model: nn.Module, examples: float) -> bool:
     return layers * examples < LEAST_WORK
 
 
-def too_large(trainer: CohortTrainer) -> bool:
-    """Whether a client-major trainer's network is one for which torch can be faster."""
-    return float(getattr(trainer, "products", 0)) > MOST_PRODUCTS
+def too_large(model: nn.Module, products: int, *, private: bool) -> bool:
+    """Whether a network is one for which torch can be faster.
+
+    Args:
+        model: the network.
+        products: multiply-adds of an example.
+        private: whether single examples' gradients are clipped.
+    """
+    weights = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return products > MOST_PRODUCTS or (private and weights > MOST_PRIVATE)
 
 
-def client_major(model: nn.Module, shape: Sequence[int], classes: int, memory_bytes: int) -> CohortTrainer:
+def client_major(model: nn.Module, shape: Sequence[int], classes: int, memory_bytes: int) -> "ClientMajorTrainer":
     """Return the trainer; arguments and errors as of `trainer.ClientMajorTrainer`.
 
     Raises:

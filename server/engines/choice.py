@@ -23,17 +23,19 @@ TRAINER = "trainer.txt"
 CLIENT_MAJOR, COHORT, ONE_BY_ONE = "client-major", "cohort", "one-by-one"
 
 
-def fastest(model: nn.Module, clients: int, trainers: Collection[str]) -> str:
+def fastest(model: nn.Module, clients: int, trainers: Collection[str], products: int, *, private: bool) -> str:
     """Return the trainer that is fastest in a run long enough to compile for, of those that can train a network.
 
     Args:
         model: the network.
         clients: of a round.
         trainers: names.
+        products: multiply-adds of an example.
+        private: whether single examples' gradients are clipped.
     """
-    if CLIENT_MAJOR in trainers:
+    if CLIENT_MAJOR in trainers and not too_large(model, products, private=private):
         return CLIENT_MAJOR
-    return ONE_BY_ONE if COHORT not in trainers or slower(model, clients) else COHORT
+    return ONE_BY_ONE if COHORT not in trainers or (not private and slower(model, clients)) else COHORT
 
 
 class Choice:
@@ -125,7 +127,7 @@ class Choice:
             raise ModelError(reason)
         try:
             made = client_major(model, shape, classes, self._experiment.training.memory_mb << 20)
-            if not asked and too_large(made):
+            if not asked and too_large(model, made.products, private=self._settings.work != "sgd"):
                 return None
             from edgekit.clients.client_major.steps import train
         except ImportError as error:
