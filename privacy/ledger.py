@@ -14,6 +14,9 @@ from edgekit.privacy.chain import ChainedLines
 _Steps = tuple[tuple[float, float, int], ...]
 """A history: (noise multiplier, sample rate, steps) by kind."""
 
+MONOTONE = ("pld", "rdp")
+"""Accountants that never find less for more steps."""
+
 
 class Ledger:
     """Charges of one run, or of a node, in `privacy.jsonl`: lines that follow from each other.
@@ -75,7 +78,7 @@ class Ledger:
     def most_charged(self, delta: float, accountant: str) -> History:
         """Return what was done with the most-charged unit's data: (noise multiplier, sample rate, steps) by kind."""
         histories = {self._history(own) for own in self._own.values()} or {self._history(Counter())}
-        return max(_undominated(histories), key=lambda history: self._spent(history, delta, accountant))
+        return max(_undominated(histories, accountant), key=lambda history: self._spent(history, delta, accountant))
 
     def epsilon_with(self, charges: Sequence[Charge], delta: float, accountant: str) -> float:
         """Return what the most-charged unit would have spent after further charges."""
@@ -90,7 +93,7 @@ class Ledger:
             self._history(self._own.get(client, Counter()) + everybody + more.get(client, Counter()))
             for client in {*self._own, *(client for client in more if client is not None)}
         } or {self._history(everybody)}
-        return max(self._spent(history, delta, accountant) for history in _undominated(histories))
+        return max(self._spent(history, delta, accountant) for history in _undominated(histories, accountant))
 
     @property
     def charges(self) -> Sequence[Charge]:
@@ -130,8 +133,13 @@ class Ledger:
         return self._epsilons[key]
 
 
-def _undominated(histories: Iterable[_Steps]) -> list[_Steps]:
-    """Return the histories that may have spent most: more steps of the same kinds never spend less."""
+def _undominated(histories: Iterable[_Steps], accountant: str) -> list[_Steps]:
+    """Return the histories that may have spent most: more steps of the same kinds do not spend less.
+
+    But for `prv`, whose figures go up and down by its grid.
+    """
+    if accountant not in MONOTONE:
+        return list(histories)
     kinds: dict[tuple[tuple[float, float], ...], set[tuple[int, ...]]] = {}
     for history in histories:
         steps = kinds.setdefault(tuple((noise, rate) for noise, rate, _ in history), set())

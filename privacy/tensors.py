@@ -10,6 +10,8 @@ from edgekit.privacy import gaussian
 
 BELOW = 1 - 1e-6
 """Of a bound, what gradients are shortened to: rounding must not bring them above it."""
+LEAST_FACTOR = 1e-35
+"""Smaller ones are rounded so coarsely in single precision that the bound would not hold."""
 
 
 def add_noise(tensors: Sequence[Tensor], deviation: float, rng: np.random.Generator) -> None:
@@ -38,12 +40,12 @@ def clipped(gradients: Sequence[Tensor], bound: float) -> list[Tensor]:
 
 
 def shortened(squares: Tensor, bound: float) -> tuple[Tensor, Tensor]:
-    """Return what each example's gradient is multiplied by, zero where it is not finite, and whether it is.
+    """Return what each example's gradient is multiplied by, zero where it is not finite or too long, and where not.
 
     Args:
         squares: of the gradients' l2 norms over all parameters, (examples,).
         bound: largest norm.
     """
-    finite = squares.isfinite()
     factors = (bound * BELOW / (squares.sqrt() + 1e-6)).clamp(max=1.0)
+    finite = squares.isfinite() & (factors >= LEAST_FACTOR)
     return torch.where(finite, factors, 0.0), finite

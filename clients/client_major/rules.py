@@ -95,18 +95,23 @@ def _standardised(p: "Program", computed: Computed) -> tuple[str, str, float]:
     """Return the filters, gains and epsilon of weights, if the network standardises them: it is computed, on some."""
     leaves = list(dict.fromkeys(computed.leaves()))
     names = [one for one in leaves if isinstance(one, str)]
-    numbers = {one for one in leaves if isinstance(one, float) and 0 < one < 1}
-    if len(names) == 2 and len(numbers) == 1:
+    numbers = {one for one in leaves if isinstance(one, float)}
+    if len(names) == 2 and len(numbers) == 1 and 0 < min(numbers) < 1:
         (eps,) = numbers
         filters, gain = sorted(names, key=lambda name: -math.prod(p.shapes[name]))
-        drawn = torch.Generator().manual_seed(0)
-        parameters = {name: torch.randn(p.shapes[name], generator=drawn, dtype=torch.float64) * 0.05 for name in names}
-        v = parameters[filters]
-        if math.prod(p.shapes[gain]) == len(v):
-            apart = v - v.flatten(1).mean(1).reshape(-1, *[1] * (v.dim() - 1))
-            squares = apart.flatten(1).square().sum(1)
-            scale = parameters[gain].flatten() / (squares + eps).sqrt()
-            if torch.allclose(computed.of(parameters), apart * scale.reshape(-1, *[1] * (v.dim() - 1)), atol=1e-12):
+        if math.prod(p.shapes[gain]) == p.shapes[filters][0]:
+            drawn = torch.Generator().manual_seed(0)
+            for size in (0.05, 1.0, 30.0):  # a formula that bends somewhere is another one
+                parameters = {
+                    name: size * torch.randn(p.shapes[name], generator=drawn, dtype=torch.float64) for name in names
+                }
+                v = parameters[filters]
+                columns = (-1, *[1] * (v.dim() - 1))
+                apart = v - v.flatten(1).mean(1).reshape(columns)
+                scale = parameters[gain].flatten() / (apart.flatten(1).square().sum(1) + eps).sqrt()
+                if not torch.allclose(computed.of(parameters), apart * scale.reshape(columns), atol=1e-10):
+                    break
+            else:
                 return filters, gain, eps
     raise ModelError("weights that are computed have no rule, but for standardised ones")
 

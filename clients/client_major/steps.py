@@ -21,6 +21,9 @@ from edgekit.clients.client_major.kernels import (
 from edgekit.clients.client_major.norms import backward_norm, forward_norm
 from edgekit.compiled import kept
 
+LEAST_SHARE = np.float32(1e-35)
+"""Smaller ones are rounded so coarsely that the bound would not hold: such an example counts as zero."""
+
 
 @njit(**COMPILED)
 def _given(a, at, batch_floats, line, pixels, lines, order, first, batch, x):  # type: ignore[no-untyped-def]
@@ -78,12 +81,14 @@ def _add_clipped(ops, tables, a, g, pieces, bound, total):  # type: ignore[no-un
         if op[fields.OUTER] > 0:
             given = 1.0 if op[fields.BIAS] >= 0 else 0.0
             for i in range(op[fields.KH]):
-                start = op[fields.X] + i * op[fields.X_LINE]
+                start = tables[op[fields.PLACES]] + i * op[fields.APART]
                 given += _square(a[start : start + op[fields.LENGTH]])
             square += given * _square(a[op[fields.GY] : op[fields.GY] + op[fields.N]])
     if not math.isfinite(square):
         return
     share = np.float32(min(1.0, bound / (math.sqrt(square) + 1e-6)))
+    if share < LEAST_SHARE:
+        return
     for piece in pieces:
         for k in range(piece[0], piece[1]):
             total[k] += share * g[k]

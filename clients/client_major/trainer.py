@@ -1,6 +1,7 @@
 """The client-major trainer: each client makes all its steps while its weights are in the cache."""
 
 import itertools
+import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -214,7 +215,11 @@ class ClientMajorTrainer:
             raise TrainingError("client-major training takes labels that are numbers of classes")
         if len(self._shape) == 3:
             x = x.transpose(0, 2, 3, 1)
-        return np.ascontiguousarray(x, np.float32).reshape(len(x), -1), y.astype(np.int64), [len(b) for b in blocks]
+        return (
+            np.ascontiguousarray(x, np.float32).reshape(len(x), math.prod(self._shape)),
+            y.astype(np.int64),
+            [len(b) for b in blocks],
+        )
 
     def _layout(self, batch: int) -> Layout:
         if batch not in self._layouts:

@@ -58,12 +58,12 @@ class Choice:
         self._experiment, self._dataset, self._settings, self._say = experiment, dataset, settings, on_notice
         self._clients = experiment.federation.cohort or dataset.clients
 
-    def __call__(self, model: nn.Module, kept: Path | None) -> tuple[CohortTrainer | None, str]:
+    def __call__(self, model: nn.Module, kept: Path) -> tuple[CohortTrainer | None, str]:
         """Return the cohort's trainer, None for one client at a time, and words on the choice.
 
         Args:
             model: the network.
-            kept: where the run keeps its choice, so that it goes on with the same bits; None keeps it nowhere.
+            kept: where the run keeps its choice, so that it goes on with the same bits.
 
         Raises:
             ExperimentError: what the run began with cannot be had here.
@@ -97,17 +97,17 @@ class Choice:
         self._say(f"one client at a time: {reason}")
         return None, f"one client at a time: {reason}"
 
-    def _begun(self, kept: Path | None) -> str | None:
+    def _begun(self, kept: Path) -> str | None:
         """Return what a run began with, None if it begins."""
-        if kept is not None and kept.exists():
+        if kept.exists():
             return kept.read_text()
         asked = self._experiment.training.trainer == CLIENT_MAJOR  # whose choice was not kept at first
-        if kept is not None and not asked and any(kept.parent.glob("round-*.safetensors")):
+        if not asked and any(kept.parent.glob("round-*.safetensors")):
             return ""  # begun when every cohort that could was trained together
         return None
 
-    def _keep(self, kept: Path | None, choice: str) -> None:
-        if kept is not None and not kept.exists():
+    def _keep(self, kept: Path, choice: str) -> None:
+        if not kept.exists():
             write_whole(kept, choice)
 
     def _client_major(self, model: nn.Module, *, asked: bool) -> CohortTrainer | None:

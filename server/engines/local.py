@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from urllib.parse import quote
 
 from torch import nn
 
@@ -93,7 +94,7 @@ class LocalEngine:
             self.trainer = "one client at a time in LiteRT, as devices without torch train"
         else:
             cohort_trainer, self.trainer = self._choose(model, place / TRAINER)
-            others = self._others(algorithm, self._by_torch)
+            others = self._others(algorithm, partial(self._by_torch, place))
         if self._counterpart is None and cohort_trainer is None:
             self._try(single, model)
         self._clients = SimulatedClients(
@@ -151,8 +152,10 @@ class LocalEngine:
         classes, examples = len(data.classes), data.calibration.x
         return Others(algorithm, made, data.shape, classes, seed, examples, objective_of(self._model))
 
-    def _by_torch(self, name: str, model: nn.Module) -> Trainers:
-        return TorchTrainer(model, self._on_notice), self._choose(model, None)[0]
+    def _by_torch(self, place: Path, name: str, model: nn.Module) -> Trainers:
+        return TorchTrainer(model, self._on_notice), self._choose(model, place / f"trainer-{quote(name, safe='')}.txt")[
+            0
+        ]
 
     def _by_graph(self, algorithm: Algorithm, model: nn.Module, place: Path, name: str = "") -> LiteRTTrainer:
         making = partial(self._on_notice, "making the training graph" + (f" of width {name}" if name else ""))

@@ -48,6 +48,12 @@ class Bounding:
         self._federation, self._real, self._unseen, self._say = federation, real, unseen, say
         self._told: set[int] = set()
 
+    @property
+    def reads_each(self) -> bool:
+        """Whether single updates are looked at."""
+        how = _how(self._federation, real=self._real)
+        return not self._unseen and (self._real or bool(self._federation.largest_share) or how != "none")
+
     def __call__(
         self, number: int, updates: Mapping[int, Update], weights: Weights, buffers: Weights
     ) -> dict[int, Update]:
@@ -69,6 +75,11 @@ class Bounding:
         return found
 
 
+def _how(federation: Federation, *, real: bool) -> str:
+    """Return what is done to updates that are too long."""
+    return federation.outliers if federation.outliers != "auto" else "clip" if real else "none"
+
+
 def bounded(
     updates: Mapping[int, Update], starts: Mapping[str, Weights], federation: Federation, *, real: bool
 ) -> tuple[dict[int, Update], dict[int, str]]:
@@ -81,7 +92,7 @@ def bounded(
         real: whether they come from real devices.
     """
     found, said = _of_bearable_weight(updates, federation.largest_share, real=real)
-    how = federation.outliers if federation.outliers != "auto" else "clip" if real else "none"
+    how = _how(federation, real=real)
     if how == "none" or len(found) < LEAST:
         return found, said
     left_out: set[int] = set()

@@ -313,7 +313,7 @@ class Coordinator:
             weights = shown.bundles.get(WEIGHTS, weights)
         asks = prepared if cohort else {}
         released = self.charging.forget_draw if self._never_the_same else _nothing
-        folds = self.merging.folds and not before.buffers
+        folds = self.merging.folds and not before.buffers and not self._bounding.reads_each
         answered = answers(self.engine, self.merging, number, asks, weights, folds=folds, released=released)
         reasons = answered.reasons
         if answered.again and asks and not answered.updates:

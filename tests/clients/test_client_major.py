@@ -20,6 +20,7 @@ from edgekit.data import Examples
 from edgekit.errors import ModelError, TrainingError
 from edgekit.local_settings import LocalSettings
 from edgekit.models import build
+from edgekit.models.norm import WeightStandardisedConv2d
 from edgekit.models.settings import Model
 
 IMAGE = (3, 14, 14)
@@ -67,7 +68,14 @@ def overlapping():
     return nn.Sequential(*first, nn.Conv2d(40, 10, (3, 1), padding=(1, 0)), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
+def strided():
+    """A padded convolution that leaves one pixel."""
+    first = [nn.Conv2d(3, 20, 3, stride=14, padding=1), nn.ReLU()]
+    return nn.Sequential(*first, nn.Conv2d(20, 20, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(20, 10))
+
+
 NETWORKS = {
+    "strided": strided,
     "mlp": lambda: build(Model(name="mlp"), IMAGE, 10, 0),
     "dscnn": lambda: build(Model(name="dscnn"), IMAGE, 10, 0),
     "cnn": lambda: build(Model(name="cnn"), IMAGE, 10, 0),
@@ -131,7 +139,7 @@ def test_so_are_steps_with_more_to_them(changes):
     steps_agree(model, [Train(weights, settings, anchor, drift) for weights in own])
 
 
-@pytest.mark.parametrize("name", ["lenet", "tied", "group", "standardised", "residual"])
+@pytest.mark.parametrize("name", ["lenet", "tied", "group", "standardised", "residual", "strided"])
 def test_private_work_is_torchs(name):
     torch.manual_seed(0)
     model = NETWORKS[name]()
@@ -157,6 +165,10 @@ def test_no_example_moves_a_clipped_sum_further_than_the_bound(name):
         found = trainer.train_cohort([asked] * 8, tasks(data))
         norms = [np.sqrt(sum(np.square(w, dtype=np.float64).sum() for w in one.arrays.values())) for one in found]
         assert 0.99 * min(clip, 0.1) < max(norms) <= clip
+    long = [Examples(np.full((1, *IMAGE), 1e37, np.float32), np.zeros(1, np.int64))]
+    tiny = Train(weights, replace(asked.settings, clip=1e-6))
+    (one,) = trainer.train_cohort([tiny], tasks(long))
+    assert np.sqrt(sum(np.square(w, dtype=np.float64).sum() for w in one.arrays.values())) <= 1e-6
     broken = [Examples(np.full((1, *IMAGE), np.nan, np.float32), np.zeros(1, np.int64))]
     (one,) = trainer.train_cohort([asked], tasks(broken))
     assert all(not w.any() for w in one.arrays.values())
@@ -182,6 +194,12 @@ def test_bits_depend_neither_on_who_trains_beside_nor_on_threads(monkeypatch):
             assert one.arrays[name].tobytes() == two.arrays[name].tobytes() == three.arrays[name].tobytes()
 
 
+def test_private_batches_without_examples_are_taken():
+    weights = trained_weights(model := lenet())
+    settings = LocalSettings(work="dp-sgd", steps=2, sample_rate=1e-9, noise_multiplier=0.7, augment=("flip",))
+    steps_agree(model, [Train(weights, settings)] * 2)
+
+
 def test_what_is_no_number_stays_none():
     model = lenet()
     data = [Examples(np.full((4, *IMAGE), np.nan, np.float32), np.zeros(4, np.int64))]
@@ -202,6 +220,13 @@ class Branching(nn.Module):
         return self.out((F.relu(x) + x).mean((2, 3)))
 
 
+class Bent(WeightStandardisedConv2d):
+    """Standardised weights with another gain where it is large."""
+
+    def standardised_weight(self):
+        return super().standardised_weight() / self.gain * self.gain.clamp(max=5)
+
+
 class Scaled(nn.Module):
     """A convolution whose weights are computed, but not standardised."""
 
@@ -218,6 +243,7 @@ class Scaled(nn.Module):
     [
         (lambda: nn.Sequential(nn.Conv2d(3, 10, 1), nn.GroupNorm(2, 10, affine=False), nn.Flatten()), "without gain"),
         (lambda: Scaled(), "weights that are computed"),
+        (lambda: nn.Sequential(Bent(3, 10, 14), nn.Flatten()), "weights that are computed"),
         (Branching, "a ReLU of what other layers read too"),
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(588, 16), nn.Tanh(), nn.Linear(16, 10)), "tanh has no rule"),
         (lambda: nn.Sequential(nn.Conv2d(3, 10, 3, dilation=2), nn.AdaptiveAvgPool2d(1), nn.Flatten()), "dilated"),

@@ -152,6 +152,10 @@ def test_of_many_clients_only_those_are_composed_that_may_have_spent_most(tmp_pa
     most = max(epsilon(history, 1e-5, "rdp") for history in all_kinds)
     assert ledger.epsilon(1e-5, "rdp") == most
     assert len(composed) < len(set(all_kinds))
+    many = Ledger(tmp_path / "prv.jsonl")  # whose figures fall at times: 3 steps of these are less than 2
+    for number, drawn in enumerate(((0, 1), (0, 1), (1,))):
+        many.charge(Charge(number, "client", "server", 20.0, 0.01, 1, drawn, f"p{number}"))
+    assert many.epsilon(1e-5, "prv") == max(epsilon([(20.0, 0.01, steps)], 1e-5, "prv") for steps in (2, 3))
 
 
 def test_a_ledger_that_cannot_be_read_is_never_guessed(tmp_path):

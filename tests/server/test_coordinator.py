@@ -391,9 +391,12 @@ def test_a_cohort_asked_in_waves_ends_where_it_does_at_once(keys, coordinate, ma
         assert [one[key] for key in counted] == [other[key] for key in counted]
 
 
-def test_single_updates_that_a_method_reads_come_in_one_wave(coordinate, make_experiment, monkeypatch):
+@pytest.mark.parametrize(
+    "key", ["federation.strategy=FedMedian", "federation.outliers=leave-out", "federation.largest_share=0.2"]
+)
+def test_single_updates_that_somebody_reads_come_in_one_wave(key, coordinate, make_experiment, monkeypatch):
     monkeypatch.setattr(LocalEngine, "wave", 3)
-    experiment = make_experiment("federation.rounds=1", "data.clients=7", "federation.strategy=FedMedian")
+    experiment = make_experiment("federation.rounds=1", "data.clients=7", key)
     made = coordinate(experiment, "each")
     whole = coordinate(experiment, "whole")
     whole.engine.wave = 0
