@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -109,7 +110,7 @@ def test_the_page_trains_step_by_step_as_litert_does_in_python(settings, made, b
             },
         )
         sent = protected(
-            Update({"weights": ours.arrays}), Ask({"weights": weights}, settings=one), np.random.default_rng(3)
+            Update({"weights": ours.arrays}), Ask({"weights": weights}, settings=one), partial(np.random.default_rng, 3)
         )
         after = np.concatenate([a.ravel() for a in sent.bundles["weights"].values()])
         assert np.abs(_floats(found["w"]) - after).max() < 1e-5

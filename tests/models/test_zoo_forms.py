@@ -51,6 +51,11 @@ NETWORKS = {
     "fusion late": ({"dim": 8, "first": [1, 8, 8]}, (70,)),
     "fusion cross-attention": ({"dim": 8, "first": [1, 8, 8], "kind": "cross-attention"}, (70,)),
 }
+KIN = (
+    "efficientnet", "shufflenet", "vit performer", "vit longformer", "experts top-1", "graph gat", "gru tokens",
+    "mingru masked", "fusion late",
+)  # fmt: skip
+"""Networks like another one here."""
 SETTINGS = {
     "plain": LocalSettings(epochs=2, batch_size=4, learning_rate=0.05, momentum=0.9),
     "private": LocalSettings(
@@ -78,7 +83,7 @@ def _tasks(data):
     return [LocalTask(b, np.random.default_rng(i), np.random.default_rng(100 + i)) for i, b in enumerate(data)]
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [pytest.param(one, marks=[pytest.mark.long] * (one in KIN)) for one in NETWORKS])
 def test_a_cohort_equals_each_client_alone_and_the_file_equals_torch(name, blocks):
     model, shape = _built(name)
     content = to_float32(model, shape)

@@ -52,6 +52,7 @@ def test_the_run_folder_holds_what_the_contract_says(finished):
         "model.safetensors",
         "checkpoint/round-000001.safetensors",
         "checkpoint/round-000002.safetensors",
+        "checkpoint/trainer.txt",
         "export/float32.tflite",
         "export/int8.tflite",
         "spiking/loihi.npz",

@@ -17,6 +17,7 @@ from edgekit.clients.trainer import LocalTask
 from edgekit.data import load
 from edgekit.errors import ExperimentError, ModelError, PrivacyError
 from edgekit.models import build
+from edgekit.models.settings import Model
 from edgekit.randomness import generator
 from edgekit.runfolder import RunFolder
 from edgekit.server.loop import checkpoint
@@ -290,6 +291,11 @@ def test_a_run_long_enough_to_compile_for_is_client_major_and_stays_so(coordinat
     for name, keys in (("long", []), ("private", ["privacy.unit=example"])):
         assert "compiled steps" in coordinate("Normed", *long, *keys, name=name).engine.trainer
         assert (tmp_path / name / "checkpoint/trainer.txt").read_text() == "client-major"
+    for rounds in (1, 100_000):  # further networks go on as they began, too
+        engine = coordinate("Normed", *small, f"federation.rounds={rounds}", name="widths").engine
+        model = build(Model(name="mlp"), (1, 8, 8), 10, 0)
+        _, cohort = engine._by_torch(tmp_path / "widths/checkpoint", "a/2", model)
+        assert type(cohort).__name__ == "VectorisedTrainer"
     said = []
     assert (
         "vectorised"
