@@ -1,6 +1,6 @@
 """Whether clients can be trained client-major, and are faster so, without numba being there.
 
-The compiled steps were the fastest of all trainers, or within 3 % of it, for each of 17 networks of up to 1.6 million
+The compiled steps were the fastest of all trainers, or within 3 % of it, for each of 16 networks of up to 1.6 million
 parameters and 1 to 50 clients (`benchmarks/trainers.py`), but on some machines for wide convolutions of large pictures,
 where torch's own products can be better. Compiling takes half a minute, once on a machine; a run that is done sooner
 does without. Both are told by shapes and numbers alone, never by a clock: under the same seed the same experiment takes
