@@ -21,7 +21,9 @@ import torch
 from torch import nn
 
 from edgekit.asks import Train
+from edgekit.clients.client_major.choice import too_large
 from edgekit.clients.client_major.trainer import ClientMajorTrainer
+from edgekit.clients.cohort.choice import slower
 from edgekit.clients.cohort.memory import keep_freed_memory
 from edgekit.clients.cohort.trainer import VectorisedTrainer
 from edgekit.clients.torch_trainer import TorchTrainer, trained_weights
@@ -31,7 +33,6 @@ from edgekit.errors import ModelError
 from edgekit.local_settings import LocalSettings
 from edgekit.models import build
 from edgekit.models.settings import Model
-from edgekit.server.engines.choice import fastest
 
 DIGITS, MNIST, CIFAR = (1, 8, 8), (1, 28, 28), (3, 32, 32)
 STEPS = 4
@@ -106,7 +107,9 @@ def measured(
         for task in few:
             alone.train(asked, task)
         best["one-by-one"] = min(best["one-by-one"], (time.process_time() - begun) / len(few))
-    chosen = fastest(model, clients, list(best), getattr(trainers.get("client-major"), "products", 0), private=private)
+    rest = "one-by-one" if not private and slower(model, clients) else "cohort"
+    ours = trainers.get("client-major")
+    chosen = "client-major" if ours and not too_large(model, ours.products, private=private) else rest
     return {name: round(1e3 * seconds / steps, 3) for name, seconds in best.items()}, chosen
 
 

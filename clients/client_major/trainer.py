@@ -124,14 +124,19 @@ class ClientMajorTrainer:
         """Poisson batches, each example clipped; `dp-sgd` steps with noise, `clipped-sum` gives the first sum."""
         weights = self._packed([one.weights for one in asked])
         nothing: list[float | None] = [None] * len(asked)
+
+        def sums_of(step: int) -> Array:
+            sums = np.zeros_like(weights)
+            self._run(blocks, [[plan[step]] for plan in plans], weights, settings, np.zeros(len(asked)), sums=sums)
+            return sums
+
+        if settings.work == "clipped-sum":
+            return sums_of(0), nothing
         momentum = np.zeros_like(weights)
         anchors, drifts = zip(*map(pulled, asked), strict=True)
         anchor, drift = self._packed(anchors) if settings.proximal_mu else None, self._packed(drifts)
         for step in range(len(plans[0])):
-            sums = np.zeros_like(weights)
-            self._run(blocks, [[plan[step]] for plan in plans], weights, settings, np.zeros(len(asked)), sums=sums)
-            if settings.work == "clipped-sum":
-                return sums, nothing
+            sums = sums_of(step)
             for row, task in enumerate(tasks):
                 own = [torch.from_numpy(self._program.packed[name].out_of(sums[row : row + 1])) for name in self._names]
                 add_noise([one[0] for one in own], settings.noise_multiplier * settings.clip, task.noise_rng)

@@ -60,14 +60,24 @@ def obstacle(
     examples, blocks = probed(model, shape, classes, examples)
     if reason := remembers(model, examples):
         return reason
+    return differs(model, VectorisedTrainer(model), settings or LocalSettings(), blocks) or None
+
+
+def differs(model: nn.Module, trainer: CohortTrainer, settings: LocalSettings, blocks: list[Examples]) -> str:
+    """Say how a round's work differs, done together, from each client's alone; "" if it does not.
+
+    Args:
+        model: the network.
+        trainer: of a cohort of it.
+        settings: how clients will train; for private work the bare sums of clipped gradients are compared too.
+        blocks: the clients' examples.
+    """
     weights = trained_weights(model)
-    settings = settings or LocalSettings()
     works = ["sgd"] if settings.work == "sgd" else [settings.work, "clipped-sum"]
     for work in dict.fromkeys(works):
-        asked = Train(weights, few_steps(settings, work))
-        if reason := difference(model, VectorisedTrainer(model), asked, blocks):
+        if reason := difference(model, trainer, Train(weights, few_steps(settings, work)), blocks):
             return reason
-    return None
+    return ""
 
 
 def remembers(model: nn.Module, examples: Examples) -> str:

@@ -1,15 +1,13 @@
 """Which trainer simulated clients have: the fastest that can train their network, by a rule without a clock."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import nn
 
-from edgekit.asks import Train
 from edgekit.clients.client_major.choice import client_major, lacks, too_large, too_little
 from edgekit.clients.cohort.choice import slower
-from edgekit.clients.cohort.trainer import VectorisedTrainer, difference, few_steps, obstacle, probed, remembers
-from edgekit.clients.torch_trainer import trained_weights
+from edgekit.clients.cohort.trainer import VectorisedTrainer, differs, obstacle, probed, remembers
 from edgekit.clients.trainer import CohortTrainer
 from edgekit.compiled import ready
 from edgekit.data import FederatedDataset
@@ -21,21 +19,6 @@ from edgekit.server.settings import Sections
 TRAINER = "trainer.txt"
 """In a run's checkpoints: `client-major`, or why its clients train one after the other, empty if they do not."""
 CLIENT_MAJOR, COHORT, ONE_BY_ONE = "client-major", "cohort", "one-by-one"
-
-
-def fastest(model: nn.Module, clients: int, trainers: Collection[str], products: int, *, private: bool) -> str:
-    """Return the trainer that is fastest in a run long enough to compile for, of those that can train a network.
-
-    Args:
-        model: the network.
-        clients: of a round.
-        trainers: names.
-        products: multiply-adds of an example.
-        private: whether single examples' gradients are clipped.
-    """
-    if CLIENT_MAJOR in trainers and not too_large(model, products, private=private):
-        return CLIENT_MAJOR
-    return ONE_BY_ONE if COHORT not in trainers or (not private and slower(model, clients)) else COHORT
 
 
 class Choice:
@@ -134,11 +117,8 @@ class Choice:
             raise ModelError(f"it needs numba: {error}") from None
         if not ready(train):
             self._say("compiling the training steps, once on this machine: about half a minute")
-        weights, work = trained_weights(model), self._settings.work
-        works = [work] if work == "sgd" else [work, "clipped-sum"]
-        for one in dict.fromkeys(works):
-            if reason := difference(model, made, Train(weights, few_steps(self._settings, one)), blocks):
-                raise ModelError(reason)
+        if reason := differs(model, made, self._settings, blocks):
+            raise ModelError(reason)
         return made
 
     def _examples_trained_on(self) -> float:

@@ -153,9 +153,8 @@ class LocalEngine:
         return Others(algorithm, made, data.shape, classes, seed, examples, objective_of(self._model))
 
     def _by_torch(self, place: Path, name: str, model: nn.Module) -> Trainers:
-        return TorchTrainer(model, self._on_notice), self._choose(model, place / f"trainer-{quote(name, safe='')}.txt")[
-            0
-        ]
+        cohort, _ = self._choose(model, place / f"trainer-{quote(name, safe='')}.txt")
+        return TorchTrainer(model, self._on_notice), cohort
 
     def _by_graph(self, algorithm: Algorithm, model: nn.Module, place: Path, name: str = "") -> LiteRTTrainer:
         making = partial(self._on_notice, "making the training graph" + (f" of width {name}" if name else ""))

@@ -320,10 +320,9 @@ class Coordinator:
             self.on_notice(f"round {number} is run again: {reasons[-1][1] if reasons else 'nobody answered'}")
             return None
         bounded = self._bounding(number, answered.updates, weights, before.buffers)
-        merged = self._undoing.merged(
-            before.state, before.buffers, states, number, bounded, like, weights, answered.count
-        )
-        replies = answered.count - len(merged.left_out)
+        count = answered.count - (len(answered.updates) - len(bounded))  # without those that were held back
+        merged = self._undoing.merged(before.state, before.buffers, states, number, bounded, like, weights, count)
+        replies = count - len(merged.left_out)
         buffers = {**before.buffers, **merged.buffers}
         after = self._after(before, Checkpoint(number, merged.state, transforms=merged.transforms, buffers=buffers))
         reasons += [(client, RUINED) for client in merged.left_out]

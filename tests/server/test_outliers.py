@@ -10,7 +10,7 @@ from edgekit.asks import BUFFERS, WEIGHTS, Update, problem_with_update
 from edgekit.data import load
 from edgekit.errors import ExperimentError, TrainingError
 from edgekit.models import build
-from edgekit.runfolder import RunFolder
+from edgekit.runfolder import RunFolder, read_lines
 from edgekit.server.engines.local import LocalEngine
 from edgekit.server.loop.outliers import bounded
 from edgekit.server.loop.sync import Coordinator
@@ -104,6 +104,14 @@ def test_a_round_that_a_majority_ruins_is_made_again_without_them(attacked, tmp_
 def test_a_round_that_all_ruin_is_undone(attacked):
     with pytest.raises(TrainingError, match="every client failed in 3 rounds in a row; .* ruined by its update"):
         attacked("scale x 100", attackers=range(CLIENTS))
+
+
+def test_who_is_held_back_is_no_reply(attacked, tmp_path):
+    _, said = attacked("scale x 100", "federation.outliers=leave-out", rounds=1)
+    held = sum("held back" in line for line in said)
+    assert held >= len(ATTACKERS)
+    (line,) = read_lines(tmp_path / "run/metrics.jsonl")
+    assert (line["replies"], line["failures"]) == (CLIENTS - held, held)
 
 
 def test_running_statistics_are_bounded_too():
