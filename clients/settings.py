@@ -45,6 +45,9 @@ class Training(Section):
     """Ways to change examples each time they are taken, in this order ([objectives.md](objectives.md))."""
     memory_mb: Count = 512
     """Bound on the vectorised trainer's working memory."""
+    workers: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Processes that train at once, 50 clients each at a time, with the same results; compiled steps take all cores
+    without. With `federation.engine = "ray"` actors, of which 1 is as many as there are cores."""
 
     @model_validator(mode="after")
     def _together(self) -> Self:

@@ -44,6 +44,10 @@ class Federation(Section):
     largest_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of all weight that one client may have in a mean; 0 lets no real device count for more than three times the
     median, and simulated clients for what they have."""
+    engine: Literal["local", "ray"] = "local"
+    """Where simulated clients train: on this machine, or as Ray's actors on it or a cluster, with the same results."""
+    ray_address: str = ""
+    """Of a running Ray cluster, `HOST:PORT` as `ray start` tells it, or `auto`; `""` starts Ray on this machine."""
     evaluate_every: Count = 1
     """Rounds between measurements."""
 
@@ -64,6 +68,8 @@ class Federation(Section):
 
     @model_validator(mode="after")
     def _one_method(self) -> Self:
+        if self.ray_address and self.engine != "ray":
+            raise ValueError("ray_address is of engine = 'ray': set it, or leave the address out")
         if self.algorithm and self.strategy:
             raise ValueError(
                 f"algorithm = {self.algorithm!r} and strategy = {self.strategy!r} are two methods: leave one out"

@@ -27,7 +27,7 @@ from edgekit.guarantee import Plan
 from edgekit.pipeline.subjects import load_dataset
 from edgekit.privacy import audit
 from edgekit.runfolder import RunFolder
-from edgekit.server.engines.base import Exchanged
+from edgekit.server.engines.base import Exchanged, Fold
 from edgekit.server.loop.metrics import RoundMetrics
 from edgekit.server.loop.sync import Coordinator
 from edgekit.transforms.base import Round
@@ -261,9 +261,9 @@ def _watch(coordinator: Coordinator, made: Canaries, seen: Seen) -> None:
 
         mechanism.on_aggregate = aggregated  # type: ignore[method-assign]
         return
-    exchange, engine.wave = engine.exchange, 0  # all of a round is watched together
+    exchange, engine.folds = engine.exchange, False  # all of a round is watched together
 
-    def exchanged(asks: Mapping[int, Ask]) -> Exchanged:
+    def exchanged(asks: Mapping[int, Ask], fold: Fold | None = None) -> Exchanged:
         found = exchange(asks)
         moved = np.zeros((2, made.count))
         for reply in found.replies:

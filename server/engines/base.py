@@ -4,10 +4,30 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from edgekit.asks import Ask, Reply, Scored
+from edgekit.asks import Ask, Reply, Scored, Update
 
 Draw = Callable[[int], list[int]]
 """Draws places out of so many."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Replies, read.
+
+    Attributes:
+        updates: valid ones by client, in the one form that all have; of several clients that were folded, their mean
+            under the first one's number.
+        count: how many clients' updates these are.
+        reasons: (client, reason) of those that gave none.
+    """
+
+    updates: dict[int, Update]
+    count: int
+    reasons: list[tuple[int, str]]
+
+
+Fold = Callable[[Sequence[Reply], Mapping[int, Ask]], Taken]
+"""Reads some clients' replies to their asks, and keeps the mean alone; it can be sent to other processes."""
 
 
 @dataclass(frozen=True)
@@ -15,11 +35,12 @@ class Exchanged:
     """What came of a round's asks.
 
     Attributes:
-        replies: one for each ask, in its order.
+        replies: one for each ask, in its order; none where they were folded.
         bytes_up: that came.
         bytes_down: that were sent.
         again: whether nobody answered, but clients come and go, so that the round is worth another try.
         released: whether clients sent anything at all, be it no update.
+        folded: of some clients after the other, in the order of the asks; None where there are replies.
     """
 
     replies: Sequence[Reply]
@@ -27,6 +48,7 @@ class Exchanged:
     bytes_down: int
     again: bool = False
     released: bool = True
+    folded: Sequence[Taken] | None = None
 
 
 class Engine(Protocol):
@@ -35,18 +57,23 @@ class Engine(Protocol):
     Attributes:
         trainer: how they train, for people.
         repeatable: whether a round that is run again gives the same bits.
-        wave: most clients that are worth asking at once; 0 is all.
+        folds: whether it can keep means instead of replies.
     """
 
     trainer: str
     repeatable: bool
-    wave: int
+    folds: bool
 
     def choose(self, number: int, draw: Draw) -> list[int]:
         """Return who takes part in a round, as numbers; `draw(n)` draws places out of n. It may wait for clients."""
 
-    def exchange(self, asks: Mapping[int, Ask]) -> Exchanged:
-        """Return the clients' replies."""
+    def exchange(self, asks: Mapping[int, Ask], fold: Fold | None = None) -> Exchanged:
+        """Return the clients' replies.
+
+        Args:
+            asks: by client.
+            fold: given where the mean of updates will do, to an engine that `folds`: then it may keep means.
+        """
 
     def measure(self, asks: Mapping[int, Ask]) -> Mapping[int, Scored]:
         """Return how good models are on what clients hold back, of those that hold back anything and could tell."""
@@ -59,3 +86,6 @@ class Engine(Protocol):
 
     def examples(self) -> int | None:
         """Return how many examples all clients own together, as far as it is known."""
+
+    def close(self) -> None:
+        """End what works for it elsewhere; it can go on afterwards."""

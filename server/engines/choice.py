@@ -21,6 +21,29 @@ TRAINER = "trainer.txt"
 CLIENT_MAJOR, COHORT, ONE_BY_ONE = "client-major", "cohort", "one-by-one"
 
 
+def kind_of(trainer: CohortTrainer | None) -> str:
+    """Return what kind of trainer was chosen, for `again`."""
+    if trainer is None:
+        return ONE_BY_ONE
+    return COHORT if isinstance(trainer, VectorisedTrainer) else CLIENT_MAJOR
+
+
+def again(kind: str, model: nn.Module, dataset: FederatedDataset, memory_bytes: int) -> CohortTrainer | None:
+    """Return a cohort's trainer of a kind that was chosen and tried elsewhere; None for one client at a time.
+
+    Raises:
+        ExperimentError: it cannot be had here.
+    """
+    if kind == ONE_BY_ONE:
+        return None
+    if kind == COHORT:
+        return VectorisedTrainer(model, memory_bytes)
+    try:
+        return client_major(model, dataset.shape, len(dataset.classes), memory_bytes)
+    except (ModelError, ImportError) as error:
+        raise ExperimentError(f"the run trains client-major, which cannot be had here: {error}") from None
+
+
 class Choice:
     """Chooses the trainer of a network's clients.
 

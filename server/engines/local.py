@@ -1,41 +1,25 @@
-"""The local engine: all clients of a dataset, in this process."""
+"""The local engine: all clients of a dataset, simulated in this process, in several, or by Ray."""
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from pathlib import Path
-from urllib.parse import quote
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from torch import nn
 
 from edgekit.algorithms.base import Algorithm
-from edgekit.algorithms.interactive import Counterpart, Interactive
-from edgekit.asks import Ask, Scored, Train
-from edgekit.clients.halves import keeps
-from edgekit.clients.litert import LiteRTTrainer
-from edgekit.clients.others import Others
-from edgekit.clients.simulated import SimulatedClients, Trainers
-from edgekit.clients.states import ClientStates
-from edgekit.clients.torch_trainer import TorchTrainer, state, trained_weights
-from edgekit.clients.trainer import CohortTrainer, Trainer
+from edgekit.asks import Ask, Scored
 from edgekit.data import FederatedDataset
 from edgekit.errors import ExperimentError
 from edgekit.local_settings import LocalSettings
-from edgekit.models import check_private
-from edgekit.models.requirements import moving_buffers
-from edgekit.objectives import objective_of
 from edgekit.runfolder import RunFolder
-from edgekit.server.engines.base import Draw, Exchanged
-from edgekit.server.engines.choice import TRAINER, Choice
-from edgekit.server.engines.graphs import kept_training_graph
+from edgekit.server.engines.base import Draw, Exchanged, Fold, Taken
+from edgekit.server.engines.processes import Processes
+from edgekit.server.engines.shards import Answered, Kind, Pool, cut, done, forwarded
+from edgekit.server.engines.simulation import Recipe, Simulation
 from edgekit.server.settings import Sections
 from edgekit.transforms.base import Transform
 
-WAVE = 500
-"""Clients whose updates are held at once; more at once are no faster."""
-
 
 class LocalEngine:
-    """All clients of a dataset, in this process.
+    """All clients of a dataset. A round's bits are the same wherever they are simulated.
 
     Args:
         experiment: the experiment.
@@ -54,7 +38,6 @@ class LocalEngine:
     """
 
     repeatable = True
-    wave = WAVE
 
     def __init__(
         self,
@@ -69,64 +52,60 @@ class LocalEngine:
         settings: LocalSettings | None = None,
         phase: int = 0,
     ) -> None:
-        place = run.checkpoint / f"phase-{phase}" if phase else run.checkpoint
-        self._experiment, self._dataset, self._on_notice = experiment, dataset, on_notice
-        self._settings, self._model = settings or LocalSettings(), model
-        self._choose = Choice(experiment, dataset, self._settings, on_notice)
-        single: Trainer = TorchTrainer(model, on_notice)
-        cohort_trainer: CohortTrainer | None = None
-        others: Others[Trainers] | None = None
-        self._counterpart: Counterpart | None = None
-        if isinstance(algorithm, Interactive):
-            self.wave = 0  # all clients' steps meet the server's
-            training = experiment.training.plain()
-            self._counterpart = algorithm.counterpart(model, dataset, training, seed, on_notice)
-            self.trainer = self._counterpart.trainer
-        elif experiment.training.trainer == "litert":
-            if key := experiment.training.needs_torch:
-                raise ExperimentError(f"training.{key} needs torch: set training.trainer = 'auto'")
-            if key := algorithm.needs_torch:
-                raise ExperimentError(f"{key} needs torch: set training.trainer = 'auto'")
-            single = self._by_graph(algorithm, model, place)
-            others = self._others(
-                algorithm, lambda name, network: (self._by_graph(algorithm, network, place, name), None)
-            )
-            self.trainer = "one client at a time in LiteRT, as devices without torch train"
-        else:
-            cohort_trainer, self.trainer = self._choose(model, place / TRAINER)
-            others = self._others(algorithm, partial(self._by_torch, place))
-        if self._counterpart is None and cohort_trainer is None:
-            self._try(single, model)
-        self._clients = SimulatedClients(
-            dataset,
-            algorithm,
-            single,
-            cohort_trainer,
-            seed,
-            ClientStates(place / "clients") if keeps(algorithm, transforms) else None,
-            on_notice,
-            transforms,
-            others,
-            self._counterpart,
-        )
+        place = (run.checkpoint / f"phase-{phase}" if phase else run.checkpoint).absolute()
+        plain = settings or LocalSettings()
+        recipe = Recipe(experiment, dataset, model, place, seed, algorithm, transforms, plain)
+        self._dataset, self._say = dataset, on_notice
+        self._here = Simulation(recipe, on_notice)
+        self.trainer = self._here.trainer
+        self._counterpart = self._here.counterpart
+        self.folds = self._counterpart is None  # else all clients' steps meet the server's
+        self._pool = self._elsewhere(experiment)
+        if self._pool is not None:
+            self.trainer = f"{self.trainer}; {self._pool}"
+
+    def _elsewhere(self, experiment: Sections) -> Pool | None:
+        """Return who trains instead of this process."""
+        workers, ray = experiment.training.workers, experiment.federation.engine == "ray"
+        if not ray and workers == 1:
+            return None
+        if self._counterpart is not None:
+            key = "federation.engine = 'ray'" if ray else "training.workers"
+            raise ExperimentError(f"{key}: clients of split learning meet the server in each step: leave it out")
+        if ray:
+            from edgekit.server.engines.ray import Actors
+
+            return Actors(self._here.tried, experiment.federation.ray_address, workers, self._say)
+        if self._here.threads:
+            self._say("training.workers is left at one: compiled steps take all cores already")
+            return None
+        return Processes(self._here.tried, workers, self._say)
 
     def choose(self, number: int, draw: Draw) -> list[int]:
         """Return the drawn clients."""
         return draw(self._dataset.clients)
 
-    def exchange(self, asks: Mapping[int, Ask]) -> Exchanged:
-        """Return the clients' replies."""
-        replies = self._clients.train(asks)
-        answered = [reply.update for reply in replies if reply.update is not None]
-        if self._counterpart is None:
-            return Exchanged(replies, sum(one.nbytes for one in answered), sum(ask.nbytes for ask in asks.values()))
-        up, down = self._counterpart.take_traffic()  # beside their own parts of the network
-        size = self._counterpart.device_bytes
-        return Exchanged(replies, up + size * len(answered), down + size * len(asks))
+    def exchange(self, asks: Mapping[int, Ask], fold: Fold | None = None) -> Exchanged:
+        """Return the clients' replies, or the mean of each shard's."""
+        down = sum(ask.nbytes for ask in asks.values())
+        if self._counterpart is not None:
+            replies = self._here.clients.train(asks)
+            answered = [reply.update for reply in replies if reply.update is not None]
+            up, more = self._counterpart.take_traffic()  # beside their own parts of the network
+            size = self._counterpart.device_bytes
+            return Exchanged(replies, up + size * len(answered), more + size * len(asks))
+        replies, taken, up = [], list[Taken](), 0
+        for one in self._each("train", asks, fold):
+            replies += one.replies
+            taken += [] if one.taken is None else [one.taken]
+            up += one.bytes_up
+        return Exchanged(replies, up, down, folded=taken or None)
 
     def measure(self, asks: Mapping[int, Ask]) -> Mapping[int, Scored]:
         """Return how good models are on what clients hold back."""
-        return self._clients.measure(asks)
+        if self._counterpart is not None:
+            return self._here.clients.measure(asks)
+        return {client: scored for one in self._each("measure", asks) for client, scored in one.scores.items()}
 
     def name_of(self, client: int) -> str:
         """Return `client` and its number."""
@@ -140,29 +119,16 @@ class LocalEngine:
         """Return how many examples the dataset's clients own."""
         return self._dataset.total_examples
 
-    def _others(self, algorithm: Algorithm, make: Callable[[str, nn.Module], Trainers]) -> Others[Trainers]:
-        """Return trainers of the method's further networks."""
+    def close(self) -> None:
+        """End the processes that train."""
+        if self._pool is not None:
+            self._pool.close()
 
-        def made(name: str, model: nn.Module) -> Trainers:
-            if self._experiment.privacy.on:
-                check_private(model, data.calibration.x)
-            return make(name, model)
-
-        data, seed = self._dataset, self._experiment.seed
-        classes, examples = len(data.classes), data.calibration.x
-        return Others(algorithm, made, data.shape, classes, seed, examples, objective_of(self._model))
-
-    def _by_torch(self, place: Path, name: str, model: nn.Module) -> Trainers:
-        cohort, _ = self._choose(model, place / f"trainer-{quote(name, safe='')}.txt")
-        return TorchTrainer(model, self._on_notice), cohort
-
-    def _by_graph(self, algorithm: Algorithm, model: nn.Module, place: Path, name: str = "") -> LiteRTTrainer:
-        making = partial(self._on_notice, "making the training graph" + (f" of width {name}" if name else ""))
-        kept = kept_training_graph(self._experiment, algorithm, self._dataset, model, place, making, name)
-        return LiteRTTrainer(kept, self._dataset.objective)
-
-    def _try(self, trainer: Trainer, model: nn.Module) -> None:
-        """Try a round's work on the server's own examples, before anything is charged."""
-        held, examples = state(model), self._dataset.calibration
-        buffers = {name: held[name] for name in moving_buffers(model, examples.x) if name in held}
-        trainer.check(Train(trained_weights(model), self._settings, buffers=buffers), examples)
+    def _each(self, kind: Kind, asks: Mapping[int, Ask], fold: Fold | None = None) -> Iterator[Answered]:
+        """Return what comes of each shard."""
+        common, parts = cut(kind, asks, fold)
+        if self._pool is not None:
+            yield from forwarded(self._pool.each(common, parts), self._say)
+            return
+        for part in parts:
+            yield done(self._here, common, part)

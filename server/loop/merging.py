@@ -6,22 +6,20 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from edgekit.algorithms.base import Algorithm, answer_like, checked, checked_asks, expected_of
+from edgekit.algorithms.base import checked, checked_asks
 from edgekit.arrays import Weights, problem_with
 from edgekit.asks import (
     BUFFERS,
     Ask,
     Bundles,
-    Reply,
     Scored,
     State,
     Update,
-    check_noisable,
     own_bundles,
-    problem_with_update,
 )
-from edgekit.errors import DataError, ExperimentError, ModelError, TrainingError
+from edgekit.errors import TrainingError
 from edgekit.server.loop.metrics import rounded_all
+from edgekit.server.loop.reading import Reading
 from edgekit.server.loop.server_trainer import ServerTrainer
 from edgekit.transforms.base import Round
 from edgekit.transforms.chain import Chain, Draw
@@ -33,10 +31,8 @@ class Merging:
     """A method with the transforms that its updates go through; what fails there says whose fault it is.
 
     Args:
-        algorithm: the method.
+        reading: reads replies for the method.
         chain: the transforms.
-        method: its name, for messages.
-        noised: whether privacy adds noise to all that clients send.
         cohort: clients that take part in a round, on average.
         clients: that there are.
         examples: returns how many examples all have together.
@@ -46,18 +42,16 @@ class Merging:
 
     def __init__(
         self,
-        algorithm: Algorithm,
+        reading: Reading,
         chain: Chain,
-        method: str,
         *,
-        noised: bool,
         cohort: int,
         clients: int,
         examples: Callable[[], int],
         draw: Draw,
         trainer: ServerTrainer,
     ) -> None:
-        self._algorithm, self._chain, self._method, self._noised = algorithm, chain, method, noised
+        self.reading, self._algorithm, self._chain = reading, reading.algorithm, chain
         self._cohort, self._clients, self._examples, self._draw = cohort, clients, examples, draw
         self._trainer = trainer
 
@@ -68,80 +62,24 @@ class Merging:
 
     def begin(self, weights: Weights, learnt: frozenset[str]) -> State:
         """Return the method's state before the first round."""
-        return self.tried(0, "could not begin", lambda: checked(self._algorithm.begin(weights, learnt)))
+        return self.reading.tried(0, "could not begin", lambda: checked(self._algorithm.begin(weights, learnt)))
 
     def asks(self, state: State, clients: Sequence[int], number: int) -> Mapping[int, Ask]:
         """Return what each client of a round is asked."""
         ask = self._algorithm.ask
-        return self.tried(
+        return self.reading.tried(
             number, "could not configure the round", lambda: checked_asks(ask(state, clients, number), clients)
         )
 
     def prepared(self, ask: Ask, states: Sequence[State]) -> Ask:
         """Return an ask as the transforms leave it."""
-        return self.tried(ask.round, "could not configure the round", lambda: self._chain.prepare(ask, states))
+        return self.reading.tried(ask.round, "could not configure the round", lambda: self._chain.prepare(ask, states))
 
     def states(self, like: Bundles, number: int) -> list[State]:
         """Return what the transforms remember before their first round."""
-        return self.tried(
+        return self.reading.tried(
             number, "has a transform that could not begin", lambda: [checked(one) for one in self._chain.begin(like)]
         )
-
-    def expected(self, number: int, ask: Ask) -> Bundles:
-        """Return arrays such as an ask's answer must have."""
-        like: Bundles = self.tried(number, "could not say what it expects", lambda: expected_of(self._algorithm, ask))
-        if BUFFERS in like:
-            raise TrainingError(f"round {number}: {self._method} may not call a bundle {BUFFERS!r}: that is taken")
-        if set(like) != set(self._algorithm.bundles):
-            raise TrainingError(
-                f"round {number}: {self._method} expects the bundles {', '.join(like)}, but declares "
-                f"{', '.join(self._algorithm.bundles)} (bundles = …)"
-            )
-        if self._noised:
-            check_noisable(like)
-        return like
-
-    def sorted(
-        self, number: int, replies: Sequence[Reply], asks: Mapping[int, Ask]
-    ) -> tuple[dict[int, Update], list[tuple[int, str]]]:
-        """Sort replies into accepted updates, and (client, reason) of those that cost their update."""
-        accepted, reasons = {}, []
-        like: dict[int, Bundles] = {}  # of asks, which most clients share
-        for reply in replies:
-            problem = reply.problem
-            if reply.update is not None:
-                ask = asks[reply.client]
-                if id(ask) not in like:
-                    self.expected(number, ask)
-                    like[id(ask)] = answer_like(self._algorithm, ask)
-                problem = problem_with_update(reply.update, like[id(ask)])
-            if reply.update is not None and not problem:
-                variances = [n for n in reply.update.bundles.get(BUFFERS, {}) if n.endswith("running_var")]
-                if below := [n for n in variances if (reply.update.bundles[BUFFERS][n] < 0).any()]:
-                    problem = f"{below[0]!r} is a variance below zero"
-            if reply.update is None or problem:
-                reasons.append((reply.client, problem))
-            else:
-                accepted[reply.client] = reply.update
-        return accepted, reasons
-
-    def whole(
-        self, number: int, updates: Mapping[int, Update], asks: Mapping[int, Ask], weights: Weights
-    ) -> dict[int, Update]:
-        """Return valid updates in the one form that all have from here on."""
-        whole = self._algorithm.whole
-        return self.tried(
-            number,
-            "could not read the updates",
-            lambda: {client: whole(update, asks[client], weights) for client, update in updates.items()},
-        )
-
-    def whole_like(self, number: int, ask: Ask, weights: Weights) -> Bundles:
-        """Return arrays such as updates have in that form."""
-        like = self.expected(number, ask)
-        if not self._algorithm.unequal:
-            return like
-        return self.tried(number, "could not say what it expects", lambda: self._algorithm.whole_like(ask, weights))
 
     def merged(
         self,
@@ -166,7 +104,7 @@ class Merging:
         """
         round_ = Round(number, weights, like, self._cohort, self._clients, self._examples)
         algorithm, received = self._algorithm, self._chain.received
-        got, after_all = self.tried(
+        got, after_all = self.reading.tried(
             number,
             "has a transform that failed at the server",
             lambda: received(updates, states, round_, self._draw, algorithm.reads, count),
@@ -179,9 +117,9 @@ class Merging:
             after = checked(self._trainer.driven(made, number) if isinstance(made, Generator) else made)
             return after, dict(algorithm.model(after)), rounded_all(after.facts.get("metrics", got.facts))
 
-        after, model, metrics = self.tried(number, "could not aggregate the updates", merge)
+        after, model, metrics = self.reading.tried(number, "could not aggregate the updates", merge)
         if problem := problem_with(model, algorithm.model(before)):
-            told = f"{self._method} gave unusable weights ({problem}): lower the learning rate"
+            told = f"{self.reading.method} gave unusable weights ({problem}): lower the learning rate"
             raise TrainingError(f"round {number}: {told}")
         return after, [checked(one) for one in after_all], metrics
 
@@ -194,23 +132,12 @@ class Merging:
     ) -> tuple[Mapping[int, Scored], Mapping[str, Any]]:
         """Ask clients how good the model is on what they hold back; return that, and the method's metrics."""
         ask, tell = self._algorithm.ask_scores, self._algorithm.tell_scores
-        scores = measure(self.tried(number, "could not configure the round", lambda: ask(state, clients, number)))
+        asks = self.reading.tried(number, "could not configure the round", lambda: ask(state, clients, number))
+        scores = measure(asks)
         if not scores:
             return scores, {}
         problem = "could not aggregate the clients' scores"
-        return scores, self.tried(number, problem, lambda: rounded_all(tell(scores, number)))
-
-    def tried(self, number: int, problem: str, call: Callable[[], T]) -> T:
-        """Call what may be the user's own; what goes wrong there says whose fault it is."""
-        try:
-            return call()
-        except (DataError, ExperimentError, ModelError):
-            raise
-        except Exception as error:
-            if isinstance(error, TrainingError) and str(error).startswith("round "):
-                raise
-            told = " ".join(str(error).split()) or type(error).__name__
-            raise TrainingError(f"round {number}: {self._method} {problem}: {told}") from error
+        return scores, self.reading.tried(number, problem, lambda: rounded_all(tell(scores, number)))
 
 
 def without_buffers(updates: Mapping[int, Update]) -> tuple[dict[int, Update], Weights]:

@@ -28,6 +28,7 @@ from edgekit.runfolder import RunFolder, append_line
 from edgekit.server.engines.base import Engine
 from edgekit.server.engines.local import LocalEngine
 from edgekit.server.loop import checkpoint, selection
+from edgekit.server.loop.answers import answers
 from edgekit.server.loop.charging import Charging, planned
 from edgekit.server.loop.checkpoint import Checkpoint, with_buffers_apart
 from edgekit.server.loop.evaluation import Validation, measured
@@ -36,9 +37,9 @@ from edgekit.server.loop.merging import Merging, moved_on
 from edgekit.server.loop.metrics import Outcome, RoundMetrics, by_client, keep_rounds, rounded, skips
 from edgekit.server.loop.outliers import Bounding
 from edgekit.server.loop.preparing import prepare
+from edgekit.server.loop.reading import Reading
 from edgekit.server.loop.server_trainer import ServerTrainer
 from edgekit.server.loop.undoing import RUINED, Undoing
-from edgekit.server.loop.waves import answers
 from edgekit.server.settings import Sections
 from edgekit.transforms import chain
 from edgekit.transforms.base import Mechanism
@@ -131,10 +132,8 @@ class Coordinator:
         )
         self.charging = Charging(experiment, self.mechanism, run, private_seed)
         self.merging = Merging(
-            self.algorithm,
+            Reading(self.algorithm, self._method, noised=self.mechanism is not None),
             through,
-            self._method,
-            noised=self.mechanism is not None,
             cohort=cohort,
             clients=dataset.clients,
             examples=self._examples,
@@ -259,6 +258,8 @@ class Coordinator:
             if newest is not None and newest.phase == self.phase.number:
                 current = with_buffers_apart(newest, self._first)
             keep_rounds(self.run_folder.metrics, current.round)
+        finally:
+            self.engine.close()
         chosen = (current.average or current.best) if self.phase.last else {}
         load_weights(self.model, chosen or self._whole(current))
         return Outcome(state(self.model), current.round, interrupted, self.engine.trainer)
@@ -303,18 +304,19 @@ class Coordinator:
         self.charging.charge(number, self._whom(cohort), again=not self.engine.repeatable)
         # Of nobody there is nothing to ask: an empty Poisson cohort is shown as one client, which is then left alone.
         made = self.merging.asks(before.state, cohort or [0], number)
-        like = self.merging.whole_like(number, next(iter(made.values())), before.state.bundles[WEIGHTS])
+        reading = self.merging.reading
+        like = reading.whole_like(number, next(iter(made.values())), before.state.bundles[WEIGHTS])
         states = before.transforms or self.merging.states(like, number)
         prepared = self._prepared(made, number, states, before.buffers)
         shown = next(iter(prepared.values()))  # transforms may change what is sent
         weights = before.state.bundles[WEIGHTS]
-        like = self.merging.whole_like(number, shown, weights)
+        like = reading.whole_like(number, shown, weights)
         if self.experiment.federation.transforms:
             weights = shown.bundles.get(WEIGHTS, weights)
         asks = prepared if cohort else {}
         released = self.charging.forget_draw if self._never_the_same else _nothing
         folds = self.merging.folds and not before.buffers and not self._bounding.reads_each
-        answered = answers(self.engine, self.merging, number, asks, weights, folds=folds, released=released)
+        answered = answers(self.engine, reading, number, asks, weights, folds=folds, released=released)
         reasons = answered.reasons
         if answered.again and asks and not answered.updates:
             self.on_notice(f"round {number} is run again: {reasons[-1][1] if reasons else 'nobody answered'}")

@@ -55,21 +55,6 @@ def _few_objects_to_collect():
     gc.unfreeze()
 
 
-@pytest.fixture
-def coordinate(tmp_path, digits):
-    """A coordinator in a run folder; digits shared by 6 clients unless a dataset is given."""
-
-    def make(experiment, name="run", dataset=None, **heard):
-        from edgekit.data import load
-
-        dataset = dataset or load(experiment.data, experiment.seed)
-        model = build(experiment.model, dataset.shape, len(dataset.classes), experiment.seed, dataset.calibration.x)
-        (tmp_path / name).mkdir(exist_ok=True)
-        return Coordinator(experiment, dataset, model, RunFolder(tmp_path / name), **heard)
-
-    return make
-
-
 def _same(one, other):
     return all(np.array_equal(one[name], other[name]) for name in other)
 
@@ -245,9 +230,9 @@ class Absent(LocalEngine):
         self.asked = [*getattr(self, "asked", []), draw(self._dataset.clients)]
         return self.asked[-1]
 
-    def exchange(self, asks):
+    def exchange(self, asks, fold=None):
         if len(self.asked) > 3:
-            return super().exchange(asks)
+            return super().exchange(asks, fold)
         return Exchanged([], 0, 0, again=True)
 
 
@@ -374,19 +359,19 @@ def test_client_major_training_ends_where_torch_does_and_goes_on_with_the_same_b
         ("privacy.unit=client", "privacy.noise=client"),
     ],
 )
-def test_a_cohort_asked_in_waves_ends_where_it_does_at_once(keys, coordinate, make_experiment, monkeypatch, tmp_path):
+def test_a_cohort_asked_in_shards_ends_where_it_does_at_once(keys, coordinate, make_experiment, monkeypatch, tmp_path):
     experiment = make_experiment("federation.rounds=2", "data.clients=7", *keys)
     whole = coordinate(experiment, "whole").run()
     most = []
     train = SimulatedClients.train
     monkeypatch.setattr(SimulatedClients, "train", lambda self, asks: most.append(len(asks)) or train(self, asks))
-    monkeypatch.setattr(LocalEngine, "wave", 3)
-    made = coordinate(experiment, "waves").run()
+    monkeypatch.setattr("edgekit.server.engines.shards.SHARD", 3)
+    made = coordinate(experiment, "shards").run()
     assert max(most) <= 3
     for name, array in whole.weights.items():
         np.testing.assert_allclose(made.weights[name], array, atol=1e-5)
     counted = ("replies", "failures", "bytes_up", "bytes_down", "epsilon")
-    lines = [read_lines(tmp_path / name / "metrics.jsonl") for name in ("whole", "waves")]
+    lines = [read_lines(tmp_path / name / "metrics.jsonl") for name in ("whole", "shards")]
     for one, other in zip(*lines, strict=True):
         assert [one[key] for key in counted] == [other[key] for key in counted]
 
@@ -394,12 +379,12 @@ def test_a_cohort_asked_in_waves_ends_where_it_does_at_once(keys, coordinate, ma
 @pytest.mark.parametrize(
     "key", ["federation.strategy=FedMedian", "federation.outliers=leave-out", "federation.largest_share=0.2"]
 )
-def test_single_updates_that_somebody_reads_come_in_one_wave(key, coordinate, make_experiment, monkeypatch):
-    monkeypatch.setattr(LocalEngine, "wave", 3)
+def test_single_updates_that_somebody_reads_are_not_folded(key, coordinate, make_experiment, monkeypatch):
+    monkeypatch.setattr("edgekit.server.engines.shards.SHARD", 3)
     experiment = make_experiment("federation.rounds=1", "data.clients=7", key)
     made = coordinate(experiment, "each")
     whole = coordinate(experiment, "whole")
-    whole.engine.wave = 0
+    whole.engine.folds = False
     assert _same(made.run().weights, whole.run().weights)
 
 

@@ -21,7 +21,7 @@ from edgekit.errors import ExperimentError, RefusedError
 from edgekit.flower import CLIENT_RAISED
 from edgekit.flower.parcel import error_reply
 from edgekit.privacy import Plan
-from edgekit.server.engines.base import Draw, Exchanged
+from edgekit.server.engines.base import Draw, Exchanged, Fold
 from edgekit.server.engines.fleet import delivery as deliveries
 from edgekit.server.engines.fleet.drift import DriftWatch
 from edgekit.server.engines.fleet.exchange import Exchange
@@ -54,7 +54,7 @@ class FleetEngine:
     """
 
     repeatable = False
-    wave = 0
+    folds = False
     keeps_model = ""
     """Why the model is not delivered to nodes."""
 
@@ -132,7 +132,7 @@ class FleetEngine:
                 self._on_notice(f"round {number} waits for nodes: {len(there)} of {wanted} are ready")
             time.sleep(self.presence.pause())
 
-    def exchange(self, asks: Mapping[int, Ask]) -> Exchanged:
+    def exchange(self, asks: Mapping[int, Ask], fold: Fold | None = None) -> Exchanged:
         """Send a round's asks; return the replies, a failure for each node that gave no update in time."""
         if not asks:
             return Exchanged([], 0, 0)
@@ -190,6 +190,9 @@ class FleetEngine:
         """Return how many examples the nodes that hold the task own; None if one does not say."""
         counts = [self.presence.nodes[node].examples for node in self.presence.ready]
         return None if not counts or min(counts) < 0 else sum(counts)
+
+    def close(self) -> None:
+        """End nothing: devices go on by themselves."""
 
     def deliver(self, delivery: Delivery, network: str | None = None) -> tuple[int, int]:
         """Send a model to all nodes that are there and have an older one; return (took it, were asked).

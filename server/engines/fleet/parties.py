@@ -23,7 +23,7 @@ from edgekit.errors import EdgekitError, RefusedError, TrainingError
 from edgekit.flower import CLIENT_RAISED, NODE_NOT_ALIGNED
 from edgekit.flower.parcel import error_reply
 from edgekit.privacy.intersection import Side, in_common, known_to_all
-from edgekit.server.engines.base import Draw, Exchanged
+from edgekit.server.engines.base import Draw, Exchanged, Fold
 from edgekit.server.engines.fleet.engine import WAITING_NOTICE_SECONDS, pack
 from edgekit.server.engines.fleet.exchange import QUESTION_SECONDS, Exchange
 from edgekit.server.engines.fleet.nodes import NodeState
@@ -54,7 +54,7 @@ class PartyEngine:
     """
 
     repeatable = False
-    wave = 0
+    folds = False
     keeps_model = "it needs the features of all parties"
     """Why the model is not delivered to nodes."""
 
@@ -112,7 +112,7 @@ class PartyEngine:
                 self._on_notice(f"round {number} waits for {', '.join(missing)}")
             time.sleep(self.presence.pause())
 
-    def exchange(self, asks: Mapping[int, Ask]) -> Exchanged:
+    def exchange(self, asks: Mapping[int, Ask], fold: Fold | None = None) -> Exchanged:
         """Train a round with all parties; each reply is the whole network, or says why there is none."""
         ordered = [node for node in self._order if node in asks]
         if not ordered:
@@ -140,6 +140,9 @@ class PartyEngine:
     def examples(self) -> int | None:
         """Return how many people there are labels of."""
         return len(self._ids)
+
+    def close(self) -> None:
+        """End nothing: devices go on by themselves."""
 
     def deliver(self, delivery: Delivery, network: str | None = None) -> tuple[int, int]:
         """Deliver nothing: without the other parties' features the model is of no use to one."""
