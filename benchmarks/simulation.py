@@ -151,7 +151,7 @@ def gemm_floor(net: str) -> float:
     return median_seconds(one_round)
 
 
-def flower_ray(net: str) -> float:
+def flower_ray(net: str, ended: Callable[[], None] = lambda: None) -> float:
     """Run Flower's own engine; each client trains with the same plain torch code as the row `plain`."""
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -178,13 +178,17 @@ def flower_ray(net: str) -> float:
         content = {"arrays": ArrayRecord(model.state_dict()), "metrics": MetricRecord({"num-examples": EXAMPLES})}
         return Message(RecordDict(content), reply_to=message)
 
+    def told() -> None:
+        stamps.append(time.perf_counter())
+        ended()
+
     @server_app.main()
     def main(grid: Grid, context: Context) -> None:
         FedAvg(fraction_train=COHORT / CLIENTS, fraction_evaluate=0.0).start(
             grid=grid,
             initial_arrays=ArrayRecord(nets.build(net).state_dict()),
             num_rounds=ROUNDS + 2,
-            evaluate_fn=lambda number, arrays: stamps.append(time.perf_counter()),
+            evaluate_fn=lambda number, arrays: told(),
         )
 
     cores = len(os.sched_getaffinity(0))

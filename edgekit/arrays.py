@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -39,8 +40,16 @@ def why_unreadable(error: Exception) -> str:
     return "it holds Python objects, or is none" if "pickle" in str(error) else " ".join(str(error).split())
 
 
-def problem_with(arrays: Mapping[str, Array], expected: Mapping[str, Array]) -> str | None:
-    """Say what makes `arrays` unfit to stand for `expected` (names, shapes, dtypes, finiteness); None if nothing."""
+def problem_with(
+    arrays: Mapping[str, Array], expected: Mapping[str, Array], largest: float = sys.float_info.max
+) -> str | None:
+    """Say what makes `arrays` unfit to stand for `expected` (names, shapes, dtypes, finiteness); None if nothing.
+
+    Args:
+        arrays: to be looked at.
+        expected: such as they must be.
+        largest: bound on the values' size.
+    """
     if missing := [name for name in expected if name not in arrays]:
         return f"array {missing[0]!r} is missing"
     if unknown := [name for name in arrays if name not in expected]:
@@ -51,8 +60,9 @@ def problem_with(arrays: Mapping[str, Array], expected: Mapping[str, Array]) -> 
             return f"{name!r} has shape {array.shape}, expected {reference.shape}"
         if array.dtype != reference.dtype:
             return f"{name!r} has dtype {array.dtype}, expected {reference.dtype}"
-        if not np.isfinite(array).all():
-            return f"{name!r} holds values that are not finite"
+        if array.dtype.kind == "f" and array.size and not (-largest <= array.min() and array.max() <= largest):
+            finite = np.isfinite(array).all()  # of what is none, neither comparison is true
+            return f"{name!r} holds values " + (f"beyond {largest:g}" if finite else "that are not finite")
     return None
 
 

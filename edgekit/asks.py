@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.arrays import Array, Weights, problem_with
+from edgekit.arrays import Weights, problem_with
 from edgekit.errors import TrainingError
 from edgekit.local_settings import LocalSettings
 
@@ -242,11 +242,7 @@ def problem_with_update(update: Update, expected: Bundles) -> str:
     if not (math.isfinite(update.weight) and 0 < update.weight < LARGEST_FACT):
         return f"its update weighs {update.weight!r}"
     for bundle, like in expected.items():
-        held = update.bundles[bundle]
-        problem = problem_with(held, like) or next(
-            (f"{name!r} holds values beyond {LARGEST_VALUE:g}" for name, array in held.items() if _is_large(array)), ""
-        )
-        if problem:
+        if problem := problem_with(update.bundles[bundle], like, LARGEST_VALUE):
             return problem if bundle == WEIGHTS else f"{bundle}: {problem}"
     if len(update.facts) > MOST_FACTS:
         return f"it tells more than {MOST_FACTS} facts"
@@ -254,10 +250,6 @@ def problem_with_update(update: Update, expected: Bundles) -> str:
         if name in OWN_FACTS or ":" in name or len(name) > MOST_LETTERS or not _fits(fact):
             return f"it tells {name[:40]!r}, which is no fact that can be taken"
     return ""
-
-
-def _is_large(array: Array) -> bool:
-    return array.dtype.kind == "f" and array.size > 0 and float(np.abs(array).max()) > LARGEST_VALUE
 
 
 def check_noisable(bundles: Bundles) -> None:

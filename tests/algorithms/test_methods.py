@@ -135,7 +135,7 @@ def test_personal_layers_stay_with_their_clients(run):
         own = {c: one["1.bias"] for c, one in zip(clients, each, strict=True)}
         shared = _mean(each, sizes)["1.weight"]
     _same(found, {"1.weight": shared, "1.bias": w["1.bias"]})
-    kept = made.engine._clients.states.load(4, 4)
+    kept = made.engine._here.clients.states.load(4, 4)
     assert np.allclose(kept["own"]["1.bias"], own[4], atol=1e-6)
     assert list(kept["own"]) == ["1.bias"]
 
@@ -231,7 +231,7 @@ def test_clients_measure_on_what_they_hold_back_and_never_train_on_it(measured):
 def test_personal_layers_are_measured_as_their_client_has_them(measured):
     made, w, _ = measured("federation.algorithm=personal", 'federation.arguments.layers=["1.bias"]')
     for client in range(6):
-        own = {**w, "1.bias": made.engine._clients.states.load(client, 4)["own"]["1.bias"]}
+        own = {**w, "1.bias": made.engine._here.clients.states.load(client, 4)["own"]["1.bias"]}
         assert made.scores[client].score == pytest.approx(_accuracy(made.dataset.client_test(client), own))
 
 

@@ -51,7 +51,7 @@ class Watched:
         self.plan, self.changes, self.replies, models = self.coordinator.plan, {}, [], [state(model)]
         exchange, save = self.coordinator.engine.exchange, checkpoint.save
 
-        def watched(asks):
+        def watched(asks, fold=None):
             found = exchange(asks)
             for reply in found.replies:
                 ask = asks[reply.client]

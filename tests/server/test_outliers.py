@@ -57,7 +57,7 @@ def attacked(tmp_path, make_experiment):
             made = LocalEngine(experiment, dataset, model, folder, 0, said.append, algorithm)
             exchange = made.exchange
 
-            def exchanged(asks):
+            def exchanged(asks, fold=None):
                 found = exchange(asks)
                 change, weight = ATTACKS[attack] if attack else (None, None)
                 replies = [

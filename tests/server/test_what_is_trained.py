@@ -225,7 +225,7 @@ def test_batch_norm_under_privacy_is_refused_before_anything_is_charged(coordina
 def test_a_round_trains_with_the_step_size_of_its_schedule(coordinate, monkeypatch):
     made = coordinate("FrozenBody", "training.schedule=step", "training.step_rounds=1", "federation.rounds=3")
     seen, exchange = [], made.engine.exchange
-    monkeypatch.setattr(made.engine, "exchange", lambda asks: seen.append(asks[0].settings) or exchange(asks))
+    monkeypatch.setattr(made.engine, "exchange", lambda asks, fold=None: seen.append(asks[0].settings) or exchange(asks))
     made.run()
     assert [settings.learning_rate for settings in seen] == pytest.approx([0.1, 0.05, 0.025])
 
@@ -294,7 +294,7 @@ def test_a_run_long_enough_to_compile_for_is_client_major_and_stays_so(coordinat
     for rounds in (1, 100_000):  # further networks go on as they began, too
         engine = coordinate("Normed", *small, f"federation.rounds={rounds}", name="widths").engine
         model = build(Model(name="mlp"), (1, 8, 8), 10, 0)
-        _, cohort = engine._by_torch(tmp_path / "widths/checkpoint", "a/2", model)
+        _, cohort = engine._here._by_torch("a/2", model)
         assert type(cohort).__name__ == "VectorisedTrainer"
     said = []
     assert (
