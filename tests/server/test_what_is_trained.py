@@ -225,7 +225,7 @@ def test_batch_norm_under_privacy_is_refused_before_anything_is_charged(coordina
 def test_a_round_trains_with_the_step_size_of_its_schedule(coordinate, monkeypatch):
     made = coordinate("FrozenBody", "training.schedule=step", "training.step_rounds=1", "federation.rounds=3")
     seen, exchange = [], made.engine.exchange
-    monkeypatch.setattr(made.engine, "exchange", lambda asks, fold=None: seen.append(asks[0].settings) or exchange(asks))
+    monkeypatch.setattr(made.engine, "exchange", lambda asks, _=None: seen.append(asks[0].settings) or exchange(asks))
     made.run()
     assert [settings.learning_rate for settings in seen] == pytest.approx([0.1, 0.05, 0.025])
 
