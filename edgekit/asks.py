@@ -185,6 +185,7 @@ class Aggregate:
         count: updates.
         clients: how many clients there are in all, asked or not.
         updates: single ones by client, for methods that read each; None where only the sum may be seen.
+        settings: with which clients trained.
     """
 
     bundles: Bundles
@@ -192,6 +193,7 @@ class Aggregate:
     count: int
     clients: int
     updates: Mapping[int, Update] | None = None
+    settings: LocalSettings = field(default_factory=LocalSettings)
 
 
 @dataclass(frozen=True)

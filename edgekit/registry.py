@@ -220,13 +220,37 @@ SOURCES = Registry(
 ALGORITHMS = Registry(
     "federation.algorithm",
     {
-        name: Entry(f"edgekit.algorithms.{name}:{made}", summary, source)
+        name: Entry(f"edgekit.algorithms.{name.replace('-', '_')}:{made}", summary, source)
         for name, made, summary, source in (
             ("fedavg", "FedAvg", "the mean of the clients' weights", "McMahan et al. 2017"),
             ("fedprox", "FedProx", "clients are pulled towards the global model", "Li et al. 2020"),
             ("scaffold", "Scaffold", "control variates take the clients' drift out", "Karimireddy et al. 2020"),
             ("fednova", "FedNova", "clients with unequal numbers of steps count by direction", "Wang et al. 2020"),
+            ("feddyn", "FedDyn", "a regulariser that moves along takes the clients' drift out", "Acar et al. 2021"),
             ("personal", "Personal", "some layers stay with their client", "Arivazhagan et al. 2019"),
+            ("fedbn", "FedBN", "norms stay with their client", "Li et al. 2021, FedBN"),
+            (
+                "ditto",
+                "Ditto",
+                "each client trains a model of its own too, pulled to the global one",
+                "Li et al. 2021",
+            ),
+            (
+                "ifca",
+                "IFCA",
+                "a model a cluster of clients, who join the best for them",
+                "Ghosh et al. 2020",
+            ),
+            ("qfedavg", "QFedAvg", "clients with larger losses count more", "Li et al. 2020, q-FedAvg"),
+            ("norm-bounding", "NormBounding", "no client moves the mean by more than a bound", "Sun et al. 2019"),
+            ("rfa", "RFA", "the geometric median of the clients' weights", "Pillutla et al. 2022"),
+            (
+                "centred-clipping",
+                "CentredClipping",
+                "changes, clipped around the last mean",
+                "Karimireddy et al. 2021",
+            ),
+            ("fltrust", "FLTrust", "clients count by how they agree with the server's own step", "Cao et al. 2021"),
             ("heterofl", "HeteroFL", "clients train as wide a network as their device bears", "Diao et al. 2021"),
             ("supernet", "Supernet", "many networks that share their weights, for a search", "Cai et al. 2020"),
             ("fjord", "FjORD", "likewise, each step at a width that it draws", "Horvath et al. 2021"),

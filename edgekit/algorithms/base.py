@@ -82,6 +82,7 @@ class Algorithm:
         modules: further networks that clients or server train, by the names that `Train` gives: [model] sections.
         changes: what is done to some of them first, by name: steps of `edgekit.compression.record`.
         unequal: whether clients of a round train networks of unequal shapes, each a corner of the run's.
+        trainings: how often a client trains in a round.
         needs_torch: what of it only nodes with torch can do, "" if nothing.
     """
 
@@ -99,6 +100,7 @@ class Algorithm:
     modules: Mapping[str, Model] = MappingProxyType({})
     changes: Mapping[str, Sequence[Mapping[str, Any]]] = MappingProxyType({})
     unequal: bool = False
+    trainings: int = 1
     needs_torch: str = ""
 
     def __init__(self, settings: Section | None = None) -> None:

@@ -29,13 +29,18 @@ class Personal(FedAvg):
     settings: PersonalSettings
     keeps = True
 
+    @property
+    def patterns(self) -> Sequence[str]:
+        """Names of what stays."""
+        return self.settings.layers
+
     def begin(self, weights: Weights, learnt: frozenset[str]) -> State:
         """See that there are such layers.
 
         Raises:
             ExperimentError: there are none, or nothing is left to share.
         """
-        for pattern in self.settings.layers:
+        for pattern in self.patterns:
             if not any(is_of(name, [pattern]) for name in weights):
                 layers = sorted({name.rpartition(".")[0] or name for name in weights})
                 hint = nearest(pattern, layers)
@@ -88,4 +93,4 @@ class Personal(FedAvg):
         return {**sent, **own} if fits else sent
 
     def _stays(self, name: str) -> bool:
-        return is_of(name, self.settings.layers)
+        return is_of(name, self.patterns)

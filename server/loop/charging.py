@@ -211,6 +211,10 @@ def planned(
     which = f"federation.{'strategy' if federation.strategy else 'algorithm'} {federation.method}"
     if algorithm.losses:
         raise ExperimentError(f"{which} needs the clients' losses, which private clients keep")
+    if algorithm.trainings > 1:
+        raise ExperimentError(
+            f"{which} has clients train {algorithm.trainings} times a round, privacy is planned for one: use another"
+        )
     mechanism.check(algorithm, which, transforms)
     sampling = selection.make(federation.selector or mechanism.selector).sampling(
         federation.cohort or dataset.clients, dataset.clients

@@ -18,6 +18,7 @@ from edgekit.asks import (
     own_bundles,
 )
 from edgekit.errors import TrainingError
+from edgekit.local_settings import LocalSettings
 from edgekit.server.loop.metrics import rounded_all
 from edgekit.server.loop.reading import Reading
 from edgekit.server.loop.server_trainer import ServerTrainer
@@ -37,6 +38,7 @@ class Merging:
         clients: that there are.
         examples: returns how many examples all have together.
         draw: gives the server's random numbers.
+        settings: gives a round's instructions to clients, for a server that trains as they do.
         trainer: answers what the method's merge asks for.
     """
 
@@ -49,11 +51,12 @@ class Merging:
         clients: int,
         examples: Callable[[], int],
         draw: Draw,
+        settings: Callable[[int], LocalSettings],
         trainer: ServerTrainer,
     ) -> None:
         self.reading, self._algorithm, self._chain = reading, reading.algorithm, chain
         self._cohort, self._clients, self._examples, self._draw = cohort, clients, examples, draw
-        self._trainer = trainer
+        self._trainer, self._settings = trainer, settings
 
     @property
     def folds(self) -> bool:
@@ -113,7 +116,7 @@ class Merging:
             return before, [checked(one) for one in after_all], {}
 
         def merge() -> tuple[State, Any, dict[str, Any]]:
-            made = algorithm.merge(before, got, number)
+            made = algorithm.merge(before, replace(got, settings=self._settings(number)), number)
             after = checked(self._trainer.driven(made, number) if isinstance(made, Generator) else made)
             return after, dict(algorithm.model(after)), rounded_all(after.facts.get("metrics", got.facts))
 

@@ -138,6 +138,7 @@ class Coordinator:
             clients=dataset.clients,
             examples=self._examples,
             draw=partial(generator, self.charging.seed),
+            settings=self._settings,
             trainer=ServerTrainer(model, self.algorithm, dataset, experiment.seed),
         )
         self._plain = replace(experiment.training.plain(), least_batch=2 if batch_norms(model) else 1)
@@ -395,12 +396,16 @@ class Coordinator:
         head = self.charging.ledger.head
         return replace(after, average=average, averaged=averaged, method=self._method, ledger=head)
 
+    def _settings(self, number: int) -> LocalSettings:
+        """Return a round's instructions to clients, before privacy."""
+        rate = self.experiment.training.rate(number - self.phase.since, self.phase.span)
+        return replace(self._plain, learning_rate=rate)
+
     def _prepared(
         self, made: Mapping[int, Ask], number: int, states: Sequence[State], buffers: Weights
     ) -> dict[int, Ask]:
         """Return what a round's clients are asked, with the settings they train with; equal asks stay one."""
-        rate = self.experiment.training.rate(number - self.phase.since, self.phase.span)
-        settings = replace(self._plain, learning_rate=rate)
+        settings = self._settings(number)
         once: dict[int, Ask] = {}
         for ask in made.values():
             if id(ask) not in once:

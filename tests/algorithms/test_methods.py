@@ -5,61 +5,13 @@ import pytest
 from torch import nn
 
 from edgekit.algorithms.base import step_weight
-from edgekit.clients.torch_trainer import state
-from edgekit.data import batches, load
+from edgekit.data import load
 from edgekit.errors import ExperimentError, TrainingError
-from edgekit.randomness import generator
 from edgekit.registry import ALGORITHMS
 from edgekit.runfolder import RunFolder, read_lines
 from edgekit.server.loop.sync import Coordinator
 
-QUICK = ["federation.rounds=3", "training.epochs=2", "training.batch_size=16", "training.learning_rate=0.2"]
-
-
-@pytest.fixture
-def run(tmp_path, make_experiment):
-    """Train digits with a linear classifier; return the coordinator, first and last weights, and the folder."""
-
-    def train(*overrides, name="run"):
-        experiment = make_experiment(*QUICK, "data.alpha=0.3", *overrides)
-        dataset = load(experiment.data, 0)
-        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-        folder = RunFolder.create(tmp_path / name)
-        made = Coordinator(experiment, dataset, model, folder)
-        first = state(model)
-        return made, first, made.run().weights, folder
-
-    return train
-
-
-def _descend(made, number, client, w, *, mu=0.0, anchor=None, drift=None):
-    """Local SGD on softmax regression: (weights after, steps)."""
-    training = made.local_settings
-    examples = made.dataset.client(client)
-    w, velocity, steps = {k: v.astype(np.float64) for k, v in w.items()}, {}, 0
-    anchor = {k: v.copy() for k, v in w.items()} if anchor is None else anchor
-    for batch in batches.draw(len(examples), training, generator(0, "batches", number, client)):
-        x, y = examples.x[batch].reshape(len(batch), -1).astype(np.float64), examples.y[batch]
-        scores = x @ w["1.weight"].T + w["1.bias"]
-        p = np.exp(scores - scores.max(1, keepdims=True))
-        p /= p.sum(1, keepdims=True)
-        p[range(len(y)), y] -= 1
-        gradient = {"1.weight": p.T @ x / len(y), "1.bias": p.mean(0)}
-        for name, g in gradient.items():
-            g = g + mu * (w[name] - anchor[name]) + (0 if drift is None else drift[name])
-            velocity[name] = training.momentum * velocity.get(name, 0) + g
-            w[name] = w[name] - training.learning_rate * velocity[name]
-        steps += 1
-    return w, steps
-
-
-def _mean(each, weights):
-    total = sum(weights)
-    return {k: sum(w * one[k] for w, one in zip(weights, each, strict=True)) / total for k in each[0]}
-
-
-def _same(found, wanted):
-    assert all(np.allclose(found[name], wanted[name], atol=1e-6) for name in wanted)
+from .reference import QUICK, accuracy, descend, mean, same
 
 
 @pytest.mark.parametrize("method", ["algorithm=fedavg", "algorithm=fedprox", "strategy=FedAvg", "strategy=FedProx"])
@@ -70,8 +22,8 @@ def test_averaging(run, method):
     clients = range(made.dataset.clients)
     sizes = [len(made.dataset.client(c)) for c in clients]
     for number in (1, 2, 3):
-        w = _mean([_descend(made, number, c, w, mu=mu)[0] for c in clients], sizes)
-    _same(found, w)
+        w = mean([descend(made, number, c, w, mu=mu)[0] for c in clients], sizes)
+    same(found, w)
 
 
 @pytest.mark.parametrize(("trainer", "momentum"), [("auto", 0.0), ("one-by-one", 0.5)])
@@ -86,15 +38,15 @@ def test_scaffold(run, trainer, momentum):
         after, changes = [], []
         for client in cohort:
             drift = {k: control[k] - own[client][k] for k in w}
-            y, steps = _descend(made, number, client, w, drift=drift)
+            y, steps = descend(made, number, client, w, drift=drift)
             far = sum((1 - momentum ** (steps - k)) / (1 - momentum) for k in range(steps))
             new = {k: own[client][k] - control[k] + (w[k] - y[k]) / (far * 0.2) for k in w}
             after.append(y)
             changes.append({k: new[k] - own[client][k] for k in w})
             own[client] = new
-        w = _mean(after, [1] * 3)
+        w = mean(after, [1] * 3)
         control = {k: control[k] + 3 / 6 * sum(change[k] for change in changes) / 3 for k in w}
-    _same(found, w)
+    same(found, w)
     assert len(list((folder.path / "checkpoint/clients").iterdir())) > 3
 
 
@@ -108,7 +60,7 @@ def test_fednova(run, momentum):
     for number in (1, 2, 3):
         directions, norms = [], []
         for client in clients:
-            y, steps = _descend(made, number, client, w)
+            y, steps = descend(made, number, client, w)
             # What each gradient weighs in the change, step by step: equation 5's vector a_i.
             weights = np.zeros(steps)
             velocity = np.zeros(steps)
@@ -120,9 +72,9 @@ def test_fednova(run, momentum):
             assert norms[-1] == pytest.approx(step_weight(steps, momentum))
             directions.append({k: (y[k] - w[k]) / norms[-1] for k in w})
         far = (sizes * norms).sum() / sizes.sum()
-        mean = _mean(directions, sizes)
-        w = {k: w[k] + far * mean[k] for k in w}
-    _same(found, w)
+        direction = mean(directions, sizes)
+        w = {k: w[k] + far * direction[k] for k in w}
+    same(found, w)
 
 
 def test_personal_layers_stay_with_their_clients(run):
@@ -131,10 +83,10 @@ def test_personal_layers_stay_with_their_clients(run):
     sizes = [len(made.dataset.client(c)) for c in clients]
     shared, own = w["1.weight"], dict.fromkeys(clients, w["1.bias"])
     for number in (1, 2, 3):
-        each = [_descend(made, number, c, {"1.weight": shared, "1.bias": own[c]})[0] for c in clients]
+        each = [descend(made, number, c, {"1.weight": shared, "1.bias": own[c]})[0] for c in clients]
         own = {c: one["1.bias"] for c, one in zip(clients, each, strict=True)}
-        shared = _mean(each, sizes)["1.weight"]
-    _same(found, {"1.weight": shared, "1.bias": w["1.bias"]})
+        shared = mean(each, sizes)["1.weight"]
+    same(found, {"1.weight": shared, "1.bias": w["1.bias"]})
     kept = made.engine._here.clients.states.load(4, 4)
     assert np.allclose(kept["own"]["1.bias"], own[4], atol=1e-6)
     assert list(kept["own"]) == ["1.bias"]
@@ -194,22 +146,6 @@ def test_every_method_has_a_summary_and_a_source():
     assert all(entry.summary and entry.source for entry in ALGORITHMS.values())
 
 
-@pytest.fixture
-def measured(run):
-    """Train with clients that hold a quarter back; return the coordinator, its last weights, and metrics' lines."""
-
-    def train(*overrides):
-        made, _, found, folder = run("data.client_test_fraction=0.25", *overrides)
-        return made, found, list(read_lines(folder.metrics))
-
-    return train
-
-
-def _accuracy(examples, w):
-    scores = examples.x.reshape(len(examples), -1) @ w["1.weight"].T + w["1.bias"]
-    return float((scores.argmax(1) == examples.y).mean())
-
-
 def test_clients_measure_on_what_they_hold_back_and_never_train_on_it(measured):
     made, w, lines = measured()
     wanted = {}
@@ -219,7 +155,7 @@ def test_clients_measure_on_what_they_hold_back_and_never_train_on_it(measured):
         assert len(held) == len(whole) // 4 == len(whole) - len(kept)
         rows = sorted(map(bytes, np.concatenate([kept.x, held.x])))
         assert rows == sorted(map(bytes, whole.x))
-        wanted[client] = _accuracy(held, w)
+        wanted[client] = accuracy(held, w)
         assert made.scores[client].score == pytest.approx(wanted[client])
         assert made.scores[client].examples == len(held)
     told = lines[-1]["clients"]
@@ -232,7 +168,7 @@ def test_personal_layers_are_measured_as_their_client_has_them(measured):
     made, w, _ = measured("federation.algorithm=personal", 'federation.arguments.layers=["1.bias"]')
     for client in range(6):
         own = {**w, "1.bias": made.engine._here.clients.states.load(client, 4)["own"]["1.bias"]}
-        assert made.scores[client].score == pytest.approx(_accuracy(made.dataset.client_test(client), own))
+        assert made.scores[client].score == pytest.approx(accuracy(made.dataset.client_test(client), own))
 
 
 def test_a_strategy_of_flowers_asks_whom_it_wants_and_its_metrics_are_kept(measured):
