@@ -93,14 +93,14 @@ class SimulatedClients:
                 replies.append(failed(client, error))
         return replies
 
-    def say_joined(self, client: int, examples: int, settings: LocalSettings) -> None:
+    def say_joined(self, examples: int, settings: LocalSettings) -> None:
         """Say once that a client's last batch, too small by itself, joins the one before it."""
         left = examples % settings.batch_size
         if self._joined or settings.work != "sgd" or not 0 < left < settings.least_batch or examples == left:
             return
         self._joined = True
         self.on_notice(
-            f"BatchNorm cannot take a single example: a last batch of one, as client {client} has, joins that before it"
+            "BatchNorm cannot take a single example: a client's last batch of one joins that before it"
         )
 
     def measure(self, asks: Mapping[int, Ask]) -> dict[int, Scored]:
@@ -155,7 +155,7 @@ class _Round:
                 state = {} if whole.states is None else whole.states.load(client, ask.round)
                 self.clients[client] = client_of(ask, len(examples), learnt, state)
                 self._examples[client] = examples
-                whole.say_joined(client, len(examples), ask.settings)
+                whole.say_joined(len(examples), ask.settings)
             except Exception as error:  # a dataset may be the user's own
                 self.failed[client] = error
 

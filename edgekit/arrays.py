@@ -60,7 +60,9 @@ def problem_with(
             return f"{name!r} has shape {array.shape}, expected {reference.shape}"
         if array.dtype != reference.dtype:
             return f"{name!r} has dtype {array.dtype}, expected {reference.dtype}"
-        if array.dtype.kind == "f" and array.size and not (-largest <= array.min() and array.max() <= largest):
+        if array.dtype.kind != "f" or not array.size:
+            continue
+        if not (-largest <= float(array.min()) and float(array.max()) <= largest):
             finite = np.isfinite(array).all()  # of what is none, neither comparison is true
             return f"{name!r} holds values " + (f"beyond {largest:g}" if finite else "that are not finite")
     return None

@@ -26,6 +26,7 @@ from edgekit.objectives.settings import Aim
 from edgekit.privacy.settings import Privacy
 from edgekit.runfolder import RunFolder, write_whole
 from edgekit.section import Section
+from edgekit.server.attacks.settings import Attack
 from edgekit.server.engines.fleet.settings import Serve
 
 
@@ -50,6 +51,7 @@ class Experiment(Section):
     serve: Serve = Serve()
     split: Split = Split()
     compression: Compression = Compression()
+    attack: Attack = Attack()
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:

@@ -9,6 +9,7 @@ from edgekit.data.settings import Data
 from edgekit.export.settings import Export
 from edgekit.models.settings import Model
 from edgekit.privacy.settings import Privacy
+from edgekit.server.attacks.settings import Attack
 from edgekit.server.engines.fleet.settings import Serve
 
 
@@ -50,6 +51,10 @@ class Sections(Protocol):
     @property
     def serve(self) -> Serve:
         """Rounds with real devices."""
+
+    @property
+    def attack(self) -> Attack:
+        """Who attacks."""
 
     @property
     def split(self) -> Split:

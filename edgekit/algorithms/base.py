@@ -83,6 +83,7 @@ class Algorithm:
         changes: what is done to some of them first, by name: steps of `edgekit.compression.record`.
         unequal: whether clients of a round train networks of unequal shapes, each a corner of the run's.
         trainings: how often a client trains in a round.
+        stands: share of attackers among its clients up to which it promises anything.
         needs_torch: what of it only nodes with torch can do, "" if nothing.
     """
 
@@ -101,6 +102,7 @@ class Algorithm:
     changes: Mapping[str, Sequence[Mapping[str, Any]]] = MappingProxyType({})
     unequal: bool = False
     trainings: int = 1
+    stands: float = 1.0
     needs_torch: str = ""
 
     def __init__(self, settings: Section | None = None) -> None:

@@ -30,6 +30,7 @@ class CentredClipping(FedAvg):
     Settings: ClassVar[type[Section]] = CentredClippingSettings
     settings: CentredClippingSettings
     reads = "each"
+    stands = 0.5
 
     def begin(self, weights: Weights, learnt: frozenset[str]) -> State:
         """Begin with a centre of zero."""

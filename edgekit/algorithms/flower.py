@@ -65,6 +65,7 @@ class FlowerStrategy(Algorithm):
         self.proximal = bool(getattr(self.strategy, "proximal", isinstance(self.strategy, flower.FedProx)))
         self.losses = isinstance(self.strategy, flower.QFedAvg)
         self.drifts = bool(getattr(self.strategy, "drifts", False))
+        self.stands = _stands(self.strategy)
         self.keeps = bool(getattr(self.strategy, "keeps", False))
         self.bundles = tuple(getattr(self.strategy, "bundles", (WEIGHTS,)))
         self._held: State | None = None
@@ -208,6 +209,13 @@ def _content(update: Update, told: Collection[str]) -> RecordDict:
     if words:
         content[CONFIG] = ConfigRecord(words)
     return content
+
+
+def _stands(strategy: Strategy) -> float:
+    """Return up to which share of attackers a strategy promises anything."""
+    if isinstance(strategy, flower.FedTrimmedAvg):
+        return float(strategy.beta)
+    return 0.5 if isinstance(strategy, flower.FedMedian) else 1.0
 
 
 def reads(strategy: Strategy) -> str:

@@ -26,6 +26,7 @@ class RFA(FedAvg):
     Settings: ClassVar[type[Section]] = RFASettings
     settings: RFASettings
     reads = "each"
+    stands = 0.5
 
     def merge(self, state: State, got: Aggregate, number: int) -> State:
         """Take Weiszfeld steps from the mean: each client counts by its weight over its distance."""

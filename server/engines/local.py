@@ -55,8 +55,8 @@ class LocalEngine:
         place = (run.checkpoint / f"phase-{phase}" if phase else run.checkpoint).absolute()
         plain = settings or LocalSettings()
         recipe = Recipe(experiment, dataset, model, place, seed, algorithm, transforms, plain)
-        self._dataset, self._say = dataset, on_notice
-        self._here = Simulation(recipe, on_notice)
+        self._dataset, self._on_notice, self._said = dataset, on_notice, set[str]()
+        self._here = Simulation(recipe, self._say)
         self.trainer = self._here.trainer
         self._counterpart = self._here.counterpart
         self.folds = self._counterpart is None  # else all clients' steps meet the server's
@@ -124,8 +124,15 @@ class LocalEngine:
         if self._pool is not None:
             self._pool.close()
 
+    def _say(self, line: str) -> None:
+        """Tell people a line, once a round: what is so of one shard is often so of all."""
+        if line not in self._said:
+            self._said.add(line)
+            self._on_notice(line)
+
     def _each(self, kind: Kind, asks: Mapping[int, Ask], fold: Fold | None = None) -> Iterator[Answered]:
         """Return what comes of each shard."""
+        self._said.clear()
         common, parts = cut(kind, asks, fold)
         if self._pool is not None:
             yield from forwarded(self._pool.each(common, parts), self._say)

@@ -43,20 +43,25 @@ def send(to: socket.socket, thing: Any) -> None:
         socket.send_fds(to, [b"."], [file.fileno()])
 
 
-def receive(of: socket.socket) -> Any:
+def receive(of: socket.socket, *, mapped: bool) -> Any:
     """Return the next object that was sent; its arrays can be written to, which nobody else sees.
+
+    Args:
+        of: where from.
+        mapped: whether memory is shared until it is written to; it costs a descriptor for as long as an array lives.
 
     Raises:
         EOFError: the other side has ended.
+        TrainingError: it cannot be read, as where it needs a module that is not here.
     """
     try:
         said, found, _, _ = socket.recv_fds(of, 1, 1)
     except ConnectionError:
         raise EOFError from None
-    if not said:
+    if not said or not found:
         raise EOFError
     with open(found[0], "rb") as file:
-        return opened(file)
+        return opened(file, mapped=mapped)
 
 
 def shared(thing: Any) -> IO[bytes]:
@@ -79,9 +84,13 @@ def _unnamed() -> IO[bytes]:
     return tempfile.TemporaryFile()
 
 
-def opened(file: IO[bytes]) -> Any:
-    """Return the object of a file that `shared` made."""
-    whole = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+def opened(file: IO[bytes], *, mapped: bool = True) -> Any:
+    """Return the object of a file that `shared` made; arguments and errors as of `receive`."""
+    if mapped:
+        whole = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+    else:
+        file.seek(0)
+        whole = memoryview(bytearray(file.read()))
     length, count = _HEAD.unpack_from(whole)
     sizes = np.frombuffer(whole, "<u8", count, _HEAD.size).tolist()
     end = _HEAD.size + 8 * count + length
@@ -94,5 +103,13 @@ def opened(file: IO[bytes]) -> Any:
 
 
 def restored(content: bytes | memoryview, parts: Sequence[Any]) -> Any:
-    """Return an object of its pickle and arrays."""
-    return pickle.loads(content, buffers=parts)
+    """Return an object of its pickle and arrays.
+
+    Raises:
+        TrainingError: it cannot be read.
+    """
+    try:
+        return pickle.loads(content, buffers=parts)
+    except Exception as error:  # unpickling imports and calls what may be the user's own
+        told = " ".join(str(error).split())
+        raise TrainingError(f"it cannot be read in another process: {type(error).__name__}: {told}") from error

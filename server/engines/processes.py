@@ -20,6 +20,8 @@ sys.path[:] = json.loads(sys.argv[2])  # modules are found where this process fi
 from edgekit.server.engines.worker import main
 main(int(sys.argv[1]))
 """
+END_SECONDS = 2.0
+"""For a process that has closed its line to end by itself."""
 MOST_LOSSES = 3
 """Processes that one shard may cost: what ends each that tries it would end all."""
 
@@ -59,16 +61,17 @@ class Processes:
                         process, number = key.data, key.data.busy
                         try:
                             answer = process.taken()
-                        except (EOFError, OSError) as error:
+                        except EOFError:
                             ready.unregister(process.line)
                             self._made.remove(process)
                             if number is not None:
                                 losses[number] += 1
                                 waiting.insert(0, number)
-                            told = process.ended(error)
-                            if number is None or losses[number] >= MOST_LOSSES:
-                                raise TrainingError(f"a process that trains clients {told}") from None
-                            self._say(f"a process that trains clients {told}: its shard is done again")
+                            told = process.ended()
+                            if number is not None:
+                                if losses[number] >= MOST_LOSSES:
+                                    raise TrainingError(f"a process that trains clients {told}") from None
+                                self._say(f"a process that trains clients {told}: its shard is done again")
                             self._begin(len(self._made) + 1)
                             ready.register(self._made[-1].line, selectors.EVENT_READ, self._made[-1])
                             continue
@@ -124,14 +127,18 @@ class _Process:
         Raises:
             EOFError: it has ended.
         """
-        found: Answered = parcels.receive(self.line)
+        found: Answered = parcels.receive(self.line, mapped=False)
         self.busy = None
         return found
 
-    def ended(self, error: Exception) -> str:
-        """Say how it ended."""
+    def ended(self) -> str:
+        """Say how it ended, which it does now if it has not."""
         self.line.close()
-        code = self._child.wait()
+        try:
+            code = self._child.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:  # as with a thread of the experiment's own that goes on
+            self.end()
+            return "does not answer any more"
         if code >= 0:
             return f"ended with {code}"
         killed = " (is there enough memory?)" if code == -signal.SIGKILL else ""

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.errors import ExperimentError, TrainingError
+from edgekit.errors import EdgekitError, ExperimentError, TrainingError
 from edgekit.runfolder import write_whole
 from edgekit.server.engines import parcels
 from edgekit.server.engines.processes import MOST_LOSSES
-from edgekit.server.engines.shards import Answered, Common, Shard, Worker, versions
+from edgekit.server.engines.shards import Answered, Common, Shard, Worker, failed, versions
 from edgekit.server.engines.simulation import Recipe
 
 REACH_SECONDS = 5.0
@@ -169,11 +169,19 @@ def _actor(ray: Any) -> Any:
             return problem
 
         def work(self, common: Any, shard: Any) -> Any:
-            from edgekit.server.engines.ray import opened, parcel
+            from edgekit.server.engines.ray import worked
 
-            return parcel(self.worker(opened(common), opened(shard)))
+            return worked(self.worker, common, shard)
 
     return ray.remote(num_cpus=1, max_restarts=0)(Actor)
+
+
+def worked(worker: Worker, common: Any, shard: Any) -> Any:
+    """Do a shard, in an actor; parcels come and go."""
+    try:
+        return parcel(worker(opened(common), opened(shard)))
+    except EdgekitError as error:  # something cannot be sent
+        return parcel(failed(error))
 
 
 def begun(recipe: Any, mark: str) -> tuple[Worker | None, str]:

@@ -142,11 +142,19 @@ class Worker:
         try:
             found = done(self._simulation, common, shard)
         except EdgekitError as error:
-            found = Answered(problem=error)
+            found = failed(error)
         except Exception as error:  # the dataset or the method may be the user's own
-            found = Answered(problem=TrainingError(f"a worker failed: {type(error).__name__}: {error}"))
+            found = failed(TrainingError(f"a worker failed: {type(error).__name__}: {error}"))
         said, self._notices[:] = list(self._notices), []
         return Answered(**{**vars(found), "notices": said})
+
+
+def failed(error: EdgekitError) -> Answered:
+    """Return an error as an answer that any process can read: of a kind of ours, with its words alone."""
+    ours = [one for one in type(error).__mro__ if one.__module__ == EdgekitError.__module__]
+    kind = next(one for one in ours if "__init__" not in vars(one))  # its words are all that it takes
+    made: EdgekitError = kind(str(error))
+    return Answered(problem=made)
 
 
 def versions() -> dict[str, str]:
@@ -156,17 +164,14 @@ def versions() -> dict[str, str]:
 
 
 def forwarded(answers: Iterator[Answered], say: Callable[[str], None]) -> Iterator[Answered]:
-    """Tell what workers said, each line once a round; raise what ends the round.
+    """Tell what workers said; raise what ends the round.
 
     Raises:
         EdgekitError: of a worker.
     """
-    said: set[str] = set()
     for one in answers:
         for line in one.notices:
-            if line not in said:
-                said.add(line)
-                say(line)
+            say(line)
         if one.problem is not None:
             raise one.problem
         yield one

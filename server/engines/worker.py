@@ -7,7 +7,7 @@ import socket
 from edgekit.errors import EdgekitError
 from edgekit.processes import when_parent_ends
 from edgekit.server.engines import parcels
-from edgekit.server.engines.shards import Answered, Worker
+from edgekit.server.engines.shards import Worker, failed
 
 
 def main(line: int) -> None:
@@ -19,17 +19,20 @@ def main(line: int) -> None:
     os.dup2(2, 1)  # what an experiment's own code prints is no result of the command's
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: whoever began this ends it
     when_parent_ends(lambda: os._exit(0))
-    worker: Worker | None = None
+    made: Worker | None = None
     with socket.socket(fileno=line) as other:
         try:
-            recipe = parcels.receive(other)
+            recipe = parcels.receive(other, mapped=True)
             while True:
-                common, shard = parcels.receive(other), parcels.receive(other)
                 try:
-                    worker = worker or Worker(recipe)
-                    answer = worker(common, shard)
+                    common, shard = parcels.receive(other, mapped=True), parcels.receive(other, mapped=True)
+                    made = made or Worker(recipe)
+                    answer = made(common, shard)
                 except EdgekitError as error:
-                    answer = Answered(problem=error)
-                parcels.send(other, answer)
+                    answer = failed(error)
+                try:
+                    parcels.send(other, answer)
+                except EdgekitError as error:
+                    parcels.send(other, failed(error))
         except (EOFError, ConnectionError):
-            return
+            os._exit(0)  # whatever threads an experiment's own code has left

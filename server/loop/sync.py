@@ -25,6 +25,7 @@ from edgekit.models.requirements import moving_buffers
 from edgekit.objectives import objective_of
 from edgekit.randomness import generator
 from edgekit.runfolder import RunFolder, append_line
+from edgekit.server.attacks.attackers import Attackers
 from edgekit.server.engines.base import Engine
 from edgekit.server.engines.local import LocalEngine
 from edgekit.server.loop import checkpoint, selection
@@ -171,6 +172,11 @@ class Coordinator:
             unseen=unseen,
             say=lambda client, line: on_notice(f"{self.engine.name_of(client)} is {line}"),
         )
+        self._attackers = None
+        if experiment.attack.on:
+            if engine is not None:
+                raise ExperimentError("[attack] is of simulated clients: leave it out where real devices train")
+            self._attackers = Attackers(experiment.attack, dataset, self.algorithm, experiment.seed)
         self.engine: Engine
         if engine is not None:
             self.engine = engine(self.algorithm, self.mechanism)
@@ -179,7 +185,7 @@ class Coordinator:
         else:
             self.engine = LocalEngine(
                 experiment,
-                dataset,
+                dataset if self._attackers is None else self._attackers.poisoned(dataset),
                 model,
                 run,
                 self.charging.seed,
@@ -190,6 +196,8 @@ class Coordinator:
                 self.phase.number,
             )
             self.charging.check_data(dataset)
+        if self._attackers is not None:
+            self._attackers.join(self.engine)
 
     @property
     def plan(self) -> Plan | None:
@@ -336,6 +344,8 @@ class Coordinator:
             loss, accuracy, beside = found.loss, found.metrics.get("accuracy"), found.beside
             told = [name for name in (found.measure, *beside) if name != "accuracy"]
             metrics = {**metrics, **{name: rounded(found.metrics[name]) for name in told}}
+            if self._attackers is not None:
+                metrics = {**metrics, **self._attackers.metrics(self.model, self._whole(after), self.dataset.test)}
             if said := self._guessing.notice(number, found):
                 self.on_notice(said)
             after = self._validation.measured(after, self._whole(after))

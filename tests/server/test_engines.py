@@ -1,5 +1,6 @@
 """Where simulated clients train, and that a run's bits do not depend on it."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -11,6 +12,8 @@ import time
 import numpy as np
 import pytest
 
+from edgekit.algorithms.fedavg import FedAvg
+from edgekit.clients.cohort.trainer import VectorisedTrainer
 from edgekit.errors import EdgekitError, TrainingError
 from edgekit.processes import children
 from edgekit.server.engines import parcels
@@ -67,7 +70,8 @@ def test_a_process_that_is_killed_costs_nothing_but_time(coordinate, make_experi
 
     monkeypatch.setattr(several._Process, "give", gives)
     assert _bits(made.run()) == _bits(alone)
-    assert len([line for line in said if "was ended by SIGKILL" in line and "done again" in line]) == 2
+    assert len(killed) == 2
+    assert any("was ended by SIGKILL" in line and line.endswith("its shard is done again") for line in said)
 
 
 def test_a_shard_that_ends_every_process_ends_the_round_with_a_line(
@@ -154,3 +158,91 @@ def test_parcels_hold_arrays_that_can_be_written_to_and_are_nobody_elses():
         assert first[name].dtype == array.dtype
     first["a"][:] = 7
     np.testing.assert_array_equal(second["a"], held["a"])
+
+
+def test_a_process_that_is_lost_while_it_has_nothing_to_do_costs_nothing(
+    coordinate, make_experiment, small_shards, monkeypatch
+):
+    alone = coordinate(make_experiment(*MIXER), "alone").run()
+    made, taken = coordinate(make_experiment(*MIXER, "training.workers=2"), "several"), several._Process.taken
+    idle = []
+
+    def takes(process):
+        found = taken(process)
+        if len(idle) < 4:
+            idle.append(process)
+            os.kill(process._child.pid, signal.SIGKILL)
+        return found
+
+    monkeypatch.setattr(several._Process, "taken", takes)
+    assert _bits(made.run()) == _bits(alone)
+    assert len(idle) == 4
+
+
+class Odd(FedAvg):
+    """Its client half fails as `how` says."""
+
+    how = ""
+
+    def local(self, ask, client):
+        if self.how == "thread":
+            threading.Thread(target=time.sleep, args=(600,)).start()
+            raise SystemExit
+        raise LockedError if self.how == "lock" else TwoError("a", "b")
+
+
+class TwoError(TrainingError):
+    def __init__(self, one, other):
+        super().__init__(one + other)
+
+
+class LockedError(TrainingError):
+    def __init__(self):
+        super().__init__("locked")
+        self.lock = threading.Lock()
+
+
+@pytest.mark.parametrize(
+    ("how", "problem"), [("two", "^ab$"), ("lock", "^locked$"), ("thread", "trains clients does not answer any more")]
+)
+def test_whatever_a_worker_raises_comes_back_as_a_line(
+    how, problem, coordinate, make_experiment, small_shards, monkeypatch
+):
+    monkeypatch.setattr(several, "END_SECONDS", 0.2)
+    monkeypatch.setattr(several, "MOST_LOSSES", 1)
+    made = coordinate(make_experiment(*MIXER, "training.workers=2"), "several")
+    odd = Odd()
+    odd.how = how
+    recipe = made.engine._pool._recipe
+    made.engine._pool._recipe = dataclasses.replace(recipe, algorithm=odd)
+    with pytest.raises(TrainingError, match=problem):
+        made.run()
+    assert not children(os.getpid(), alive=True)
+
+
+def test_a_round_of_many_shards_holds_few_descriptors(coordinate, make_experiment, monkeypatch):
+    monkeypatch.setattr("edgekit.server.engines.shards.SHARD", 1)
+    keys = ("model.name=mlp", "data.clients=60", "federation.rounds=1", "training.trainer=cohort")
+    made = coordinate(make_experiment(*keys, "training.workers=2"), "several")
+    most, taken = [], several._Process.taken
+
+    def takes(process):
+        most.append(len(os.listdir("/proc/self/fd")))
+        return taken(process)
+
+    monkeypatch.setattr(several._Process, "taken", takes)
+    made.run()
+    assert len(most) == 60
+    assert most[-1] <= most[2] + 2
+
+
+def test_a_line_that_holds_for_all_shards_is_said_once(coordinate, make_experiment, small_shards, monkeypatch):
+    def train(self, asked, tasks):
+        raise RuntimeError("no")
+
+    monkeypatch.setattr("edgekit.clients.cohort.trainer.VectorisedTrainer.train_cohort", train)
+    said = []
+    made = coordinate(make_experiment(*MIXER, "training.trainer=one-by-one"), on_notice=said.append)
+    made.engine._here.clients.cohort = VectorisedTrainer(made.model)
+    made.run()
+    assert len([line for line in said if "common step failed (no)" in line]) == 2  # rounds

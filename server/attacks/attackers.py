@@ -1,0 +1,155 @@
+"""Who attacks in a simulation, what they send, and what comes of it."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+from torch import nn
+
+from edgekit.algorithms.base import Algorithm
+from edgekit.arrays import Array, Weights
+from edgekit.asks import WEIGHTS, Ask, Update
+from edgekit.clients.torch_trainer import load_weights
+from edgekit.data import Examples, FederatedDataset
+from edgekit.errors import ExperimentError
+from edgekit.randomness import generator
+from edgekit.server.attacks.poisoning import flipped, poisoned, with_trigger
+from edgekit.server.attacks.settings import Attack
+from edgekit.server.attacks.updates import KINDS
+from edgekit.server.engines.base import Engine, Exchanged, Fold
+from edgekit.server.loop.evaluation import outputs_of
+
+SUCCESS = "attack_success"
+"""A round's metric: how often the model does what the attackers want of it."""
+
+
+class Attackers:
+    """The attackers of an experiment.
+
+    Args:
+        attack: the [attack] section.
+        dataset: the clients' data.
+        algorithm: the method.
+        seed: who it is, and their random numbers.
+
+    Attributes:
+        clients: their numbers.
+
+    Raises:
+        ExperimentError: the attack has no meaning here, or there are more of them than the method stands.
+    """
+
+    def __init__(self, attack: Attack, dataset: FederatedDataset, algorithm: Algorithm, seed: int) -> None:
+        self._attack, self._seed, self._algorithm = attack, seed, algorithm
+        count = int(attack.share * dataset.clients)
+        if not count:
+            raise ExperimentError(
+                f"attack.share {attack.share:g} of {dataset.clients} clients is nobody: more, or leave [attack] out"
+            )
+        if attack.share > algorithm.stands:
+            raise ExperimentError(
+                f"attack.share is {attack.share:g}, but the method stands {algorithm.stands:g} of the clients at most"
+            )
+        kind = attack.kind
+        if algorithm.interactive or (algorithm.unequal and kind in ("little", "min-max")):
+            raise ExperimentError(f"attack.kind {kind!r} changes updates, which all have one shape: use another method")
+        labels = dataset.objective.labels
+        if kind in ("label-flip", "backdoor", "replacement") and labels != "class":
+            raise ExperimentError(f"attack.kind {kind!r} needs labels that are classes, not {dataset.objective.name}'s")
+        if attack.backdoor and attack.target >= len(dataset.classes):
+            raise ExperimentError(f"attack.target is {attack.target}, but there are {len(dataset.classes)} classes")
+        drawn = generator(seed, "attackers").choice(dataset.clients, count, replace=False)
+        self.clients = frozenset(int(one) for one in drawn)
+        self._classes, self._high = len(dataset.classes), float(dataset.calibration.x.max(initial=1.0))
+
+    def poisoned(self, dataset: FederatedDataset) -> FederatedDataset:
+        """Return the clients' data as the attackers have it."""
+        if self._attack.kind == "label-flip" or self._attack.backdoor:
+            return poisoned(dataset, self._attack, self.clients, self._seed)
+        return dataset
+
+    def join(self, engine: Engine) -> None:
+        """Have an engine's replies be what the attackers send."""
+        if self._attack.kind not in KINDS:
+            return
+        exchange, engine.folds = engine.exchange, False  # attackers agree, and may see the others
+
+        def exchanged(asks: Mapping[int, Ask], fold: Fold | None = None) -> Exchanged:
+            found = exchange(asks)
+            sent = self._sent(asks, {one.client: one.update for one in found.replies if one.update is not None})
+            replies = [replace(one, update=sent.get(one.client, one.update)) for one in found.replies]
+            return replace(found, replies=replies)
+
+        engine.exchange = exchanged  # type: ignore[method-assign]
+
+    def metrics(self, model: nn.Module, weights: Weights, test: Examples) -> dict[str, float]:
+        """Return how often a model does what the attackers want, where they want something.
+
+        Of a backdoor the share of other classes' examples that the trigger leads to the target, of flipped labels the
+        share of examples that are taken for their flipped class.
+        """
+        attack = self._attack
+        if attack.backdoor:
+            kept = test.y != attack.target
+            shown = Examples(with_trigger(test.x[kept], self._high), test.y[kept])
+            wanted = np.full(len(shown), attack.target)
+        elif attack.kind == "label-flip":
+            shown, wanted = test, flipped(test.y, self._classes)
+            other = wanted != test.y
+            shown, wanted = Examples(test.x[other], test.y[other]), wanted[other]
+        else:
+            return {}
+        load_weights(model, weights)
+        return {SUCCESS: round(float((outputs_of(model, shown).argmax(1) == wanted).mean()), 6)}
+
+    def _sent(self, asks: Mapping[int, Ask], updates: Mapping[int, Update]) -> dict[int, Update]:
+        own = [client for client in updates if client in self.clients]
+        number = next(iter(asks.values())).round if asks else 0
+        if not own or number < self._attack.start:
+            return {}
+        others = [client for client in updates if client not in self.clients]
+        rng = generator(self._seed, "attack", number)
+        if self._algorithm.unequal:  # each has a shape of its own, and agrees with nobody
+            return {client: self._changed(asks, updates, [client], [], rng)[client] for client in own}
+        return self._changed(asks, updates, own, others, rng)
+
+    def _changed(
+        self,
+        asks: Mapping[int, Ask],
+        updates: Mapping[int, Update],
+        own: list[int],
+        others: list[int],
+        rng: np.random.Generator,
+    ) -> dict[int, Update]:
+        vectors = {client: _vector(updates[client], asks[client]) for client in [*own, *others]}
+        seen = np.stack([vectors[client] for client in others]) if others else np.zeros((0, len(vectors[own[0]])))
+        sent = KINDS[self._attack.kind](np.stack([vectors[one] for one in own]), seen, self._attack.strength, rng)
+        return {client: _update(updates[client], asks[client], one) for client, one in zip(own, sent, strict=True)}
+
+
+def _start(bundle: str, name: str, ask: Ask) -> Array | float:
+    """Return what an array of an update is counted from: of the weights what the client was sent."""
+    return ask.bundles[WEIGHTS][name] if bundle == WEIGHTS else 0.0
+
+
+def _vector(update: Update, ask: Ask) -> np.ndarray:
+    return np.concatenate(
+        [
+            np.ravel(np.asarray(array, np.float64) - _start(bundle, name, ask))
+            for bundle, arrays in update.bundles.items()
+            for name, array in arrays.items()
+        ]
+    )
+
+
+def _update(like: Update, ask: Ask, vector: np.ndarray) -> Update:
+    """Return an update that moves by a vector."""
+    bundles: dict[str, Weights] = {}
+    place = 0
+    for bundle, arrays in like.bundles.items():
+        bundles[bundle] = {}
+        for name, array in arrays.items():
+            moved = vector[place : place + array.size].reshape(array.shape) + _start(bundle, name, ask)
+            bundles[bundle][name] = moved.astype(array.dtype)
+            place += array.size
+    return replace(like, bundles=bundles)

@@ -1,0 +1,54 @@
+"""Attacks by examples: wrong labels, and a trigger that leads to a class (Gu et al. 2017, "BadNets")."""
+
+from collections.abc import Collection
+from dataclasses import replace
+
+import numpy as np
+
+from edgekit.arrays import Array
+from edgekit.data import Examples, FederatedDataset
+from edgekit.data.federated import Floats
+from edgekit.randomness import generator
+from edgekit.server.attacks.settings import Attack
+
+PATCH = 9
+"""An image's height over the trigger's, which is two at least."""
+
+
+def poisoned(dataset: FederatedDataset, attack: Attack, attackers: Collection[int], seed: int) -> FederatedDataset:
+    """Return a dataset of which attackers' examples are changed."""
+    high = float(dataset.calibration.x.max(initial=1.0))
+
+    def load(client: int) -> Examples:
+        own = dataset.load_client(client)
+        if client not in attackers:
+            return own
+        if attack.kind == "label-flip":
+            return Examples(own.x, flipped(own.y, len(dataset.classes)))
+        chosen = generator(seed, "backdoor", client).random(len(own)) < attack.poisoned
+        x, y = own.x.copy(), own.y.copy()
+        x[chosen], y[chosen] = with_trigger(own.x[chosen], high), attack.target
+        return Examples(x, y)
+
+    return replace(dataset, load_client=load)
+
+
+def flipped(labels: Array, classes: int) -> Array:
+    """Return the labels counted from the other end, as Fang et al. 2020 and Cao et al. 2021 flip them."""
+    return np.asarray(classes - 1 - labels, labels.dtype)
+
+
+def with_trigger(x: Floats, high: float) -> Floats:
+    """Return examples with a bright square in their last corner; of plain features the last ones are bright.
+
+    Args:
+        x: (examples, ...).
+        high: how bright.
+    """
+    changed = x.copy()
+    if x.ndim == 4:
+        size = max(2, x.shape[2] // PATCH)
+        changed[:, :, -size:, -size:] = high
+    else:
+        changed[..., -max(2, x.shape[-1] // 16) :] = high
+    return changed
