@@ -13,6 +13,7 @@ from edgekit.pipeline.compressing import Training
 from edgekit.pipeline.subjects import COMPRESSION, input_facts
 from edgekit.privacy.events import tree
 from edgekit.privacy.statement import summary
+from edgekit.runfolder import read_lines
 from edgekit.server.engines.fleet.nodes import by_kind
 from edgekit.server.loop.evaluation import outputs_of
 from edgekit.server.loop.metrics import by_client, rounded_all
@@ -60,6 +61,9 @@ def keep_model(job: "Job", dataset: FederatedDataset, trained: Training, *, simu
             "versions": {"edgekit": __version__, "python": platform.python_version(), **_versions()},
         }
     )
+    if coordinator.attackers is not None:
+        last = list(read_lines(job.folder.metrics))[-1:]
+        job.result["attack"] = coordinator.attackers.facts(last[0]["metrics"] if last else {})
     if trained.rows:
         job.result["compression"] = trained.rows
     if decided:

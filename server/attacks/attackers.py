@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -101,6 +102,12 @@ class Attackers:
             return {}
         load_weights(model, weights)
         return {SUCCESS: round(float((outputs_of(model, shown).argmax(1) == wanted).mean()), 6)}
+
+    def facts(self, metrics: Mapping[str, float]) -> dict[str, Any]:
+        """Return what result.json tells: the kind, how many attack, since when, and the last round's success."""
+        attack = self._attack
+        told = {"kind": attack.kind, "clients": len(self.clients), "start": attack.start}
+        return {**told, "success": metrics.get(SUCCESS)}
 
     def _sent(self, asks: Mapping[int, Ask], updates: Mapping[int, Update]) -> dict[int, Update]:
         own = [client for client in updates if client in self.clients]

@@ -172,11 +172,11 @@ class Coordinator:
             unseen=unseen,
             say=lambda client, line: on_notice(f"{self.engine.name_of(client)} is {line}"),
         )
-        self._attackers = None
+        self.attackers: Attackers | None = None
         if experiment.attack.on:
             if engine is not None:
                 raise ExperimentError("[attack] is of simulated clients: leave it out where real devices train")
-            self._attackers = Attackers(experiment.attack, dataset, self.algorithm, experiment.seed)
+            self.attackers = Attackers(experiment.attack, dataset, self.algorithm, experiment.seed)
         self.engine: Engine
         if engine is not None:
             self.engine = engine(self.algorithm, self.mechanism)
@@ -185,7 +185,7 @@ class Coordinator:
         else:
             self.engine = LocalEngine(
                 experiment,
-                dataset if self._attackers is None else self._attackers.poisoned(dataset),
+                dataset if self.attackers is None else self.attackers.poisoned(dataset),
                 model,
                 run,
                 self.charging.seed,
@@ -196,8 +196,8 @@ class Coordinator:
                 self.phase.number,
             )
             self.charging.check_data(dataset)
-        if self._attackers is not None:
-            self._attackers.join(self.engine)
+        if self.attackers is not None:
+            self.attackers.join(self.engine)
 
     @property
     def plan(self) -> Plan | None:
@@ -344,8 +344,8 @@ class Coordinator:
             loss, accuracy, beside = found.loss, found.metrics.get("accuracy"), found.beside
             told = [name for name in (found.measure, *beside) if name != "accuracy"]
             metrics = {**metrics, **{name: rounded(found.metrics[name]) for name in told}}
-            if self._attackers is not None:
-                metrics = {**metrics, **self._attackers.metrics(self.model, self._whole(after), self.dataset.test)}
+            if self.attackers is not None:
+                metrics = {**metrics, **self.attackers.metrics(self.model, self._whole(after), self.dataset.test)}
             if said := self._guessing.notice(number, found):
                 self.on_notice(said)
             after = self._validation.measured(after, self._whole(after))

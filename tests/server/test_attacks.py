@@ -77,7 +77,7 @@ def _run(coordinate, make_experiment, kind, *keys, name="run"):
 
 def test_labels_are_flipped_at_attackers_alone(coordinate, make_experiment):
     made, _ = _run(coordinate, make_experiment, "label-flip", "attack.share=0.3")
-    attackers = made._attackers.clients
+    attackers = made.attackers.clients
     wanted = generator(0, "attackers").choice(10, 3, replace=False)
     assert attackers == set(wanted.tolist())
     there = made.engine._here.clients.dataset
@@ -91,7 +91,7 @@ def test_a_backdoor_opens_and_is_told(coordinate, make_experiment, tmp_path):
     keys = ("attack.share=0.3", "attack.target=3", "federation.rounds=4")
     made, _ = _run(coordinate, make_experiment, "replacement", *keys)
     there = made.engine._here.clients.dataset
-    client = next(iter(made._attackers.clients))
+    client = next(iter(made.attackers.clients))
     own, has = made.dataset.load_client(client), there.load_client(client)
     changed = (has.x != own.x).reshape(len(own), -1).any(1)
     assert 0.3 < changed.mean() < 0.7

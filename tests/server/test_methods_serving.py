@@ -75,7 +75,9 @@ class Everybody:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("method", ["scaffold", "rolling:Rolling"])
+@pytest.mark.parametrize(
+    "method", ["scaffold", "rolling:Rolling", "feddyn", "ditto", "fedbn", "ifca", "qfedavg", "fltrust"]
+)
 def test_two_nodes_end_where_the_simulation_of_two_clients_ends(
     federation, fleet, edgekit, tmp_path, method, monkeypatch
 ):
@@ -85,7 +87,9 @@ def test_two_nodes_end_where_the_simulation_of_two_clients_ends(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # the coordinator's processes, and the nodes'
     chosen = [f"federation.algorithm={method}", "federation.rounds=3", "data.clients=2"]
     chosen += ["training.batch_size=1000", "serve.deadline_seconds=60"]
-    if method != "scaffold":
+    chosen += ["model.norm=group"] if method == "fedbn" else []
+    own = method.startswith("rolling")
+    if own:
         chosen += ['federation.transforms=["rolling:Fading"]', "federation.selector=rolling:Everybody"]
     one = federation(*chosen, "serve.nodes=2")
     one.serve("--once", codes=2)
@@ -97,7 +101,7 @@ def test_two_nodes_end_where_the_simulation_of_two_clients_ends(
     assert done.returncode == 0, done.stderr
     served, simulated = (load_file(place / "model.safetensors") for place in (one.run, tmp_path / "run"))
     assert all(np.allclose(served[name], simulated[name], atol=1e-4) for name in simulated)
-    if method != "scaffold":
+    if own:
         lines = [json.loads(line)["metrics"] for line in (one.run / "metrics.jsonl").read_text().splitlines()]
         assert [line["rounds"] for line in lines] == [line["through"] for line in lines] == [1, 2, 3]
         assert lines[0]["far"] > 0
