@@ -99,9 +99,7 @@ class SimulatedClients:
         if self._joined or settings.work != "sgd" or not 0 < left < settings.least_batch or examples == left:
             return
         self._joined = True
-        self.on_notice(
-            "BatchNorm cannot take a single example: a client's last batch of one joins that before it"
-        )
+        self.on_notice("BatchNorm cannot take a single example: a client's last batch of one joins that before it")
 
     def measure(self, asks: Mapping[int, Ask]) -> dict[int, Scored]:
         """Return how good models are on what clients hold back; a client that cannot tell is left out."""

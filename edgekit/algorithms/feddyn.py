@@ -17,8 +17,8 @@ GRADIENT, PULL = "gradient", "server-pull"
 class FedDynSettings(Section):
     """The method's own."""
 
-    alpha: Annotated[float, Field(gt=0, le=100)] = 0.1
-    """Weight of the regulariser; the paper takes 0.1, 0.01 or 0.001."""
+    alpha: Annotated[float, Field(gt=0, le=100)] = 0.05
+    """Weight of the regulariser; the paper takes 0.1, 0.01 or 0.001, by the data."""
 
 
 class FedDyn(Algorithm):
