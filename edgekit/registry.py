@@ -284,6 +284,7 @@ SELECTORS = Registry(
     "federation.selector",
     {
         "uniform": Entry("edgekit.server.loop.selection:Uniform", "so many clients a round, drawn at random"),
+        "round-robin": Entry("edgekit.server.loop.selection:RoundRobin", "one after the other: nobody is left waiting"),
         "poisson": Entry(
             "edgekit.server.loop.selection:Poisson",
             "each client joins with the same chance: what amplification by subsampling needs",

@@ -15,8 +15,8 @@ class Federation(Section):
     cohort: Annotated[int, Field(ge=0)] = 0
     """Clients a round; 0 is all of them."""
     selector: str = ""
-    """Who takes part: `uniform`, `poisson`, or `package.module:Class`; `""` is what privacy counts on: `poisson` where
-    a trusted server protects clients, else `uniform`."""
+    """Who takes part: `uniform`, `poisson`, `round-robin`, or `package.module:Class`; `""` is what privacy counts on:
+    `poisson` where a trusted server protects clients, else `uniform`."""
     algorithm: str = ""
     """The method: `fedavg` (which `""` is, too), `fedprox`, `scaffold`, `fednova`, `personal`,
     `heterofl`, `fjord`, or

@@ -73,6 +73,22 @@ class Poisson:
         return _drawn(int(rng.binomial(clients, cohort / clients)), clients, rng)
 
 
+class RoundRobin:
+    """One after the other, so that nobody takes part again before all others did."""
+
+    def sampling(self, cohort: int, clients: int) -> Sampling:
+        """Return a fixed size, of which nothing is left to chance."""
+        return Sampling("fixed", cohort / clients)
+
+    def choose(self, cohort: float, clients: int, number: int, rng: np.random.Generator) -> list[int]:
+        """Go on where the round before ended; of a fleet whose clients come and go, by those that are there."""
+        if cohort == 0 or cohort >= clients:
+            return list(range(clients))
+        size = int(cohort)
+        first = (number - 1) * size
+        return sorted((first + place) % clients for place in range(size))
+
+
 def _drawn(size: int, clients: int, rng: np.random.Generator) -> list[int]:
     """Return so many clients, each at most once."""
     return sorted(int(client) for client in rng.choice(clients, size, replace=False))

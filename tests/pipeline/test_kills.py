@@ -93,6 +93,7 @@ def killed_at_random(tmp_path, keys, kills):
         ("client-major", "federation.algorithm=scaffold"),
         ("client-major", "privacy.unit=example"),
         ("cohort", "federation.algorithm=scaffold"),
+        ("cohort", "training.workers=2"),
     ],
 )
 def test_a_run_that_is_killed_at_random_in_training_ends_with_the_same_bits(trainer, more, tmp_path):

@@ -91,3 +91,13 @@ def test_what_is_no_selector_is_named():
         selection.make("poissson")
     with pytest.raises(ExperimentError, match="is no selector.s class: it needs `sampling` and `choose`"):
         selection.make("numpy:ndarray")
+
+
+def test_in_turns_nobody_comes_again_before_all_others():
+    selector, rng = selection.make("round-robin"), np.random.default_rng(0)
+    rounds = [selector.choose(3, 7, number, rng) for number in range(1, 8)]
+    assert all(len(cohort) == 3 == len(set(cohort)) for cohort in rounds)
+    assert sorted(client for cohort in rounds for client in cohort) == sorted([*range(7)] * 3)
+    assert sorted([*rounds[0], *rounds[1], 6]) == [*range(7)]
+    assert selector.choose(9, 7, 5, rng) == [*range(7)]
+    assert selector.sampling(3, 7).amplifies == 1.0
