@@ -149,7 +149,7 @@ class _Round:
                 if own is not None:
                     self._own[client] = own
                 drop = ask.settings.work != "sgd"
-                examples = whole.dataset.client(client, drop_unfit=drop) if own is None else own.examples
+                examples = whole.dataset.at(ask.round).client(client, drop_unfit=drop) if own is None else own.examples
                 state = {} if whole.states is None else whole.states.load(client, ask.round)
                 self.clients[client] = client_of(ask, len(examples), learnt, state)
                 self._examples[client] = examples

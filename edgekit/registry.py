@@ -322,7 +322,14 @@ TRACKERS = Registry(
     },
     "edgekit.trackers",
 )
-TRANSFORMS = Registry("federation.transforms", {}, "edgekit.transforms")
+TRANSFORMS = Registry(
+    "federation.transforms",
+    {
+        "top-k": Entry("edgekit.transforms.top_k:TopK", "the largest changes alone are sent", "Stich et al. 2018"),
+        "random-k": Entry("edgekit.transforms.random_k:RandomK", "changes drawn by lot are sent", "Stich et al. 2018"),
+    },
+    "edgekit.transforms",
+)
 PRESETS = Registry(
     "export.presets",
     {

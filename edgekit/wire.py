@@ -17,10 +17,10 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from flwr.app import Message as FlowerMessage
 
-from edgekit import arrays, strict_json
+from edgekit import arrays, sparse, strict_json
 from edgekit.arrays import Weights
 from edgekit.asks import WEIGHTS, Ask, Bundles, Scored, Update, packed, unpacked
-from edgekit.errors import EdgekitError, RefusedError
+from edgekit.errors import EdgekitError, RefusedError, TrainingError
 from edgekit.local_settings import LocalSettings
 
 MOST_BYTES = 256 << 20
@@ -123,17 +123,32 @@ def ask_of(asked: Message) -> Ask:
         raise RefusedError(f"a round's instructions cannot be read: {type(error).__name__}: {error}") from None
 
 
-def telling(update: Update) -> tuple[dict[str, Any], bytes]:
-    """Return an update as facts and content."""
-    bundles, content = _as_content(update.bundles)
+def telling(update: Update, sent: Bundles | None = None) -> tuple[dict[str, Any], bytes]:
+    """Return an update as facts and content.
+
+    Args:
+        update: the update.
+        sent: what the client was sent; arrays that are mostly as they were then travel as places and values.
+    """
+    flat, names = sparse.thinned(update.bundles, sent) if sent is not None else ({}, [])
+    if names:
+        bundles: dict[str, Any] = {"bundles": list(update.bundles), "sparse": names}
+        content = arrays.to_bytes(flat)
+    else:
+        bundles, content = _as_content(update.bundles)
     weight = int(update.weight) if float(update.weight).is_integer() else update.weight
     facts = dict(update.facts)
     loss = {"train_loss": facts.pop("train_loss")} if "train_loss" in facts else {}
     return {"num-examples": weight, **loss, **({"facts": facts} if facts else {}), **bundles}, content
 
 
-def update_of(told: Message) -> Update:
+def update_of(told: Message, like: Bundles | None = None, sent: Bundles | None = None) -> Update:
     """Return what a client sends, of which only known names and fitting numbers are taken.
+
+    Args:
+        told: the message.
+        like: arrays of the shapes that the update must have; without, none may travel as places and values.
+        sent: what the client was sent.
 
     Raises:
         RefusedError: it cannot be read.
@@ -146,7 +161,7 @@ def update_of(told: Message) -> Update:
     facts = dict(more)
     if isinstance(loss, float) and abs(loss) < 1e9:
         facts["train_loss"] = loss
-    return Update(_bundles(told), count, facts)
+    return Update(_bundles(told, like, sent), count, facts)
 
 
 def score_of(told: Message) -> Scored:
@@ -170,13 +185,19 @@ def _as_content(bundles: Bundles, written: bytes | None = None) -> tuple[dict[st
     return {} if alone else {"bundles": list(bundles)}, content
 
 
-def _bundles(message: Message) -> Bundles:
+def _bundles(message: Message, like: Bundles | None = None, sent: Bundles | None = None) -> Bundles:
     names = message.facts.get("bundles")
     if names is None:
         return {WEIGHTS: message.weights()}
     if not isinstance(names, list) or not all(isinstance(name, str) and ":" not in name for name in names):
         raise RefusedError("the names of its bundles cannot be read")
-    found = unpacked(message.weights())
+    flat = message.weights()
+    if "sparse" in message.facts:
+        try:
+            flat = sparse.whole(flat, message.facts["sparse"], like or {}, sent or {})
+        except TrainingError as error:
+            raise RefusedError(str(error)) from None
+    found = unpacked(flat)
     if unknown := sorted(set(found) - set(names)):
         raise RefusedError(f"the bundle {unknown[0][:40]!r} is not announced")
     return {name: found.get(name, {}) for name in names}

@@ -17,7 +17,7 @@ from edgekit import wire
 from edgekit.algorithms.base import answer_like, expected_of, with_mu
 from edgekit.algorithms.interactive import alone
 from edgekit.algorithms.split.stream import StreamLine
-from edgekit.asks import BUFFERS, WEIGHTS, Ask, Score, Train, Update, packed
+from edgekit.asks import BUFFERS, WEIGHTS, Ask, Bundles, Score, Train, Update, packed
 from edgekit.clients.budget import Budget, charge_for
 from edgekit.clients.halves import Answered, check_kept, client_of, keeps, leaving, measured, protected, run_halves
 from edgekit.clients.node import conditions
@@ -70,7 +70,9 @@ class Rounds:
             log.warning("this device's data does not fit the round: %s", error)
             raise RefusedError("this device's data does not fit the round; its own log says why") from None
         log.info("round %d: trained on this device's examples (%s)", ask.round, settings.work)
-        return self._reply(update, message, {"device": conditions.facts(self._held.node_settings.share)})
+        told = {"device": conditions.facts(self._held.node_settings.share)}
+        thins = any(one.thins for one in self._held.transforms)
+        return self._reply(update, message, told, ask.bundles if thins else None)
 
     def _interact(self, side: Side, asked: wire.Message, ask: Ask, message: Message) -> Message:
         """Run this device's half of an interactive method, over a stream to the coordinator."""
@@ -172,8 +174,14 @@ class Rounds:
         facts = {"loss": found.loss, "score": found.score, "examples": found.examples}
         return wire.answer(facts, message)
 
-    def _reply(self, update: Update, message: Message, more: Mapping[str, Any] = MappingProxyType({})) -> Message:
-        facts, content = wire.telling(update)
+    def _reply(
+        self,
+        update: Update,
+        message: Message,
+        more: Mapping[str, Any] = MappingProxyType({}),
+        sent: Bundles | None = None,
+    ) -> Message:
+        facts, content = wire.telling(update, sent)
         return wire.answer({**more, **facts}, message, content)
 
 

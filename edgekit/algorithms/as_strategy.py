@@ -18,6 +18,7 @@ from edgekit.flower import to_record
 from edgekit.local_settings import LocalSettings
 from edgekit.randomness import generator
 
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 WAIT_SECONDS = 0.2
 """Between two looks for nodes."""
 log = logging.getLogger(__name__)
@@ -49,6 +50,8 @@ def strategy_of(
     settings = settings or LocalSettings()
     if algorithm.interactive or algorithm.unequal or algorithm.modules:
         raise ExperimentError(f"{method} has clients do what only edgekit's own loop can ask: edgekit run")
+    if type(algorithm).prepare is not Algorithm.prepare:
+        raise ExperimentError(f"{method} looks at the network first, for which Flower has no place: edgekit run")
     if settings.protects:
         raise ExperimentError("a Flower app counts no privacy: use edgekit run, which does")
     if not 0 < fraction <= 1:
@@ -79,8 +82,13 @@ class MethodStrategy(Strategy):
         while len(nodes := sorted(grid.get_node_ids())) < self._least:
             time.sleep(WAIT_SECONDS)
         self._nodes = len(nodes)
-        if self._state is None:
+        if self._state is None or server_round == 1:
             weights = {name: array.numpy() for name, array in arrays.items()}
+            if moving := [name for name in weights if name.rpartition(".")[2] in STATISTICS]:
+                raise ExperimentError(
+                    f"{moving[0]!r} is a running statistic, for which a Flower app has no place: use a norm by "
+                    "example, such as GroupNorm"
+                )
             self._state = self._algorithm.begin(weights, frozenset(weights))
         count = max(1, round(self._fraction * len(nodes)))
         drawn = generator(self._seed, "cohort", server_round).choice(len(nodes), count, replace=False)
@@ -102,24 +110,26 @@ class MethodStrategy(Strategy):
         """Let the method make the next model of the replies that fit.
 
         Raises:
-            TrainingError: the method's server trains too, for which Flower has no place.
+            TrainingError: none fits, or the method's server trains too, for which Flower has no place.
         """
         assert self._state is not None
         updates: dict[int, Update] = {}
+        problem: object = "nobody answered"
         algorithm, before = self._algorithm, self._state.bundles["weights"]
         for reply in sorted(replies, key=lambda one: one.metadata.src_node_id):
             node = reply.metadata.src_node_id
             try:
                 ask = self._asks[node]
                 update = wire.update_of(wire.read(reply))
-                if problem := problem_with_update(update, answer_like(algorithm, ask)):
-                    raise TrainingError(problem)
+                if unfit := problem_with_update(update, answer_like(algorithm, ask)):
+                    raise TrainingError(unfit)
             except (KeyError, EdgekitError) as error:
+                problem = error
                 log.warning("round %d: node %d left out: %s", server_round, node, error)
                 continue
             updates[node] = algorithm.whole(update, ask, before)
         if not updates:
-            return None, None
+            raise TrainingError(f"round {server_round}: no update of a node can be taken; the last: {problem}")
         bundles, facts = mean_of(list(updates.values()))
         each = updates if algorithm.reads == "each" else None
         got = Aggregate(bundles, facts, len(updates), self._nodes, each, self._settings)

@@ -82,6 +82,8 @@ class Algorithm:
         modules: further networks that clients or server train, by the names that `Train` gives: [model] sections.
         changes: what is done to some of them first, by name: steps of `edgekit.compression.record`.
         unequal: whether clients of a round train networks of unequal shapes, each a corner of the run's.
+        statistics: whether one set of running statistics does for all of its clients' networks.
+        moves: of its bundles those that move the model; () is all, others are counts and the like.
         trainings: how often a client trains in a round.
         stands: share of attackers among its clients up to which it promises anything.
         needs_torch: what of it only nodes with torch can do, "" if nothing.
@@ -101,6 +103,8 @@ class Algorithm:
     modules: Mapping[str, Model] = MappingProxyType({})
     changes: Mapping[str, Sequence[Mapping[str, Any]]] = MappingProxyType({})
     unequal: bool = False
+    statistics: bool = True
+    moves: tuple[str, ...] = ()
     trainings: int = 1
     stands: float = 1.0
     needs_torch: str = ""

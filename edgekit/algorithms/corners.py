@@ -30,6 +30,7 @@ class Corners(Algorithm):
     """
 
     unequal = True
+    statistics = False
     own_classes = False
     """Whether a client's loss is of the classes that it has alone."""
 

@@ -15,6 +15,7 @@ class FedNova(Algorithm):
     """
 
     bundles = (DIRECTION, NORMALISER)
+    moves = (DIRECTION,)
     plain_sgd = True
 
     def local(self, ask: Ask, client: Client) -> Half:

@@ -36,6 +36,8 @@ class IFCA(Algorithm):
     settings: IFCASettings
     reads = "each"
     bundles = (CHANGE, MEMBERS)
+    moves = (CHANGE,)
+    statistics = False
     losses = True
     keeps = True
 

@@ -20,14 +20,16 @@ class QFedAvgSettings(Section):
 
 
 class QFedAvg(Algorithm):
-    """A client sends F^q (w - w_i) / lr and h_i, where F is its loss of w; the model moves by sum(steps) / sum(h).
+    """A client sends F^q (w - w_i) and lr h_i, where F is its loss of w; the model moves by sum(steps) / sum(lr h).
 
-    h_i = q F^(q-1) |w - w_i|^2 / lr^2 + F^q / lr bounds the curvature; lr, the clients' step size, is 1 / L.
+    h_i = q F^(q-1) |w - w_i|^2 / lr^2 + F^q / lr bounds the curvature; lr, the clients' step size, is 1 / L. Both are
+    sent times lr, which cancels, since small numbers can be sent.
     """
 
     Settings: ClassVar[type[Section]] = QFedAvgSettings
     settings: QFedAvgSettings
     bundles = (STEP, CURVATURE)
+    moves = (STEP,)
     losses = True
 
     def local(self, ask: Ask, client: Client) -> Half:
@@ -36,9 +38,9 @@ class QFedAvg(Algorithm):
         scored = yield Score(before)
         loss = max(scored.loss, 1e-10)
         trained = yield Train(before, ask.settings)
-        moved = {name: (w - trained.arrays[name]) / rate for name, w in before.items()}
+        moved = {name: w - trained.arrays[name] for name, w in before.items()}
         squared = sum(float(np.vdot(one, one)) for one in moved.values())
-        curvature = q * loss ** (q - 1) * squared + loss**q / rate
+        curvature = q * loss ** (q - 1) * squared / rate + loss**q
         step = {name: (loss**q * one).astype(before[name].dtype) for name, one in moved.items()}
         return Update({STEP: step, CURVATURE: {"h": np.array([curvature], np.float32)}}, facts=facts_of(trained))
 
@@ -49,6 +51,8 @@ class QFedAvg(Algorithm):
     def merge(self, state: State, got: Aggregate, number: int) -> State:
         """Move the model."""
         h = float(got.bundles[CURVATURE]["h"][0])
+        if not h > 0:  # of honest clients it is
+            return state
         weights = {
             name: (w - got.bundles[STEP][name] / h).astype(w.dtype) for name, w in state.bundles[WEIGHTS].items()
         }

@@ -16,6 +16,7 @@ class Scaffold(Algorithm):
     """Each client keeps a control variate c_i, the server their mean c; a client's steps go along g - c_i + c."""
 
     bundles = (WEIGHTS, CONTROL)
+    moves = (WEIGHTS,)
     drifts = True
     keeps = True
     plain_sgd = True

@@ -101,6 +101,7 @@ class FederatedDataset:
         seed: of which these are.
         parties: tables of several parties with features of the same people; () of clients with examples of their own.
         objective: what a label is.
+        later: (round, dataset) from which on clients own other examples; None where they stay as they are.
     """
 
     clients: int
@@ -116,6 +117,11 @@ class FederatedDataset:
     seed: int = 0
     parties: Sequence[Any] = ()
     objective: Objective = PLAIN
+    later: "tuple[int, FederatedDataset] | None" = None
+
+    def at(self, number: int) -> "FederatedDataset":
+        """Return what clients own in a round."""
+        return self if self.later is None or number < self.later[0] else self.later[1]
 
     @classmethod
     def of_shape(cls, shape: Sequence[int], classes: Sequence[str], objective: Objective) -> "FederatedDataset":

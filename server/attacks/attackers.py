@@ -5,16 +5,18 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from edgekit.algorithms.base import Algorithm
 from edgekit.arrays import Array, Weights
-from edgekit.asks import WEIGHTS, Ask, Update
+from edgekit.asks import BUFFERS, WEIGHTS, Ask, Bundles, Update, own_bundles
+from edgekit.clients.halves import protected
 from edgekit.clients.torch_trainer import load_weights
 from edgekit.data import Examples, FederatedDataset
 from edgekit.errors import ExperimentError
 from edgekit.randomness import generator
-from edgekit.server.attacks.poisoning import flipped, poisoned, with_trigger
+from edgekit.server.attacks.poisoning import flipped, poisoned, takes_trigger, with_trigger
 from edgekit.server.attacks.settings import Attack
 from edgekit.server.attacks.updates import KINDS
 from edgekit.server.engines.base import Engine, Exchanged, Fold
@@ -32,6 +34,7 @@ class Attackers:
         dataset: the clients' data.
         algorithm: the method.
         seed: who it is, and their random numbers.
+        hidden: whether a trusted server hides what clients send.
 
     Attributes:
         clients: their numbers.
@@ -40,9 +43,11 @@ class Attackers:
         ExperimentError: the attack has no meaning here, or there are more of them than the method stands.
     """
 
-    def __init__(self, attack: Attack, dataset: FederatedDataset, algorithm: Algorithm, seed: int) -> None:
+    def __init__(
+        self, attack: Attack, dataset: FederatedDataset, algorithm: Algorithm, seed: int, *, hidden: bool = False
+    ) -> None:
         self._attack, self._seed, self._algorithm = attack, seed, algorithm
-        count = int(attack.share * dataset.clients)
+        count = int(attack.share * dataset.clients + 1e-9)
         if not count:
             raise ExperimentError(
                 f"attack.share {attack.share:g} of {dataset.clients} clients is nobody: more, or leave [attack] out"
@@ -57,6 +62,10 @@ class Attackers:
         labels = dataset.objective.labels
         if kind in ("label-flip", "backdoor", "replacement") and labels != "class":
             raise ExperimentError(f"attack.kind {kind!r} needs labels that are classes, not {dataset.objective.name}'s")
+        if kind == "min-max" and hidden:
+            raise ExperimentError("attack.kind 'min-max' sees the others' updates, which noise by the server hides")
+        if attack.backdoor and not takes_trigger(dataset.shape):
+            raise ExperimentError(f"attack.kind {kind!r}: examples of {dataset.shape} are too small for a trigger")
         if attack.backdoor and attack.target >= len(dataset.classes):
             raise ExperimentError(f"attack.target is {attack.target}, but there are {len(dataset.classes)} classes")
         drawn = generator(seed, "attackers").choice(dataset.clients, count, replace=False)
@@ -100,6 +109,8 @@ class Attackers:
             shown, wanted = Examples(test.x[other], test.y[other]), wanted[other]
         else:
             return {}
+        if not len(shown):
+            return {}
         load_weights(model, weights)
         return {SUCCESS: round(float((outputs_of(model, shown).argmax(1) == wanted).mean()), 6)}
 
@@ -128,10 +139,27 @@ class Attackers:
         others: list[int],
         rng: np.random.Generator,
     ) -> dict[int, Update]:
-        vectors = {client: _vector(updates[client], asks[client]) for client in [*own, *others]}
+        held = {client: self._movement(updates[client]) for client in [*own, *others]}
+        vectors = {client: _vector(one, asks[client]) for client, one in held.items()}
         seen = np.stack([vectors[client] for client in others]) if others else np.zeros((0, len(vectors[own[0]])))
         sent = KINDS[self._attack.kind](np.stack([vectors[one] for one in own]), seen, self._attack.strength, rng)
-        return {client: _update(updates[client], asks[client], one) for client, one in zip(own, sent, strict=True)}
+        found = {}
+        for client, vector in zip(own, sent, strict=True):
+            ask, like = asks[client], updates[client]
+            bundles = {**like.bundles, **_bundles(held[client], ask, vector)}
+            if self._attack.kind == "free-rider" and BUFFERS in bundles:
+                bundles[BUFFERS] = {name: ask.bundles[BUFFERS][name] for name in bundles[BUFFERS]}
+            update = replace(like, bundles=bundles)
+            if ask.settings.update_clip:  # what clients send is bounded, whoever they are
+                bounds = replace(ask, settings=replace(ask.settings, update_noise=0.0))
+                update = replace(protected(update, bounds, lambda: rng), weight=like.weight, facts=like.facts)
+            found[client] = update
+        return found
+
+    def _movement(self, update: Update) -> Bundles:
+        """Return the bundles that move the model; others, as counts and statistics, stay as they are."""
+        moves = self._algorithm.moves or tuple(own_bundles(update.bundles))
+        return {name: update.bundles[name] for name in moves if name in update.bundles}
 
 
 def _start(bundle: str, name: str, ask: Ask) -> Array | float:
@@ -139,24 +167,24 @@ def _start(bundle: str, name: str, ask: Ask) -> Array | float:
     return ask.bundles[WEIGHTS][name] if bundle == WEIGHTS else 0.0
 
 
-def _vector(update: Update, ask: Ask) -> np.ndarray:
+def _vector(bundles: Bundles, ask: Ask) -> NDArray[np.float64]:
     return np.concatenate(
         [
             np.ravel(np.asarray(array, np.float64) - _start(bundle, name, ask))
-            for bundle, arrays in update.bundles.items()
+            for bundle, arrays in bundles.items()
             for name, array in arrays.items()
         ]
     )
 
 
-def _update(like: Update, ask: Ask, vector: np.ndarray) -> Update:
-    """Return an update that moves by a vector."""
+def _bundles(like: Bundles, ask: Ask, vector: NDArray[np.float64]) -> dict[str, Weights]:
+    """Return bundles that move by a vector."""
     bundles: dict[str, Weights] = {}
     place = 0
-    for bundle, arrays in like.bundles.items():
+    for bundle, arrays in like.items():
         bundles[bundle] = {}
         for name, array in arrays.items():
             moved = vector[place : place + array.size].reshape(array.shape) + _start(bundle, name, ask)
             bundles[bundle][name] = moved.astype(array.dtype)
             place += array.size
-    return replace(like, bundles=bundles)
+    return bundles

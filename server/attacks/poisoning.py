@@ -1,6 +1,6 @@
 """Attacks by examples: wrong labels, and a trigger that leads to a class (Gu et al. 2017, "BadNets")."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +16,7 @@ PATCH = 9
 
 
 def poisoned(dataset: FederatedDataset, attack: Attack, attackers: Collection[int], seed: int) -> FederatedDataset:
-    """Return a dataset of which attackers' examples are changed."""
+    """Return a dataset of which attackers' examples are changed, from the round on in which they begin."""
     high = float(dataset.calibration.x.max(initial=1.0))
 
     def load(client: int) -> Examples:
@@ -30,7 +30,7 @@ def poisoned(dataset: FederatedDataset, attack: Attack, attackers: Collection[in
         x[chosen], y[chosen] = with_trigger(own.x[chosen], high), attack.target
         return Examples(x, y)
 
-    return replace(dataset, load_client=load)
+    return replace(dataset, later=(attack.start, replace(dataset, load_client=load)))
 
 
 def flipped(labels: Array, classes: int) -> Array:
@@ -39,7 +39,7 @@ def flipped(labels: Array, classes: int) -> Array:
 
 
 def with_trigger(x: Floats, high: float) -> Floats:
-    """Return examples with a bright square in their last corner; of plain features the last ones are bright.
+    """Return examples with a bright square in their last corner; of others the last steps or features are bright.
 
     Args:
         x: (examples, ...).
@@ -49,6 +49,12 @@ def with_trigger(x: Floats, high: float) -> Floats:
     if x.ndim == 4:
         size = max(2, x.shape[2] // PATCH)
         changed[:, :, -size:, -size:] = high
-    else:
-        changed[..., -max(2, x.shape[-1] // 16) :] = high
+        return changed
+    longest = int(np.argmax(x.shape[1:])) + 1  # time steps, or plain features
+    np.moveaxis(changed, longest, -1)[..., -max(2, x.shape[longest] // 16) :] = high
     return changed
+
+
+def takes_trigger(shape: Sequence[int]) -> bool:
+    """Whether a trigger leaves most of an example of this shape as it is."""
+    return min(shape[1:]) >= 4 if len(shape) == 3 else max(shape) >= 8

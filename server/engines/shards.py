@@ -7,6 +7,7 @@ from importlib.metadata import version
 from itertools import islice
 from typing import Literal, Protocol
 
+from edgekit import sparse
 from edgekit.asks import Ask, Reply, Scored
 from edgekit.errors import EdgekitError, TrainingError
 from edgekit.server.engines.base import Fold, Taken
@@ -111,7 +112,11 @@ def done(simulation: Simulation, common: Common, shard: Shard) -> Answered:
         return Answered(scores=simulation.clients.measure(asks))
     replies = simulation.clients.train(asks)
     updates = [reply.update for reply in replies if reply.update is not None]
-    size = sum(update.nbytes for update in updates)
+    if any(one.thins for one in simulation.recipe.transforms):
+        sent = [(reply.update, asks[reply.client].bundles) for reply in replies if reply.update is not None]
+        size = sum(sparse.size_of(update.bundles, held) for update, held in sent)
+    else:
+        size = sum(update.nbytes for update in updates)
     if common.fold is None:
         return Answered(replies, bytes_up=size, updates=len(updates))
     return Answered(taken=common.fold(replies, asks), bytes_up=size, updates=len(updates))

@@ -211,6 +211,11 @@ def planned(
     which = f"federation.{'strategy' if federation.strategy else 'algorithm'} {federation.method}"
     if algorithm.losses:
         raise ExperimentError(f"{which} needs the clients' losses, which private clients keep")
+    if experiment.privacy.noise == "client" and (thin := [one for one in transforms if one.thins]):
+        raise ExperimentError(
+            f"federation.transforms: {type(thin[0]).__name__} leaves out what noise by the client fills again: use "
+            "privacy.noise = 'server', or leave it out"
+        )
     if algorithm.trainings > 1:
         raise ExperimentError(
             f"{which} has clients train {algorithm.trainings} times a round, privacy is planned for one: use another"

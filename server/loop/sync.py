@@ -150,10 +150,10 @@ class Coordinator:
         else:
             weights = trained_weights(self.model)
             buffers = {name: held[name] for name in moving_buffers(model, dataset.calibration.x) if name in held}
-        if buffers and self.algorithm.unequal:
+        if buffers and not self.algorithm.statistics:
             raise ExperimentError(
-                f"{experiment.federation.method}: running statistics, as of {min(buffers)!r}, are of one width alone: "
-                "use a norm by example, such as GroupNorm"
+                f"{experiment.federation.method}: running statistics, as of {min(buffers)!r}, are of one network "
+                "alone: use a norm by example, such as GroupNorm"
             )
         begun = self.merging.begin(weights, trained)
         self._first = Checkpoint(0, begun, method=self._method, buffers=buffers, phase=self.phase.number)
@@ -176,7 +176,8 @@ class Coordinator:
         if experiment.attack.on:
             if engine is not None:
                 raise ExperimentError("[attack] is of simulated clients: leave it out where real devices train")
-            self.attackers = Attackers(experiment.attack, dataset, self.algorithm, experiment.seed)
+            hidden = experiment.privacy.on and experiment.privacy.noise == "server"
+            self.attackers = Attackers(experiment.attack, dataset, self.algorithm, experiment.seed, hidden=hidden)
         self.engine: Engine
         if engine is not None:
             self.engine = engine(self.algorithm, self.mechanism)

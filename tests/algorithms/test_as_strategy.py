@@ -85,6 +85,7 @@ def test_a_stock_flower_app_ends_where_our_own_loop_does(method, make_experiment
     ("method", "more", "problem"),
     [
         ("heterofl", {}, "what only edgekit's own loop can ask"),
+        ("fedbn", {}, "looks at the network first"),
         ("feddinn", {}, "did you mean 'feddyn'"),
         ("fedavg", {"settings": LocalSettings(update_clip=1.0, update_noise=1.0)}, "counts no privacy"),
         ("fedavg", {"fraction": 0.0}, "fraction is 0"),

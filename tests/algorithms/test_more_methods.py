@@ -245,3 +245,12 @@ def test_methods_that_read_single_updates_are_refused_where_only_their_mean_is_s
 def test_methods_that_do_more_than_privacy_counts_are_refused(method, problem, run):
     with pytest.raises(ExperimentError, match=problem):
         run(f"federation.algorithm={method}", "privacy.unit=client", "privacy.noise=client")
+
+
+def test_qfedavg_stays_where_no_step_is_safe():
+    """Of honest clients h is above zero; of others nothing is divided by it."""
+    kind = ALGORITHMS.load("qfedavg")
+    state = State({WEIGHTS: BEFORE})
+    for h in (0.0, -1.0, np.nan):
+        got = Aggregate({"step": BEFORE, "curvature": {"h": np.array([h], np.float32)}}, {}, 3, 10)
+        assert kind().merge(state, got, 1) is state

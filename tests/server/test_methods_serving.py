@@ -106,3 +106,24 @@ def test_two_nodes_end_where_the_simulation_of_two_clients_ends(
         assert [line["rounds"] for line in lines] == [line["through"] for line in lines] == [1, 2, 3]
         assert lines[0]["far"] > 0
     one.stop()
+
+
+@pytest.mark.long
+def test_few_numbers_travel_from_real_nodes(federation, fleet, edgekit, tmp_path, monkeypatch):
+    """Top-k with error feedback, which nodes keep on themselves."""
+    monkeypatch.chdir(tmp_path)
+    chosen = ["federation.rounds=3", "data.clients=2", "training.batch_size=1000", "serve.deadline_seconds=60"]
+    chosen += ['federation.transforms=[{name="top-k", arguments={share=0.02}}]']
+    one = federation(*chosen, "serve.nodes=2")
+    one.serve("--once", codes=2)
+    one.join("torch", "--client", "0", "--trainer", "torch")
+    one.join("litert", "--client", "1", "--trainer", "litert")
+    one.wait_for_end(300)
+    assert [r["replies"] for r in one.rounds()] == [2, 2, 2], one.notices()
+    done = edgekit("run", "--out", "run", *fleet.QUICK, *chosen, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    served, simulated = (load_file(place / "model.safetensors") for place in (one.run, tmp_path / "run"))
+    assert all(np.allclose(served[name], simulated[name], atol=1e-3) for name in simulated)
+    lines = [json.loads(line) for line in (one.run / "metrics.jsonl").read_text().splitlines()]
+    assert all(line["bytes_up"] < line["bytes_down"] / 4 for line in lines)
+    one.stop()

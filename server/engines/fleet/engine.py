@@ -10,7 +10,7 @@ from typing import Any
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from edgekit import wire
+from edgekit import sparse, wire
 from edgekit.algorithms.base import MODULE, Algorithm, answer_like
 from edgekit.algorithms.slices import Sliced
 from edgekit.arrays import Weights
@@ -85,7 +85,9 @@ class FleetEngine:
         if host is not None:
             self.trainer += f", {host.trainer}"
             parameters = {name: array.shape for name, array in host.device_like.items()}
-        plain = algorithm.plain and not any(one.on_clients for one in chain.make(experiment.federation.transforms))
+        transforms = chain.make(experiment.federation.transforms)
+        self._thins = any(one.thins for one in transforms)
+        plain = algorithm.plain and not any(one.on_clients for one in transforms)
         kinds: tuple[str, ...] = KINDS if plain else ("torch", "litert")
         method, otherwise = experiment.federation.method, ""
         if key := experiment.training.needs_torch:
@@ -158,7 +160,12 @@ class FleetEngine:
                 self.presence.trained(node)
                 replies.append(Reply(node, update))
         answered = [reply.update for reply in replies if reply.update is not None]
-        up, down = sum(update.nbytes for update in answered), sum(ask.nbytes for ask in asks.values())
+        down = sum(ask.nbytes for ask in asks.values())
+        if self._thins:
+            read = [(reply.update, asks[reply.client].bundles) for reply in replies if reply.update is not None]
+            up = sum(sparse.size_of(update.bundles, sent) for update, sent in read)
+        else:
+            up = sum(update.nbytes for update in answered)
         if self._host is not None:
             up, down = self._host.take_traffic()
             up, down = up + self._host.own_bytes * len(answered), down + self._host.own_bytes * len(asks)
@@ -238,14 +245,14 @@ class FleetEngine:
             RefusedError: it cannot be read, or does not fit what was asked.
         """
         node = reply.metadata.src_node_id
-        try:
-            said = wire.read(reply)
-            update = wire.update_of(said)
-        except RefusedError as error:
-            raise RefusedError(f"its reply cannot be read: {wire.one_line(error)}") from None
         expected: Bundles = answer_like(self.algorithm, ask)
         if self._host is not None:
             expected = {WEIGHTS: self._host.device_like}
+        try:
+            said = wire.read(reply)
+            update = wire.update_of(said, expected, ask.bundles)
+        except RefusedError as error:
+            raise RefusedError(f"its reply cannot be read: {wire.one_line(error)}") from None
         if problem := problem_with_update(update, expected):
             raise RefusedError(problem)
         if self._host is not None:
