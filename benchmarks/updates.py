@@ -45,10 +45,10 @@ def sent(name: str, **arguments: Any) -> list[str]:
 
 ROWS = {
     WHOLE: [],
-    "top-k 0.5 %": sent("top-k", share=0.005),
+    "top-k 0.66 %": sent("top-k", share=0.0066),
     "top-k 1 %": sent("top-k", share=0.01),
-    "top-k 1.5 %": sent("top-k", share=0.015),
-    "top-k 0.5 %, no feedback": sent("top-k", share=0.005, feedback=False),
+    "top-k 2 %": sent("top-k", share=0.02),
+    "top-k 0.66 %, no feedback": sent("top-k", share=0.0066, feedback=False),
     "random-k 10 %": sent("random-k", share=0.1),
 }
 EXAMPLES, TESTED = 6000, 2000

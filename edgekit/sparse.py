@@ -1,6 +1,7 @@
 """Updates of which most is as it was: places and values instead of whole arrays. Exact: nothing is rounded."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +11,11 @@ from edgekit.errors import TrainingError
 
 AT, TO = "#at", "#to"
 """Ends of the names of an array's places and of the values there."""
-PLACE_BYTES = 4
+
+
+def _places_of(array: Array) -> np.dtype[Any]:
+    """Return the type of an array's places: the shortest that has room."""
+    return np.dtype(np.uint16 if array.size <= 1 << 16 else np.uint32)
 
 
 def thinned(bundles: Bundles, sent: Bundles) -> tuple[Weights, list[str]]:
@@ -28,7 +33,7 @@ def thinned(bundles: Bundles, sent: Bundles) -> tuple[Weights, list[str]]:
             flat[path] = array
             continue
         names.append(path)
-        flat[path + AT] = places.astype(np.uint32)
+        flat[path + AT] = places.astype(_places_of(array))
         flat[path + TO] = np.ascontiguousarray(array).reshape(-1)[places]
     return flat, names
 
@@ -38,7 +43,7 @@ def size_of(bundles: Bundles, sent: Bundles) -> int:
     total = 0
     for path, array in packed(bundles).items():
         places = _changed(array, _base(path, array, sent))
-        total += array.nbytes if places is None else len(places) * (PLACE_BYTES + array.itemsize)
+        total += array.nbytes if places is None else len(places) * (_places_of(array).itemsize + array.itemsize)
     return total
 
 
@@ -64,7 +69,9 @@ def whole(flat: Weights, names: object, like: Bundles, sent: Bundles) -> Weights
         at, to, array = flat.get(path + AT), flat.get(path + TO), expected.get(path)
         if array is None or at is None or to is None or path in found:
             raise TrainingError(f"the sparse array {path[:40]!r} was not expected, or is not whole")
-        fits = at.dtype == np.uint32 and to.dtype == array.dtype and at.ndim == to.ndim == 1 and len(at) == len(to)
+        fits = (
+            at.dtype == _places_of(array) and to.dtype == array.dtype and at.ndim == to.ndim == 1 and len(at) == len(to)
+        )
         if not fits or (len(at) and (int(at[-1]) >= array.size or not (at[1:] > at[:-1]).all())):
             raise TrainingError(f"the sparse array {path[:40]!r} does not fit")
         base = _base(path, array, sent)
@@ -88,6 +95,6 @@ def _changed(array: Array, base: Array | None) -> Array | None:
     bits = np.dtype(f"u{array.itemsize}")
     own = np.ascontiguousarray(array).reshape(-1).view(bits)
     differs = own != (0 if base is None else np.ascontiguousarray(base).reshape(-1).view(bits))
-    if int(np.count_nonzero(differs)) * (PLACE_BYTES + array.itemsize) >= array.nbytes:
+    if int(np.count_nonzero(differs)) * (_places_of(array).itemsize + array.itemsize) >= array.nbytes:
         return None
     return np.flatnonzero(differs)
