@@ -13,13 +13,12 @@ round in which each method has it. `niid`: the best accuracy over the rounds of 
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import mnist
 import torch
 from torch import nn
 
@@ -32,7 +31,6 @@ from edgekit.runfolder import RunFolder, read_lines
 from edgekit.server.loop.metrics import RoundMetrics
 from edgekit.server.loop.sync import Coordinator
 
-FEW, TESTED = 6000, 2000
 MLP = ["model.name=mlp", "model.arguments={hidden=[64]}", "training.batch_size=16"]
 PERSONAL = [
     *MLP, "data.clients=100", "data.partition=shards", "data.client_test_fraction=0.25", "federation.rounds=40",
@@ -120,17 +118,11 @@ def main() -> None:
     parser.add_argument("--kept", type=Path, help="a folder for the runs, to go on there")
     parser.add_argument("--json", action="store_true", help="for machines")
     options = parser.parse_args()
-    if "EDGEKIT_DATA" not in os.environ:
-        sys.exit("EDGEKIT_DATA is not set: the folder with mnist.npz")
     torch.set_num_threads(1)
     keep_freed_memory()
     part, rows, best = options.part, {}, 0.0
     with tempfile.TemporaryDirectory() as place:
-        data = Path(os.environ["EDGEKIT_DATA"]) / "mnist.npz"
-        if part != "niid":
-            whole, data = np.load(data), Path(place) / "mnist.npz"
-            few = {"x_train": FEW, "y_train": FEW, "x_test": TESTED, "y_test": TESTED}
-            np.savez(data, **{name: whole[name][:count] for name, count in few.items()})
+        data = mnist.whole() if part == "niid" else mnist.tenth(place)
         for method in (options.methods or ",".join(METHODS[part])).split(","):
             keys = [*KEYS[part], *METHODS[part][method], f"data.source=npz:{data}", f"seed={options.seed}"]
             experiment = experiments.load(None, [f"name={part}", *keys])

@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
+from peers import cpu_seconds
 
 from edgekit import experiment as experiments
 from edgekit.clients.cohort.memory import keep_freed_memory
@@ -35,19 +35,6 @@ ENGINES = {
 TRAINERS = {"client-major": ["model.name=cnn"], "cohort": ["model.name=mixer"], "one-by-one": ["model.name=mixer"]}
 
 
-def cpu_seconds() -> float:
-    """Return the CPU seconds of this process and all that it began."""
-    total = 0.0
-    own = psutil.Process()
-    for process in [own, *own.children(recursive=True)]:
-        try:
-            times = process.cpu_times()
-        except psutil.Error:
-            continue
-        total += times.user + times.system
-    return total
-
-
 def measured(keys: list[str], rounds: int) -> tuple[dict[str, float], bytes]:
     """Return the seconds a round, and the weights."""
     experiment = experiments.load(
@@ -58,10 +45,10 @@ def measured(keys: list[str], rounds: int) -> tuple[dict[str, float], bytes]:
         ],
     )  # fmt: skip
     dataset = load_dataset(experiment)
-    stamps = [(cpu_seconds(), time.perf_counter())]
+    stamps = [(cpu_seconds(of_all=True), time.perf_counter())]
 
     def ended(metrics: RoundMetrics) -> None:
-        stamps.append((cpu_seconds(), time.perf_counter()))
+        stamps.append((cpu_seconds(of_all=True), time.perf_counter()))
 
     with tempfile.TemporaryDirectory() as place:
         model = build_network(experiment, dataset, dataset.calibration.x)

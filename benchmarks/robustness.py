@@ -13,20 +13,15 @@ by the seed of clients, batches and attackers.
 import argparse
 import hashlib
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import mnist
 import torch
 
-from edgekit import experiment as experiments
 from edgekit.clients.cohort.memory import keep_freed_memory
-from edgekit.pipeline.subjects import build_network, load_dataset
-from edgekit.runfolder import RunFolder, read_lines
-from edgekit.server.loop.sync import Coordinator
 
 METHODS = {
     "fedavg": [],
@@ -46,7 +41,6 @@ SHARED = [
     "training.momentum=0.9", "model.name=mlp", "model.arguments={hidden=[64]}", "data.calibration_examples=100",
     "attack.share=0.2", "training.trainer=client-major",
 ]  # fmt: skip
-EXAMPLES, TESTED = 6000, 2000
 
 
 def measured(method: str, attack: str, data: Path, alpha: float, rounds: int, seed: int) -> dict[str, float]:
@@ -56,13 +50,7 @@ def measured(method: str, attack: str, data: Path, alpha: float, rounds: int, se
         f"federation.evaluate_every={rounds}", f"attack.kind={'' if attack == 'clean' else attack}",
         *([f"data.alpha={alpha}"] if alpha else ["data.partition=iid"]),
     ]  # fmt: skip
-    experiment = experiments.load(None, keys)
-    dataset = load_dataset(experiment)
-    with tempfile.TemporaryDirectory() as place:
-        folder = RunFolder.create(Path(place) / "run")
-        model = build_network(experiment, dataset, dataset.calibration.x)
-        Coordinator(experiment, dataset, model, folder).run()
-        last = list(read_lines(folder.metrics))[-1]
+    last = mnist.run(keys)[-1]
     told = last["metrics"].get("attack_success")
     return {"accuracy": last["accuracy"], **({} if told is None else {"success": told})}
 
@@ -78,15 +66,11 @@ def main() -> None:
     parser.add_argument("--kept", type=Path, help="a folder of what was measured, to go on there")
     parser.add_argument("--json", action="store_true", help="for machines")
     options = parser.parse_args()
-    if "EDGEKIT_DATA" not in os.environ:
-        sys.exit("EDGEKIT_DATA is not set: the folder with mnist.npz")
     torch.set_num_threads(1)
     keep_freed_memory()
     rows: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as place:
-        whole, data = np.load(Path(os.environ["EDGEKIT_DATA"]) / "mnist.npz"), Path(place) / "mnist.npz"
-        few = {"x_train": EXAMPLES, "y_train": EXAMPLES, "x_test": TESTED, "y_test": TESTED}
-        np.savez(data, **{name: whole[name][:count] for name, count in few.items()})
+        data = mnist.tenth(place)
         for method in options.methods.split(","):
             rows[method] = {}
             for attack in options.attacks.split(","):

@@ -11,21 +11,15 @@ clients, ten a round. `points` is the mean difference of the last accuracy to wh
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import tempfile
-from pathlib import Path
 from typing import Any
 
-import numpy as np
+import mnist
 import torch
 
-from edgekit import experiment as experiments
 from edgekit.clients.cohort.memory import keep_freed_memory
-from edgekit.pipeline.subjects import build_network, load_dataset
-from edgekit.runfolder import RunFolder, read_lines
-from edgekit.server.loop.sync import Coordinator
 
 SHARED = [
     "name=updates", "model.name=mlp", "model.arguments={hidden=[64]}", "data.alpha=0.5", "training.batch_size=16",
@@ -51,17 +45,11 @@ ROWS = {
     "top-k 0.66 %, no feedback": sent("top-k", share=0.0066, feedback=False),
     "random-k 10 %": sent("random-k", share=0.1),
 }
-EXAMPLES, TESTED = 6000, 2000
 
 
 def measured(keys: list[str]) -> tuple[float, int]:
     """Return the last accuracy, and the bytes that clients sent."""
-    experiment = experiments.load(None, keys)
-    dataset = load_dataset(experiment)
-    with tempfile.TemporaryDirectory() as place:
-        folder = RunFolder.create(Path(place) / "run")
-        Coordinator(experiment, dataset, build_network(experiment, dataset, dataset.calibration.x), folder).run()
-        lines = list(read_lines(folder.metrics))
+    lines = mnist.run(keys)
     return lines[-1]["accuracy"], sum(line["bytes_up"] for line in lines)
 
 
@@ -72,15 +60,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--json", action="store_true", help="for machines")
     options = parser.parse_args()
-    if "EDGEKIT_DATA" not in os.environ:
-        sys.exit("EDGEKIT_DATA is not set: the folder with mnist.npz")
     torch.set_num_threads(1)
     keep_freed_memory()
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as place:
-        whole, data = np.load(Path(os.environ["EDGEKIT_DATA"]) / "mnist.npz"), Path(place) / "mnist.npz"
-        few = {"x_train": EXAMPLES, "y_train": EXAMPLES, "x_test": TESTED, "y_test": TESTED}
-        np.savez(data, **{name: whole[name][:count] for name, count in few.items()})
+        data = mnist.tenth(place)
         for who, clients in WHO.items():
             found: dict[str, list[tuple[float, int]]] = {}
             for name, keys in ROWS.items():

@@ -1,12 +1,12 @@
 """Updates of which most is as it was: places and values instead of whole arrays. Exact: nothing is rounded."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from edgekit.arrays import Array, Weights
-from edgekit.asks import WEIGHTS, Bundles, packed
+from edgekit.asks import WEIGHTS, Ask, Bundles, Reply, packed
 from edgekit.errors import TrainingError
 
 AT, TO = "#at", "#to"
@@ -38,13 +38,23 @@ def thinned(bundles: Bundles, sent: Bundles) -> tuple[Weights, list[str]]:
     return flat, names
 
 
+def bytes_of(replies: Iterable[Reply], asks: Mapping[int, Ask], *, thins: bool) -> int:
+    """Return the bytes that replies' updates take on their way.
+
+    Args:
+        replies: with or without an update.
+        asks: what each client was asked.
+        thins: whether a transform leaves most numbers as they were, so that these do not travel.
+    """
+    answered = [(reply.update, asks[reply.client].bundles) for reply in replies if reply.update is not None]
+    if not thins:
+        return sum(update.nbytes for update, _ in answered)
+    return sum(size_of(update.bundles, sent) for update, sent in answered)
+
+
 def size_of(bundles: Bundles, sent: Bundles) -> int:
     """Return the bytes that bundles take so."""
-    total = 0
-    for path, array in packed(bundles).items():
-        places = _changed(array, _base(path, array, sent))
-        total += array.nbytes if places is None else len(places) * (_places_of(array).itemsize + array.itemsize)
-    return total
+    return sum(array.nbytes for array in thinned(bundles, sent)[0].values())
 
 
 def whole(flat: Weights, names: object, like: Bundles, sent: Bundles) -> Weights:

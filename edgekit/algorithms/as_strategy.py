@@ -12,7 +12,7 @@ from flwr.serverapp.strategy import Strategy
 
 from edgekit import wire
 from edgekit.algorithms.base import Algorithm, answer_like, made
-from edgekit.asks import Aggregate, State, Update, mean_of, problem_with_update
+from edgekit.asks import WEIGHTS, Aggregate, State, Update, mean_of, problem_with_update
 from edgekit.errors import EdgekitError, ExperimentError, TrainingError
 from edgekit.flower import to_record
 from edgekit.local_settings import LocalSettings
@@ -115,7 +115,7 @@ class MethodStrategy(Strategy):
         assert self._state is not None
         updates: dict[int, Update] = {}
         problem: object = "nobody answered"
-        algorithm, before = self._algorithm, self._state.bundles["weights"]
+        algorithm, before = self._algorithm, self._state.bundles[WEIGHTS]
         for reply in sorted(replies, key=lambda one: one.metadata.src_node_id):
             node = reply.metadata.src_node_id
             try:
@@ -137,8 +137,7 @@ class MethodStrategy(Strategy):
         if isinstance(merged, Generator):
             raise TrainingError(f"{type(algorithm).__name__} has the server train, which edgekit run can do")
         self._state = merged
-        told = {name: value for name, value in facts.items() if isinstance(value, int | float)}
-        return to_record(algorithm.model(merged)), MetricRecord(dict(told))
+        return to_record(algorithm.model(merged)), MetricRecord(dict(facts))
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

@@ -84,7 +84,7 @@ class IFCA(Algorithm):
         assert got.updates is not None
         models, largest = dict(state.bundles), np.zeros(self.settings.clusters)
         for place in range(self.settings.clusters):
-            name = WEIGHTS if not place else _name(place)
+            name = _name(place)
             own = [one for one in got.updates.values() if int(np.argmax(one.bundles[MEMBERS]["place"])) == place]
             total = sum(one.weight for one in own)
             largest[place] = total
@@ -99,10 +99,10 @@ class IFCA(Algorithm):
     def model(self, state: State) -> Weights:
         """Return the model of the cluster that had most examples last."""
         place = int(state.facts.get("largest", 0))
-        return state.bundles[_name(place) if place else WEIGHTS]
+        return state.bundles[_name(place)]
 
     def _model(self, ask: Ask, place: int) -> Weights:
-        name = _name(place) if place else WEIGHTS
+        name = _name(place)
         if name not in ask.bundles:
             raise TrainingError(f"the round has no model of cluster {place}")
         return ask.bundles[name]
@@ -112,4 +112,4 @@ class IFCA(Algorithm):
 
 
 def _name(place: int) -> str:
-    return f"cluster-{place}"
+    return f"cluster-{place}" if place else WEIGHTS

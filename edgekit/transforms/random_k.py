@@ -8,7 +8,7 @@ from pydantic import Field
 from edgekit.asks import Ask, Client, Update
 from edgekit.section import Section
 from edgekit.transforms.base import Transform
-from edgekit.transforms.thinning import changes, moved
+from edgekit.transforms.vectors import changes, moved
 
 
 class RandomKSettings(Section):

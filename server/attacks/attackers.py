@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgekit.algorithms.base import Algorithm
-from edgekit.arrays import Array, Weights
-from edgekit.asks import BUFFERS, WEIGHTS, Ask, Bundles, Update, own_bundles
+from edgekit.arrays import Weights
+from edgekit.asks import BUFFERS, Ask, Bundles, Update, own_bundles
 from edgekit.clients.halves import protected
 from edgekit.clients.torch_trainer import load_weights
 from edgekit.data import Examples, FederatedDataset
@@ -21,6 +21,7 @@ from edgekit.server.attacks.settings import Attack
 from edgekit.server.attacks.updates import KINDS
 from edgekit.server.engines.base import Engine, Exchanged, Fold
 from edgekit.server.loop.evaluation import outputs_of
+from edgekit.transforms.vectors import changes, moved
 
 SUCCESS = "attack_success"
 """A round's metric: how often the model does what the attackers want of it."""
@@ -75,7 +76,7 @@ class Attackers:
     def poisoned(self, dataset: FederatedDataset) -> FederatedDataset:
         """Return the clients' data as the attackers have it."""
         if self._attack.kind == "label-flip" or self._attack.backdoor:
-            return poisoned(dataset, self._attack, self.clients, self._seed)
+            return poisoned(dataset, self._attack, self.clients, self._seed, self._high)
         return dataset
 
     def join(self, engine: Engine) -> None:
@@ -162,29 +163,12 @@ class Attackers:
         return {name: update.bundles[name] for name in moves if name in update.bundles}
 
 
-def _start(bundle: str, name: str, ask: Ask) -> Array | float:
-    """Return what an array of an update is counted from: of the weights what the client was sent."""
-    return ask.bundles[WEIGHTS][name] if bundle == WEIGHTS else 0.0
-
-
 def _vector(bundles: Bundles, ask: Ask) -> NDArray[np.float64]:
-    return np.concatenate(
-        [
-            np.ravel(np.asarray(array, np.float64) - _start(bundle, name, ask))
-            for bundle, arrays in bundles.items()
-            for name, array in arrays.items()
-        ]
-    )
+    return np.concatenate([changes(bundle, arrays, ask, np.float64) for bundle, arrays in bundles.items()])
 
 
 def _bundles(like: Bundles, ask: Ask, vector: NDArray[np.float64]) -> dict[str, Weights]:
     """Return bundles that move by a vector."""
-    bundles: dict[str, Weights] = {}
-    place = 0
-    for bundle, arrays in like.items():
-        bundles[bundle] = {}
-        for name, array in arrays.items():
-            moved = vector[place : place + array.size].reshape(array.shape) + _start(bundle, name, ask)
-            bundles[bundle][name] = moved.astype(array.dtype)
-            place += array.size
-    return bundles
+    sizes = [sum(array.size for array in arrays.values()) for arrays in like.values()]
+    parts = np.split(vector, np.cumsum(sizes)[:-1])
+    return {bundle: moved(bundle, like[bundle], ask, part) for bundle, part in zip(like, parts, strict=True)}

@@ -15,9 +15,10 @@ PATCH = 9
 """An image's height over the trigger's, which is two at least."""
 
 
-def poisoned(dataset: FederatedDataset, attack: Attack, attackers: Collection[int], seed: int) -> FederatedDataset:
+def poisoned(
+    dataset: FederatedDataset, attack: Attack, attackers: Collection[int], seed: int, high: float
+) -> FederatedDataset:
     """Return a dataset of which attackers' examples are changed, from the round on in which they begin."""
-    high = float(dataset.calibration.x.max(initial=1.0))
 
     def load(client: int) -> Examples:
         own = dataset.load_client(client)

@@ -42,7 +42,7 @@ class Actors:
     """
 
     def __init__(self, recipe: Recipe, address: str, count: int, say: Callable[[str], None]) -> None:
-        self._recipe, self._address, self._say = recipe, address, say
+        self._recipe, self._say = recipe, say
         self._actors: list[Any] = []
         self._held: tuple[Any, str] | None = None
         self._ray = _joined(address, count, say)

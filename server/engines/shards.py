@@ -61,7 +61,6 @@ class Answered:
         taken: of training that was folded.
         scores: of measuring.
         bytes_up: of all updates.
-        updates: how many these were.
         notices: lines for people.
         problem: why the whole round cannot be done, where the method failed.
     """
@@ -70,7 +69,6 @@ class Answered:
     taken: Taken | None = None
     scores: Mapping[int, Scored] = field(default_factory=dict)
     bytes_up: int = 0
-    updates: int = 0
     notices: Sequence[str] = ()
     problem: EdgekitError | None = None
 
@@ -111,15 +109,10 @@ def done(simulation: Simulation, common: Common, shard: Shard) -> Answered:
     if common.kind == "measure":
         return Answered(scores=simulation.clients.measure(asks))
     replies = simulation.clients.train(asks)
-    updates = [reply.update for reply in replies if reply.update is not None]
-    if any(one.thins for one in simulation.recipe.transforms):
-        sent = [(reply.update, asks[reply.client].bundles) for reply in replies if reply.update is not None]
-        size = sum(sparse.size_of(update.bundles, held) for update, held in sent)
-    else:
-        size = sum(update.nbytes for update in updates)
+    size = sparse.bytes_of(replies, asks, thins=any(one.thins for one in simulation.recipe.transforms))
     if common.fold is None:
-        return Answered(replies, bytes_up=size, updates=len(updates))
-    return Answered(taken=common.fold(replies, asks), bytes_up=size, updates=len(updates))
+        return Answered(replies, bytes_up=size)
+    return Answered(taken=common.fold(replies, asks), bytes_up=size)
 
 
 class Worker:

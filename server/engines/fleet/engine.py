@@ -159,13 +159,8 @@ class FleetEngine:
             else:
                 self.presence.trained(node)
                 replies.append(Reply(node, update))
-        answered = [reply.update for reply in replies if reply.update is not None]
-        down = sum(ask.nbytes for ask in asks.values())
-        if self._thins:
-            read = [(reply.update, asks[reply.client].bundles) for reply in replies if reply.update is not None]
-            up = sum(sparse.size_of(update.bundles, sent) for update, sent in read)
-        else:
-            up = sum(update.nbytes for update in answered)
+        answered = [reply for reply in replies if reply.update is not None]
+        up, down = sparse.bytes_of(replies, asks, thins=self._thins), sum(ask.nbytes for ask in asks.values())
         if self._host is not None:
             up, down = self._host.take_traffic()
             up, down = up + self._host.own_bytes * len(answered), down + self._host.own_bytes * len(asks)
