@@ -26,6 +26,12 @@ class Cpu(Section):
     cores: Annotated[int, Field(ge=1)]
     gflops: Amount = 0.0
     """Float32 matrix products as numpy does them, in 10^9 operations a second; 0 if unknown."""
+    peak_gflops: Amount = 0.0
+    """What all cores could do in float32 at most: cores times clock times operations a cycle; 0 if unknown."""
+    training_gflops: Amount = 0.0
+    """In training small networks, as `edgekit devices profile` measures it; 0 if unknown."""
+    step_ms: Amount = 0.0
+    """That a training step takes beside its arithmetic, measured with it."""
 
 
 class Link(Section):
@@ -42,7 +48,13 @@ class Power(Section):
 
     idle_watts: Amount = 0.0
     busy_watts: Amount = 0.0
+    radio_watts: Amount = 0.0
+    """More, while it sends or receives."""
     battery_watt_hours: Amount = 0.0
+    heat_seconds: Amount = 0.0
+    """That the processor holds its speed before it grows too hot; 0 for ever."""
+    sustained: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the speed after that; 0 if unknown."""
 
 
 class DeviceProfile(Section):

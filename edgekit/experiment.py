@@ -18,6 +18,7 @@ from edgekit.algorithms.split.settings import Split, check_together
 from edgekit.clients.settings import Training
 from edgekit.compression.settings import Compression
 from edgekit.data.settings import Data
+from edgekit.devices.settings import Devices
 from edgekit.errors import ExperimentError, UsageError
 from edgekit.export.settings import Export
 from edgekit.models.settings import Model
@@ -52,6 +53,7 @@ class Experiment(Section):
     split: Split = Split()
     compression: Compression = Compression()
     attack: Attack = Attack()
+    devices: Devices = Devices()
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:

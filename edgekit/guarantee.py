@@ -22,6 +22,7 @@ class Schedule:
         epochs: local passes.
         bundles: names of what clients send.
         method: whose they are, for messages.
+        displaces: whether a client that joins takes another's place in a round, as in cohorts of a fixed size.
     """
 
     rounds: int
@@ -29,6 +30,7 @@ class Schedule:
     epochs: int
     bundles: tuple[str, ...]
     method: str = "the method"
+    displaces: bool = False
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,7 @@ class LocalSettings:
         augment: how examples are changed each time they are taken.
         own_classes: whether scores of classes that a client has no example of are taken for zero (masked cross entropy:
             Diao et al. 2021, section 3.3).
+        most_steps: after which local passes end, done or not (`sgd`); 0 is never.
     """
 
     work: Work = "sgd"
@@ -81,6 +82,7 @@ class LocalSettings:
     gradient_clip: float = 0.0
     augment: tuple[Augmentation, ...] = ()
     own_classes: bool = False
+    most_steps: int = 0
 
     @property
     def _unset(self) -> dict[str, object]:
@@ -95,6 +97,7 @@ class LocalSettings:
             "gradient_clip": 0.0,
             "augment": (),
             "own_classes": False,
+            "most_steps": 0,
         }
 
     @property
@@ -139,6 +142,8 @@ class LocalSettings:
         for name in ("epochs", "batch_size", "steps", "least_batch"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise TrainingError(f"the round's {name} is {getattr(self, name)!r}; it must be a whole number from 1")
+        if not isinstance(self.most_steps, int):
+            raise TrainingError(f"the round's most_steps is {self.most_steps!r}; it must be a whole number")
         if not 0 < self.sample_rate <= 1 or self.clip <= 0 or self.momentum >= 1:
             raise TrainingError(
                 f"the round's sample_rate is {self.sample_rate!r}, clip {self.clip!r}, momentum {self.momentum!r}; "

@@ -290,6 +290,21 @@ SELECTORS = Registry(
             "each client joins with the same chance: what amplification by subsampling needs",
             "Abadi et al. 2016",
         ),
+        "fair": Entry("edgekit.server.loop.selectors.fair:Fair", "those who took part least often"),
+        "power-of-choice": Entry(
+            "edgekit.server.loop.selectors.power_of_choice:PowerOfChoice",
+            "of some drawn at random, those with the highest training loss",
+            "Cho et al. 2022",
+        ),
+        "battery-aware": Entry(
+            "edgekit.server.loop.selectors.battery_aware:BatteryAware",
+            "devices that can afford a round, on networks that cost nothing, mostly the quicker ones",
+        ),
+        "oort": Entry(
+            "edgekit.server.loop.selectors.oort:Oort",
+            "clients that are useful and quick: high loss, short rounds",
+            "Lai et al. 2021",
+        ),
     },
     "edgekit.selectors",
 )

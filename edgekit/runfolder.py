@@ -178,6 +178,7 @@ class RunFolder:
         self.path = path
         self.experiment = path / "experiment.toml"
         self.metrics = path / "metrics.jsonl"
+        self.devices = path / "devices.jsonl"
         self.privacy = path / "privacy.jsonl"
         self.model = path / "model.safetensors"
         self.checkpoint = path / "checkpoint"
@@ -224,7 +225,7 @@ class RunFolder:
         if not (path / "experiment.toml").is_file():
             raise UsageError(f"{path} is not a run folder: it has no experiment.toml")
         made = cls(path)
-        for file in (made.metrics, made.privacy, made.model, made.result, made.report):
+        for file in (made.metrics, made.devices, made.privacy, made.model, made.result, made.report):
             if file.exists() and not file.is_file():  # a pipe would let whoever reads it wait for ever
                 raise RunFolderError(f"{file} is no file of a run")
         return made

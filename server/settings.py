@@ -6,6 +6,7 @@ from edgekit.algorithms.settings import Federation
 from edgekit.algorithms.split.settings import Split
 from edgekit.clients.settings import Training
 from edgekit.data.settings import Data
+from edgekit.devices.settings import Devices
 from edgekit.export.settings import Export
 from edgekit.models.settings import Model
 from edgekit.privacy.settings import Privacy
@@ -55,6 +56,10 @@ class Sections(Protocol):
     @property
     def attack(self) -> Attack:
         """Who attacks."""
+
+    @property
+    def devices(self) -> Devices:
+        """What simulated clients run on."""
 
     @property
     def split(self) -> Split:

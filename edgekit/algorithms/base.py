@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 Half = Generator[Request, Any, Update]
 """A client's half of a round: it yields what it wants done, is sent the answers, and returns the update."""
-AVERAGE, BEST = "average", "best"
+AVERAGE, BEST, DEVICES, HISTORY = "average", "best", "devices", "history"
 """What checkpoints hold beside the bundles of a method's state: no bundle may be called so."""
 OF_TRANSFORMS = "transform-"
 """With which no bundle of a method's state may begin: in checkpoints transforms' do."""
@@ -286,7 +286,7 @@ def checked(state: object) -> State:
     if not isinstance(state, State) or not isinstance(state.bundles, Mapping):
         raise TrainingError(f"its state is {type(state).__name__}, not a State with bundles of arrays")
     for bundle, arrays in state.bundles.items():
-        if ":" in bundle or bundle in (AVERAGE, BEST, BUFFERS) or bundle.startswith(OF_TRANSFORMS):
+        if ":" in bundle or bundle in (AVERAGE, BEST, DEVICES, HISTORY, BUFFERS) or bundle.startswith(OF_TRANSFORMS):
             raise TrainingError(f"the bundle {bundle!r} of its state needs another name")
         if not isinstance(arrays, dict) or not all(
             isinstance(array, np.ndarray | np.generic) for array in arrays.values()

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from edgekit.cli.options import ExperimentArguments, Trust
+
 app = typer.Typer(help="Devices: profiles, this one's health, and the nodes of a run.", no_args_is_help=True)
 
 Folder = Annotated[Path | None, typer.Option(help="Where this device's node is kept.")]
@@ -84,6 +86,42 @@ def doctor(
     console.print(f"profile written to {path}", soft_wrap=True)
     if any(finding.verdict == "problem" for finding in findings):
         raise typer.Exit(1)
+
+
+@app.command()
+def profile(
+    arguments: ExperimentArguments = None,
+    out: Annotated[Path, typer.Option(help="Where the profile goes.")] = Path("this-device.toml"),
+    threads: Annotated[int, typer.Option(min=0, max=1024, help="Of torch; 0 as many as it takes.")] = 0,
+    trust: Trust = False,
+) -> None:
+    """Measure how fast this machine trains an experiment's network, and write its profile.
+
+    Simulated devices can be of that kind then: devices.population={"this-device.toml"=10}
+
+    Examples:
+
+        edgekit devices profile
+
+        edgekit devices profile mine.toml model.name=dscnn --out board.toml
+    """
+    from edgekit.cli.options import read_experiment
+    from edgekit.errors import UsageError
+
+    if out.suffix != ".toml":
+        raise UsageError(f"--out {out}: a profile is a file NAME.toml")
+    experiment = read_experiment(arguments)
+
+    from edgekit.devices import profile as profiles
+    from edgekit.pipeline.profiling import measured
+    from edgekit.pipeline.subjects import build_network, load_dataset
+
+    dataset = load_dataset(experiment)
+    model = build_network(experiment, dataset)
+    found = measured(model, dataset.calibration, experiment.training, threads, print)
+    profiles.save(found.model_copy(update={"name": out.stem}), out)
+    cpu = found.cpu
+    print(f"{cpu.training_gflops:.3g} GFLOP/s in training and {cpu.step_ms:.3g} ms a step: written to {out}")
 
 
 @app.command()

@@ -81,6 +81,7 @@ def poisson(examples: int, sample_rate: float, steps: int, rng: np.random.Genera
 def draw(examples: int, settings: LocalSettings, rng: np.random.Generator) -> list[Integers]:
     """Draw all batches of a client's round."""
     if settings.work in ("sgd", "local-dp"):
-        return shuffled(examples, settings.batch_size, settings.epochs, rng, settings.least_batch)
+        batches = shuffled(examples, settings.batch_size, settings.epochs, rng, settings.least_batch)
+        return batches[: settings.most_steps or None]
     steps = settings.steps if settings.work == "dp-sgd" else 1
     return poisson(examples, settings.sample_rate, steps, rng)

@@ -8,12 +8,12 @@ from edgekit import arrays
 from edgekit.clients.torch_trainer import figures_of
 from edgekit.data import FederatedDataset
 from edgekit.models.cost import macs
-from edgekit.objectives import objective_of
+from edgekit.objectives import Objective, objective_of
 from edgekit.pipeline.compressing import Training
 from edgekit.pipeline.subjects import COMPRESSION, input_facts
 from edgekit.privacy.events import tree
 from edgekit.privacy.statement import summary
-from edgekit.runfolder import read_lines
+from edgekit.runfolder import RunFolder, read_lines
 from edgekit.server.engines.fleet.nodes import by_kind
 from edgekit.server.loop.evaluation import outputs_of
 from edgekit.server.loop.metrics import by_client, rounded_all
@@ -22,6 +22,8 @@ from edgekit.version import __version__
 if TYPE_CHECKING:
     from edgekit.pipeline.job import Job
 
+TARGETS = 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.97, 0.98, 0.99
+"""Accuracies of which a run on simulated devices tells when they were reached."""
 STATED_PACKAGES = ("torch", "flwr", "opacus", "dp-accounting", "litert-torch", "ai-edge-litert", "snntorch", "numpy")
 
 
@@ -64,6 +66,8 @@ def keep_model(job: "Job", dataset: FederatedDataset, trained: Training, *, simu
     if coordinator.attackers is not None:
         last = list(read_lines(job.folder.metrics))[-1:]
         job.result["attack"] = coordinator.attackers.facts(last[0]["metrics"] if last else {})
+    if coordinator.devices is not None:
+        job.result["devices"] = {**coordinator.devices.facts(), "to_reach": to_reach(job.folder, objective)}
     if trained.rows:
         job.result["compression"] = trained.rows
     if decided:
@@ -87,6 +91,22 @@ def keep_model(job: "Job", dataset: FederatedDataset, trained: Training, *, simu
             "adjacency": plan.adjacency,
             "events": tree(ledger.most_charged(plan.delta, plan.accountant)),
         }
+
+
+def to_reach(folder: RunFolder, objective: Objective) -> dict[str, dict[str, float]]:
+    """Return after how many hours of the virtual clock, rounds and joules an accuracy was reached first."""
+    found: dict[str, dict[str, float]] = {}
+    joules = 0.0
+    if objective.measure != "accuracy":
+        return {}
+    for line in read_lines(folder.metrics):
+        devices = line.get("devices") or {}
+        joules += devices.get("joules", 0.0)
+        for target in TARGETS:
+            if devices and (line["accuracy"] or 0.0) >= target and str(target) not in found:
+                hours = round((devices["clock"] - devices["began"]) / 3600, 4)
+                found[str(target)] = {"hours": hours, "rounds": line["round"], "joules": round(joules, 3)}
+    return found
 
 
 def _versions() -> dict[str, str]:

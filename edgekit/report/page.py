@@ -16,7 +16,7 @@ from edgekit.data.unlabelled import kind_of
 from edgekit.experiment import Experiment
 from edgekit.guarantee import Plan, Statement
 from edgekit.privacy.statement import covered, not_covered
-from edgekit.report import by_objective, closer, compression, pictures
+from edgekit.report import by_objective, closer, compression, devices, pictures
 from edgekit.runfolder import RunFolder, measure_of, read_lines, write_whole
 from edgekit.server.engines.fleet.nodes import by_kind
 
@@ -111,6 +111,7 @@ def write_report(
         failed=_failures(result),
         spiking=_spiking_section(result, dataset.classes, sample),
         rounds=rounds,
+        simulated=devices.drawn(list(read_lines(folder.devices)) if folder.devices.exists() else [], rounds),
         shown_clients=len(shown),
         unreadable=unreadable,
         clients=dataset.clients,

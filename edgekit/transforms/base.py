@@ -58,6 +58,11 @@ class Transform:
     keeps: bool = False
     thins: bool = False
 
+    @property
+    def passed(self) -> float:
+        """The share of an update's bytes that it lets through, about, for who reckons before they are there."""
+        return 1.0
+
     def __init__(self, settings: Section | None = None) -> None:
         self.settings = settings or self.Settings()
 

@@ -25,6 +25,11 @@ class RandomK(Transform):
     settings: RandomKSettings
     thins = True
 
+    @property
+    def passed(self) -> float:
+        """The share of an update's bytes that travels: values, and half as much for their places."""
+        return min(1.0, 1.5 * self.settings.share)
+
     def on_update(self, update: Update, ask: Ask, client: Client, rng: np.random.Generator) -> Update:
         """Draw, and scale."""
         bundles = {}

@@ -29,6 +29,11 @@ class TopK(Transform):
     settings: TopKSettings
     thins = True
 
+    @property
+    def passed(self) -> float:
+        """The share of an update's bytes that travels: values, and half as much for their places."""
+        return min(1.0, 1.5 * self.settings.share)
+
     def __init__(self, settings: Section | None = None) -> None:
         super().__init__(settings)
         self.keeps = self.settings.feedback

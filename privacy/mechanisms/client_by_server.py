@@ -24,12 +24,16 @@ class ClientByServer(GaussianMechanism):
         return self.plan_made.sample_rate < 1
 
     def plan(self, schedule: Schedule) -> Plan:
-        """Count that clients join a round independently with the cohort's rate."""
+        """Count that clients join a round independently with the cohort's rate.
+
+        Where a client that joins takes another's place, two updates change: that is not bounded, one that becomes zero
+        is.
+        """
         return self.solved(
             schedule,
             rate=schedule.cohort_rate,
             steps=1,
-            adjacency="add-or-remove-one",
+            adjacency="replace-by-zero" if schedule.displaces else "add-or-remove-one",
             sensitivity=self.privacy.clip,
             bounds=bounds_of(self.privacy, schedule),
         )
@@ -67,7 +71,10 @@ class ClientByServer(GaussianMechanism):
         return Statement(
             whose="everything that one client owns",
             by="server",
-            neighbours="Adding or removing all data of any single client changes the probability of any outcome",
+            neighbours="Replacing all data of any single client by a blank, of which no update comes (how many clients "
+            "there are is public), changes the probability of any outcome"
+            if self.planned is not None and self.planned.adjacency == "replace-by-zero"
+            else "Adding or removing all data of any single client changes the probability of any outcome",
             holds=(FOR_ALL_OUTPUT,),
             open=(
                 TRUSTED,

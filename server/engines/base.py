@@ -4,10 +4,36 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edgekit.asks import Ask, Reply, Scored, Update
 
-Draw = Callable[[int], list[int]]
-"""Draws places out of so many."""
+Draw = Callable[[Sequence[int]], list[int]]
+"""Draws some of the clients that it is given."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """How some clients' devices are; arrays have a value for each, not a number where that is not known.
+
+    Attributes:
+        battery: how full it is, 0 to 1; 1 on mains.
+        charging: whether it is on a charger or on mains.
+        metered: whether its network is metered.
+        seconds: that a round would take it.
+        joules: that a round would draw.
+        battery_joules: of a full battery; 0 on mains.
+        deadline: seconds that a round waits; 0 as long as it takes.
+    """
+
+    battery: NDArray[np.float64]
+    charging: NDArray[np.bool_]
+    metered: NDArray[np.bool_]
+    seconds: NDArray[np.float64]
+    joules: NDArray[np.float64]
+    battery_joules: NDArray[np.float64]
+    deadline: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -41,6 +67,7 @@ class Exchanged:
         again: whether nobody answered, but clients come and go, so that the round is worth another try.
         released: whether clients sent anything at all, be it no update.
         folded: of some clients after the other, in the order of the asks; None where there are replies.
+        missed: (client, reason) of those whose devices were late or gone: nothing is wrong with them.
     """
 
     replies: Sequence[Reply]
@@ -49,6 +76,7 @@ class Exchanged:
     again: bool = False
     released: bool = True
     folded: Sequence[Taken] | None = None
+    missed: Sequence[tuple[int, str]] = ()
 
 
 class Engine(Protocol):
@@ -65,7 +93,10 @@ class Engine(Protocol):
     folds: bool
 
     def choose(self, number: int, draw: Draw) -> list[int]:
-        """Return who takes part in a round, as numbers; `draw(n)` draws places out of n. It may wait for clients."""
+        """Return who takes part in a round, drawn of those who are there. It may wait for clients."""
+
+    def conditions(self, clients: Sequence[int]) -> Conditions | None:
+        """Return how some clients' devices are; None where nothing is known of them."""
 
     def exchange(self, asks: Mapping[int, Ask], fold: Fold | None = None) -> Exchanged:
         """Return the clients' replies.

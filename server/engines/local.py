@@ -82,8 +82,11 @@ class LocalEngine:
         return Processes(self._here.tried, workers, self._say)
 
     def choose(self, number: int, draw: Draw) -> list[int]:
-        """Return the drawn clients."""
-        return draw(self._dataset.clients)
+        """Return those drawn of all clients."""
+        return draw(range(self._dataset.clients))
+
+    def conditions(self, clients: Sequence[int]) -> None:
+        """Return nothing: these clients have no devices."""
 
     def exchange(self, asks: Mapping[int, Ask], fold: Fold | None = None) -> Exchanged:
         """Return the clients' replies, or the mean of each shard's."""

@@ -1,6 +1,6 @@
 """What clients answered to a round's asks."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgekit.arrays import Weights
@@ -20,6 +20,7 @@ class Answers:
         bytes_up: that came.
         bytes_down: that were sent.
         again: whether the round is worth another try if nobody answered.
+        missed: (client, reason) of those whose devices were late or gone.
     """
 
     updates: dict[int, Update]
@@ -28,6 +29,7 @@ class Answers:
     bytes_up: int
     bytes_down: int
     again: bool
+    missed: Sequence[tuple[int, str]] = ()
 
 
 def answers(
@@ -65,4 +67,4 @@ def answers(
     updates = {client: update for part in parts for client, update in part.updates.items()}
     reasons = [reason for part in parts for reason in part.reasons]
     count = sum(part.count for part in parts)
-    return Answers(updates, count, reasons, found.bytes_up, found.bytes_down, found.again)
+    return Answers(updates, count, reasons, found.bytes_up, found.bytes_down, found.again, found.missed)

@@ -221,9 +221,13 @@ def planned(
             f"{which} has clients train {algorithm.trainings} times a round, privacy is planned for one: use another"
         )
     mechanism.check(algorithm, which, transforms)
-    sampling = selection.make(federation.selector or mechanism.selector).sampling(
-        federation.cohort or dataset.clients, dataset.clients
-    )
+    selector = selection.make(federation.selector or mechanism.selector)
+    if "losses" in selection.reads_of(selector):
+        raise ExperimentError(
+            f"federation.selector {federation.selector!r} goes by the clients' losses, so that one client's data would "
+            "change who else takes part: use uniform, poisson, round-robin, fair or battery-aware"
+        )
+    sampling = selector.sampling(federation.cohort or dataset.clients, dataset.clients)
     units = dataset.clients if experiment.privacy.unit == "client" else dataset.total_examples
     if units and experiment.privacy.delta > 1 / units:
         raise PrivacyError(
@@ -231,5 +235,6 @@ def planned(
             f"{units} and still be called private; take less"
         )
     epochs, bundles = experiment.training.epochs, tuple(algorithm.bundles)
-    mechanism.plan(Schedule(federation.rounds, sampling.amplifies, epochs, bundles, federation.method))
+    displaces = sampling.kind == "fixed" and sampling.rate < 1
+    mechanism.plan(Schedule(federation.rounds, sampling.amplifies, epochs, bundles, federation.method, displaces))
     return mechanism

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgekit import arrays
-from edgekit.algorithms.base import AVERAGE, BEST, OF_TRANSFORMS, State
+from edgekit.algorithms.base import AVERAGE, BEST, DEVICES, HISTORY, OF_TRANSFORMS, State
 from edgekit.arrays import Weights
 from edgekit.asks import BUFFERS, WEIGHTS, packed, unpacked
 from edgekit.errors import EdgekitError, RunFolderError, TrainingError
@@ -38,6 +38,8 @@ class Checkpoint:
         best: the global model that was best on the server's own examples, {} where none is kept.
         best_score: there.
         phase: number of the phase in which it was trained (see `edgekit.compression.phases`).
+        devices: simulated devices' clock and batteries, {} without.
+        history: what a selector knows of clients, {} of one that looks at nothing.
     """
 
     round: int
@@ -51,6 +53,8 @@ class Checkpoint:
     best: Weights = field(default_factory=dict)
     best_score: float = WORST
     phase: int = 0
+    devices: Weights = field(default_factory=dict)
+    history: Weights = field(default_factory=dict)
 
 
 def save(folder: Path, checkpoint: Checkpoint, *, good: bool = False) -> None:
@@ -60,7 +64,13 @@ def save(folder: Path, checkpoint: Checkpoint, *, good: bool = False) -> None:
         for place, one in enumerate(checkpoint.transforms)
         for name, held in one.bundles.items()
     }
-    own = {AVERAGE: checkpoint.average, BUFFERS: checkpoint.buffers, BEST: checkpoint.best}
+    own = {
+        AVERAGE: checkpoint.average,
+        BUFFERS: checkpoint.buffers,
+        BEST: checkpoint.best,
+        DEVICES: checkpoint.devices,
+        HISTORY: checkpoint.history,
+    }
     flat = packed({**checkpoint.state.bundles, **of_transforms, **own})
     description = {
         "round": checkpoint.round,
@@ -98,7 +108,7 @@ def latest(folder: Path, say: Callable[[str], None] = lambda line: None) -> Chec
             flat, description = arrays.load(path)
             groups = unpacked(flat)
             average, buffers = groups.pop(AVERAGE, {}), groups.pop(BUFFERS, {})
-            best = groups.pop(BEST, {})
+            best, devices, history = (groups.pop(name, {}) for name in (BEST, DEVICES, HISTORY))
             groups |= {str(name): {} for name in description.get("empty", ())}
             if "facts" not in description:  # as they were when all methods were strategies of Flower's
                 description["facts"] = {"strategy": description["strategy"]}
@@ -121,6 +131,8 @@ def latest(folder: Path, say: Callable[[str], None] = lambda line: None) -> Chec
                 best,
                 float(description.get("best_score", description.get("best_accuracy", WORST))),
                 int(description.get("phase", 0)),
+                devices,
+                history,
             )
         except (EdgekitError, KeyError, TypeError, ValueError, AttributeError) as error:
             problem = error

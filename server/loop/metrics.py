@@ -34,6 +34,8 @@ class RoundMetrics:
         measure: name of the objective's measure.
         beside: names of the metrics that are told beside it.
         problem: why a figure is missing that was measured; "" if none is.
+        devices: of simulated devices: the virtual clock's seconds, joules, and how many were there, done, late or gone;
+            {} without, or where who took part is secret.
     """
 
     round: int
@@ -51,6 +53,7 @@ class RoundMetrics:
     measure: str = "accuracy"
     beside: Sequence[str] = ()
     problem: str = ""
+    devices: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,9 @@ import numpy as np
 from edgekit.errors import ExperimentError, TrainingError
 from edgekit.registry import SELECTORS
 
+READS = ("rounds", "losses", "devices")
+"""What selectors may look at: in which rounds clients took part, what training loss they told, how devices are."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -29,7 +32,11 @@ class Sampling:
 
 
 class Selector(Protocol):
-    """Draws cohorts."""
+    """Draws cohorts.
+
+    One that looks at clients says at what: `reads` names `rounds`, `losses` or `devices`, and `choose` is given a fifth
+    argument, `Candidates` (`edgekit.server.loop.candidates`).
+    """
 
     def sampling(self, cohort: int, clients: int) -> Sampling:
         """Return how clients are sampled, of whom `cohort` shall take part on average."""
@@ -108,6 +115,18 @@ def make(name: str) -> Selector:
     except Exception as error:  # it may be the user's own
         raise ExperimentError(f"federation.selector {name} cannot be made: {type(error).__name__}: {error}") from None
     return selector
+
+
+def reads_of(selector: object) -> tuple[str, ...]:
+    """Return what a selector looks at.
+
+    Raises:
+        ExperimentError: it says something else.
+    """
+    reads = getattr(selector, "reads", ())
+    if not isinstance(reads, tuple) or not set(reads) <= set(READS):
+        raise ExperimentError(f"federation.selector {type(selector).__name__}: reads may name {', '.join(READS)}")
+    return reads
 
 
 def checked(chosen: object, clients: int) -> list[int]:

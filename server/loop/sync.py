@@ -13,7 +13,7 @@ from edgekit import algorithms
 from edgekit.algorithms.base import Algorithm
 from edgekit.algorithms.corners import Corners
 from edgekit.arrays import Weights, problem_with
-from edgekit.asks import BUFFERS, WEIGHTS, Ask, Scored, State
+from edgekit.asks import BUFFERS, WEIGHTS, Ask, Scored, State, size_of
 from edgekit.clients.torch_trainer import learnt, load_weights, state, trained_weights
 from edgekit.compression.phases import Phase
 from edgekit.data import FederatedDataset, augment
@@ -21,6 +21,7 @@ from edgekit.errors import DataError, ExperimentError, TrainingError
 from edgekit.guarantee import Plan, Statement
 from edgekit.local_settings import LocalSettings
 from edgekit.models import batch_norms, check_private
+from edgekit.models.cost import macs
 from edgekit.models.requirements import moving_buffers
 from edgekit.objectives import objective_of
 from edgekit.randomness import generator
@@ -28,10 +29,12 @@ from edgekit.runfolder import RunFolder, append_line
 from edgekit.server.attacks.attackers import Attackers
 from edgekit.server.engines.base import Engine
 from edgekit.server.engines.local import LocalEngine
-from edgekit.server.loop import checkpoint, selection
+from edgekit.server.engines.virtual import Cost, VirtualDevices
+from edgekit.server.loop import checkpoint
 from edgekit.server.loop.answers import answers
 from edgekit.server.loop.charging import Charging, planned
 from edgekit.server.loop.checkpoint import Checkpoint, with_buffers_apart
+from edgekit.server.loop.cohorts import Cohorts
 from edgekit.server.loop.evaluation import Validation, measured
 from edgekit.server.loop.guessing import Guessing
 from edgekit.server.loop.merging import Merging, moved_on
@@ -128,10 +131,8 @@ class Coordinator:
         augment.check(experiment.training.augment, dataset.shape)
         prepare(self.algorithm, experiment, dataset, model, through, self.phase)
         self.mechanism = planned(experiment, dataset, self.algorithm, mechanism, transforms)
-        self.selector = selection.make(
-            experiment.federation.selector or (mechanism.selector if mechanism else "uniform")
-        )
         self.charging = Charging(experiment, self.mechanism, run, private_seed)
+        self.cohorts = Cohorts(experiment, self.mechanism, self.charging, dataset.clients)
         self.merging = Merging(
             Reading(self.algorithm, self._method, noised=self.mechanism is not None),
             through,
@@ -199,6 +200,22 @@ class Coordinator:
             self.charging.check_data(dataset)
         if self.attackers is not None:
             self.attackers.join(self.engine)
+        self.devices: VirtualDevices | None = None
+        if experiment.devices.on:
+            if engine is not None:
+                raise ExperimentError("[devices] is of simulated clients: leave it out where real devices train")
+            self.engine = self.devices = VirtualDevices(
+                self.engine,
+                experiment,
+                dataset,
+                self.algorithm,
+                transforms,
+                self.local_settings,
+                Cost(macs(model, dataset.shape), size_of({WEIGHTS: weights})),
+                run,
+                secret=self.charging.hides_cohort,
+            )
+        self.cohorts.check(self.engine, losses=not (experiment.privacy.on or self.algorithm.interactive))
 
     @property
     def plan(self) -> Plan | None:
@@ -228,7 +245,8 @@ class Coordinator:
         if found is None:
             current = self._first
         elif found.phase < self.phase.number:  # the network before it changed: what was spent goes on alone
-            current = replace(self._first, round=found.round, ledger=found.ledger)
+            kept = found.devices, found.history
+            current = replace(self._first, round=found.round, ledger=found.ledger, devices=kept[0], history=kept[1])
         else:
             current = with_buffers_apart(found, self._first)
         whole = self._whole(current)
@@ -239,6 +257,9 @@ class Coordinator:
         self.charging.check_goes_on(current.ledger, current.round)
         for problem in keep_rounds(self.run_folder.metrics, current.round):
             self.on_notice(problem)
+        self.cohorts.history.go_on(current.history)
+        if self.devices is not None:
+            self.devices.go_on(current.devices, current.round)
         rounds = self.experiment.federation.rounds
         if found is not None and found.phase == self.phase.number:
             self._validation.measured(current, whole)
@@ -247,7 +268,7 @@ class Coordinator:
         try:
             while current.round < self.phase.until and not self._is_enough():
                 number = current.round + 1
-                cohort = self._draw_cohort(number, attempt)
+                cohort = self.cohorts.draw(self.engine, number, attempt)
                 reason = self.charging.obstacle(number, self._whom(cohort), again=not self.engine.repeatable)
                 if reason:
                     self.on_notice(f"stopped before round {number}: {reason}")
@@ -268,6 +289,8 @@ class Coordinator:
             if newest is not None and newest.phase == self.phase.number:
                 current = with_buffers_apart(newest, self._first)
             keep_rounds(self.run_folder.metrics, current.round)
+            if self.devices is not None:
+                self.devices.go_on(current.devices, current.round)
         finally:
             self.engine.close()
         chosen = (current.average or current.best) if self.phase.last else {}
@@ -281,20 +304,6 @@ class Coordinator:
     def _whole(self, checkpoint: Checkpoint) -> Weights:
         """Return all arrays of a global model that training changes."""
         return {**self.algorithm.model(checkpoint.state), **checkpoint.buffers}
-
-    def _draw_cohort(self, number: int, attempt: int) -> list[int]:
-        hidden = self.charging.hides_cohort
-        if hidden:  # a round that is run again asks the same, who were charged for it
-            rng = generator(self.charging.seed, "cohort", number)
-        else:  # others than those who did not answer
-            rng = generator(self.experiment.seed, "cohort", number, *((attempt,) if attempt else ()))
-
-        def draw(clients: int) -> list[int]:
-            # Of a fleet not everyone is there: clients join with their chance, or as many as wanted do.
-            wanted = self.cohort / self.dataset.clients * clients if hidden else min(self.cohort, clients)
-            return selection.checked(self.selector.choose(wanted, clients, number, rng), clients)
-
-        return self.engine.choose(number, draw)
 
     @property
     def _never_the_same(self) -> bool:
@@ -325,9 +334,11 @@ class Coordinator:
             weights = shown.bundles.get(WEIGHTS, weights)
         asks = prepared if cohort else {}
         released = self.charging.forget_draw if self._never_the_same else _nothing
-        folds = self.merging.folds and not before.buffers and not self._bounding.reads_each
+        folds = self.merging.folds and not before.buffers
+        folds = folds and not (self._bounding.reads_each or self.cohorts.reads_each)
         answered = answers(self.engine, reading, number, asks, weights, folds=folds, released=released)
         reasons = answered.reasons
+        self.cohorts.note(number, answered.updates)
         if answered.again and asks and not answered.updates:
             self.on_notice(f"round {number} is run again: {reasons[-1][1] if reasons else 'nobody answered'}")
             return None
@@ -357,7 +368,7 @@ class Coordinator:
             accuracy=rounded(accuracy),
             cohort=len(cohort),
             replies=replies,
-            failures=len(asks) - replies,
+            failures=len(asks) - replies - (self.devices.surplus if self.devices is not None else 0),
             bytes_up=self._told_bytes(answered.bytes_up, replies),
             bytes_down=self._told_bytes(answered.bytes_down, len(asks)),
             seconds=round(time.perf_counter() - started, 4),
@@ -366,6 +377,7 @@ class Coordinator:
             clients=by_client(scores),
             measure=objective.measure,
             beside=beside,
+            devices=self.devices.metrics() if self.devices is not None else {},
             problem="the test loss is not finite" if loss is not None and not isfinite(loss) else "",
         )
         append_line(self.run_folder.metrics, asdict(line))
@@ -374,7 +386,8 @@ class Coordinator:
         for client, reason in reasons:
             self.on_notice(f"round {number}: {self.engine.name_of(client)} left out: {reason}")
         self.on_round(line)
-        return after, line, reasons[-1][1] if reasons else ""
+        why = [reason for _, reason in (*answered.missed, *reasons)]
+        return after, line, why[-1] if why else ""
 
     def _told_bytes(self, counted: int, clients: int) -> int:
         """Return the bytes that a round's line may tell: where nobody may learn who took part, not whose they were."""
@@ -398,6 +411,8 @@ class Coordinator:
         federation, number = self.experiment.federation, after.round
         average, averaged = before.average, before.averaged
         after = replace(after, best=before.best, best_score=before.best_score, phase=self.phase.number)
+        devices = self.devices.state() if self.devices is not None else {}
+        after = replace(after, devices=devices, history=self.cohorts.state())
         if number > federation.rounds * (1 - federation.averaged):
             averaged += 1
             average = moved_on(average, averaged, self._whole(after))

@@ -46,6 +46,7 @@ WRONG = {
     "devices list --x": "No such option",
     "devices show none": "no device profile 'none'",
     "devices doctor --x": "No such option",
+    "devices profile --out board.txt": "a profile is a file NAME.toml",
     "devices status none": "none is not a run folder",
     "devices remove": "Missing argument",
     "devices leave": "holds no node",

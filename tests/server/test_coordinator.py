@@ -227,7 +227,7 @@ class Absent(LocalEngine):
     repeatable = False
 
     def choose(self, number, draw):
-        self.asked = [*getattr(self, "asked", []), draw(self._dataset.clients)]
+        self.asked = [*getattr(self, "asked", []), draw(range(self._dataset.clients))]
         return self.asked[-1]
 
     def exchange(self, asks, fold=None):
@@ -488,6 +488,7 @@ def test_the_metrics_have_the_contracts_keys(coordinate, make_experiment, tmp_pa
         "measure",
         "beside",
         "problem",
+        "devices",
     ]
     assert all(list(line) == keys for line in lines)
     size = sum(a.nbytes for a in arrays.load(tmp_path / "run/checkpoint/round-000002.safetensors")[0].values())

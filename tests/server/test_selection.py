@@ -73,7 +73,7 @@ def test_a_selector_of_ones_own_takes_its_place(make_experiment, tmp_path, monke
     dataset = load(experiment.data, 0)
     model = build(experiment.model, dataset.shape, 10, 0)
     made = Coordinator(experiment, dataset, model, RunFolder.create(tmp_path / "run"))
-    assert made._draw_cohort(1, 0) == [4, 5]
+    assert made.cohorts.draw(made.engine, 1, 0) == [4, 5]
     assert made.run().rounds == 2
 
 

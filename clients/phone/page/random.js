@@ -48,7 +48,7 @@ export function plan(count, settings) {
       }
       for (let start = 0; start < count; start += settings.batch_size) batches.push(order.slice(start, start + settings.batch_size));
     }
-    return batches;
+    return batches.slice(0, settings.most_steps || undefined);
   }
   const steps = settings.work === 'dp-sgd' ? settings.steps : 1;
   return Array.from({length: steps}, () => {

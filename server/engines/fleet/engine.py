@@ -7,6 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 from flwr.app import Message
 from flwr.serverapp import Grid
 
@@ -21,7 +22,7 @@ from edgekit.errors import ExperimentError, RefusedError
 from edgekit.flower import CLIENT_RAISED
 from edgekit.flower.parcel import error_reply
 from edgekit.privacy import Plan
-from edgekit.server.engines.base import Draw, Exchanged, Fold
+from edgekit.server.engines.base import Conditions, Draw, Exchanged, Fold
 from edgekit.server.engines.fleet import delivery as deliveries
 from edgekit.server.engines.fleet.drift import DriftWatch
 from edgekit.server.engines.fleet.exchange import Exchange
@@ -128,11 +129,27 @@ class FleetEngine:
         while True:
             there = self.presence.there()
             if len(there) >= wanted and not self.presence.expects_newcomers():
-                return sorted(there[place] for place in draw(len(there)))
+                return sorted(draw(there))
             if len(there) < wanted and (not told or time.monotonic() - told > WAITING_NOTICE_SECONDS):
                 told = time.monotonic()
                 self._on_notice(f"round {number} waits for nodes: {len(there)} of {wanted} are ready")
             time.sleep(self.presence.pause())
+
+    def conditions(self, clients: Sequence[int]) -> Conditions:
+        """Return what nodes' owners let be told of batteries, and how long rounds took nodes so far."""
+        nodes = [self.presence.state(client) for client in clients]
+        unknown = np.full(len(nodes), np.nan)
+        battery = np.array([float(node.facts.get("battery", 100.0)) / 100 for node in nodes])
+        seconds = [node.seconds / node.rounds if node.rounds else np.nan for node in nodes]
+        return Conditions(
+            battery=battery,
+            charging=np.array([bool(node.facts.get("charging", True)) for node in nodes]),
+            metered=np.zeros(len(nodes), bool),  # owners keep nodes off metered networks themselves: `--only unmetered`
+            seconds=np.array(seconds, np.float64),
+            joules=unknown,
+            battery_joules=unknown,
+            deadline=self._experiment.serve.deadline_seconds,
+        )
 
     def exchange(self, asks: Mapping[int, Ask], fold: Fold | None = None) -> Exchanged:
         """Send a round's asks; return the replies, a failure for each node that gave no update in time."""

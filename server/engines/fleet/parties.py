@@ -97,6 +97,9 @@ class PartyEngine:
         self._order: list[int] = []
         """The nodes of a round, in the order of the parties."""
 
+    def conditions(self, clients: Sequence[int]) -> None:
+        """Return nothing: all parties take part in each round."""
+
     def choose(self, number: int, draw: Draw) -> list[int]:
         """Wait until all parties are there and aligned; return their nodes."""
         told: list[str] = []

@@ -1,0 +1,227 @@
+"""A virtual clock: who is there, how long a round's devices take, and what becomes of their batteries."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgekit.arrays import Weights
+from edgekit.devices.population.availability import HOUR, Availability, Presence
+from edgekit.devices.population.kinds import CHARGE_HOURS, Floats, Places, Population, Work
+from edgekit.errors import TrainingError
+from edgekit.randomness import generator
+
+LONGEST_WAIT = 14 * 24 * HOUR
+"""Seconds after which nobody is waited for any more."""
+DONE, LATE, LEFT, EMPTY, SURPLUS = "done", "late", "left", "empty", "surplus"
+"""How a device's round can end: its update counts; it was not done by the deadline; its owner took it, or its battery
+was empty, before it was done; enough others had answered before."""
+
+
+@dataclass(frozen=True)
+class Played:
+    """A round as devices played it; arrays are in the order of `clients`.
+
+    Attributes:
+        clients: who was asked.
+        ends: how each one's round ended.
+        starts: seconds of the clock at which it began.
+        download, compute, upload: seconds that each would take, or took.
+        joules: that each drew beside what idling draws.
+        over: seconds of the clock at which the round was over.
+    """
+
+    clients: Places
+    ends: Sequence[str]
+    starts: float
+    download: Floats
+    compute: Floats
+    upload: Floats
+    joules: Floats
+    over: float
+
+    @property
+    def done(self) -> list[int]:
+        """Whose updates count."""
+        return [int(one) for one, end in zip(self.clients, self.ends, strict=True) if end == DONE]
+
+    def rows(self) -> list[list[Any]]:
+        """Return [client, seconds of download, training and upload, joules, how it ended] of each."""
+        figures = zip(self.clients, self.download, self.compute, self.upload, self.joules, self.ends, strict=True)
+        return [[int(c), round(d, 3), round(w, 3), round(u, 3), round(j, 3), end] for c, d, w, u, j, end in figures]
+
+
+class VirtualClock:
+    """The devices' time, in seconds from midnight of the first day.
+
+    Args:
+        population: the devices.
+        availability: when they are there.
+        seed: of how full batteries are at first.
+        start: seconds at which round 1 begins.
+        least_battery: share of a battery below which a device takes part only when charging.
+        metered: whether devices take part when their network is metered.
+
+    Attributes:
+        time: now.
+        level: how full each battery is, 0 to 1; 1 without one.
+        joules: that each device drew for training so far.
+        rounds: in which each device's update counted.
+    """
+
+    def __init__(
+        self,
+        population: Population,
+        availability: Availability,
+        seed: int,
+        *,
+        start: float = 0.0,
+        least_battery: float = 0.3,
+        metered: bool = False,
+    ) -> None:
+        self.population, self._availability = population, availability
+        self._least, self._metered = least_battery, metered
+        self.time = start
+        drawn = generator(seed, "devices", "battery").uniform(0.3, 1.0, len(population))
+        self.level = np.where(population.on_battery, drawn, 1.0)
+        self.joules, self.rounds = np.zeros(len(population)), np.zeros(len(population))
+
+    def state(self) -> Weights:
+        """Return what a checkpoint keeps."""
+        return {"time": np.array([self.time]), "level": self.level, "joules": self.joules, "rounds": self.rounds}
+
+    def go_on(self, state: Weights) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            TrainingError: it is of other devices.
+        """
+        own = self.state()
+        if set(state) != set(own) or any(state[name].shape != own[name].shape for name in own):
+            raise TrainingError("the checkpoint is of other devices: leave [devices] as it was, or start a new run")
+        self.time = float(state["time"][0])
+        self.level, self.joules, self.rounds = (np.array(state[name]) for name in ("level", "joules", "rounds"))
+
+    def presence(self) -> Presence:
+        """Return how devices are now."""
+        return self._availability.at(self.time)
+
+    def there(self) -> Places:
+        """Return who can take part now."""
+        return np.flatnonzero(self._able(self.presence()))
+
+    def wait(self, wanted: int, longest: float) -> Places:
+        """Go on until so many are there, or after so many seconds until somebody is; return them.
+
+        Raises:
+            TrainingError: nobody comes.
+        """
+        started = self.time
+        while True:
+            there = self.there()
+            waited = self.time - started
+            if len(there) >= wanted or (len(there) and waited >= longest):
+                return there
+            until = self._availability.changes(self.time)
+            if waited > LONGEST_WAIT or (not np.isfinite(until) and not len(there)):
+                raise TrainingError(
+                    f"no device is there in {waited / HOUR:.0f} hours of the virtual clock: see devices.availability, "
+                    "least_battery and metered"
+                )
+            patience = started + longest
+            self.advance(min(until, patience) if self.time < patience and len(there) else until)
+
+    def play(self, clients: Places, work: Work, *, wanted: int, deadline: float, least: float = 0.0) -> Played:
+        """Have devices do their work, and the clock go on until the round is over.
+
+        Args:
+            clients: who is asked.
+            work: a value for each of them.
+            wanted: how many updates are waited for.
+            deadline: seconds that are waited for them; 0 is as long as it takes.
+            least: seconds after which the next round may begin.
+        """
+        download, compute, upload = self.population.seconds(clients, work)
+        takes = download + compute + upload
+        reason = np.full(len(clients), DONE, dtype=object)
+        stops = takes.copy()  # seconds after which each one does no more
+        if deadline:
+            late = takes > deadline
+            reason[late], stops[late] = LATE, deadline
+        self._leaving(clients, stops, reason)
+        self._running_dry(clients, stops, reason, download, compute, upload)
+        done = reason == DONE
+        order = np.argsort(np.where(done, takes, np.inf), kind="stable")
+        counted = order[: min(wanted, int(done.sum()))]
+        enough = 0 < wanted <= len(counted)
+        over = float(takes[counted[-1]]) if enough else float(stops.max(initial=0.0))
+        surplus = done.copy()
+        surplus[counted] = False
+        reason[surplus] = SURPLUS
+        stops = np.minimum(stops, over)
+        computing = np.clip(stops - download, 0, compute)
+        joules = self.population.joules(clients, computing, stops - computing)
+        starts = self.time
+        self.advance(starts + over)
+        self._draw(clients, joules)
+        self.rounds[clients[counted]] += 1
+        ended = self.time
+        self.advance(starts + least)
+        return Played(clients, [str(one) for one in reason], starts, download, compute, upload, joules, ended)
+
+    def advance(self, until: float) -> None:
+        """Let time pass: batteries empty, and fill on chargers."""
+        people, full = self.population, self.population.battery
+        while self.time < until:
+            to = min(until, self._availability.changes(self.time))
+            now = self.presence()
+            charger = np.where(now.charging, full / (CHARGE_HOURS * HOUR), 0.0)
+            watts = charger - people.idle - now.used
+            change = np.divide(watts * (to - self.time), full, out=np.zeros_like(full), where=full > 0)
+            self.level = np.clip(self.level + change, 0.0, 1.0)
+            self.time = to
+
+    def _draw(self, clients: Places, joules: Floats) -> None:
+        full = self.population.battery[clients]
+        less = np.divide(joules, full, out=np.zeros_like(joules), where=full > 0)
+        self.level[clients] = np.clip(self.level[clients] - less, 0.0, 1.0)
+        self.joules[clients] += joules
+
+    def _able(self, now: Presence) -> Any:
+        """Whether each device is free, has a network that may be used, and a battery that is full enough."""
+        able = now.free & (now.charging | (self.level >= self._least) | ~self.population.on_battery)
+        return able if self._metered else able & ~now.metered
+
+    def _leaving(self, clients: Places, stops: Floats, reason: Any) -> None:
+        """See who is taken by its owner before it is done."""
+        start, last = self.time, float(stops.max(initial=0.0))
+        at = start
+        while (at := self._availability.changes(at)) < start + last:
+            now = self._availability.at(at)
+            free = now.free if self._metered else now.free & ~now.metered
+            gone = ~free[clients] & (stops > at - start)
+            stops[gone] = at - start
+            reason[gone] = LEFT
+
+    def _running_dry(
+        self, clients: Places, stops: Floats, reason: Any, download: Floats, compute: Floats, upload: Floats
+    ) -> None:
+        """See whose battery is empty before it is done."""
+        full = self.population.battery[clients]
+        left = self.level[clients] * full
+        nothing = np.zeros_like(left)
+        first = self.population.joules(clients, nothing, download)
+        second = self.population.joules(clients, compute, nothing)
+        third = self.population.joules(clients, nothing, upload)
+        ends = _share(left, first) * download
+        ends += _share(left - first, second) * compute + _share(left - first - second, third) * upload
+        dry = (full > 0) & ~self.presence().charging[clients] & (first + second + third > left) & (ends < stops)
+        stops[dry] = ends[dry]
+        reason[dry] = EMPTY
+
+
+def _share(left: Floats, needs: Floats) -> Floats:
+    """Return the share of what something needs that is there, 0 to 1."""
+    found: Floats = np.divide(np.clip(left, 0.0, needs), needs, out=np.ones_like(needs), where=needs > 0)
+    return found
