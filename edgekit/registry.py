@@ -227,6 +227,7 @@ ALGORITHMS = Registry(
             ("scaffold", "Scaffold", "control variates take the clients' drift out", "Karimireddy et al. 2020"),
             ("fednova", "FedNova", "clients with unequal numbers of steps count by direction", "Wang et al. 2020"),
             ("feddyn", "FedDyn", "a regulariser that moves along takes the clients' drift out", "Acar et al. 2021"),
+            ("fedbuff", "FedBuff", "asynchronous: a step whenever a buffer of updates is full", "Nguyen et al. 2022"),
             ("personal", "Personal", "some layers stay with their client", "Arivazhagan et al. 2019"),
             ("fedbn", "FedBN", "norms stay with their client", "Li et al. 2021, FedBN"),
             (

@@ -20,6 +20,30 @@ was empty, before it was done; enough others had answered before."""
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """How a round would end for some devices, each by itself; arrays are in the order of `clients`.
+
+    Attributes:
+        clients: who.
+        ends: how.
+        download, compute, upload: seconds that each would take.
+        stops: seconds after which each does no more.
+    """
+
+    clients: Places
+    ends: Sequence[str]
+    download: Floats
+    compute: Floats
+    upload: Floats
+    stops: Floats
+
+    @property
+    def takes(self) -> Floats:
+        """Seconds that each would take to be done."""
+        return self.download + self.compute + self.upload
+
+
+@dataclass(frozen=True)
 class Played:
     """A round as devices played it; arrays are in the order of `clients`.
 
@@ -30,6 +54,7 @@ class Played:
         download, compute, upload: seconds that each would take, or took.
         joules: that each drew beside what idling draws.
         over: seconds of the clock at which the round was over.
+        began: seconds of the clock at which each began, where they did not begin together.
     """
 
     clients: Places
@@ -40,6 +65,7 @@ class Played:
     upload: Floats
     joules: Floats
     over: float
+    began: Sequence[float] = ()
 
     @property
     def done(self) -> list[int]:
@@ -47,9 +73,11 @@ class Played:
         return [int(one) for one, end in zip(self.clients, self.ends, strict=True) if end == DONE]
 
     def rows(self) -> list[list[Any]]:
-        """Return [client, seconds of download, training and upload, joules, how it ended] of each."""
-        figures = zip(self.clients, self.download, self.compute, self.upload, self.joules, self.ends, strict=True)
-        return [[int(c), round(d, 3), round(w, 3), round(u, 3), round(j, 3), end] for c, d, w, u, j, end in figures]
+        """Return [client, when it began, seconds of download, training and upload, joules, how it ended] of each."""
+        began = self.began or [self.starts] * len(self.clients)
+        columns = (began, self.download, self.compute, self.upload, self.joules)
+        figures = [[round(float(value), 3) for value in row] for row in zip(*columns, strict=True)]
+        return [[int(c), *row, end] for c, row, end in zip(self.clients, figures, self.ends, strict=True)]
 
 
 class VirtualClock:
@@ -142,15 +170,9 @@ class VirtualClock:
             deadline: seconds that are waited for them; 0 is as long as it takes.
             least: seconds after which the next round may begin.
         """
-        download, compute, upload = self.population.seconds(clients, work)
-        takes = download + compute + upload
-        reason = np.full(len(clients), DONE, dtype=object)
-        stops = takes.copy()  # seconds after which each one does no more
-        if deadline:
-            late = takes > deadline
-            reason[late], stops[late] = LATE, deadline
-        self._leaving(clients, stops, reason)
-        self._running_dry(clients, stops, reason, download, compute, upload)
+        alone = self.outcome(clients, work, deadline)
+        takes, stops = alone.takes, alone.stops.copy()
+        reason = np.array(alone.ends, dtype=object)
         done = reason == DONE
         order = np.argsort(np.where(done, takes, np.inf), kind="stable")
         counted = order[: min(wanted, int(done.sum()))]
@@ -159,16 +181,38 @@ class VirtualClock:
         surplus = done.copy()
         surplus[counted] = False
         reason[surplus] = SURPLUS
-        stops = np.minimum(stops, over)
-        computing = np.clip(stops - download, 0, compute)
-        joules = self.population.joules(clients, computing, stops - computing)
+        joules = self.drawn(alone, np.minimum(stops, over))
         starts = self.time
         self.advance(starts + over)
-        self._draw(clients, joules)
+        self.draw(clients, joules)
         self.rounds[clients[counted]] += 1
         ended = self.time
         self.advance(starts + least)
-        return Played(clients, [str(one) for one in reason], starts, download, compute, upload, joules, ended)
+        times = alone.download, alone.compute, alone.upload
+        return Played(clients, [str(one) for one in reason], starts, *times, joules, ended)
+
+    def outcome(self, clients: Places, work: Work, deadline: float) -> Outcome:
+        """Return how it would end for devices that begin now, each by itself.
+
+        Args:
+            clients: who begins.
+            work: a value for each of them.
+            deadline: seconds after which each is late; 0 never.
+        """
+        download, compute, upload = self.population.seconds(clients, work)
+        stops = download + compute + upload
+        reason = np.full(len(clients), DONE, dtype=object)
+        if deadline:
+            late = stops > deadline
+            reason[late], stops[late] = LATE, deadline
+        self._leaving(clients, stops, reason)
+        self._running_dry(clients, stops, reason, download, compute, upload)
+        return Outcome(clients, [str(one) for one in reason], download, compute, upload, stops)
+
+    def drawn(self, outcome: Outcome, stops: Floats) -> Floats:
+        """Return the joules that devices have drawn when they stop after so many seconds."""
+        computing = np.clip(stops - outcome.download, 0, outcome.compute)
+        return self.population.joules(outcome.clients, computing, stops - computing)
 
     def advance(self, until: float) -> None:
         """Let time pass: batteries empty, and fill on chargers."""
@@ -182,7 +226,8 @@ class VirtualClock:
             self.level = np.clip(self.level + change, 0.0, 1.0)
             self.time = to
 
-    def _draw(self, clients: Places, joules: Floats) -> None:
+    def draw(self, clients: Places, joules: Floats) -> None:
+        """Take energy out of batteries, and count it."""
         full = self.population.battery[clients]
         less = np.divide(joules, full, out=np.zeros_like(joules), where=full > 0)
         self.level[clients] = np.clip(self.level[clients] - less, 0.0, 1.0)

@@ -152,6 +152,11 @@ class Algorithm:
         return build(model, dataset.shape, len(dataset.classes), seed, calibration, on_notice, dataset.objective)
 
     @property
+    def buffer(self) -> int:
+        """Updates of which it makes a step while others go on training; 0 of one that waits for all of a round."""
+        return 0
+
+    @property
     def plain(self) -> bool:
         """Whether all that clients do is plain training, which any device can do."""
         own = ("local", "evaluate", "expects")

@@ -25,16 +25,15 @@ def day(lines: Sequence[Mapping[str, Any]], rounds: Sequence[Mapping[str, Any]])
     places = {device: place for place, device in enumerate(shown)}
     height = min(6.0, 1.8 + 0.06 * len(shown))
     figure, (above, below) = figures(9.0, height + 1.2, 2, (height, 1.0))
-    first = min(line["clock"] - line["seconds"] for line in lines) / HOUR
+    first = min((row[1] for line in lines for row in line["devices"]), default=lines[0]["clock"]) / HOUR
     last = max(line["clock"] for line in lines) / HOUR
     width = max(last - first, 1e-9)
     bars: dict[str, list[tuple[float, float, int]]] = {}
     for line in lines:
-        start = (line["clock"] - line["seconds"]) / HOUR
-        for device, download, compute, upload, _, end in line["devices"]:
+        for device, start, download, compute, upload, _, end in line["devices"]:
             if device in places:
-                took = min(download + compute + upload, line["seconds"]) / HOUR
-                bar = start, max(took, LEAST_WIDTH * width), places[device]
+                took = min(download + compute + upload, line["clock"] - start) / HOUR
+                bar = start / HOUR, max(took, LEAST_WIDTH * width), places[device]
                 bars.setdefault(COLOURS.get(end, SECOND), []).append(bar)
     for colour, found in bars.items():
         starts, widths, rows = zip(*found, strict=True)

@@ -9,8 +9,12 @@ from numpy.typing import NDArray
 
 from edgekit.asks import Ask, Reply, Scored, Update
 
-Draw = Callable[[Sequence[int]], list[int]]
-"""Draws some of the clients that it is given."""
+
+class Draw(Protocol):
+    """Draws a round's clients."""
+
+    def __call__(self, clients: Sequence[int], wanted: int | None = None) -> list[int]:
+        """Return some of those that it is given: so many, or as many as a cohort has."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class Exchanged:
         again: whether nobody answered, but clients come and go, so that the round is worth another try.
         released: whether clients sent anything at all, be it no update.
         folded: of some clients after the other, in the order of the asks; None where there are replies.
+        asks: what the replies and those missed answer, where these are not the asks of this round alone.
         missed: (client, reason) of those whose devices were late or gone: nothing is wrong with them.
     """
 
@@ -77,6 +82,7 @@ class Exchanged:
     released: bool = True
     folded: Sequence[Taken] | None = None
     missed: Sequence[tuple[int, str]] = ()
+    asks: Mapping[int, Ask] | None = None
 
 
 class Engine(Protocol):

@@ -95,6 +95,7 @@ class VirtualDevices:
         )
         self._began = self.clock.time
         self._operations = float(PASSES * cost.macs * algorithm.trainings)
+        self._thins = any(one.thins for one in transforms)
         self._share = float(np.prod([one.passed for one in transforms]))
         # What one client owns moves its own update alone: times by which others are judged may not go by it.
         self._equal = dataset.examples_a_client if experiment.privacy.on else 0
@@ -127,15 +128,18 @@ class VirtualDevices:
         done = self.last.done
         found = self._engine.exchange({client: asks[client] for client in sorted(done)}, fold)
         unused = sum(ask.nbytes for client, ask in asks.items() if client not in set(done))
-        if not self._secret and asks:
-            number = next(iter(asks.values())).round
-            append_line(self._path, {"round": number, **self._times(self.last), "devices": self.last.rows()})
+        if asks:
+            self._tell(self._shown.round)
         missed = [
-            (client, f"{self.name_of(client)} was {_WORDS[end]}")
+            (client, f"{self.name_of(client)} was {LOST[end]}")
             for client, end in zip(asks, self.last.ends, strict=True)
             if end != clocks.DONE
         ]
         return replace(found, bytes_down=found.bytes_down + unused, missed=missed)
+
+    def show(self, ask: Ask) -> None:
+        """Tell what a round's clients are asked, be there any or not."""
+        self._shown = ask
 
     def measure(self, asks: Mapping[int, Ask]) -> Mapping[int, Scored]:
         """Return how good models are on what clients hold back; no time passes by that."""
@@ -191,7 +195,7 @@ class VirtualDevices:
             "waited": round(self._waited, 3),
             "online": int(self._online),
             "joules": round(float(self.last.joules.sum()), 3),
-            **{end: ends.count(end) for end in (clocks.DONE, *_WORDS)},
+            **{end: ends.count(end) for end in (clocks.DONE, *LOST)},
         }
 
     def facts(self) -> dict[str, Any]:
@@ -222,6 +226,11 @@ class VirtualDevices:
         if self._path.exists():
             kept = [line for line in read_lines(self._path) if line.get("round", number + 1) <= number]
             write_whole(self._path, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def _tell(self, number: int) -> None:
+        """Write down how a round was played, unless who took part is secret."""
+        if self.last is not None and not self._secret:
+            append_line(self._path, {"round": number, **self._times(self.last), "devices": self.last.rows()})
 
     def _times(self, played: Played) -> dict[str, float]:
         return {"clock": round(played.over, 3), "seconds": round(played.over - played.starts, 3)}
@@ -277,7 +286,7 @@ class VirtualDevices:
         return replace(ask, settings=replace(ask.settings, most_steps=least))
 
 
-_WORDS = {
+LOST = {
     clocks.LATE: "not done by the deadline (devices.deadline_seconds)",
     clocks.LEFT: "taken by its owner before it was done",
     clocks.EMPTY: "empty before it was done",

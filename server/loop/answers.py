@@ -21,6 +21,7 @@ class Answers:
         bytes_down: that were sent.
         again: whether the round is worth another try if nobody answered.
         missed: (client, reason) of those whose devices were late or gone.
+        asked: how many clients' answers were awaited.
     """
 
     updates: dict[int, Update]
@@ -30,6 +31,7 @@ class Answers:
     bytes_down: int
     again: bool
     missed: Sequence[tuple[int, str]] = ()
+    asked: int = 0
 
 
 def answers(
@@ -63,8 +65,9 @@ def answers(
         released()
     parts = found.folded
     if parts is None:
-        parts = [reading.taken(number, found.replies, asks, weights)]
+        parts = [reading.taken(number, found.replies, asks if found.asks is None else found.asks, weights)]
     updates = {client: update for part in parts for client, update in part.updates.items()}
     reasons = [reason for part in parts for reason in part.reasons]
     count = sum(part.count for part in parts)
-    return Answers(updates, count, reasons, found.bytes_up, found.bytes_down, found.again, found.missed)
+    asked = len(asks if found.asks is None else found.asks)
+    return Answers(updates, count, reasons, found.bytes_up, found.bytes_down, found.again, found.missed, asked)

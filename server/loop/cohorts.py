@@ -72,17 +72,17 @@ class Cohorts:
         else:  # others than those who did not answer
             rng = generator(self._seed, "cohort", number, *((attempt,) if attempt else ()))
 
-        def drawn(there: Sequence[int]) -> list[int]:
+        def drawn(clients: Sequence[int], wanted: int | None = None) -> list[int]:
             # Of a fleet not everyone is there: clients join with their chance, or as many as wanted do.
-            count = len(there)
-            wanted = self.size * self._times
-            wanted = wanted / self._clients * count if hidden else min(int(wanted + 0.5), count)
+            count = len(clients)
+            size = self.size * self._times if wanted is None else wanted
+            cohort = size / self._clients * count if hidden else min(int(size + 0.5), count)
             if self._reads:
-                about = self.history.of(there, engine.conditions(there) if "devices" in self._reads else None)
-                chosen = self._selector.choose(wanted, count, number, rng, about)  # type: ignore[call-arg]
+                about = self.history.of(clients, engine.conditions(clients) if "devices" in self._reads else None)
+                chosen = self._selector.choose(cohort, count, number, rng, about)  # type: ignore[call-arg]
             else:
-                chosen = self._selector.choose(wanted, count, number, rng)
-            return [there[place] for place in selection.checked(chosen, count)]
+                chosen = self._selector.choose(cohort, count, number, rng)
+            return [clients[place] for place in selection.checked(chosen, count)]
 
         return engine.choose(number, drawn)
 

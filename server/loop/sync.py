@@ -28,6 +28,7 @@ from edgekit.randomness import generator
 from edgekit.runfolder import RunFolder, append_line
 from edgekit.server.attacks.attackers import Attackers
 from edgekit.server.engines.base import Engine
+from edgekit.server.engines.buffered import BufferedDevices
 from edgekit.server.engines.local import LocalEngine
 from edgekit.server.engines.virtual import Cost, VirtualDevices
 from edgekit.server.loop import checkpoint
@@ -136,7 +137,7 @@ class Coordinator:
         self.merging = Merging(
             Reading(self.algorithm, self._method, noised=self.mechanism is not None),
             through,
-            cohort=cohort,
+            cohort=self.algorithm.buffer or cohort,
             clients=dataset.clients,
             examples=self._examples,
             draw=partial(generator, self.charging.seed),
@@ -204,7 +205,8 @@ class Coordinator:
         if experiment.devices.on:
             if engine is not None:
                 raise ExperimentError("[devices] is of simulated clients: leave it out where real devices train")
-            self.engine = self.devices = VirtualDevices(
+            kind = BufferedDevices if self.algorithm.buffer else VirtualDevices
+            self.engine = self.devices = kind(
                 self.engine,
                 experiment,
                 dataset,
@@ -214,6 +216,11 @@ class Coordinator:
                 Cost(macs(model, dataset.shape), size_of({WEIGHTS: weights})),
                 run,
                 secret=self.charging.hides_cohort,
+            )
+        if self.algorithm.buffer and self.devices is None:
+            raise ExperimentError(
+                f"{experiment.federation.method} has clients train at their own pace, which simulated devices have: "
+                'give them some, as in [devices] population = {"raspberry-pi-4" = 10}'
             )
         self.cohorts.check(self.engine, losses=not (experiment.privacy.on or self.algorithm.interactive))
 
@@ -333,6 +340,8 @@ class Coordinator:
         if self.experiment.federation.transforms:
             weights = shown.bundles.get(WEIGHTS, weights)
         asks = prepared if cohort else {}
+        if self.devices is not None:
+            self.devices.show(shown)
         released = self.charging.forget_draw if self._never_the_same else _nothing
         folds = self.merging.folds and not before.buffers
         folds = folds and not (self._bounding.reads_each or self.cohorts.reads_each)
@@ -368,7 +377,7 @@ class Coordinator:
             accuracy=rounded(accuracy),
             cohort=len(cohort),
             replies=replies,
-            failures=len(asks) - replies - (self.devices.surplus if self.devices is not None else 0),
+            failures=answered.asked - replies - (self.devices.surplus if self.devices is not None else 0),
             bytes_up=self._told_bytes(answered.bytes_up, replies),
             bytes_down=self._told_bytes(answered.bytes_down, len(asks)),
             seconds=round(time.perf_counter() - started, 4),

@@ -34,7 +34,7 @@ def test_scaffold(run, trainer, momentum):
     control = {k: np.zeros(v.shape) for k, v in w.items()}
     own = dict.fromkeys(range(6), control)
     for number in (1, 2, 3):
-        cohort = made._draw_cohort(number, 0)
+        cohort = made.cohorts.draw(made.engine, number, 0)
         after, changes = [], []
         for client in cohort:
             drift = {k: control[k] - own[client][k] for k in w}

@@ -37,7 +37,7 @@ def test_feddyn(run):
     made, w, found, _ = run("federation.algorithm=feddyn", f"federation.arguments.alpha={alpha}", "federation.cohort=3")
     own, h = {client: _zeros(w) for client in range(6)}, _zeros(w)
     for number in (1, 2, 3):
-        cohort, after = made._draw_cohort(number, 0), []
+        cohort, after = made.cohorts.draw(made.engine, number, 0), []
         for c in cohort:
             drift = {name: -g for name, g in own[c].items()}
             after.append(descend(made, number, c, w, mu=alpha, drift=drift)[0])

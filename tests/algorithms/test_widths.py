@@ -83,7 +83,7 @@ def test_heterofl(run, chosen, masked):
         change = {name: np.zeros(array.shape) for name, array in w.items()}
         weight = {name: np.zeros(array.shape) for name, array in w.items()}
         sent = 0
-        for client in made._draw_cohort(number, 0):
+        for client in made.cohorts.draw(made.engine, number, 0):
             name = made.algorithm.network_of(client, number)
             units = {"": 16, "0.5": 8, "0.25": 4}[name]
             widths.add(units)

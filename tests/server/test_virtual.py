@@ -34,8 +34,8 @@ def test_a_run_on_devices_tells_their_time_and_energy(coordinate, make_experimen
     assert clocks == pytest.approx([3 * 3600 + 600 * k for k in range(4)], abs=0.01)
     for line, devices in zip(rounds, played, strict=True):
         assert len(devices["devices"]) == 4
-        assert devices["seconds"] == pytest.approx(max(sum(row[1:4]) for row in devices["devices"]), abs=0.01)
-        assert line["devices"]["joules"] == pytest.approx(sum(row[4] for row in devices["devices"]), abs=0.01)
+        assert devices["seconds"] == pytest.approx(max(sum(row[2:5]) for row in devices["devices"]), abs=0.01)
+        assert line["devices"]["joules"] == pytest.approx(sum(row[5] for row in devices["devices"]), abs=0.01)
     facts = made.devices.facts()
     assert facts["joules"] == pytest.approx(sum(line["devices"]["joules"] for line in rounds), abs=0.1)
     assert facts["hours"] == pytest.approx(4 * 600 / 3600, abs=1e-3)
@@ -72,7 +72,7 @@ def test_of_more_than_are_wanted_the_first_ones_count(coordinate, make_experimen
         assert (line["cohort"], line["replies"], line["failures"]) == (8, 4, 0)
         seconds = {row[-1]: [] for row in played["devices"]}
         for row in played["devices"]:
-            seconds[row[-1]].append(sum(row[1:4]))
+            seconds[row[-1]].append(sum(row[2:5]))
         assert max(seconds["done"]) <= min(seconds["surplus"])
         assert (len(seconds["done"]), len(seconds["surplus"])) == (4, 4)
 
@@ -81,7 +81,7 @@ def test_who_is_late_does_not_count_and_fewer_steps_are_in_time(coordinate, make
     chosen = [*SMALL, PHONES, "devices.availability=always", "training.batch_size=2", "federation.cohort=12"]
     free = coordinate(make_experiment(*chosen, "federation.rounds=1"), "free")
     free.run()
-    takes = sorted(sum(row[1:4]) for row in _lines(free, "devices")[0]["devices"])
+    takes = sorted(sum(row[2:5]) for row in _lines(free, "devices")[0]["devices"])
     deadline = f"devices.deadline_seconds={(takes[5] + takes[6]) / 2}"
     late = coordinate(make_experiment(*chosen, deadline), "late")
     late.run()
@@ -94,7 +94,7 @@ def test_who_is_late_does_not_count_and_fewer_steps_are_in_time(coordinate, make
     rounds = _lines(fitted)
     assert [line["replies"] for line in rounds] == [12] * 4
     limit = (takes[5] + takes[6]) / 2
-    assert all(sum(row[1:4]) <= limit + 0.002 for line in _lines(fitted, "devices") for row in line["devices"])
+    assert all(sum(row[2:5]) <= limit + 0.002 for line in _lines(fitted, "devices") for row in line["devices"])
 
 
 def test_a_run_in_which_all_are_late_says_so(coordinate, make_experiment):
