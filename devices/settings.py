@@ -23,8 +23,9 @@ class Devices(Section):
     """Share of a battery below which a device takes part only when charging."""
     metered: bool = False
     """Whether devices take part when their network is metered."""
-    deadline_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    """A round waits so long for its devices, by the virtual clock; 0 as long as it takes."""
+    deadline_seconds: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    """A round waits so long for its devices, by the virtual clock; 0 as long as it takes. Where privacy counts on a
+    secret draw it must be set: a round then always lasts so long."""
     over_selection: Annotated[float, Field(ge=1, le=10)] = 1.0
     """Times the cohort that are asked, of whom the first to answer count; 1.3 in the field (Bonawitz et al. 2019)."""
     every_seconds: Annotated[float, Field(ge=0, le=1e7)] = 0.0

@@ -17,6 +17,8 @@ COLUMNS = ("device", "start", "end")
 YES, NO = ("1", "true", "yes"), ("0", "false", "no", "")
 LARGEST = 64 << 20
 """Bytes of a file that are read."""
+SHORTEST, SHORTEST_PERIOD = 1.0, 60.0
+"""Seconds of an interval, and after which traces begin anew."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def read(path: Path, count: int) -> Trace:
     try:
         if path.stat().st_size > LARGEST:
             raise UsageError(f"devices.availability: {path} is larger than {LARGEST >> 20} MB: cut it")
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")  # spreadsheets begin files with a mark
     except OSError as error:
         raise UsageError(
             f"devices.availability: {path} cannot be read: {error.strerror}; give 'day', 'always', or a file of traces"
@@ -98,7 +100,7 @@ def read(path: Path, count: int) -> Trace:
 
 def _from_csv(text: str, path: Path) -> tuple[dict[str, list[Interval]], float]:
     """Read lines `device,start,end[,charging][,metered]`, in hours; they begin anew after whole days."""
-    reader = csv.DictReader(text.splitlines())
+    reader = csv.DictReader(text.splitlines(), skipinitialspace=True)
     try:
         if not set(COLUMNS) <= set(reader.fieldnames or ()):
             raise _wrong(path, f"its first line must name {', '.join(COLUMNS)}, and may name charging, metered")
@@ -138,17 +140,19 @@ def _from_json(text: str, path: Path) -> tuple[dict[str, list[Interval]], float]
             raise _wrong(path, f"{where} has a gap: {len(starts)} times active, {len(ends)} inactive")
         found[device] = [Interval(start, end) for start, end in zip(starts, ends, strict=True)]
         period = max([period, _number(one.get("finish_time", 0), path, where), *ends])
+    if period < SHORTEST_PERIOD:
+        raise _wrong(path, f"its devices' times end after {period:g} s: at least {SHORTEST_PERIOD:g} are needed")
     return found, period
 
 
 def _check(device: str, intervals: list[Interval], path: Path) -> None:
     before = 0.0
     for one in intervals:
-        if not before <= one.start < one.end:
+        if not before <= one.start < one.end - SHORTEST:
             raise _wrong(
                 path,
                 f"device {device[:40]!r} has an interval from {one.start:g} to {one.end:g} s after {before:g} s: "
-                "intervals must follow each other, from 0 on",
+                f"intervals must follow each other, from 0 on, each longer than {SHORTEST:g} s",
             )
         before = one.end
 

@@ -77,5 +77,5 @@ def drawn(lines: Sequence[Mapping[str, Any]], rounds: Sequence[Mapping[str, Any]
     told = [line["devices"] for line in rounds if line.get("devices")]
     if not told:
         return {}
-    sums = {name: sum(one[name] for one in told) for name in COLOURS}
+    sums = {name: sum(one[name] for one in told) for name in COLOURS} if "done" in told[0] else {}
     return {"day": day(lines, rounds) if lines else "", "progress": progress(rounds), "ends": sums}

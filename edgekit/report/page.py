@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from edgekit.data import FederatedDataset
 from edgekit.data.unlabelled import kind_of
+from edgekit.devices.population.clock import read_played
 from edgekit.experiment import Experiment
 from edgekit.guarantee import Plan, Statement
 from edgekit.privacy.statement import covered, not_covered
@@ -111,7 +112,7 @@ def write_report(
         failed=_failures(result),
         spiking=_spiking_section(result, dataset.classes, sample),
         rounds=rounds,
-        simulated=devices.drawn(list(read_lines(folder.devices)) if folder.devices.exists() else [], rounds),
+        simulated=devices.drawn(read_played(folder.devices), rounds),
         shown_clients=len(shown),
         unreadable=unreadable,
         clients=dataset.clients,

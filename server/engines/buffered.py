@@ -12,7 +12,7 @@ from edgekit.algorithms.fedbuff import STALENESS
 from edgekit.arrays import Weights
 from edgekit.asks import Ask, Reply, Update, packed, unpacked
 from edgekit.devices.population import clock as clocks
-from edgekit.devices.population.clock import Played
+from edgekit.devices.population.clock import Loads, Played
 from edgekit.devices.population.kinds import Floats
 from edgekit.errors import ExperimentError, TrainingError
 from edgekit.server.engines.base import Draw, Exchanged, Fold
@@ -62,6 +62,11 @@ class BufferedDevices(VirtualDevices):
     """
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
+        if more["secret"]:
+            raise ExperimentError(
+                "who is fast takes part more often, so that nobody is drawn as privacy counts on: use "
+                "federation.selector = 'uniform', or privacy.noise = 'client'"
+            )
         super().__init__(*arguments, **more)
         self.folds = False
         self._flights: list[Flight] = []
@@ -71,11 +76,6 @@ class BufferedDevices(VirtualDevices):
             raise ExperimentError(
                 f"federation.arguments.buffer is {self._buffer}, but only {self._wanted} clients train at once: take "
                 "fewer, or a larger federation.cohort"
-            )
-        if self._secret:
-            raise ExperimentError(
-                "who is fast takes part more often, so that nobody is drawn as privacy counts on: use "
-                "federation.selector = 'uniform', or privacy.noise = 'client'"
             )
         if self._settings.over_selection > 1:
             raise ExperimentError("devices.over_selection is of rounds that wait for all: leave it out")
@@ -102,9 +102,10 @@ class BufferedDevices(VirtualDevices):
         landed: list[Flight] = []
         filled = 0
         while filled < self._buffer and self._flights:
-            one = heapq.heappop(self._flights)
-            self.clock.advance(one.stops)
-            self.clock.draw(np.array([one.client]), np.array([one.joules]))
+            one = self._flights[0]
+            self.clock.advance(one.stops, self._loads())
+            heapq.heappop(self._flights)
+            self.clock.joules[one.client] += one.joules
             if one.end == clocks.DONE and number - one.round > self._most_stale:
                 one.end = STALE
             if one.end == clocks.DONE:
@@ -119,7 +120,7 @@ class BufferedDevices(VirtualDevices):
                 del waiting[:1]
         over = self.clock.time
         self._train(begun)
-        self.clock.advance(began + self._settings.every_seconds)
+        self.clock.advance(began + self._settings.every_seconds, self._loads())
         self.last = _played(landed, began, over)
         self._tell(number)
         answered = {one.client: replace(self._shown, round=one.round) for one in landed}
@@ -166,6 +167,11 @@ class BufferedDevices(VirtualDevices):
 
     def _free(self, busy: set[int]) -> list[int]:
         return [int(one) for one in self.clock.there() if int(one) not in busy]
+
+    def _loads(self) -> Loads:
+        """Return what those in flight draw."""
+        rows = np.array([[one.joules, one.starts, one.stops] for one in self._flights], np.float64).reshape(-1, 3)
+        return Loads.of(np.array([one.client for one in self._flights], np.int64), *rows.T)
 
     def _begin(self, clients: Sequence[int], asks: Mapping[int, Ask]) -> list[tuple[Flight, Ask]]:
         """Let clients begin now."""

@@ -16,17 +16,18 @@ from edgekit.data import FederatedDataset
 from edgekit.devices.population import clock as clocks
 from edgekit.devices.population import traces
 from edgekit.devices.population.availability import HOUR, Always, Availability, Day
-from edgekit.devices.population.clock import Played, VirtualClock
+from edgekit.devices.population.clock import Played, VirtualClock, read_played
 from edgekit.devices.population.kinds import PASSES, Floats, Places, Population, Work, counts, population_of
 from edgekit.devices.settings import Devices
 from edgekit.errors import ExperimentError
 from edgekit.local_settings import LocalSettings
-from edgekit.runfolder import RunFolder, append_line, read_lines, write_whole
+from edgekit.runfolder import RunFolder, append_line, write_whole
 from edgekit.server.engines.base import Conditions, Draw, Engine, Exchanged, Fold
 from edgekit.server.settings import Sections
 from edgekit.transforms.base import Transform
 
 JOULES_A_KWH = 3.6e6
+EXPECTED = "expected"
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class VirtualDevices:
         secret: bool,
     ) -> None:
         settings = self._settings = experiment.devices
-        _check(settings, experiment, algorithm)
+        _check(settings, experiment, algorithm, secret=secret)
         self._engine, self._algorithm, self._dataset = engine, algorithm, dataset
         self._path, self._secret = run.devices, secret
         self.trainer, self.repeatable, self.folds = engine.trainer, engine.repeatable, engine.folds
@@ -103,6 +104,7 @@ class VirtualDevices:
         self._plain, self._size = local, cost.nbytes
         self.last: Played | None = None
         self._online = self._waited = 0.0
+        self._joules = self._expected = 0.0
 
     @property
     def population(self) -> Population:
@@ -123,6 +125,8 @@ class VirtualDevices:
         clients = np.array(list(asks), np.int64)
         wanted = self._wanted if self._settings.over_selection > 1 else len(asks)
         work = self._work(asks)
+        if self._secret:
+            return self._hidden(asks, clients, work, fold)
         deadline, least = self._settings.deadline_seconds, self._settings.every_seconds
         self.last = self.clock.play(clients, work, wanted=wanted, deadline=deadline, least=least)
         done = self.last.done
@@ -136,6 +140,25 @@ class VirtualDevices:
             if end != clocks.DONE
         ]
         return replace(found, bytes_down=found.bytes_down + unused, missed=missed)
+
+    def _hidden(self, asks: Mapping[int, Ask], clients: Places, work: Work, fold: Fold | None) -> Exchanged:
+        """Have those train who are done in a round of fixed length; what it costs is told as it is expected."""
+        there = self.clock.there()
+        rough = self._rough(there)
+        download, compute, upload = self.population.seconds(there, rough)
+        drawn = self.population.joules(there, compute, download + upload)
+        self._expected = float(drawn.sum()) * self._wanted / len(self.population)
+        self._joules += self._expected
+        done = self.clock.play_hidden(clients, work, self._round_seconds)
+        found = self._engine.exchange({client: asks[client] for client in sorted(done)}, fold)
+        unused = sum(ask.nbytes for client, ask in asks.items() if client not in set(done))
+        missed = [(client, "not done by the deadline, or gone") for client in asks if client not in set(done)]
+        return replace(found, bytes_down=found.bytes_down + unused, missed=missed)
+
+    @property
+    def _round_seconds(self) -> float:
+        """How long a round lasts of which nobody may tell who took part."""
+        return max(self._settings.deadline_seconds, self._settings.every_seconds)
 
     def show(self, ask: Ask) -> None:
         """Tell what a round's clients are asked, be there any or not."""
@@ -186,7 +209,16 @@ class VirtualDevices:
 
     def metrics(self) -> dict[str, Any]:
         """Return what a round's line tells of the devices; nothing where who took part is secret."""
-        if self._secret or self.last is None:
+        if self._secret:  # what is the same whoever took part
+            return {
+                "clock": round(self.clock.time, 3),
+                "seconds": self._round_seconds,
+                "began": self._began,
+                "waited": round(self._waited, 3),
+                "online": int(self._online),
+                "joules": round(self._expected, 3),
+            }
+        if self.last is None:
             return {}
         ends = self.last.ends
         return {
@@ -201,30 +233,31 @@ class VirtualDevices:
     def facts(self) -> dict[str, Any]:
         """Return what result.json tells: totals."""
         clock, grid = self.clock, self._settings.grid_gco2e_per_kwh
-        took_part = clock.rounds > 0
-        joules = float(clock.joules.sum())
-        found = {
+        joules = self._joules if self._secret else float(clock.joules.sum())
+        found: dict[str, Any] = {
             "population": {name: int(n) for name, n in counts(self.population, range(len(self.population))).items()},
             "hours": round((clock.time - self._began) / HOUR, 4),
             "joules": round(joules, 3),
-            "took_part": int(took_part.sum()),
-            "most_rounds": int(clock.rounds.max(initial=0)),
             "assumed": list(self.population.assumed),
         }
+        if not self._secret:
+            found |= {"took_part": int((clock.rounds > 0).sum()), "most_rounds": int(clock.rounds.max(initial=0))}
         if grid:
             found["gco2e_estimate"] = round(joules / JOULES_A_KWH * grid, 6)
         return found
 
     def state(self) -> Weights:
-        """Return what a checkpoint keeps."""
-        return self.clock.state()
+        """Return what a checkpoint keeps; where who took part is secret, nothing that tells."""
+        return {**self.clock.state(), EXPECTED: np.array([self._joules])}
 
     def go_on(self, state: Weights, number: int) -> None:
         """Go on from a checkpoint of a round; later rounds' lines are dropped, they will be played again."""
         if state:
-            self.clock.go_on(state)
+            self.clock.go_on({name: array for name, array in state.items() if name != EXPECTED})
+            expected = state.get(EXPECTED, np.zeros(1)).reshape(-1)
+            self._joules = float(expected[0]) if len(expected) and np.isfinite(expected[0]) else 0.0
         if self._path.exists():
-            kept = [line for line in read_lines(self._path) if line.get("round", number + 1) <= number]
+            kept = [line for line in read_played(self._path) if line["round"] <= number]
             write_whole(self._path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def _tell(self, number: int) -> None:
@@ -319,13 +352,18 @@ def _availability(name: str, people: Population, seed: int) -> Availability:
     return traces.read(Path(name), len(people))
 
 
-def _check(settings: Devices, experiment: Sections, algorithm: Algorithm) -> None:
+def _check(settings: Devices, experiment: Sections, algorithm: Algorithm, *, secret: bool) -> None:
     if algorithm.interactive:
         raise ExperimentError("[devices] is of clients that train by themselves: leave it out with split learning")
     if settings.fit_work and not settings.deadline_seconds:
         raise ExperimentError("devices.fit_work goes by a deadline: set devices.deadline_seconds")
     if not experiment.privacy.on:
         return
+    if secret and not settings.deadline_seconds:
+        raise ExperimentError(
+            "privacy counts on nobody knowing who took part, which a round's length would tell: set "
+            "devices.deadline_seconds, and each lasts so long; or federation.selector = 'uniform'"
+        )
     if settings.over_selection > 1:
         raise ExperimentError(
             "devices.over_selection keeps those who are first, so that one client changes who else counts, which "

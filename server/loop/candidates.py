@@ -11,6 +11,8 @@ from edgekit.asks import Update
 from edgekit.server.engines.base import Conditions
 
 Floats = NDArray[np.float64]
+NOTHING = (0.0, 0.0, np.nan, np.nan)
+"""Of who was never asked."""
 
 
 @dataclass(frozen=True)
@@ -18,21 +20,21 @@ class Candidates:
     """Those among whom a selector draws; arrays have a value for each, not a number where nothing is known.
 
     Attributes:
-        rounds: in which each one's update counted.
-        last: the newest of these; 0 if there is none.
+        asked: in how many rounds each was asked.
+        last: the newest round in which its update counted; 0 if there is none.
         losses: mean training loss, as each told last.
         weights: of each one's last update in the mean, such as its number of examples.
         conditions: of their devices; None where nothing is known of them.
     """
 
-    rounds: Floats
+    asked: Floats
     last: Floats
     losses: Floats
     weights: Floats
     conditions: Conditions | None
 
     def __len__(self) -> int:
-        return len(self.rounds)
+        return len(self.asked)
 
 
 class History:
@@ -41,20 +43,21 @@ class History:
     def __init__(self) -> None:
         self._told: dict[int, tuple[float, float, float, float]] = {}
 
-    def note(self, number: int, updates: Mapping[int, Update]) -> None:
-        """Write down a round's updates."""
+    def note(self, number: int, cohort: Sequence[int], updates: Mapping[int, Update]) -> None:
+        """Write down who was asked in a round, and its updates."""
+        for client in cohort:
+            asked, last, loss, weight = self._told.get(client, NOTHING)
+            self._told[client] = asked + 1, last, loss, weight
         for client, update in updates.items():
-            rounds = self._told.get(client, (0.0,))[0]
-            loss = update.facts.get("train_loss")
-            told = float(loss) if isinstance(loss, int | float) else np.nan
-            self._told[client] = (rounds + 1, float(number), told, float(update.weight))
+            told = update.facts.get("train_loss")
+            loss = float(told) if isinstance(told, int | float) else np.nan
+            self._told[client] = self._told.get(client, NOTHING)[0], float(number), loss, float(update.weight)
 
     def of(self, clients: Sequence[int], conditions: Conditions | None) -> Candidates:
         """Return what is known of some clients."""
-        nothing = (0.0, 0.0, np.nan, np.nan)
-        told = np.array([self._told.get(client, nothing) for client in clients], np.float64).reshape(-1, 4)
-        rounds, last, losses, weights = told.T
-        return Candidates(rounds, last, losses, weights, conditions)
+        told = np.array([self._told.get(client, NOTHING) for client in clients], np.float64).reshape(-1, 4)
+        asked, last, losses, weights = told.T
+        return Candidates(asked, last, losses, weights, conditions)
 
     def state(self) -> Weights:
         """Return what a checkpoint keeps."""

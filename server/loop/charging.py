@@ -235,6 +235,7 @@ def planned(
             f"{units} and still be called private; take less"
         )
     epochs, bundles = experiment.training.epochs, tuple(algorithm.bundles)
-    displaces = sampling.kind == "fixed" and sampling.rate < 1
+    # With devices time depends on who takes part, and so does who is there then.
+    displaces = (sampling.kind == "fixed" and sampling.rate < 1) or (experiment.devices.on and sampling.amplifies == 1)
     mechanism.plan(Schedule(federation.rounds, sampling.amplifies, epochs, bundles, federation.method, displaces))
     return mechanism

@@ -86,10 +86,10 @@ class Cohorts:
 
         return engine.choose(number, drawn)
 
-    def note(self, number: int, updates: Mapping[int, Update]) -> None:
-        """Write down a round's updates, where the selector looks at what came of them."""
+    def note(self, number: int, cohort: Sequence[int], updates: Mapping[int, Update]) -> None:
+        """Write down a round's cohort and updates, where the selector looks at what came of them."""
         if self.reads_each:
-            self.history.note(number, updates)
+            self.history.note(number, cohort, updates)
 
     def state(self) -> Weights:
         """Return what a checkpoint keeps."""

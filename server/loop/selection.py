@@ -96,6 +96,11 @@ class RoundRobin:
         return sorted((first + place) % clients for place in range(size))
 
 
+def size_of(cohort: float, clients: int) -> int:
+    """Return a cohort as a whole number: all of 0 or of more than there are, else at least one."""
+    return clients if cohort == 0 or cohort >= clients else max(1, int(cohort))
+
+
 def _drawn(size: int, clients: int, rng: np.random.Generator) -> list[int]:
     """Return so many clients, each at most once."""
     return sorted(int(client) for client in rng.choice(clients, size, replace=False))

@@ -347,7 +347,7 @@ class Coordinator:
         folds = folds and not (self._bounding.reads_each or self.cohorts.reads_each)
         answered = answers(self.engine, reading, number, asks, weights, folds=folds, released=released)
         reasons = answered.reasons
-        self.cohorts.note(number, answered.updates)
+        self.cohorts.note(number, cohort, answered.updates)
         if answered.again and asks and not answered.updates:
             self.on_notice(f"round {number} is run again: {reasons[-1][1] if reasons else 'nobody answered'}")
             return None

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from edgekit.devices import profile as profiles
 from edgekit.devices.population import traces
 from edgekit.devices.population.availability import HOUR, Always, Day, Presence
-from edgekit.devices.population.clock import VirtualClock
+from edgekit.devices.population.clock import VirtualClock, read_played
 from edgekit.devices.population.kinds import Work, population_of
 from edgekit.errors import ExperimentError, TrainingError, UsageError
 
@@ -160,6 +160,52 @@ def test_a_round_ends_with_the_last_update_that_is_waited_for(phone):
     assert clock.play(np.array([], int), _work(0), wanted=0, deadline=0).done == []
 
 
+def test_of_those_cut_off_nobody_was_late(phone):
+    """The round was over before: whatever would have become of them, they were not needed any more."""
+    people = population_of({phone: 2}, 2, 0, spread=0.0)
+    work = _work(2)
+    work.examples[:] = [1.0, 1e4]
+    played = VirtualClock(people, Always(2), 0).play(np.arange(2), work, wanted=1, deadline=100)
+    assert played.ends == ["done", "surplus"]
+
+
+def test_a_phone_on_a_charger_is_full_after_a_long_round(phone):
+    people = population_of({phone: 1}, 1, 0, spread=0.0)
+    clock = VirtualClock(people, Always(1), 0)
+    clock.level = np.array([0.9])
+    clock.play(ALONE, _work(examples=7e4), wanted=1, deadline=0)  # 4.5 W, of a charger's 5
+    assert 0.9 < clock.level[0] <= 1.0
+    off = VirtualClock(people, Day(np.array([True]), 0), 0)
+    off.level, off.time = np.array([0.9]), 13 * HOUR
+    before, loads = off.level[0], [off.presence().charging[0]]
+    assert loads == [False]
+    done = off.play(ALONE, _work(examples=100.0), wanted=1, deadline=0)
+    drawn = done.joules[0] + (0.5 + off.presence().used[0]) * (done.over - done.starts)
+    assert off.level[0] == pytest.approx(before - drawn / 36000, abs=1e-9)
+
+
+def test_a_round_that_would_never_end_is_refused(tmp_path, phone):
+    (tmp_path / "snail.toml").write_text(PHONE.replace("= 2.0\nstep", "= 1e-300\nstep"))
+    people = population_of({str(tmp_path / "snail.toml"): 1}, 1, 0, spread=0.0)
+    with pytest.raises(TrainingError, match=r"a round would take a own-phone .* days"):
+        VirtualClock(people, Always(1), 0).play(ALONE, _work(), wanted=1, deadline=0)
+    clock = VirtualClock(population_of({phone: 1}, 1, 0, spread=0.0), Always(1), 0)
+    for name, value in (("time", 1e17), ("time", np.nan), ("level", 2.0), ("joules", -1.0), ("rounds", np.inf)):
+        with pytest.raises(TrainingError, match="it is damaged"):
+            clock.go_on({**clock.state(), name: np.array([value])})
+    with pytest.raises(TrainingError, match="of other devices"):
+        clock.go_on({**clock.state(), "level": np.ones(2)})
+
+
+def test_lines_that_are_no_rounds_are_left_out(tmp_path):
+    path = tmp_path / "devices.jsonl"
+    whole = {"round": 1, "clock": 5.0, "seconds": 5.0, "devices": [[0, 0.0, 1.0, 2.0, 2.0, 9.0, "done"]]}
+    bad = [[1], {"round": 1}, {**whole, "devices": [[0]]}, {**whole, "clock": "x"}, {**whole, "devices": [whole]}]
+    path.write_text("".join(json.dumps(one) + "\n" for one in [*bad, whole]))
+    assert read_played(path) == [whole]
+    assert read_played(tmp_path / "gone.jsonl") == []
+
+
 def test_who_is_taken_or_runs_dry_is_not_done(phone):
     people = population_of({phone: 3}, 3, 0, spread=0.0)
 
@@ -175,7 +221,8 @@ def test_who_is_taken_or_runs_dry_is_not_done(phone):
     clock.level = np.array([0.9, 0.9, 1e-4])  # 3.6 J of the last
     played = clock.play(np.arange(3), _work(3), wanted=3, deadline=0)
     assert played.ends == ["done", "left", "empty"]
-    assert played.joules[2] == pytest.approx(3.6, rel=1e-6)
+    computing = (3.6 - 1.1 * 2.0) / 4.5  # it downloads for 1.1 s at 1.5 W, beside the 0.5 W of idling
+    assert played.joules[2] == pytest.approx(1.1 * 1.5 + computing * 4.0)
     assert played.joules[1] < played.joules[0]
     assert clock.level[2] == 0
 
@@ -211,7 +258,7 @@ def test_a_whole_cohort_is_waited_for_and_then_who_is_there(tmp_path):
 def test_traces_say_who_is_there_over_and_over(kind, tmp_path):
     path = tmp_path / f"trace.{kind}"
     if kind == "csv":
-        path.write_text("device,start,end,charging,metered\na,1,2,yes,no\na,5,6,no,yes\nb,0,24,1,0\n")
+        path.write_text("\ufeffdevice, start,end,charging,metered\na,1,2,yes,no\na,5,6,no,yes\nb,0,24,1,0\n")
     else:
         hours = {"a": ([1, 5], [2, 6]), "b": ([0], [24])}
         told = {
@@ -246,6 +293,8 @@ def test_traces_say_who_is_there_over_and_over(kind, tmp_path):
         ("device,start,end\na,1,3\na,2,4\n", "intervals must follow each other"),
         ("device,start,end,charging\na,1,3,maybe\n", "line 2 tells 'maybe', where yes or no is due"),
         ("device,start,end\na,1,3,4,5\n", "line 2 has a gap"),
+        ('{"a": {"active": [0], "inactive": [1e-6], "finish_time": 90}}', "each longer than 1 s"),
+        ('{"a": {"active": [0], "inactive": [9], "finish_time": 0}}', "end after 9 s"),
         ("[]", "must be a table of devices"),
         ('{"a": 1}', "needs the lists active and inactive"),
         ('{"a": {"active": [1, 5], "inactive": [2]}}', "has a gap: 2 times active, 1 inactive"),

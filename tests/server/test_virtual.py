@@ -9,6 +9,7 @@ from edgekit import experiment as experiments
 from edgekit.asks import Update
 from edgekit.errors import EdgekitError, ExperimentError, TrainingError
 from edgekit.server.engines.base import Conditions
+from edgekit.server.loop import checkpoint
 from edgekit.server.loop.candidates import Candidates, History
 from edgekit.server.loop.selectors import oort
 from edgekit.server.loop.selectors.battery_aware import BatteryAware
@@ -109,13 +110,25 @@ def test_where_the_draw_is_secret_nobody_learns_who_took_part(coordinate, make_e
     made.run()
     assert made.charging.hides_cohort
     assert not made.run_folder.devices.exists()
-    assert all(line["devices"] == {} for line in _lines(made))
+    lines = _lines(made)
+    other = coordinate(make_experiment(*SMALL, PHONES, *private, "devices.deadline_seconds=60"), "other")
+    other.charging.seed += 1  # other draws
+    other.run()
+    assert [line["cohort"] for line in _lines(other)] != [line["cohort"] for line in lines]
+    # All that is told of devices, and kept of them, is the same whoever took part.
+    assert [line["devices"] for line in _lines(other)] == [line["devices"] for line in lines]
+    assert other.devices.facts() == made.devices.facts()
     assert made.devices.facts()["joules"] > 0
+    assert "took_part" not in made.devices.facts()
+    kept = [checkpoint.latest(one.run_folder.checkpoint).devices for one in (made, other)]
+    assert all((kept[0][name] == kept[1][name]).all() for name in kept[0])
     # What one client owns changes no time but by its own update: all are reckoned with as many examples.
     assert {made.devices._examples(client) for client in range(12)} == {made.dataset.examples_a_client}
     uniform = coordinate(make_experiment(*SMALL, PHONES, *private, "federation.selector=uniform"), "uniform")
     assert uniform.plan.adjacency == "replace-by-zero"
     assert uniform.statement.neighbours.startswith("Replacing all data of any single client by a blank")
+    with_devices = coordinate(make_experiment(*SMALL, PHONES, *private, "federation.cohort=0"), "devices")
+    assert with_devices.plan.adjacency == "replace-by-zero"  # time depends on who takes part, and who is there on time
     everybody = coordinate(
         make_experiment(*SMALL, *private, "federation.selector=uniform", "federation.cohort=0"), "everybody"
     )
@@ -134,13 +147,14 @@ def test_where_the_draw_is_secret_nobody_learns_who_took_part(coordinate, make_e
             "'oort' goes by the clients' losses, so that one client's data would change who else takes part",
         ),
         (
-            [PHONES, "privacy.unit=client", "devices.over_selection=1.5"],
+            [PHONES, "privacy.unit=client", "privacy.noise=client", "devices.over_selection=1.5"],
             "devices.over_selection keeps those who are first",
         ),
         (
             [PHONES, "privacy.unit=example", "devices.fit_work=true", "devices.deadline_seconds=9"],
             "devices.fit_work changes steps that privacy has counted",
         ),
+        ([PHONES, "privacy.unit=client"], "a round's length would tell: set devices.deadline_seconds"),
         ([PHONES, "split.cut=layers.1"], "is of clients that train by themselves"),
     ],
 )
@@ -162,7 +176,7 @@ def test_unknown_keys_and_figures_out_of_range_are_named():
 
 def _candidates(clients, **known):
     nothing = np.full(clients, np.nan)
-    given = {"rounds": np.zeros(clients), "last": np.zeros(clients), "losses": nothing, "weights": nothing}
+    given = {"asked": np.zeros(clients), "last": np.zeros(clients), "losses": nothing, "weights": nothing}
     return Candidates(**{**given, **known.pop("told", {})}, conditions=known.pop("conditions", None))
 
 
@@ -184,8 +198,9 @@ def test_with_fair_selection_nobody_starves():
         there = sorted(rng.choice(20, 12, replace=False))  # not everybody is there
         places = Fair().choose(4, 12, number, rng, history.of(there, None))
         update = Update({}, 1.0)
-        history.note(number, {int(there[place]): update for place in places})
-    rounds = history.of(range(20), None).rounds
+        cohort = [int(there[place]) for place in places]
+        history.note(number, cohort, {client: update for client in cohort if client})  # one never answers
+    rounds = history.of(range(20), None).asked
     assert rounds.sum() == 120
     assert rounds.max() - rounds.min() <= 2
 
@@ -200,6 +215,8 @@ def test_power_of_choice_takes_the_worst_off_of_those_drawn():
     assert taken[-1] == pytest.approx(0.25, abs=0.07)
     assert taken[:5].sum() < 0.02
     unknown = _candidates(40, told={"losses": np.where(np.arange(40) == 3, np.nan, losses), "weights": np.ones(40)})
+    empty = _candidates(5, told={"weights": np.array([0, 0, 0, 0, 1.0])})
+    assert len(PowerOfChoice().choose(2, 5, 1, np.random.default_rng(0), empty)) == 2
     first = [3 in PowerOfChoice().choose(5, 40, 1, np.random.default_rng(seed), unknown) for seed in range(200)]
     assert np.mean(first) == pytest.approx(0.25, abs=0.1)  # whenever it is drawn
 
@@ -212,11 +229,14 @@ def test_a_battery_that_would_be_low_is_spared():
     assert chosen == {0, *range(10, 20)} - {15}
     all_of_them = BatteryAware().choose(12, 20, 1, rng, _candidates(20, conditions=now))
     assert set(all_of_them) >= {0, *range(10, 20)}  # the metered one before those with a low battery
+    small = [BatteryAware().choose(2, 20, 1, rng, _candidates(20, conditions=_conditions(20, seconds=np.arange(20.0))))]
+    small += [BatteryAware().choose(2, 20, 1, rng, _candidates(20, conditions=now)) for _ in range(3)]
+    assert all(len(one) == 2 for one in small)
     slow = _conditions(20, seconds=np.arange(1.0, 21.0), deadline=15.0)
     drawn = [BatteryAware().choose(5, 20, 1, rng, _candidates(20, conditions=slow)) for _ in range(200)]
     counts = np.bincount(np.concatenate(drawn), minlength=20)
     assert counts[15:].sum() == 0
-    assert counts[:10].sum() > counts[10:15].sum()
+    assert counts[:10].sum() > counts[10:15].sum() > 0
 
 
 def test_oort_exploits_those_whose_utility_is_near_the_best():
@@ -246,9 +266,9 @@ def test_a_selector_that_looks_is_told_what_clients_told(coordinate, make_experi
     made = coordinate(make_experiment(*SMALL, "federation.selector=power-of-choice"))
     made.run()
     about = made.cohorts.history.of(range(12), None)
-    assert about.rounds.sum() == 16
-    assert np.isfinite(about.losses[about.rounds > 0]).all()
-    assert (about.weights[about.rounds > 0] > 1).all()
+    assert about.asked.sum() == 16
+    assert np.isfinite(about.losses[about.asked > 0]).all()
+    assert (about.weights[about.asked > 0] > 1).all()
 
 
 class Peeping:

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.server.loop.candidates import Candidates
-from edgekit.server.loop.selection import Sampling
+from edgekit.server.loop.selection import Sampling, size_of
 
 RESERVE = 0.2
 """Share of a battery that a round must leave."""
@@ -31,7 +31,7 @@ class BatteryAware:
         self, cohort: float, clients: int, number: int, rng: np.random.Generator, about: Candidates
     ) -> list[int]:
         """Take the able ones."""
-        size = int(cohort) or clients
+        size = size_of(cohort, clients)
         if size >= clients or about.conditions is None:
             return list(range(clients))
         now = about.conditions
@@ -43,7 +43,7 @@ class BatteryAware:
         able = np.flatnonzero(burden == 0)
         chosen: list[int] = []
         if len(able) > size:
-            anybody = round(ANYBODY * size)
+            anybody = int(ANYBODY * size + rng.random())  # on average so many
             seconds = np.nan_to_num(now.seconds[able], nan=0.0)
             quick = able[np.lexsort((lots[able], seconds))][: max(size, int(QUICKEST * len(able)))]
             chosen = _first(quick, lots, size - anybody, [])

@@ -1,13 +1,13 @@
-"""Those who took part least often: nobody starves, and whoever was away catches up."""
+"""Those who were asked least often: nobody starves, and whoever was away catches up."""
 
 import numpy as np
 
 from edgekit.server.loop.candidates import Candidates
-from edgekit.server.loop.selection import Sampling
+from edgekit.server.loop.selection import Sampling, size_of
 
 
 class Fair:
-    """Clients whose updates counted in the fewest rounds, drawn by lot among equals."""
+    """Clients who were asked in the fewest rounds, done or not, drawn by lot among equals."""
 
     reads = ("rounds",)
 
@@ -19,5 +19,5 @@ class Fair:
         self, cohort: float, clients: int, number: int, rng: np.random.Generator, about: Candidates
     ) -> list[int]:
         """Take the least served."""
-        order = np.lexsort((rng.permutation(clients), about.rounds))
-        return sorted(int(one) for one in order[: int(cohort) or clients])
+        order = np.lexsort((rng.permutation(clients), about.asked))
+        return sorted(int(one) for one in order[: size_of(cohort, clients)])

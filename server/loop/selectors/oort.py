@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.server.loop.candidates import Candidates
-from edgekit.server.loop.selection import Sampling
+from edgekit.server.loop.selection import Sampling, size_of
 
 FIRST_EXPLORED, LEAST_EXPLORED, DECAY = 0.9, 0.2, 0.98
 """Share of the places for clients never tried: at first, at least, and times itself by round."""
@@ -33,7 +33,7 @@ class Oort:
         self, cohort: float, clients: int, number: int, rng: np.random.Generator, about: Candidates
     ) -> list[int]:
         """Exploit those who are known, explore others."""
-        size = int(cohort) or clients
+        size = size_of(cohort, clients)
         if size >= clients:
             return list(range(clients))
         seconds = np.ones(clients) if about.conditions is None else about.conditions.seconds

@@ -3,7 +3,7 @@
 import numpy as np
 
 from edgekit.server.loop.candidates import Candidates
-from edgekit.server.loop.selection import Sampling
+from edgekit.server.loop.selection import Sampling, size_of
 
 TIMES = 2
 """That a cohort are drawn; a larger number goes faster and is less fair (theirs, section 4)."""
@@ -25,11 +25,13 @@ class PowerOfChoice:
         self, cohort: float, clients: int, number: int, rng: np.random.Generator, about: Candidates
     ) -> list[int]:
         """Draw, then take the worst off."""
-        if cohort == 0 or cohort >= clients:
+        size = size_of(cohort, clients)
+        if size == clients:
             return list(range(clients))
         known = about.weights[np.isfinite(about.weights)]
         weights = np.where(np.isfinite(about.weights), about.weights, known.mean() if len(known) else 1.0)
-        drawn = rng.choice(clients, min(clients, TIMES * int(cohort)), replace=False, p=weights / weights.sum())
+        weights = np.maximum(weights, max(float(weights.max()), 1.0) * 1e-9)  # who has nothing is drawn last
+        drawn = rng.choice(clients, min(clients, TIMES * size), replace=False, p=weights / weights.sum())
         losses = np.where(np.isfinite(about.losses[drawn]), about.losses[drawn], np.inf)
         order = drawn[np.argsort(-losses, kind="stable")]
-        return sorted(int(one) for one in order[: int(cohort)])
+        return sorted(int(one) for one in order[:size])
