@@ -32,6 +32,8 @@ class Cpu(Section):
     """In training small networks, as `edgekit devices profile` measures it; 0 if unknown."""
     step_ms: Amount = 0.0
     """That a training step takes beside its arithmetic, measured with it."""
+    round_ms: Amount = 0.0
+    """That a training takes beside its steps, measured with it."""
 
 
 class Link(Section):

@@ -9,7 +9,7 @@ from edgekit.section import Count, Section
 
 class Devices(Section):
     """Simulated devices: of what kinds clients are, when they are there, how long they take and what it costs, by a
-    virtual clock ([devices.md](devices.md))."""
+    virtual clock ([simulated-devices.md](simulated-devices.md))."""
 
     population: dict[str, Count] = {}
     """Profiles (`edgekit devices list`, or files `NAME.toml`) and how many clients are of each; `{}` simulates clients

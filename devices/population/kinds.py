@@ -19,7 +19,7 @@ PASSES = 6
 (gradients of what comes in, and of the weights)."""
 SHARE_OF_PRODUCTS, SHARE_OF_PEAK = 0.1, 0.05
 """Of its speed in matrix products, and of its peak, that a processor reaches in training small networks: measured on
-an x86-64 server with `edgekit devices profile` (docs/devices.md), assumed of others."""
+an x86-64 server with `edgekit devices profile` (docs/simulated-devices.md), assumed of others."""
 ASSUMED_STEP_SECONDS = 5e-3
 """That a training step takes beside its arithmetic."""
 ASSUMED_LINKS = {  # Mbit/s up, down; latency in ms
@@ -64,6 +64,7 @@ class Population:
         kind: of each device, a place among these.
         rate: floating-point operations a second in training.
         step_seconds: that a training step takes beside.
+        round_seconds: that a training takes beside its steps.
         up, down: bytes a second.
         latency: seconds that each transfer takes beside.
         idle, busy, radio: watts, doing nothing, computing, and beside that while transferring.
@@ -77,6 +78,7 @@ class Population:
     kind: Places
     rate: Floats
     step_seconds: Floats
+    round_seconds: Floats
     up: Floats
     down: Floats
     latency: Floats
@@ -99,7 +101,8 @@ class Population:
     def seconds(self, clients: Places, work: Work) -> tuple[Floats, Floats, Floats]:
         """Return the seconds that downloads, training and uploads take."""
         download = self.latency[clients] + work.down / self.down[clients]
-        cold = work.steps * self.step_seconds[clients] + work.examples * work.operations / self.rate[clients]
+        cold = self.round_seconds[clients] + work.steps * self.step_seconds[clients]
+        cold = cold + work.examples * work.operations / self.rate[clients]
         hot = self.heat_seconds[clients]
         slowed = hot + (cold - hot) / self.sustained[clients]
         compute = np.where((hot > 0) & (cold > hot), slowed, cold)
@@ -145,6 +148,7 @@ def population_of(names: Mapping[str, int], clients: int, seed: int, spread: flo
         kind,
         of("rate") * faster,
         of("step_seconds") / faster,
+        of("round_seconds") / faster,
         of("up") * nearer,
         of("down") * nearer,
         of("latency"),
@@ -189,6 +193,7 @@ def _filled(profile: DeviceProfile) -> tuple[dict[str, Any], list[str]]:
     found = {
         "rate": rate * 1e9,
         "step_seconds": cpu.step_ms / 1e3 if cpu.training_gflops else ASSUMED_STEP_SECONDS,
+        "round_seconds": cpu.round_ms / 1e3,
         "up": known(link.mbit_up, up, "{:g} Mbit/s up") * 1e6 / 8,
         "down": known(link.mbit_down, down, "{:g} Mbit/s down") * 1e6 / 8,
         "latency": known(link.latency_ms, latency, "{:g} ms of latency") / 1e3,

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.optimize import nnls
 from torch import nn
 
 from edgekit.asks import Train
@@ -21,9 +22,9 @@ from edgekit.devices.profile import DeviceProfile
 from edgekit.models.cost import macs
 from edgekit.randomness import generator
 
-BATCHES = 8, 16, 32, 64
-"""Sizes that are measured."""
-LEAST_SECONDS = 0.4
+BATCHES, STEPS = (8, 16, 32, 64), (2, 16)
+"""Sizes of batches, and numbers of them, that are measured."""
+LEAST_SECONDS = 0.25
 """Of each measurement's repeats."""
 
 
@@ -32,8 +33,8 @@ def measured(
 ) -> DeviceProfile:
     """Measure this machine; return its profile.
 
-    A training of `examples` in `steps` takes `steps x step_ms + examples x operations / training_gflops`; both are
-    fitted to what batches of several sizes took, by their relative errors.
+    A training of `examples` in `steps` takes `round_ms + steps x step_ms + examples x operations / training_gflops`;
+    these are fitted to what batches of several sizes and numbers took, by their relative errors.
 
     Args:
         model: the network.
@@ -47,25 +48,29 @@ def measured(
     operations = PASSES * macs(model, examples.x.shape[1:])
     rows, seconds = [], []
     for size in BATCHES:
-        took, steps, taken = _timed(model, examples, training, size)
-        rows.append((steps, taken * operations))
-        seconds.append(took)
+        for steps in STEPS:
+            took = _timed(model, examples, training, size, steps)
+            rows.append((1.0, steps, steps * size * operations))
+            seconds.append(took)
         say(f"batches of {size}: {1e3 * took / steps:.3f} ms a step")
-    step, per_operation = _fitted(np.array(rows), np.array(seconds))
+    fixed, step, per_operation = _fitted(np.array(rows), np.array(seconds))
     found = doctor.examine(Path.cwd())[1]
     cpu = found.cpu.model_copy(
-        update={"training_gflops": round(1e-9 / per_operation, 4), "step_ms": round(1e3 * step, 5)}
+        update={
+            "training_gflops": round(1e-9 / per_operation, 4),
+            "step_ms": round(1e3 * step, 5),
+            "round_ms": round(1e3 * fixed, 4),
+        }
     )
     when = time.strftime("%Y-%m-%d")
     source = f"edgekit devices profile, {when}, {torch.get_num_threads()} threads of torch, {type(model).__name__}"
     return found.model_copy(update={"cpu": cpu, "source": source})
 
 
-def _timed(model: nn.Module, examples: Examples, training: Training, size: int) -> tuple[float, int, int]:
-    """Return the best seconds of a client's round in batches of a size, its steps and its examples."""
+def _timed(model: nn.Module, examples: Examples, training: Training, size: int, steps: int) -> float:
+    """Return the least seconds of a client's round of so many batches of a size: what else runs here is not its own."""
     trainer, weights = TorchTrainer(model), trained_weights(model)
-    count = max(2, 256 // size) * size
-    places = np.arange(count) % len(examples)
+    places = np.arange(steps * size) % len(examples)
     own = Examples(examples.x[places], examples.y[places])
     settings = replace(training.plain(), batch_size=size, epochs=1)
 
@@ -76,19 +81,16 @@ def _timed(model: nn.Module, examples: Examples, training: Training, size: int) 
         return time.perf_counter() - started
 
     once()  # what is made at first is not a round's
-    best, end = np.inf, time.perf_counter() + LEAST_SECONDS
+    found, end = [once()], time.perf_counter() + LEAST_SECONDS
     while time.perf_counter() < end:
-        best = min(best, once())
-    return float(best), count // size, count
+        found.append(once())
+    return min(found)
 
 
-def _fitted(rows: NDArray[np.int64], seconds: NDArray[np.float64]) -> tuple[float, float]:
-    """Return seconds a step and an operation, not negative, with the least squares of relative errors."""
-    scaled = rows / seconds[:, None]
-    (step, operation), *_ = np.linalg.lstsq(scaled, np.ones(len(seconds)), rcond=None)
-    if step < 0:
-        step, operation = 0.0, float((scaled[:, 1] @ np.ones(len(seconds))) / (scaled[:, 1] @ scaled[:, 1]))
-    if operation <= 0:  # steps alone are seen: the network is too small for its arithmetic to show
-        step = float((scaled[:, 0] @ np.ones(len(seconds))) / (scaled[:, 0] @ scaled[:, 0]))
-        operation = 1e-3 * step * rows[:, 0].max() / rows[:, 1].max()
-    return float(step), float(operation)
+def _fitted(rows: NDArray[np.float64], seconds: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Return seconds a round, a step and an operation, none negative, with the least squares of relative errors."""
+    found, _ = nnls(rows / rows.max(0) / seconds[:, None], np.ones(len(seconds)))
+    fixed, step, operation = found / rows.max(0)
+    if not operation:  # steps alone are seen: the network is too small for its arithmetic to show
+        operation = 1e-3 * seconds.max() / rows[:, 2].max()
+    return float(fixed), float(step), float(operation)

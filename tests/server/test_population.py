@@ -25,6 +25,7 @@ architecture = "aarch64"
 cores = 4
 training_gflops = 2.0
 step_ms = 10.0
+round_ms = 50.0
 [link]
 kind = "wifi"
 mbit_up = 8.0
@@ -60,10 +61,10 @@ def test_a_devices_round_takes_what_its_profile_says(phone):
     download, compute, upload = people.seconds(ALONE, _work())
     assert download == pytest.approx(0.1 + 2e6 * 8 / 16e6)
     assert upload == pytest.approx(0.1 + 1e6 * 8 / 8e6)
-    cold = 10 * 0.010 + 100 * 1e8 / 2e9
+    cold = 0.050 + 10 * 0.010 + 100 * 1e8 / 2e9
     assert compute == pytest.approx(3 + (cold - 3) / 0.5)
     short = people.seconds(ALONE, _work(examples=10.0))[1]
-    assert short == pytest.approx(10 * 0.010 + 10 * 1e8 / 2e9)
+    assert short == pytest.approx(0.050 + 10 * 0.010 + 10 * 1e8 / 2e9)
     assert people.joules(ALONE, compute, download + upload) == pytest.approx(compute * 4.0 + (download + upload) * 1.5)
 
 
