@@ -7,8 +7,9 @@
     python benchmarks/fleets.py selection --selectors uniform,oort --seeds 3 --json
 
 `selection` and `stragglers`: 1,000 clients of 60 images each, cohorts of 50, a small MLP, 400 phones of two kinds, 300
-boards of the slowest kind, 300 others; devices of one kind differ by a deviation of e (`spread = 1`); the ratio is to the first row, of what was reached first. `profile`: rounds of
-other batch sizes, epochs and examples than those that were measured; the least of twenty times.
+boards of the slowest kind, 300 others; devices of one kind differ by a factor of e (`spread = 1`); ratios are to the
+first row. `profile`: rounds of other batch sizes, epochs and examples than those that were measured; the least of
+twenty times.
 """
 
 import argparse

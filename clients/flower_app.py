@@ -11,10 +11,10 @@ from torch import nn
 from edgekit import wire
 from edgekit.algorithms.base import Algorithm, answer_like, made
 from edgekit.arrays import Weights
-from edgekit.asks import Score, Train
+from edgekit.asks import Train
 from edgekit.clients.halves import Answered, check_kept, client_of, leaving, run_halves
 from edgekit.clients.torch_trainer import TorchTrainer
-from edgekit.clients.trainer import LocalTask
+from edgekit.clients.trainer import LocalTask, told
 from edgekit.data import Examples
 from edgekit.errors import RefusedError
 from edgekit.flower import to_record
@@ -58,10 +58,9 @@ def client_app_of(
         def answer(waiting: Mapping[int, Any]) -> dict[int, Answered]:
             nonlocal made_so_far
             (request,) = waiting.values()
-            if isinstance(request, Score):
-                found: Answered = trainer.score(request, own)
+            if not isinstance(request, Train):
+                found: Answered = told(request, trainer, own)
             else:
-                assert isinstance(request, Train)
                 more = (made_so_far,) if made_so_far else ()
                 draw = generator(seed, "batches", ask.round, _partition(context), *more)
                 found = trainer.train(request, LocalTask(own, draw, draw))

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 from edgekit.algorithms.base import Algorithm, Client, expected_of
-from edgekit.arrays import Weights
+from edgekit.arrays import Array, Weights
 from edgekit.asks import (
     BUFFERS,
     WEIGHTS,
     Ask,
     Bundles,
+    Predict,
     Score,
     Scored,
     Train,
@@ -31,7 +32,7 @@ from edgekit.transforms.chain import Draw, on_update
 MOST_REQUESTS = 1000
 """Requests of one client in a round: a half that asks for more would never end."""
 Half = Generator[Any, Any, Any]
-Answered = Trained | Scored | Exception
+Answered = Trained | Scored | Array | Exception
 Answer = Callable[[Mapping[int, Any]], Mapping[int, Answered]]
 """Answers the requests of clients that wait, by client; an exception is that client's failure."""
 
@@ -104,22 +105,22 @@ def _with(update: object, buffers: Weights | None) -> object:
 
 
 def measured(
-    halves: Mapping[int, Half], asks: Mapping[int, Ask], score: Callable[[int, Score], Scored]
+    halves: Mapping[int, Half], asks: Mapping[int, Ask], score: Callable[[int, Any], Answered]
 ) -> dict[int, Scored | Exception]:
     """Run what clients do to measure a model; return what each found, an exception where it failed.
 
     Args:
         halves: by client.
         asks: what each was asked.
-        score: measures weights on what a client holds back.
+        score: measures weights on what a client holds back, and answers what else trains nothing.
     """
 
     def answer(waiting: Mapping[int, Any]) -> dict[int, Answered]:
         found: dict[int, Answered] = {}
         for client, request in waiting.items():
             try:
-                if not isinstance(request, Score):
-                    raise TrainingError("a method's way to measure may yield Score alone")
+                if isinstance(request, Train):
+                    raise TrainingError("a method's way to measure may not train")
                 found[client] = score(client, request)
             except Exception as error:  # torch and user modules raise many kinds
                 found[client] = error
@@ -131,11 +132,11 @@ def measured(
 
 
 def _check_request(request: object, settings: LocalSettings, made: int) -> None:
-    if not isinstance(request, Train | Score):
-        raise TrainingError(f"the method's client half asks for {request!r:.80}: it may yield Train or Score")
+    if not isinstance(request, Train | Score | Predict):
+        raise TrainingError(f"the method's client half asks for {request!r:.80}: it may yield Train, Score or Predict")
     if not settings.protects:
         return
-    if made or isinstance(request, Score):
+    if made or not isinstance(request, Train):
         raise TrainingError("privacy is planned for one training a round, but the method's client half asks for more")
     own = dataclasses.replace(settings, proximal_mu=request.settings.proximal_mu)
     if request.settings != own:

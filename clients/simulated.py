@@ -9,12 +9,12 @@ import numpy as np
 from edgekit.algorithms import interactive
 from edgekit.algorithms.base import Algorithm, Client, answer_like, with_mu
 from edgekit.algorithms.interactive import Counterpart
-from edgekit.asks import Ask, Reply, Score, Scored, Train
+from edgekit.asks import Ask, Reply, Scored, Train
 from edgekit.clients.draws import once
 from edgekit.clients.halves import Answered, check_kept, client_of, leaving, measured, run_halves
 from edgekit.clients.others import Others
 from edgekit.clients.states import ClientStates
-from edgekit.clients.trainer import CohortTrainer, LocalTask, OneTrainer
+from edgekit.clients.trainer import CohortTrainer, LocalTask, OneTrainer, told
 from edgekit.data import Examples, FederatedDataset
 from edgekit.errors import TrainingError
 from edgekit.local_settings import LocalSettings
@@ -117,7 +117,7 @@ class SimulatedClients:
                 known = client_of(ask, len(examples), self.trainer.learnt, state)
                 halves[client] = self.algorithm.evaluate(ask, known)
         found = measured(
-            halves, asks, lambda client, request: self.trainers(request.module)[0].score(request, held[client])
+            halves, asks, lambda client, request: told(request, self.trainers(request.module)[0], held[client])
         )
         return {client: scored for client, scored in found.items() if isinstance(scored, Scored)}
 
@@ -170,27 +170,28 @@ class _Round:
     def answer(self, waiting: Mapping[int, Any]) -> dict[int, Answered]:
         """Answer what clients ask for: those that train with equal settings together, where that is possible."""
         found: dict[int, Answered] = {}
-        groups: dict[tuple[str, str], list[int]] = {}
+        groups: dict[tuple[str, str, bool], list[int]] = {}
         for client, request in waiting.items():
-            if isinstance(request, Score):
-                found[client] = _tried(partial(self._score, client, request))
+            if isinstance(request, Train):
+                how = request.module, _as_text(request.settings), request.taught is not None
+                groups.setdefault(how, []).append(client)
             else:
-                groups.setdefault((request.module, _as_text(request.settings)), []).append(client)
-        for (module, _), group in groups.items():
-            found |= self._train(module, {client: waiting[client] for client in group})
+                found[client] = _tried(partial(self._told, client, request))
+        for (module, _, taught), group in groups.items():
+            found |= self._train(module, {client: waiting[client] for client in group}, taught)
         for client in waiting:
             self._made[client] += 1
         return found
 
-    def _score(self, client: int, request: Score) -> Scored:
-        return self._whole.trainers(request.module)[0].score(request, self._examples[client])
+    def _told(self, client: int, request: Any) -> Answered:
+        return told(request, self._whole.trainers(request.module)[0], self._examples[client])
 
-    def _train(self, module: str, asked: Mapping[int, Train]) -> dict[int, Answered]:
+    def _train(self, module: str, asked: Mapping[int, Train], taught: bool) -> dict[int, Answered]:
         try:
             trainer, cohort = self._whole.trainers(module)
         except Exception as error:  # the network may be the user's own
             return dict.fromkeys(asked, error)
-        if cohort is not None:
+        if cohort is not None and not taught:
             try:
                 tasks = [self._task(client, request.settings) for client, request in asked.items()]
                 return dict(zip(asked, cohort.train_cohort(list(asked.values()), tasks), strict=True))

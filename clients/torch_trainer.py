@@ -1,6 +1,7 @@
 """One client at a time with ordinary torch: for modules that cannot be vectorised, and the reference for the others."""
 
 import copy
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -22,6 +23,7 @@ from edgekit.local_settings import LocalSettings
 from edgekit.models import batch_norms, check_private
 from edgekit.models.requirements import untrained
 from edgekit.objectives import Figures, Objective, objective_of
+from edgekit.objectives.taught import TAUGHT
 from edgekit.privacy.tensors import add_noise
 
 
@@ -71,6 +73,8 @@ class TorchTrainer:
             TrainingError: it is asked for what it cannot do.
         """
         self._check_asked(asked)
+        if asked.taught is not None:
+            return
         work, what = asked.settings.work, (asked.settings.work, asked.settings.protects)
         if what in self._tried:
             return
@@ -108,6 +112,8 @@ class TorchTrainer:
             task: the client's data and random numbers.
         """
         self._check_asked(asked)
+        if asked.taught is not None:
+            task = dataclasses.replace(task, examples=_lesson(asked.taught, task.examples.x.shape[1:]))
         return self._trained(asked, task, task.plan(asked.settings))
 
     def score(self, asked: Score, examples: Examples) -> Scored:
@@ -172,6 +178,18 @@ class TorchTrainer:
         held, trained = state(model), self.learnt
         buffers = {name: held[name] for name in asked.buffers or {}}
         return Trained({name: held[name] for name in held if name in trained}, len(y), loss, len(plan), buffers)
+
+
+def _lesson(taught: tuple[Array, Array], shape: tuple[int, ...]) -> Examples:
+    """Return what is taught as examples.
+
+    Raises:
+        TrainingError: it is not of this network's examples.
+    """
+    x, scores = (np.asarray(one, np.float32) for one in taught)
+    if x.shape[1:] != shape or scores.ndim != 2 or len(scores) != len(x) or not len(x):
+        raise TrainingError(f"what is taught is of {x.shape} and {scores.shape}, not examples {shape} and scores")
+    return Examples(x, scores)
 
 
 def scored(objective: Objective, scores: Floats, examples: Examples) -> Scored:
@@ -275,7 +293,8 @@ def _sgd(model: nn.Module, batches: Batches, asked: Train, generator: torch.Gene
         generator: of layers that draw.
         labels: of all the client's examples.
     """
-    settings, pull, objective = asked.settings, _Pull(asked), objective_of(model)
+    settings, pull = asked.settings, _Pull(asked)
+    objective = objective_of(model) if asked.taught is None else TAUGHT
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimiser = _optimiser(settings, list(parameters.values()))
     draws = Draws(lambda: [generator])

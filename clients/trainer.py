@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from edgekit.arrays import Weights, problem_with
-from edgekit.asks import Score, Scored, Train, Trained
+import numpy as np
+
+from edgekit.arrays import Array, Weights, problem_with
+from edgekit.asks import Predict, Score, Scored, Train, Trained
 from edgekit.data import Examples
 from edgekit.data.batches import LocalTask as LocalTask
 from edgekit.data.federated import Floats
@@ -28,6 +30,9 @@ class OneTrainer(Protocol):
     def score(self, asked: Score, examples: Examples) -> Scored:
         """Return how good weights are on examples."""
 
+    def scores(self, weights: Weights, x: Floats) -> Floats:
+        """Return the network's scores for examples, (examples, classes)."""
+
 
 class Trainer(OneTrainer, Protocol):
     """Trains one client on its own device."""
@@ -38,8 +43,18 @@ class Trainer(OneTrainer, Protocol):
     def check(self, asked: Train, examples: Examples) -> None:
         """See that `train` can do this, before anything is spent for it; raises as `train` does."""
 
-    def scores(self, weights: Weights, x: Floats) -> Floats:
-        """Return the network's scores for examples, (examples, classes)."""
+
+def told(request: Score | Predict, trainer: OneTrainer, examples: Examples) -> Scored | Array:
+    """Answer a request that trains nothing.
+
+    Args:
+        request: the request.
+        trainer: of the network that it names.
+        examples: that are measured.
+    """
+    if isinstance(request, Predict):
+        return trainer.scores({**(request.buffers or {}), **request.weights}, np.asarray(request.x, np.float32))
+    return trainer.score(request, examples)
 
 
 class CohortTrainer(Protocol):
@@ -61,6 +76,8 @@ def check_train(asked: Train, learnt: frozenset[str]) -> None:
     """
     if asked.settings.work == "local-dp":
         raise TrainingError("the round asks for split learning's work, but the network is not cut")
+    if asked.taught is not None and (asked.settings.work != "sgd" or asked.settings.protects):
+        raise TrainingError("a protected round trains on the client's own examples alone")
     for what, arrays in (("anchor", asked.anchor), ("drift", asked.drift)):
         like = asked.weights
         expected = {name: like[name] for name in like if what == "anchor" or name in (arrays or {})}

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.arrays import Weights, problem_with
+from edgekit.arrays import Array, Weights, problem_with
 from edgekit.errors import TrainingError
 from edgekit.local_settings import LocalSettings
 
@@ -62,6 +62,8 @@ class Train:
         drift: added to each step's gradient, by parameter; None is nothing. A parameter that is left out has none.
         module: names the network, one of the method's own `modules`; "" is the run's.
         buffers: running statistics to start from; None is those that the client was sent.
+        taught: (examples, scores) to train on instead of the client's own: the softened chances of the network come
+            nearer to those of the scores (Hinton et al. 2015, at temperature 1). Networks of torch alone can.
     """
 
     weights: Weights
@@ -70,6 +72,7 @@ class Train:
     drift: Weights | None = None
     module: str = ""
     buffers: Weights | None = None
+    taught: tuple[Array, Array] | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,23 @@ class Scored:
 
 
 @dataclass(frozen=True)
+class Predict:
+    """A request for the scores that weights give for examples; the answer is an array, (examples, classes).
+
+    Attributes:
+        weights: of the network.
+        x: the examples.
+        module: names the network, as of `Train`.
+        buffers: running statistics, as of `Train`.
+    """
+
+    weights: Weights
+    x: Array
+    module: str = ""
+    buffers: Weights | None = None
+
+
+@dataclass(frozen=True)
 class Exchange:
     """A client half's request to the server within a round; of interactive methods alone.
 
@@ -136,7 +156,7 @@ class Exchange:
     step: bool = False
 
 
-Request = Train | Score | Exchange
+Request = Train | Score | Predict | Exchange
 
 
 @dataclass(frozen=True)

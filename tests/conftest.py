@@ -17,6 +17,9 @@ from edgekit.data import Examples, FederatedDataset
 from edgekit.data import load as load_data
 from edgekit.experiment import Experiment
 from edgekit.export.runtimes import TFLITE_RUNTIME
+from edgekit.models import build
+from edgekit.runfolder import RunFolder
+from edgekit.server.loop.sync import Coordinator
 
 torch.set_num_threads(1)
 
@@ -100,6 +103,19 @@ def make_experiment():
     def make(*overrides: str) -> Experiment:
         quick = ["data.clients=6", "federation.rounds=2", "training.epochs=1", "training.batch_size=32"]
         return experiments.load(None, [*quick, *overrides])
+
+    return make
+
+
+@pytest.fixture
+def coordinate(tmp_path):
+    """A coordinator in a run folder; digits shared by 6 clients unless a dataset is given."""
+
+    def make(experiment, name="run", dataset=None, **heard):
+        dataset = dataset or load_data(experiment.data, experiment.seed)
+        model = build(experiment.model, dataset.shape, len(dataset.classes), experiment.seed, dataset.calibration.x)
+        (tmp_path / name).mkdir(exist_ok=True)
+        return Coordinator(experiment, dataset, model, RunFolder(tmp_path / name), **heard)
 
     return make
 

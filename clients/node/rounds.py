@@ -17,13 +17,13 @@ from edgekit import wire
 from edgekit.algorithms.base import answer_like, expected_of, with_mu
 from edgekit.algorithms.interactive import alone
 from edgekit.algorithms.split.stream import StreamLine
-from edgekit.asks import BUFFERS, WEIGHTS, Ask, Bundles, Score, Train, Update, packed
+from edgekit.asks import BUFFERS, WEIGHTS, Ask, Bundles, Train, Update, packed
 from edgekit.clients.budget import Budget, charge_for
 from edgekit.clients.halves import Answered, check_kept, client_of, keeps, leaving, measured, protected, run_halves
 from edgekit.clients.node import conditions
 from edgekit.clients.node.held import DeclinedError, Held, rng_of
 from edgekit.clients.node.sides import Side
-from edgekit.clients.trainer import LocalTask
+from edgekit.clients.trainer import LocalTask, told
 from edgekit.enrolment import parse_url
 from edgekit.errors import DataError, PrivacyError, RefusedError, StoppedError
 from edgekit.flower.parcel import ends_of
@@ -114,9 +114,9 @@ class Rounds:
         def answer(waiting: Mapping[int, Any]) -> dict[int, Answered]:
             nonlocal made
             request, made = waiting[0], made + 1
-            if isinstance(request, Score):
+            if not isinstance(request, Train):
                 limits.keep(ask.round, asked)
-                return {0: self._held.trainer_of(request.module).score(request, examples)}
+                return {0: told(request, self._held.trainer_of(request.module), examples)}
             own = digest if made == 1 else self._held.digest(digest.hex(), request.weights, str(made))
             task = LocalTask(examples, rng_of(own, "batches"), rng_of(own, "noise"), go_on)
             own_trainer = self._held.trainer_of(request.module)
@@ -168,7 +168,7 @@ class Rounds:
         kept = self._held.own_state().after() if keeps(algorithm, self._held.transforms) else {}
         client = client_of(ask, len(held), trainer.learnt, kept)
         half, trainer_of = self._held.algorithm.evaluate(ask, client), self._held.trainer_of
-        found = measured({0: half}, {0: ask}, lambda _, request: trainer_of(request.module).score(request, held))[0]
+        found = measured({0: half}, {0: ask}, lambda _, request: told(request, trainer_of(request.module), held))[0]
         if isinstance(found, Exception):
             raise found
         facts = {"loss": found.loss, "score": found.score, "examples": found.examples}

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from edgekit.algorithms.split.settings import Split
-from edgekit.arrays import Weights
+from edgekit.arrays import Array, Weights
 from edgekit.asks import (
     BUFFERS,
     WEIGHTS,
@@ -86,6 +86,9 @@ class Algorithm:
         moves: of its bundles those that move the model; () is all, others are counts and the like.
         trainings: how often a client trains in a round.
         stands: share of attackers among its clients up to which it promises anything.
+        needs_public: whether it looks at public examples: the server's own.
+        public: these, set before it begins; None at clients, and of methods that need none.
+        outputs: how many scores the run's network gives for an example; likewise.
         needs_torch: what of it only nodes with torch can do, "" if nothing.
     """
 
@@ -107,6 +110,9 @@ class Algorithm:
     moves: tuple[str, ...] = ()
     trainings: int = 1
     stands: float = 1.0
+    needs_public: bool = False
+    public: Array | None = None
+    outputs: int = 0
     needs_torch: str = ""
 
     def __init__(self, settings: Section | None = None) -> None:

@@ -40,6 +40,12 @@ def prepare(
             f"{experiment.federation.method} has clients train networks of unequal widths, but {other}: leave it out"
         )
     shape, classes = dataset.shape, len(dataset.classes)
+    if algorithm.needs_public:
+        if dataset.objective.labels != "class":
+            raise ExperimentError(
+                f"{experiment.federation.method} teaches chances of classes, not {dataset.objective.name}: use another"
+            )
+        algorithm.public, algorithm.outputs = dataset.calibration.x, classes
 
     def made(section: Model) -> nn.Module:
         return build(section, shape, classes, experiment.seed, objective=dataset.objective)

@@ -6,11 +6,11 @@ from typing import Any
 from torch import nn
 
 from edgekit.algorithms.base import Algorithm
-from edgekit.asks import Score, Scored, Train, Trained
+from edgekit.asks import Predict, Score, Train
 from edgekit.clients.halves import MOST_REQUESTS
 from edgekit.clients.others import Others
 from edgekit.clients.torch_trainer import TorchTrainer
-from edgekit.clients.trainer import LocalTask
+from edgekit.clients.trainer import LocalTask, told
 from edgekit.data import FederatedDataset
 from edgekit.errors import TrainingError
 from edgekit.randomness import generator
@@ -40,7 +40,7 @@ class ServerTrainer:
         Raises:
             TrainingError: it asks for something unknown, or never ends.
         """
-        given: Trained | Scored | None = None
+        given: Any = None
         for made in range(MOST_REQUESTS):
             try:
                 request = merge.send(given)
@@ -50,12 +50,12 @@ class ServerTrainer:
         merge.close()
         raise TrainingError(f"its merge made {MOST_REQUESTS} requests without an end")
 
-    def _answer(self, request: object, number: int, made: int) -> Trained | Scored:
-        if not isinstance(request, Train | Score):
-            raise TrainingError(f"its merge asks for {request!r:.80}: it may yield Train or Score")
+    def _answer(self, request: object, number: int, made: int) -> Any:
+        if not isinstance(request, Train | Score | Predict):
+            raise TrainingError(f"its merge asks for {request!r:.80}: it may yield Train, Score or Predict")
         trainer = self._others[request.module] if request.module else self._own
-        if isinstance(request, Score):
-            return trainer.score(request, self._examples)
+        if not isinstance(request, Train):
+            return told(request, trainer, self._examples)
         draw = generator(self._seed, "server batches", number, made)
         trainer.check(request, self._examples)
         return trainer.train(request, LocalTask(self._examples, draw, draw))

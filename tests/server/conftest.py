@@ -6,27 +6,10 @@ import pytest
 
 from edgekit import wire
 from edgekit.clients.node.folder import NodeFolder
-from edgekit.data import load
 from edgekit.errors import LinkDownError, StaleError
 from edgekit.flower.fleet import FleetLink
 from edgekit.flower.parcel import begin
-from edgekit.models import build
-from edgekit.runfolder import RunFolder
-from edgekit.server.loop.sync import Coordinator
 from edgekit.version import __version__
-
-
-@pytest.fixture
-def coordinate(tmp_path):
-    """A coordinator in a run folder; digits shared by 6 clients unless a dataset is given."""
-
-    def make(experiment, name="run", dataset=None, **heard):
-        dataset = dataset or load(experiment.data, experiment.seed)
-        model = build(experiment.model, dataset.shape, len(dataset.classes), experiment.seed, dataset.calibration.x)
-        (tmp_path / name).mkdir(exist_ok=True)
-        return Coordinator(experiment, dataset, model, RunFolder(tmp_path / name), **heard)
-
-    return make
 
 
 class Impostor:

@@ -76,7 +76,8 @@ class Everybody:
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    "method", ["scaffold", "rolling:Rolling", "feddyn", "ditto", "fedbn", "ifca", "qfedavg", "fltrust"]
+    "method",
+    ["scaffold", "rolling:Rolling", "feddyn", "ditto", "fedbn", "ifca", "qfedavg", "fltrust", "feddf", "fedmd"],
 )
 def test_two_nodes_end_where_the_simulation_of_two_clients_ends(
     federation, fleet, edgekit, tmp_path, method, monkeypatch
@@ -88,13 +89,15 @@ def test_two_nodes_end_where_the_simulation_of_two_clients_ends(
     chosen = [f"federation.algorithm={method}", "federation.rounds=3", "data.clients=2"]
     chosen += ["training.batch_size=1000", "serve.deadline_seconds=60"]
     chosen += ["model.norm=group"] if method == "fedbn" else []
+    chosen += ['federation.arguments={networks=["mlp"], batch_size=1000}'] if method == "fedmd" else []
     own = method.startswith("rolling")
     if own:
         chosen += ['federation.transforms=["rolling:Fading"]', "federation.selector=rolling:Everybody"]
     one = federation(*chosen, "serve.nodes=2")
     one.serve("--once", codes=2)
     one.join("torch", "--client", "0", "--trainer", "torch", "--module", "rolling")
-    one.join("litert", "--client", "1", "--trainer", "litert", "--module", "rolling")
+    second = "torch" if method == "fedmd" else "litert"
+    one.join("litert", "--client", "1", "--trainer", second, "--module", "rolling")
     one.wait_for_end(300)
     assert [r["replies"] for r in one.rounds()] == [2, 2, 2], one.notices()
     done = edgekit("run", "--out", "run", *fleet.QUICK, *chosen, cwd=tmp_path)
