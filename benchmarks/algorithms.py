@@ -51,12 +51,15 @@ METHODS: dict[str, dict[str, list[str]]] = {
         "ditto": ["federation.algorithm=ditto", "federation.arguments.pull=0.1"],
         "ifca": ["federation.algorithm=ifca", "federation.arguments.clusters=5"],
         "qfedavg": ["federation.algorithm=qfedavg", "federation.arguments.q=1"],
+        "fedmd": ["federation.algorithm=fedmd", "data.calibration_examples=500"],
     },
     "rounds": {
         "fedavg": [],
         "fedprox": ["federation.algorithm=fedprox", "federation.arguments.proximal_mu=0.01"],
         "scaffold": ["federation.algorithm=scaffold"],
         "feddyn": ["federation.algorithm=feddyn", "federation.arguments.alpha=0.05"],
+        "feddf": ["federation.algorithm=feddf", "data.calibration_examples=500"],
+        "fedavg-500": ["data.calibration_examples=500"],
         "fednova": ["federation.algorithm=fednova"],
     },
     "niid": {

@@ -21,6 +21,7 @@ from edgekit.export.metadata import add_metadata, describe
 from edgekit.export.quantise import number_format, quantise, worst_layer
 from edgekit.export.ranges import Inputs
 from edgekit.export.verify import Latency, Ran, run_examples
+from edgekit.models.adapters import merged
 from edgekit.models.fake_quantisation import integers_of
 from edgekit.models.norm import fold_weight_standardisation
 from edgekit.models.sequence import vocabulary_of
@@ -97,12 +98,12 @@ class Subject:
     @cached_property
     def float32(self) -> bytes:
         """The float32 file that every preset starts from."""
-        return to_float32(self.model, self.shape)
+        return to_float32(merged(self.model), self.shape)
 
     @cached_property
     def equalised(self) -> bytes:
         """The float32 file of the network with channels of like ranges."""
-        return to_float32(equalised(fold_weight_standardisation(self.model))[0], self.shape)
+        return to_float32(equalised(fold_weight_standardisation(merged(self.model)))[0], self.shape)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch import nn
 from edgekit import plugins
 from edgekit.data.federated import Floats
 from edgekit.errors import EdgekitError, ExperimentError, ModelError
+from edgekit.models.adapters import adapt
 from edgekit.models.freezing import train_only
 from edgekit.models.lsuv import unit_variance
 from edgekit.models.qcfs import fit_thresholds, use_qcfs
@@ -86,6 +87,8 @@ def build(
             on_notice(
                 "the first feature tells padding: model.arguments = {masked = true} leaves padding out of the mean"
             )
+    if settings.adapters:
+        adapt(model, settings.adapters, settings.adapter, settings.rank, seed)
     train_only(model, settings.only)
     objective.prepare(model)
     return model
@@ -105,6 +108,8 @@ def narrower(model: nn.Module, width: float) -> nn.Module:
     if section is None:
         raise ModelError(f"{type(model).__name__} cannot be built narrower: it is not of an experiment's [model]")
     settings, shape, classes = section
+    if settings.adapters:
+        raise ModelError("a network with adapters cannot be built narrower: leave model.adapters out")
     narrow = settings.model_copy(update={"width": settings.width * width, "weights": "", "new": [], "only": []})
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():

@@ -6,6 +6,8 @@ from pydantic import Field
 
 from edgekit.section import Arguments, Positive, Section
 
+AdapterKind = Literal["lora", "bottleneck"]
+
 
 class Model(Section):
     """The network."""
@@ -26,5 +28,12 @@ class Model(Section):
     """Layers that do not come from that file, such as `["head"]` for other classes."""
     only: list[str] = []
     """Layers that learn, such as `["head"]`; all else stays, statistics of BatchNorm too. Empty is all."""
+    adapters: list[str] = []
+    """Linear layers and convolutions that get an adapter, such as `["layers.*"]`: few numbers to train beside what was
+    trained elsewhere ([federation.md](federation.md#adapters)). Those of layer `fc` are called `fc.adapter`."""
+    adapter: AdapterKind = "lora"
+    """Beside a layer (`lora`; Hu et al. 2022), or behind it (`bottleneck`; Houlsby et al. 2019)."""
+    rank: Annotated[int, Field(ge=1, le=4096)] = 4
+    """Width of adapters."""
     arguments: Arguments = {}
     """Of the network's constructor."""

@@ -15,6 +15,7 @@ from torch import nn
 from edgekit.data import Examples, FederatedDataset
 from edgekit.errors import ConversionError
 from edgekit.experiment import Experiment
+from edgekit.models.adapters import merged
 from edgekit.models.cost import macs
 from edgekit.neuromorphic import LoihiNetwork, SpikingNetwork, convert, loihi, network, quantise
 from edgekit.neuromorphic.decision import affordable, curve, decide
@@ -103,7 +104,7 @@ def of_model(
     model: nn.Module, calibration: Examples, test: Examples, classes: list[str], settings: Spiking, seed: int
 ) -> Subject:
     """Convert a network, and tune what it loses."""
-    converted = convert(model, calibration, classes, settings)
+    converted = convert(merged(model), calibration, classes, settings)
     spiking, notices, tuned = converted.network, [], "not needed"
     steps = _steps(spiking, calibration, settings)
     if not settings.tune:
