@@ -220,7 +220,7 @@ def protected(update: object, ask: Ask, noise: Callable[[], np.random.Generator]
             name: _bounded(arrays, ask.bundles[WEIGHTS] if name == WEIGHTS else None, *_scale(name, settings), rng)
             for name, arrays in bundles.items()
         }
-    return Update(bundles)
+    return Update(bundles, grids=update.grids)  # where clipping left them on these
 
 
 def check_kept(update: Update, state: Mapping[str, Weights], expected: Bundles) -> None:
@@ -250,7 +250,7 @@ def _well_formed(update: object) -> Update:
     for arrays in bundles.values():
         if not all(isinstance(array, np.ndarray | np.generic) for array in arrays.values()):
             raise TrainingError("the method's client half gave an Update with values that are no arrays")
-    return Update(bundles, weight, facts)
+    return Update(bundles, weight, facts, update.grids)
 
 
 def _scale(bundle: str, settings: LocalSettings) -> tuple[float, float]:

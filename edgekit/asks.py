@@ -168,11 +168,13 @@ class Update:
         weight: of this client in means, such as its number of examples.
         facts: what else it tells. Where updates are protected, nothing: what has to travel then goes into a bundle,
             which privacy bounds and counts.
+        grids: step and bits of arrays that a transform put on a grid, by `bundle:name`: a hint for who sends them.
     """
 
     bundles: Bundles
     weight: float = 1.0
     facts: Mapping[str, Fact] = field(default_factory=dict)
+    grids: Mapping[str, tuple[float, int]] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:

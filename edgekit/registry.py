@@ -345,6 +345,10 @@ TRANSFORMS = Registry(
     {
         "top-k": Entry("edgekit.transforms.top_k:TopK", "the largest changes alone are sent", "Stich et al. 2018"),
         "random-k": Entry("edgekit.transforms.random_k:RandomK", "changes drawn by lot are sent", "Stich et al. 2018"),
+        "quantise": Entry(
+            "edgekit.transforms.quantise:Quantise", "changes in 8 or 4 bits, rounded at random", "Alistarh et al. 2017"
+        ),
+        "sign": Entry("edgekit.transforms.sign:Sign", "signs of changes, one bit each", "Karimireddy et al. 2019"),
     },
     "edgekit.transforms",
 )

@@ -1,12 +1,12 @@
 """Updates of which most is as it was: places and values instead of whole arrays. Exact: nothing is rounded."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from edgekit.arrays import Array, Weights
-from edgekit.asks import WEIGHTS, Ask, Bundles, Reply, packed
+from edgekit.asks import WEIGHTS, Bundles, packed
 from edgekit.errors import TrainingError
 
 AT, TO = "#at", "#to"
@@ -28,7 +28,7 @@ def thinned(bundles: Bundles, sent: Bundles) -> tuple[Weights, list[str]]:
     flat: Weights = {}
     names = []
     for path, array in packed(bundles).items():
-        places = _changed(array, _base(path, array, sent))
+        places = _changed(array, base_of(path, array, sent))
         if places is None:
             flat[path] = array
             continue
@@ -36,25 +36,6 @@ def thinned(bundles: Bundles, sent: Bundles) -> tuple[Weights, list[str]]:
         flat[path + AT] = places.astype(_places_of(array))
         flat[path + TO] = np.ascontiguousarray(array).reshape(-1)[places]
     return flat, names
-
-
-def bytes_of(replies: Iterable[Reply], asks: Mapping[int, Ask], *, thins: bool) -> int:
-    """Return the bytes that replies' updates take on their way.
-
-    Args:
-        replies: with or without an update.
-        asks: what each client was asked.
-        thins: whether a transform leaves most numbers as they were, so that these do not travel.
-    """
-    answered = [(reply.update, asks[reply.client].bundles) for reply in replies if reply.update is not None]
-    if not thins:
-        return sum(update.nbytes for update, _ in answered)
-    return sum(size_of(update.bundles, sent) for update, sent in answered)
-
-
-def size_of(bundles: Bundles, sent: Bundles) -> int:
-    """Return the bytes that bundles take so."""
-    return sum(array.nbytes for array in thinned(bundles, sent)[0].values())
 
 
 def whole(flat: Weights, names: object, like: Bundles, sent: Bundles) -> Weights:
@@ -84,15 +65,21 @@ def whole(flat: Weights, names: object, like: Bundles, sent: Bundles) -> Weights
         )
         if not fits or (len(at) and (int(at[-1]) >= array.size or not (at[1:] > at[:-1]).all())):
             raise TrainingError(f"the sparse array {path[:40]!r} does not fit")
-        base = _base(path, array, sent)
+        base = base_of(path, array, sent)
         values = np.zeros(array.size, array.dtype) if base is None else np.array(base, order="C").reshape(-1)
         values[at] = to
         found[path] = values.reshape(array.shape)
     return {path: found[path] for path in (*(one for one in expected if one in found), *(set(found) - set(expected)))}
 
 
-def _base(path: str, array: Array, sent: Mapping[str, Weights]) -> Array | None:
-    """Return what an array is a change of; None of zeros."""
+def base_of(path: str, array: Array, sent: Mapping[str, Weights]) -> Array | None:
+    """Return what an array is a change of; None of zeros.
+
+    Args:
+        path: its `bundle:name`.
+        array: of its shape.
+        sent: what the client was sent.
+    """
     bundle, _, name = path.partition(":")
     base = sent.get(WEIGHTS, {}).get(name) if bundle == WEIGHTS else None
     return base if base is not None and base.shape == array.shape and base.dtype == array.dtype else None

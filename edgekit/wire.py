@@ -17,7 +17,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from flwr.app import Message as FlowerMessage
 
-from edgekit import arrays, sparse, strict_json
+from edgekit import arrays, compact, strict_json
 from edgekit.arrays import Weights
 from edgekit.asks import WEIGHTS, Ask, Bundles, Scored, Update, packed, unpacked
 from edgekit.errors import EdgekitError, RefusedError, TrainingError
@@ -128,11 +128,12 @@ def telling(update: Update, sent: Bundles | None = None) -> tuple[dict[str, Any]
 
     Args:
         update: the update.
-        sent: what the client was sent; arrays that are mostly as they were then travel as places and values.
+        sent: what the client was sent; arrays that are mostly as they were then travel as places and values, and those
+            on a grid as codes.
     """
-    flat, names = sparse.thinned(update.bundles, sent) if sent is not None else ({}, [])
-    if names:
-        bundles: dict[str, Any] = {"bundles": list(update.bundles), "sparse": names}
+    flat, form = compact.compacted(update, sent) if sent is not None else ({}, {})
+    if form:
+        bundles: dict[str, Any] = {"bundles": list(update.bundles), **form}
         content = arrays.to_bytes(flat)
     else:
         bundles, content = _as_content(update.bundles)
@@ -147,7 +148,7 @@ def update_of(told: Message, like: Bundles | None = None, sent: Bundles | None =
 
     Args:
         told: the message.
-        like: arrays of the shapes that the update must have; without, none may travel as places and values.
+        like: arrays of the shapes that the update must have; without, all must travel whole.
         sent: what the client was sent.
 
     Raises:
@@ -192,9 +193,9 @@ def _bundles(message: Message, like: Bundles | None = None, sent: Bundles | None
     if not isinstance(names, list) or not all(isinstance(name, str) and ":" not in name for name in names):
         raise RefusedError("the names of its bundles cannot be read")
     flat = message.weights()
-    if "sparse" in message.facts:
+    if compact.SPARSE in message.facts or compact.CODED in message.facts:
         try:
-            flat = sparse.whole(flat, message.facts["sparse"], like or {}, sent or {})
+            flat = compact.whole(flat, message.facts, like or {}, sent or {})
         except TrainingError as error:
             raise RefusedError(str(error)) from None
     found = unpacked(flat)

@@ -71,8 +71,8 @@ class Rounds:
             raise RefusedError("this device's data does not fit the round; its own log says why") from None
         log.info("round %d: trained on this device's examples (%s)", ask.round, settings.work)
         told = {"device": conditions.facts(self._held.node_settings.share)}
-        thins = any(one.thins for one in self._held.transforms)
-        return self._reply(update, message, told, ask.bundles if thins else None)
+        compacts = any(one.compacts for one in self._held.transforms)
+        return self._reply(update, message, told, ask.bundles if compacts else None)
 
     def _interact(self, side: Side, asked: wire.Message, ask: Ask, message: Message) -> Message:
         """Run this device's half of an interactive method, over a stream to the coordinator."""

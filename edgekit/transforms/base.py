@@ -49,14 +49,14 @@ class Transform:
         needs: what it looks at of a round's updates at the server.
         gives: what is seen of them behind it.
         keeps: whether clients keep something for it between rounds.
-        thins: whether it leaves most numbers of an update as they were, which are then not sent.
+        compacts: whether what it leaves travels in less than whole arrays: most numbers as they were, or all on a grid.
     """
 
     Settings: ClassVar[type[Section]] = Section
     needs: Seen = "sum"
     gives: Seen = "sum"
     keeps: bool = False
-    thins: bool = False
+    compacts: bool = False
 
     @property
     def passed(self) -> float:

@@ -23,7 +23,7 @@ class RandomK(Transform):
 
     Settings: ClassVar[type[Section]] = RandomKSettings
     settings: RandomKSettings
-    thins = True
+    compacts = True
 
     @property
     def passed(self) -> float:

@@ -27,7 +27,7 @@ class TopK(Transform):
 
     Settings: ClassVar[type[Section]] = TopKSettings
     settings: TopKSettings
-    thins = True
+    compacts = True
 
     @property
     def passed(self) -> float:

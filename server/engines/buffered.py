@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit import sparse
+from edgekit import compact
 from edgekit.algorithms.fedbuff import STALENESS
 from edgekit.arrays import Weights
 from edgekit.asks import Ask, Reply, Update, packed, unpacked
@@ -127,7 +127,7 @@ class BufferedDevices(VirtualDevices):
         replies = [self._reply(one, number) for one in landed if one.end in (clocks.DONE, FAILED)]
         gone = [one for one in landed if one.end in WORDS]
         missed = [(one.client, f"{self.name_of(one.client)} was {WORDS[one.end]}") for one in gone]
-        up = sparse.bytes_of(replies, answered, thins=self._thins)
+        up = compact.bytes_of(replies, answered, compact=self._compacts)
         down = sum(ask.nbytes for _, ask in begun)
         return Exchanged(replies, up, down, missed=missed, asks=answered)
 

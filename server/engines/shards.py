@@ -7,7 +7,7 @@ from importlib.metadata import version
 from itertools import islice
 from typing import Literal, Protocol
 
-from edgekit import sparse
+from edgekit import compact
 from edgekit.asks import Ask, Reply, Scored
 from edgekit.errors import EdgekitError, TrainingError
 from edgekit.server.engines.base import Fold, Taken
@@ -109,7 +109,7 @@ def done(simulation: Simulation, common: Common, shard: Shard) -> Answered:
     if common.kind == "measure":
         return Answered(scores=simulation.clients.measure(asks))
     replies = simulation.clients.train(asks)
-    size = sparse.bytes_of(replies, asks, thins=any(one.thins for one in simulation.recipe.transforms))
+    size = compact.bytes_of(replies, asks, compact=any(one.compacts for one in simulation.recipe.transforms))
     if common.fold is None:
         return Answered(replies, bytes_up=size)
     return Answered(taken=common.fold(replies, asks), bytes_up=size)

@@ -96,7 +96,7 @@ class VirtualDevices:
         )
         self._began = self.clock.time
         self._operations = float(PASSES * cost.macs * algorithm.trainings)
-        self._thins = any(one.thins for one in transforms)
+        self._compacts = any(one.compacts for one in transforms)
         self._share = float(np.prod([one.passed for one in transforms]))
         # What one client owns moves its own update alone: times by which others are judged may not go by it.
         self._equal = dataset.examples_a_client if experiment.privacy.on else 0

@@ -211,10 +211,10 @@ def planned(
     which = f"federation.{'strategy' if federation.strategy else 'algorithm'} {federation.method}"
     if algorithm.losses:
         raise ExperimentError(f"{which} needs the clients' losses, which private clients keep")
-    if experiment.privacy.noise == "client" and (thin := [one for one in transforms if one.thins]):
+    if experiment.privacy.noise == "client" and (small := [one for one in transforms if one.compacts]):
         raise ExperimentError(
-            f"federation.transforms: {type(thin[0]).__name__} leaves out what noise by the client fills again: use "
-            "privacy.noise = 'server', or leave it out"
+            f"federation.transforms: {type(small[0]).__name__} makes updates small, which noise by the client undoes: "
+            "use privacy.noise = 'server', or leave it out"
         )
     if algorithm.trainings > 1:
         raise ExperimentError(

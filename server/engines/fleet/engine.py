@@ -11,7 +11,7 @@ import numpy as np
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from edgekit import sparse, wire
+from edgekit import compact, wire
 from edgekit.algorithms.base import MODULE, Algorithm, answer_like
 from edgekit.algorithms.slices import Sliced
 from edgekit.arrays import Weights
@@ -87,7 +87,7 @@ class FleetEngine:
             self.trainer += f", {host.trainer}"
             parameters = {name: array.shape for name, array in host.device_like.items()}
         transforms = chain.make(experiment.federation.transforms)
-        self._thins = any(one.thins for one in transforms)
+        self._compacts = any(one.compacts for one in transforms)
         plain = algorithm.plain and not any(one.on_clients for one in transforms)
         kinds: tuple[str, ...] = KINDS if plain else ("torch", "litert")
         method, otherwise = experiment.federation.method, ""
@@ -177,7 +177,8 @@ class FleetEngine:
                 self.presence.trained(node)
                 replies.append(Reply(node, update))
         answered = [reply for reply in replies if reply.update is not None]
-        up, down = sparse.bytes_of(replies, asks, thins=self._thins), sum(ask.nbytes for ask in asks.values())
+        up = compact.bytes_of(replies, asks, compact=self._compacts)
+        down = sum(ask.nbytes for ask in asks.values())
         if self._host is not None:
             up, down = self._host.take_traffic()
             up, down = up + self._host.own_bytes * len(answered), down + self._host.own_bytes * len(asks)
