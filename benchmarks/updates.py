@@ -44,6 +44,9 @@ ROWS = {
     "top-k 2 %": sent("top-k", share=0.02),
     "top-k 0.66 %, no feedback": sent("top-k", share=0.0066, feedback=False),
     "random-k 10 %": sent("random-k", share=0.1),
+    "8 bits": sent("quantise", bits=8),
+    "4 bits": sent("quantise", bits=4),
+    "sign": sent("sign"),
 }
 
 
@@ -58,6 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--rows", default=",".join(ROWS), help="beside whole updates")
     parser.add_argument("--json", action="store_true", help="for machines")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -67,7 +71,8 @@ def main() -> None:
         data = mnist.tenth(place)
         for who, clients in WHO.items():
             found: dict[str, list[tuple[float, int]]] = {}
-            for name, keys in ROWS.items():
+            chosen = {WHOLE, *options.rows.split(",")}
+            for name, keys in ((name, keys) for name, keys in ROWS.items() if name in chosen):
                 more = [f"data.source=npz:{data}", f"federation.rounds={options.rounds}"]
                 more.append(f"federation.evaluate_every={options.rounds}")
                 found[name] = [measured([*SHARED, *clients, *keys, *more, f"seed={s}"]) for s in range(options.seeds)]
