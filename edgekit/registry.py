@@ -227,6 +227,12 @@ ALGORITHMS = Registry(
             ("scaffold", "Scaffold", "control variates take the clients' drift out", "Karimireddy et al. 2020"),
             ("fednova", "FedNova", "clients with unequal numbers of steps count by direction", "Wang et al. 2020"),
             ("feddyn", "FedDyn", "a regulariser that moves along takes the clients' drift out", "Acar et al. 2021"),
+            (
+                "ring",
+                "Ring",
+                "ring all-reduce: segments travel from member to member",
+                "Patarasuk & Yuan 2009",
+            ),
             ("feddf", "FedDF", "the mean model learns what all models answer on public examples", "Lin et al. 2020"),
             ("fedmd", "FedMD", "clients share answers instead of weights, each its own network", "Li & Wang 2019"),
             ("fedbuff", "FedBuff", "asynchronous: a step whenever a buffer of updates is full", "Nguyen et al. 2022"),

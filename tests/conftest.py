@@ -111,9 +111,11 @@ def make_experiment():
 def coordinate(tmp_path):
     """A coordinator in a run folder; digits shared by 6 clients unless a dataset is given."""
 
-    def make(experiment, name="run", dataset=None, **heard):
+    def make(experiment, name="run", dataset=None, model=None, **heard):
         dataset = dataset or load_data(experiment.data, experiment.seed)
-        model = build(experiment.model, dataset.shape, len(dataset.classes), experiment.seed, dataset.calibration.x)
+        if model is None:
+            x, classes = dataset.calibration.x, len(dataset.classes)
+            model = build(experiment.model, dataset.shape, classes, experiment.seed, x)
         (tmp_path / name).mkdir(exist_ok=True)
         return Coordinator(experiment, dataset, model, RunFolder(tmp_path / name), **heard)
 

@@ -86,6 +86,8 @@ class Algorithm:
         moves: of its bundles those that move the model; () is all, others are counts and the like.
         trainings: how often a client trains in a round.
         stands: share of attackers among its clients up to which it promises anything.
+        phases: whether it goes on where the network changes between rounds, as compression has it.
+        relays: whether clients pass on what others sent, so that an update tells nothing of one client by itself.
         needs_public: whether it looks at public examples: the server's own.
         public: these, set before it begins; None at clients, and of methods that need none.
         outputs: how many scores the run's network gives for an example; likewise.
@@ -110,6 +112,8 @@ class Algorithm:
     moves: tuple[str, ...] = ()
     trainings: int = 1
     stands: float = 1.0
+    phases: bool = True
+    relays: bool = False
     needs_public: bool = False
     public: Array | None = None
     outputs: int = 0

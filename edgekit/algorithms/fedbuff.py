@@ -34,6 +34,7 @@ class FedBuff(Algorithm):
     Settings: ClassVar[type[Section]] = FedBuffSettings
     settings: FedBuffSettings
     bundles = (DELTA,)
+    phases = False  # what is under way is of the network as it was
 
     @property
     def buffer(self) -> int:

@@ -31,6 +31,7 @@ class FedDF(Algorithm):
     Settings: ClassVar[type[Section]] = FedDFSettings
     settings: FedDFSettings
     reads = "each"
+    statistics = False  # single models are asked, whose statistics no method sees
     needs_public = True
 
     def merge(self, state: State, got: Aggregate, number: int) -> Generator[Request, Any, State]:

@@ -8,7 +8,7 @@ import numpy as np
 from edgekit.algorithms.base import MODULE, Algorithm, Client, Half, State, facts_of
 from edgekit.arrays import Weights
 from edgekit.asks import WEIGHTS, Aggregate, Ask, Bundles, Predict, Request, Score, Scored, Train, Update, mean_of
-from edgekit.errors import TrainingError
+from edgekit.errors import ModelError, TrainingError
 from edgekit.local_settings import LocalSettings
 from edgekit.models.settings import Model
 from edgekit.section import Count, Positive, Section
@@ -49,6 +49,8 @@ class FedMD(Algorithm):
     reads = "each"  # whose answer came has its network
     bundles = (SCORES,)
     keeps = True
+    phases = False  # it would change at the server, not at the clients
+    statistics = False
     needs_public = True
     trainings = 2
     needs_torch = "FedMD teaches by others' answers, which a training graph cannot: it"
@@ -70,11 +72,18 @@ class FedMD(Algorithm):
         """Make the clients' networks, for their first weights.
 
         Raises:
-            ModelError: one cannot be built for these examples.
+            ModelError: one cannot be built for these examples, or keeps running statistics.
         """
+        from edgekit.models import batch_norms
+
         self._first: dict[str, Weights] = {}
         for name, section in self.modules.items():
-            learnt = [(key, p) for key, p in build(section).named_parameters() if p.requires_grad]
+            network = build(section)
+            if norms := batch_norms(network):
+                raise ModelError(
+                    f"federation.arguments.networks: {name} keeps statistics ({norms[0]}), which do not travel"
+                )
+            learnt = [(key, p) for key, p in network.named_parameters() if p.requires_grad]
             self._first[name] = {key: p.detach().cpu().numpy().copy() for key, p in learnt}
 
     def begin(self, weights: Weights, learnt: frozenset[str]) -> State:

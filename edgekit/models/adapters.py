@@ -95,18 +95,26 @@ def adapt(model: nn.Module, layers: Sequence[str], kind: AdapterKind, rank: int,
     Raises:
         ModelError: a name is of no such layer.
     """
-    able = {name: layer for name, layer in model.named_modules() if isinstance(layer, Layer)}
+    named = model.named_modules(remove_duplicate=False)
+    able = {name: layer for name, layer in named if isinstance(layer, Layer)}
     for pattern in layers:
         if not any(is_of(name, [pattern]) for name in able):
             raise ModelError(
                 f"model.adapters {pattern!r} is no linear layer or convolution; {nearest(pattern, sorted(able))}"
             )
+    made: dict[int, nn.Module] = {}  # a layer that stands in several places stays one
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for name, layer in able.items():
             if is_of(name, layers):
-                parent, _, own = name.rpartition(".")
-                setattr(model.get_submodule(parent), own, KINDS[kind](layer, rank))
+                if id(layer) not in made:
+                    made[id(layer)] = KINDS[kind](layer, rank)
+                _put(model, name, made[id(layer)])
+
+
+def _put(model: nn.Module, name: str, layer: nn.Module) -> None:
+    parent, _, own = name.rpartition(".")
+    setattr(model.get_submodule(parent), own, layer)
 
 
 @torch.no_grad()
@@ -117,12 +125,14 @@ def merged(model: nn.Module) -> nn.Module:
     """
     if not any(isinstance(layer, LoRA) for layer in model.modules()):
         return model
-    made = copy.deepcopy(model)
-    for name, layer in list(made.named_modules()):
+    made, done = copy.deepcopy(model), dict[int, nn.Module]()
+    for name, layer in list(made.named_modules(remove_duplicate=False)):
         if not isinstance(layer, LoRA) or getattr(layer.base, "groups", 1) != 1:
             continue
-        down, up = (part.get_parameter("weight") for part in layer.adapter)
-        layer.base.weight += torch.einsum("or,ri...->oi...", up.reshape(up.shape[:2]), down)
-        parent, _, own = name.rpartition(".")
-        setattr(made.get_submodule(parent), own, layer.base)
+        if id(layer) not in done:
+            down, up = (part.get_parameter("weight") for part in layer.adapter)
+            one = copy.deepcopy(layer.base)  # whoever shares its weights keeps them as they were
+            one.weight = nn.Parameter(one.weight + torch.einsum("or,ri...->oi...", up.reshape(up.shape[:2]), down))
+            done[id(layer)] = one
+        _put(made, name, done[id(layer)])
     return made

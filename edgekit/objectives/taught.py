@@ -16,7 +16,10 @@ class Taught(CrossEntropy):
         from torch.nn import functional
 
         told = functional.log_softmax(y.to(scores.dtype), 1)
-        return (told.exp() * (told - functional.log_softmax(scores, 1))).sum(1)
+        if scores.dim() == 3:  # of several answers, as early exits give, each learns
+            told = told.unsqueeze(1)
+        apart = (told.exp() * (told - functional.log_softmax(scores, -1))).sum(-1)
+        return apart if apart.dim() == 1 else apart.mean(1)
 
 
 TAUGHT = Taught()

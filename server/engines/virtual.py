@@ -153,7 +153,8 @@ class VirtualDevices:
         found = self._engine.exchange({client: asks[client] for client in sorted(done)}, fold)
         unused = sum(ask.nbytes for client, ask in asks.items() if client not in set(done))
         missed = [(client, "not done by the deadline, or gone") for client in asks if client not in set(done)]
-        return replace(found, bytes_down=found.bytes_down + unused, missed=missed)
+        up = round(float(work.up.sum()))  # as if all had answered: who can, is no secret, so that these would tell
+        return replace(found, bytes_up=up, bytes_down=found.bytes_down + unused, missed=missed)
 
     @property
     def _round_seconds(self) -> float:
@@ -201,6 +202,11 @@ class VirtualDevices:
             battery_joules=full,
             deadline=self._settings.deadline_seconds,
         )
+
+    @property
+    def secret(self) -> bool:
+        """Whether nobody may learn who took part."""
+        return self._secret
 
     @property
     def surplus(self) -> int:

@@ -39,6 +39,13 @@ def prepare(
         raise ExperimentError(
             f"{experiment.federation.method} has clients train networks of unequal widths, but {other}: leave it out"
         )
+    if not algorithm.phases and _several(experiment, phase):
+        method = experiment.federation.method
+        raise ExperimentError(
+            f"{method} cannot go on where the network changes between rounds: leave [compression] out"
+        )
+    if algorithm.relays and (other := _other_than_passing_on(experiment, chain)):
+        raise ExperimentError(f"{experiment.federation.method} has clients pass on what others sent, but {other}")
     shape, classes = dataset.shape, len(dataset.classes)
     if algorithm.needs_public:
         if dataset.objective.labels != "class":
@@ -53,6 +60,24 @@ def prepare(
     algorithm.prepare(experiment.model, shape, made, released=chain.sums, seed=experiment.seed)
 
 
+def _several(experiment: Sections, phase: Phase | None) -> bool:
+    """Whether the network changes between the run's rounds."""
+    return phase is not None and bool(phase.number or phase.until < experiment.federation.rounds)
+
+
+def _other_than_passing_on(experiment: Sections, chain: Chain) -> str:
+    """Say what of an experiment is for clients that each send an update of their own, "" if nothing."""
+    if experiment.privacy.on:
+        return "privacy bounds what is one client's: leave [privacy] out"
+    if experiment.federation.cohort:
+        return "a ring is closed with all that are there: set federation.cohort = 0"
+    if chain.transforms:
+        return "federation.transforms are for updates: leave them out"
+    if experiment.attack.on:
+        return "[attack] changes updates: leave it out"
+    return ""
+
+
 def _other_than_one_network(
     algorithm: Algorithm, experiment: Sections, model: nn.Module, chain: Chain, phase: Phase | None
 ) -> str:
@@ -61,7 +86,7 @@ def _other_than_one_network(
         return "compression.distil.features is of the map of the one that all have"
     if getattr(algorithm, "own_classes", False) and experiment.training.weight_decay:
         return "training.weight_decay moves the rows of classes that a client has not, which a masked loss leaves alone"
-    if done_to(model) or (phase is not None and (phase.number or phase.until < experiment.federation.rounds)):
+    if done_to(model) or _several(experiment, phase):
         return "compression changes the one that all have"
     if chain.transforms:
         return "federation.transforms are for updates of one shape"

@@ -159,7 +159,8 @@ class Coordinator:
             )
         begun = self.merging.begin(weights, trained)
         self._first = Checkpoint(0, begun, method=self._method, buffers=buffers, phase=self.phase.number)
-        unseen = self.algorithm.interactive or (self.mechanism is not None and self.mechanism.at_server)
+        unseen = self.algorithm.interactive or self.algorithm.relays
+        unseen = unseen or (self.mechanism is not None and self.mechanism.at_server)
         self._undoing = Undoing(
             self.merging,
             model,
@@ -355,6 +356,8 @@ class Coordinator:
         count = answered.count - (len(answered.updates) - len(bounded))  # without those that were held back
         merged = self._undoing.merged(before.state, before.buffers, states, number, bounded, like, weights, count)
         replies = count - len(merged.left_out)
+        if self.devices is not None and self.devices.secret:  # who is late is no secret: told, it tells who was drawn
+            replies += len(answered.missed)
         buffers = {**before.buffers, **merged.buffers}
         after = self._after(before, Checkpoint(number, merged.state, transforms=merged.transforms, buffers=buffers))
         reasons += [(client, RUINED) for client in merged.left_out]
@@ -375,7 +378,7 @@ class Coordinator:
             round=number,
             loss=rounded(loss),
             accuracy=rounded(accuracy),
-            cohort=len(cohort),
+            cohort=answered.asked if self.algorithm.buffer else len(cohort),
             replies=replies,
             failures=answered.asked - replies - (self.devices.surplus if self.devices is not None else 0),
             bytes_up=self._told_bytes(answered.bytes_up, replies),

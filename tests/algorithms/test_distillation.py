@@ -1,15 +1,18 @@
 """Federated distillation, against plain numpy."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
+from torch import nn
 
 from edgekit.asks import Predict, Train
 from edgekit.clients.torch_trainer import TorchTrainer, trained_weights
-from edgekit.data import Examples, batches
+from edgekit.compression.phases import Phase
+from edgekit.data import Examples, batches, load
 from edgekit.data.batches import LocalTask
-from edgekit.errors import EdgekitError, TrainingError
+from edgekit.errors import EdgekitError, ExperimentError, TrainingError
 from edgekit.local_settings import LocalSettings
 from edgekit.models import build
 from edgekit.models.settings import Model
@@ -119,8 +122,6 @@ def test_a_resumed_run_gives_the_same_bits(method, coordinate, make_experiment):
 
 def test_the_server_teaches_what_unequal_clients_know(coordinate, make_experiment):
     """With labels by client, the ensemble's answers are worth more than the mean of the weights in early rounds."""
-    from edgekit.data import load
-
     chosen = ["model.name=mlp", "data.clients=5", "data.alpha=0.1", "federation.rounds=5", "training.epochs=10"]
     found = {}
     for method in ("fedavg", "feddf"):
@@ -132,6 +133,35 @@ def test_the_server_teaches_what_unequal_clients_know(coordinate, make_experimen
     assert found["feddf"] > found["fedavg"]
 
 
+class Normed(nn.Module):
+    """Somebody's own, with running statistics."""
+
+    def __init__(self, shape, classes):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.BatchNorm1d(12), nn.Linear(12, classes))
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+@pytest.mark.parametrize("method", ["fedmd", "fedbuff"])
+def test_what_changes_between_rounds_is_refused(method, coordinate, make_experiment):
+    made = ["federation.arguments.buffer=3", 'devices.population={"pixel-7" = 6}'] if method == "fedbuff" else []
+    experiment = make_experiment(*ZOO, f"federation.algorithm={method}", *made)
+    dataset = load(experiment.data, 0)
+    model = build(experiment.model, dataset.shape, 10, 0)
+    with pytest.raises(ExperimentError, match="cannot go on where the network changes between rounds"):
+        coordinate(experiment, dataset=dataset, model=model, phase=Phase(until=2, span=3))
+
+
+def test_all_answers_of_an_early_exit_are_taught(coordinate, make_experiment):
+    chosen = [*ZOO, "federation.algorithm=fedmd", "model.name=exits", "training.learning_rate=0.1"]
+    made = coordinate(make_experiment(*chosen))
+    made.run()
+    lines = [json.loads(line) for line in made.run_folder.metrics.read_text().splitlines()]
+    assert [line["replies"] for line in lines] == [6, 6, 6]
+
+
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [
@@ -139,9 +169,12 @@ def test_the_server_teaches_what_unequal_clients_know(coordinate, make_experimen
         (["privacy.unit=client"], "has clients train 2 times a round|looks at single"),
         (["training.trainer=litert"], "others' answers, which a training graph cannot: it needs torch"),
         (["federation.arguments.passes=0"], "passes"),
+        (['federation.arguments.networks=["fedmd_own:Normed"]'], "Normed keeps statistics"),
+        (["model.name=fedmd_own:Normed"], "running statistics, as of"),
     ],
 )
-def test_what_fedmd_cannot_is_told_before_training(chosen, message, coordinate, make_experiment):
+def test_what_fedmd_cannot_is_told_before_training(chosen, message, coordinate, make_experiment, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fedmd_own", sys.modules[__name__])
     with pytest.raises(EdgekitError, match=message):
         coordinate(make_experiment(*ZOO, "federation.algorithm=fedmd", *chosen)).run()
 

@@ -69,6 +69,29 @@ def test_lora_becomes_one_layer_again(layer):
     assert "0.adapter.0.weight" in state(model)  # it is a copy that was merged
 
 
+class Shared(nn.Module):
+    """One layer in two places, and its weights in a third."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(5, 5)
+        self.b, self.c = self.a, nn.Linear(5, 5)
+        self.c.weight = self.a.weight
+
+    def forward(self, x):
+        return self.c(torch.relu(self.b(torch.relu(self.a(x)))))
+
+
+@pytest.mark.parametrize("layers", [["a"], ["a", "b"], ["*"], ["c"]])
+def test_layers_that_are_shared_stay_so(layers):
+    model = Shared()
+    adapt(model, layers, "lora", 2, 0)
+    _drawn(model)
+    x = torch.randn(3, 5)
+    assert torch.allclose(merged(model)(x), model(x), atol=1e-4)
+    assert (model.a is model.b) == (layers not in (["a"],))
+
+
 @pytest.mark.parametrize("name", ["mlp", "dscnn", "cnn", "mobilenetv2", "vit", "gru"])
 @pytest.mark.parametrize("kind", ["lora", "bottleneck"])
 def test_networks_of_the_zoo_take_adapters(name, kind):

@@ -112,6 +112,24 @@ def test_two_nodes_end_where_the_simulation_of_two_clients_ends(
 
 
 @pytest.mark.long
+def test_a_ring_of_three_nodes_ends_where_its_simulation_ends(federation, fleet, edgekit, tmp_path, monkeypatch):
+    """Two rounds of four steps; the coordinator passes segments on."""
+    monkeypatch.chdir(tmp_path)
+    chosen = ["federation.algorithm=ring", "federation.rounds=8", "data.clients=3", "training.batch_size=1000"]
+    one = federation(*chosen, "serve.nodes=3", "serve.deadline_seconds=60")
+    one.serve("--once", codes=3)
+    for client, trainer in enumerate(("torch", "litert", "litert")):
+        one.join(f"node-{client}", "--client", str(client), "--trainer", trainer)
+    one.wait_for_end(300)
+    assert [r["replies"] for r in one.rounds()] == [3] * 8, one.notices()
+    done = edgekit("run", "--out", "run", *fleet.QUICK, *chosen, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    served, simulated = (load_file(place / "model.safetensors") for place in (one.run, tmp_path / "run"))
+    assert all(np.allclose(served[name], simulated[name], atol=1e-4) for name in simulated)
+    one.stop()
+
+
+@pytest.mark.long
 def test_few_numbers_travel_from_real_nodes(federation, fleet, edgekit, tmp_path, monkeypatch):
     """Top-k with error feedback, which nodes keep on themselves."""
     monkeypatch.chdir(tmp_path)

@@ -120,6 +120,13 @@ def test_where_the_draw_is_secret_nobody_learns_who_took_part(coordinate, make_e
     assert other.devices.facts() == made.devices.facts()
     assert made.devices.facts()["joules"] > 0
     assert "took_part" not in made.devices.facts()
+    # Who can be done in time is known of each: how many were would tell who was drawn.
+    tight = ("devices.deadline_seconds=0.04", "devices.spread=1.5", "devices.availability=always")
+    few = coordinate(make_experiment(*SMALL, PHONES, *private, *tight), "few")
+    few.run()
+    for line in _lines(few):
+        assert (line["replies"], line["failures"]) == (line["cohort"], 0)
+        assert line["bytes_up"] * 1 == line["bytes_down"]
     kept = [checkpoint.latest(one.run_folder.checkpoint).devices for one in (made, other)]
     assert all((kept[0][name] == kept[1][name]).all() for name in kept[0])
     # What one client owns changes no time but by its own update: all are reckoned with as many examples.
