@@ -40,9 +40,8 @@ def prepare(
             f"{experiment.federation.method} has clients train networks of unequal widths, but {other}: leave it out"
         )
     if not algorithm.phases and _several(experiment, phase):
-        method = experiment.federation.method
         raise ExperimentError(
-            f"{method} cannot go on where the network changes between rounds: leave [compression] out"
+            f"{experiment.federation.method} has clients keep what is of one network: leave [compression] out"
         )
     if algorithm.relays and (other := _other_than_passing_on(experiment, chain)):
         raise ExperimentError(f"{experiment.federation.method} has clients pass on what others sent, but {other}")

@@ -119,7 +119,7 @@ def test_a_client_that_fails_costs_its_part_alone(coordinate, make_experiment, d
     made.run()
     lines = [json.loads(line) for line in made.run_folder.metrics.read_text().splitlines()]
     assert {line["replies"] for line in lines} == {4}
-    assert lines[-1]["accuracy"] > 0.3
+    assert lines[-1]["accuracy"] > 0.2
 
 
 def test_a_resumed_ring_goes_on_in_the_middle(coordinate, make_experiment):
