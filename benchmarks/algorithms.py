@@ -3,6 +3,7 @@
     python benchmarks/algorithms.py personal        100 clients with two shards of labels: their own held-back images
     python benchmarks/algorithms.py rounds          10 clients, Dirichlet 0.1: rounds until FedAvg's accuracy
     python benchmarks/algorithms.py niid            10 clients, Dirichlet 0.5, 50 rounds of 10 epochs, as in NIID-Bench
+    python benchmarks/algorithms.py table           20 clients at Dirichlet 0.1, 0.5 and 10000: methods side by side
     python benchmarks/algorithms.py niid --methods fedavg,scaffold --kept FOLDER --json
 
 `personal`: mean and worst tenth of the clients' accuracies on what they hold back, of their own models where the method
@@ -40,6 +41,11 @@ ROUNDS = [
     *MLP, "data.clients=10", "data.alpha=0.1", "federation.rounds=60", "training.epochs=5",
     "training.learning_rate=0.05",
 ]  # fmt: skip
+TABLE = [
+    *MLP, "data.clients=20", "data.client_test_fraction=0.25", "federation.rounds=40", "training.epochs=2",
+    "training.learning_rate=0.05", "federation.evaluate_every=40", "data.calibration_examples=200",
+]  # fmt: skip
+ALPHAS = (0.1, 0.5, 10000.0)
 NIID = [
     "data.clients=10", "data.alpha=0.5", "federation.rounds=50", "training.epochs=10", "training.batch_size=64",
     "training.learning_rate=0.01", "training.momentum=0.9", "training.trainer=client-major",
@@ -51,6 +57,7 @@ METHODS: dict[str, dict[str, list[str]]] = {
         "ditto": ["federation.algorithm=ditto", "federation.arguments.pull=0.1"],
         "ifca": ["federation.algorithm=ifca", "federation.arguments.clusters=5"],
         "qfedavg": ["federation.algorithm=qfedavg", "federation.arguments.q=1"],
+        "perfedavg": ["federation.algorithm=perfedavg"],
         "fedmd": ["federation.algorithm=fedmd", "data.calibration_examples=500"],
     },
     "rounds": {
@@ -70,7 +77,13 @@ METHODS: dict[str, dict[str, list[str]]] = {
         "feddyn": ["federation.algorithm=feddyn", "federation.arguments.alpha=0.01"],
     },
 }
-KEYS = {"personal": PERSONAL, "rounds": ROUNDS, "niid": NIID}
+METHODS["table"] = {
+    **{name: [f"federation.algorithm={name}"] for name in ("scaffold", "fednova", "qfedavg", "feddf", "fedmd", "rfa")},
+    **{name: keys for name, keys in METHODS["personal"].items() if name in ("personal", "ditto", "perfedavg", "ifca")},
+    **{name: METHODS["rounds"][name] for name in ("fedprox", "feddyn")},
+}
+METHODS["table"] = {"fedavg": [], **METHODS["table"]}
+KEYS = {"personal": PERSONAL, "rounds": ROUNDS, "niid": NIID, "table": TABLE}
 
 
 def lenet() -> nn.Module:
@@ -105,6 +118,10 @@ def row(part: str, lines: list[dict[str, Any]], best: float) -> dict[str, float]
         lines: of its rounds.
         best: accuracy of FedAvg's best round.
     """
+    if part == "table":
+        ways = ("bytes_up", "bytes_down")
+        sizes = {way: sum(line[way] for line in lines) / sum(line["cohort"] for line in lines) / 1e3 for way in ways}
+        return {"global": lines[-1]["accuracy"], "own": lines[-1]["clients"]["mean"], **sizes}
     if part == "personal":
         told = lines[-1]["clients"]
         return {"mean": told["mean"], "worst_tenth": told["worst_tenth"], "global": lines[-1]["accuracy"]}
@@ -127,20 +144,23 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         data = mnist.whole() if part == "niid" else mnist.tenth(place)
         for method in (options.methods or ",".join(METHODS[part])).split(","):
-            keys = [*KEYS[part], *METHODS[part][method], f"data.source=npz:{data}", f"seed={options.seed}"]
-            experiment = experiments.load(None, [f"name={part}", *keys])
-            folder = (options.kept or Path(place)) / f"{part}-{method}-{options.seed}"
-            lines = trained(part, experiment, load_dataset(experiment), folder)
-            if method == "fedavg":
-                best = max(line["accuracy"] or 0.0 for line in lines)
-            rows[method] = row(part, lines, best)
-            print(f"{method}: {rows[method]}", file=sys.stderr, flush=True)
+            for alpha in ALPHAS if part == "table" else [None]:
+                keys = [*KEYS[part], *METHODS[part][method], f"data.source=npz:{data}", f"seed={options.seed}"]
+                keys += [] if alpha is None else [f"data.alpha={alpha}"]
+                name = method if alpha is None else f"{method} {alpha:g}"
+                experiment = experiments.load(None, [f"name={part}", *keys])
+                folder = (options.kept or Path(place)) / f"{part}-{name}-{options.seed}".replace(" ", "-")
+                lines = trained(part, experiment, load_dataset(experiment), folder)
+                if name == "fedavg":
+                    best = max(line["accuracy"] or 0.0 for line in lines)
+                rows[name] = row(part, lines, best)
+                print(f"{name}: {rows[name]}", file=sys.stderr, flush=True)
     if options.json:
         print(json.dumps(rows, indent=2))
         return
-    print(f"{'':>12}" + "".join(f"{name:>14}" for name in next(iter(rows.values()))))
+    print(f"{'':>16}" + "".join(f"{name:>14}" for name in next(iter(rows.values()))))
     for method, figures in rows.items():
-        print(f"{method:>12}" + "".join(f"{value:>14.4f}" for value in figures.values()))
+        print(f"{method:>16}" + "".join(f"{value:>14.4f}" for value in figures.values()))
 
 
 if __name__ == "__main__":

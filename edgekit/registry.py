@@ -233,6 +233,7 @@ ALGORITHMS = Registry(
                 "ring all-reduce: segments travel from member to member",
                 "Patarasuk & Yuan 2009",
             ),
+            ("perfedavg", "PerFedAvg", "a model from which one step makes each client's own", "Fallah et al. 2020"),
             ("feddf", "FedDF", "the mean model learns what all models answer on public examples", "Lin et al. 2020"),
             ("fedmd", "FedMD", "clients share answers instead of weights, each its own network", "Li & Wang 2019"),
             ("fedbuff", "FedBuff", "asynchronous: a step whenever a buffer of updates is full", "Nguyen et al. 2022"),

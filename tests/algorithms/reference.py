@@ -8,9 +8,9 @@ from edgekit.randomness import generator
 QUICK = ["federation.rounds=3", "training.epochs=2", "training.batch_size=16", "training.learning_rate=0.2"]
 
 
-def descend(made, number, client, w, *, mu=0.0, anchor=None, drift=None, more=()):
+def descend(made, number, client, w, *, mu=0.0, anchor=None, drift=None, more=(), training=None):
     """Local SGD on softmax regression: (weights after, steps)."""
-    training = made.local_settings
+    training = training or made.local_settings
     examples = made.dataset.client(client)
     w, velocity, steps = {k: v.astype(np.float64) for k, v in w.items()}, {}, 0
     anchor = {k: v.copy() for k, v in w.items()} if anchor is None else anchor

@@ -1,5 +1,7 @@
 """Methods of drift, of personal models, of fairness and of robust means, against their papers' equations in numpy."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from torch import nn
@@ -46,6 +48,30 @@ def test_feddyn(run):
         h = _plus(h, moved, -alpha * 3 / 6)
         w = _plus(mean(after, [1] * 3), h, -1 / alpha)
     same(found, w)
+
+
+def test_perfedavg(measured):
+    """Fallah et al. 2020, algorithm 1 with first-order gradients: two batches a step; clients measure one step on."""
+    made, found, lines = measured("federation.algorithm=perfedavg", "federation.arguments={steps = 3, own_rate = 0.1}")
+    w = _first(made)
+    sizes, training = [len(made.dataset.client(c)) for c in range(6)], made.local_settings
+    alpha = dataclasses.replace(training, most_steps=1, momentum=0.0, learning_rate=0.1)
+    beta = dataclasses.replace(training, most_steps=1, momentum=0.0)
+    for number in (1, 2, 3):
+        after, own = [], {}
+        for c in range(6):
+            v = w
+            for step in range(3):
+                more = (2 * step,) if step else ()
+                there = descend(made, number, c, v, more=more, training=alpha)[0]
+                own.setdefault(c, there)
+                on = descend(made, number, c, there, more=(2 * step + 1,), training=beta)[0]
+                v = _plus(v, _less(on, there))
+            after.append(v)
+        w = mean(after, sizes)
+    same(found, w)
+    scores = [accuracy(made.dataset.client_test(c), own[c]) for c in range(6)]
+    assert lines[-1]["clients"]["mean"] == pytest.approx(np.mean(scores), abs=1e-5)
 
 
 def test_ditto(measured):
