@@ -234,6 +234,7 @@ ALGORITHMS = Registry(
                 "Patarasuk & Yuan 2009",
             ),
             ("perfedavg", "PerFedAvg", "a model from which one step makes each client's own", "Fallah et al. 2020"),
+            ("gossip", "Gossip", "models are averaged in pairs, drawn anew each round", "Lian et al. 2017"),
             ("feddf", "FedDF", "the mean model learns what all models answer on public examples", "Lin et al. 2020"),
             ("fedmd", "FedMD", "clients share answers instead of weights, each its own network", "Li & Wang 2019"),
             ("fedbuff", "FedBuff", "asynchronous: a step whenever a buffer of updates is full", "Nguyen et al. 2022"),

@@ -69,7 +69,7 @@ def _other_than_passing_on(experiment: Sections, chain: Chain) -> str:
     if experiment.privacy.on:
         return "privacy bounds what is one client's: leave [privacy] out"
     if experiment.federation.cohort:
-        return "a ring is closed with all that are there: set federation.cohort = 0"
+        return "they are all that are there: set federation.cohort = 0"
     if chain.transforms:
         return "federation.transforms are for updates: leave them out"
     if experiment.attack.on:

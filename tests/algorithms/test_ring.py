@@ -141,7 +141,7 @@ def test_a_resumed_ring_goes_on_in_the_middle(coordinate, make_experiment):
     ("chosen", "message"),
     [
         (["data.clients=2"], "a ring needs at least 3 members, there are 2"),
-        (["federation.cohort=3"], "a ring is closed with all that are there: set federation.cohort = 0"),
+        (["federation.cohort=3"], "they are all that are there: set federation.cohort = 0"),
         (["privacy.unit=client", "privacy.noise=client"], "privacy bounds what is one client's"),
         (['federation.transforms=["top-k"]'], "federation.transforms are for updates"),
         (["attack.kind=sign"], r"\[attack\] changes updates"),
