@@ -14,6 +14,8 @@ from edgekit.asks import Bundles, packed
 from edgekit.errors import TrainingError
 from edgekit.sparse import base_of
 
+LARGEST_STEP = 1e6
+"""No network of use has larger numbers (`edgekit.asks.LARGEST_VALUE`)."""
 BITS = (1, 4, 8)
 """Of a code: a sign, or whole numbers from -7 to 7, or from -127 to 127."""
 Grid = tuple[float, int]
@@ -43,9 +45,9 @@ def coded(bundles: Bundles, grids: Mapping[str, Grid], sent: Bundles) -> tuple[W
     flat: Weights = {}
     found: dict[str, list[Any]] = {}
     for path, array in packed(bundles).items():
-        if path not in grids or array.dtype != np.float32:
+        step, bits = grids.get(path, (math.nan, 0))
+        if array.dtype != np.float32 or not 0 <= step < LARGEST_STEP or not np.isfinite(array).all():
             continue
-        step, bits = grids[path]
         base = base_of(path, array, sent)
         change = np.asarray(array, np.float64) - (0 if base is None else np.asarray(base, np.float64))
         multiples = np.rint(change / step) if step > 0 else np.zeros(array.shape)
@@ -78,7 +80,7 @@ def decoded(flat: Weights, told: object, like: Bundles, sent: Bundles) -> dict[s
     for path, grid in told.items():
         array, codes = expected[path], flat.get(path)
         fits = isinstance(grid, list) and len(grid) == 2 and grid[1] in BITS and not isinstance(grid[1], bool)
-        if not fits or not isinstance(grid[0], float) or not (math.isfinite(grid[0]) and 0 <= grid[0] < 1e6):
+        if not fits or not isinstance(grid[0], float) or not 0 <= grid[0] < LARGEST_STEP:
             raise TrainingError(f"the grid of the coded array {path[:40]!r} cannot be read")
         step, bits = grid
         size = -(-array.size * bits // 8)

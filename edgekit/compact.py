@@ -20,6 +20,11 @@ def compacted(update: Update, sent: Bundles) -> tuple[Weights, dict[str, Any]]:
         sent: what the client was sent.
     """
     codes, grids = coded(update.bundles, update.grids, sent)
+    flat, _ = sparse.thinned(update.bundles, sent)
+    for path in list(codes):  # of an array that is mostly as it was, places and values take less
+        thin = [flat[path + end].nbytes for end in (sparse.AT, sparse.TO) if path + end in flat]
+        if thin and sum(thin) < codes[path].nbytes:
+            del codes[path], grids[path]
     others = {
         bundle: {name: array for name, array in arrays.items() if f"{bundle}:{name}" not in codes}
         for bundle, arrays in update.bundles.items()

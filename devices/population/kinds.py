@@ -101,7 +101,7 @@ class Population:
     def seconds(self, clients: Places, work: Work) -> tuple[Floats, Floats, Floats]:
         """Return the seconds that downloads, training and uploads take."""
         download = self.latency[clients] + work.down / self.down[clients]
-        cold = self.round_seconds[clients] + work.steps * self.step_seconds[clients]
+        cold = np.where(work.steps > 0, self.round_seconds[clients], 0.0) + work.steps * self.step_seconds[clients]
         cold = cold + work.examples * work.operations / self.rate[clients]
         hot = self.heat_seconds[clients]
         slowed = hot + (cold - hot) / self.sustained[clients]

@@ -244,6 +244,14 @@ class Algorithm:
         """Return arrays of the names, shapes and types that `whole` gives."""
         return self.expects(ask)
 
+    def rounds_for(self, clients: int) -> int:
+        """Return how many rounds of the loop a round of training takes, of so many clients."""
+        return 1
+
+    def trains(self, ask: Ask) -> bool:
+        """Whether a client trains for this ask, as far as time and energy are reckoned."""
+        return True
+
     def shares(self, name: str) -> bool:
         """Whether the server sees clients' values of a running statistic, and averages them."""
         return True

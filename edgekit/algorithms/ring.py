@@ -24,7 +24,7 @@ from edgekit.section import Section
 SEGMENT, OWN, NEXT, SEEN, LIKE = "segment", "own", "next", "seen", "like"
 """The bundle that travels; what a member keeps: its part of the sum, the next model and which segments are there, and
 arrays of the model's shapes."""
-STEP, PLACE, MEMBERS, LENGTH = "step", "place", "members", "length"
+STEP, TURN, PLACE, MEMBERS, LENGTH = "step", "turn", "place", "members", "length"
 BEFORE, WERE = "before", "were"
 """The place and the number of members in the round before."""
 START, LAST = "start", "last"
@@ -45,31 +45,43 @@ class Ring(Algorithm):
     keeps = True
     relays = True
 
+    def rounds_for(self, clients: int) -> int:
+        """Return the steps of a round of training."""
+        return 2 * (clients - 1)
+
+    def trains(self, ask: Ask) -> bool:
+        """Whether this step is one in which members train."""
+        return ask.config.get(STEP) == 0
+
     def begin(self, weights: Weights, learnt: frozenset[str]) -> State:
         """Begin before the first step; nobody has the model yet."""
-        return State({WEIGHTS: weights}, {STEP: 0, MEMBERS: [], WHOLE: []})
+        return State({WEIGHTS: weights}, {STEP: 0, TURN: 0, MEMBERS: [], WHOLE: []})
 
     def ask(self, state: State, clients: Sequence[int], number: int) -> Mapping[int, Ask]:
-        """Pass segments on; in the first step begin with whoever is there."""
-        step = int(state.facts[STEP])
+        """Pass segments on; in the first step begin with whoever is there, or wait for more."""
+        step, turn = int(state.facts[STEP]), int(state.facts[TURN])
         members = sorted(clients) if step == 0 else [int(one) for one in state.facts[MEMBERS]]
         if len(members) < LEAST:
-            raise TrainingError(f"a ring needs at least {LEAST} members, there are {len(members)}: take fedavg")
+            if number == 1:
+                raise TrainingError(f"a ring needs at least {LEAST} members, there are {len(members)}: take fedavg")
+            members = []
         self._members = members
-        n, length = len(members), _length(state.bundles[WEIGHTS], len(members))
+        n, length = len(members), _length(state.bundles[WEIGHTS], max(len(members), LEAST))
         before, whole = [int(one) for one in state.facts[MEMBERS]], set(state.facts[WHOLE])
         asks = {}
         for client in clients:
-            config: dict[str, Any] = {STEP: step, MEMBERS: n, LENGTH: length}
+            config: dict[str, Any] = {STEP: step, TURN: turn, MEMBERS: n, LENGTH: length}
             config[PLACE] = members.index(client) if client in members else -1
             coming = state.bundles.get(f"to-{client}")
             bundles: dict[str, Weights] = {}
-            if step == 0 and client in whole:
+            if config[PLACE] < 0:
+                pass  # it came when this ring was closed, or there are too few for one
+            elif step == 0 and client in whole:
                 bundles[LAST] = coming or {}
                 config |= {BEFORE: before.index(client), WERE: len(before)}
             elif step == 0:
                 bundles[START] = state.bundles[WEIGHTS]
-            elif config[PLACE] >= 0:
+            else:
                 bundles[SEGMENT] = coming or {SEGMENT: np.zeros(length + 1, np.float32)}
             asks[client] = Ask(bundles, config)
         return asks
@@ -80,17 +92,20 @@ class Ring(Algorithm):
 
     def local(self, ask: Ask, client: Client) -> Half:
         """Train in the first step; add to a segment, or pass it on."""
-        step, place, n, length = (_config(ask, name) for name in (STEP, PLACE, MEMBERS, LENGTH))
+        step, turn, place, n, length = (_config(ask, name) for name in (STEP, TURN, PLACE, MEMBERS, LENGTH))
+        takes_part = step == 0 or float(client.state.get(OWN, {}).get(TURN, np.array([-1.0]))[0]) == turn
         nothing, facts = np.zeros(length + 1, np.float32), dict[str, Any]()
         coming = np.asarray(ask.bundles.get(SEGMENT, {}).get(SEGMENT, nothing), np.float32)
         if place < 0:
-            going = nothing  # it came when this ring was closed
+            going = nothing
+        elif not takes_part:  # it missed the first step, and passes on what comes
+            going = _mean(coming) if step == n - 1 else coming
         elif step == 0:
             trained = yield Train(_start(ask, client), ask.settings)
             flat, weight = _flat(trained.arrays), np.float32(client.examples)
             own = np.zeros(n * length, np.float32)
             own[: len(flat)] = flat * weight
-            client.state[OWN] = {"sum": own, "weight": np.array([weight], np.float32)}
+            client.state[OWN] = {"sum": own, "weight": np.array([weight], np.float32), TURN: np.array([float(turn)])}
             client.state[NEXT] = {"model": np.zeros(n * length, np.float32), SEEN: np.zeros(n, np.float32)}
             client.state[LIKE] = dict(trained.arrays)
             facts, going = facts_of(trained), _added(client, nothing, place)
@@ -107,7 +122,9 @@ class Ring(Algorithm):
     def merge(self, state: State, got: Aggregate, number: int) -> State:
         """Pass on what came; what a member did not answer goes past it."""
         assert got.updates is not None
-        step, members = int(state.facts[STEP]), self._members
+        step, turn, members = int(state.facts[STEP]), int(state.facts[TURN]), self._members
+        if not members:  # too few for a ring: the model stays, and who has it whole does too
+            return State(state.bundles, {**state.facts, "metrics": {}})
         n = len(members)
         length = _length(state.bundles[WEIGHTS], n)
         going: dict[int, Floats] = {}
@@ -115,7 +132,8 @@ class Ring(Algorithm):
             if member in got.updates:
                 going[member] = np.asarray(got.updates[member].bundles[SEGMENT][SEGMENT], np.float32)
             else:
-                missed = state.bundles.get(f"to-{member}", {}).get(SEGMENT, np.zeros(length + 1, np.float32))
+                nothing = np.zeros(length + 1, np.float32)  # what is under way at a first step is of the round before
+                missed = nothing if step == 0 else state.bundles.get(f"to-{member}", {}).get(SEGMENT, nothing)
                 going[member] = _mean(missed) if step == n - 1 else np.asarray(missed, np.float32)
         whole = set(members if step == 0 else state.facts[WHOLE]) & set(got.updates)
         weights = state.bundles[WEIGHTS]
@@ -127,8 +145,8 @@ class Ring(Algorithm):
                 whole = set()
         passed = {f"to-{members[(place + 1) % n]}": {SEGMENT: going[member]} for place, member in enumerate(members)}
         after = (step + 1) % (2 * (n - 1))
-        facts = {STEP: after, MEMBERS: members, WHOLE: sorted(whole), "metrics": {"ring_step": step, **got.facts}}
-        return State({WEIGHTS: weights, **passed}, facts)
+        facts = {STEP: after, TURN: turn + (after == 0), MEMBERS: members, WHOLE: sorted(whole)}
+        return State({WEIGHTS: weights, **passed}, {**facts, "metrics": {"ring_step": step, **got.facts}})
 
 
 def _config(ask: Ask, name: str) -> int:

@@ -51,7 +51,7 @@ class Sign(Transform):
                 if path in rest and rest[path].shape == change.shape:
                     change = change + rest[path]
                 step = float(np.float32(np.abs(change).mean())) if change.size else 0.0
-                if step:
+                if step and np.isfinite(step):
                     grids[path] = step, 1
                 sent = on_grid(base, np.where(change < 0, -1.0, 1.0), step, array)
                 bundles[bundle][name] = sent

@@ -293,7 +293,7 @@ class VirtualDevices:
                 ups[id(ask)] = size_of(answer_like(self._algorithm, ask))
             own = size_of({WEIGHTS: ask.bundles.get(WEIGHTS, {})})
             part = own / self._size if self._algorithm.unequal else 1.0  # of a slice: as its weights
-            taken, steps = _passes(ask.settings, self._examples(client))
+            taken, steps = _passes(ask.settings, self._examples(client)) if self._algorithm.trains(ask) else (0.0, 0.0)
             rows.append((ask.nbytes, taken, steps, ups[id(ask)] * self._share, self._operations * part))
         return _columns(rows)
 

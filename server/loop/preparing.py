@@ -43,7 +43,7 @@ def prepare(
         raise ExperimentError(
             f"{experiment.federation.method} has clients keep what is of one network: leave [compression] out"
         )
-    if algorithm.relays and (other := _other_than_passing_on(experiment, chain)):
+    if algorithm.relays and (other := _other_than_passing_on(algorithm, experiment, dataset, chain)):
         raise ExperimentError(f"{experiment.federation.method} has clients pass on what others sent, but {other}")
     shape, classes = dataset.shape, len(dataset.classes)
     if algorithm.needs_public:
@@ -64,7 +64,7 @@ def _several(experiment: Sections, phase: Phase | None) -> bool:
     return phase is not None and bool(phase.number or phase.until < experiment.federation.rounds)
 
 
-def _other_than_passing_on(experiment: Sections, chain: Chain) -> str:
+def _other_than_passing_on(algorithm: Algorithm, experiment: Sections, dataset: FederatedDataset, chain: Chain) -> str:
     """Say what of an experiment is for clients that each send an update of their own, "" if nothing."""
     if experiment.privacy.on:
         return "privacy bounds what is one client's: leave [privacy] out"
@@ -74,6 +74,9 @@ def _other_than_passing_on(experiment: Sections, chain: Chain) -> str:
         return "federation.transforms are for updates: leave them out"
     if experiment.attack.on:
         return "[attack] changes updates: leave it out"
+    needed = algorithm.rounds_for(dataset.clients)
+    if experiment.federation.rounds < needed:
+        return f"{needed} rounds make one training of {dataset.clients} clients: set federation.rounds to a multiple"
     return ""
 
 

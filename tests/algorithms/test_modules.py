@@ -138,7 +138,10 @@ class Plain(Algorithm):
     ("method", "told"),
     [
         ("Endless", "could not aggregate the updates: its merge made 5 requests without an end"),
-        ("Strange", "could not aggregate the updates: its merge asks for 'teach me': it may yield Train or Score"),
+        (
+            "Strange",
+            "its merge asks for 'teach me': it may yield Train, Score or Predict",
+        ),
         ("Unknown", "the method has no network 'huge' beside the run's own: its modules are none"),
     ],
 )

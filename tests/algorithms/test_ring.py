@@ -59,8 +59,11 @@ class Members:
         return asks
 
     def round(self, first, lost=lambda step: (), away=lambda step: ()):
-        n = len(self.clients)
-        return [self.step(first + step, lost(step), away(step)) for step in range(2 * (n - 1))]
+        asks = [self.step(first, lost(0), away(0))]
+        while self.state.facts["step"]:
+            step = self.state.facts["step"]
+            asks.append(self.step(first + step, lost(step), away(step)))
+        return asks
 
     @property
     def model(self):
@@ -105,6 +108,73 @@ def test_a_member_that_does_not_answer_is_bypassed(step, kind):
         assert np.allclose(own["sum"][:15] / own["weight"], before + client + 1, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["lost", "away"])
+@pytest.mark.parametrize("back", [1, 3, 6])
+def test_who_misses_the_first_step_has_no_part_in_the_round(kind, back):
+    """Nothing of the round before gets in: neither what was on its way to it, nor its own old part."""
+    n, silent = 4, 3
+    ring = Members(n)
+    ring.round(1)
+    before = ring.model.copy()
+    others = np.arange(1.0, n)
+
+    def missing(step):
+        return (silent,) if step < back else ()
+
+    ring.round(7, **{kind: missing})
+    if kind == "lost":  # it did train, and adds its part where it answers
+        whole = np.arange(1.0, n + 1)
+        added = [(silent - step) % n for step in range(n) if step >= back]
+        for place in range(n):
+            part = whole if place in added else others
+            expected = before[3 * place : 3 * place + 3] + (part**2).sum() / part.sum()
+            assert np.allclose(
+                ring.model[3 * place : 3 * place + 3], expected[: len(ring.model) - 3 * place], rtol=1e-5
+            )
+        return
+    assert np.allclose(ring.model, before + (others**2).sum() / others.sum(), rtol=1e-5)
+    ring.round(13)
+    weights = np.arange(1.0, n + 1)
+    after = before + (others**2).sum() / others.sum() + (weights**2).sum() / weights.sum()
+    assert np.allclose(ring.model, after, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [((0, 1, 2), (0, 1, 3, 4)), ((0, 1, 2, 3), (0, 1, 4)), ((0, 1, 2, 3), (4, 5, 6))]
+)
+def test_rings_of_other_members_begin_where_the_last_one_ended(first, second):
+    ring = Members(7)
+    total = np.zeros(11)
+    for turn, members in enumerate((first, second, first)):
+        for step in range(2 * (len(members) - 1)):
+            ring.step(100 * turn + step + 1, away=[c for c in range(7) if c not in members])
+        weights = np.array(members) + 1.0
+        total = total + (weights**2).sum() / weights.sum()
+        assert np.allclose(ring.model, total, rtol=1e-5)
+
+
+def test_a_ring_waits_for_members():
+    ring = Members(4)
+    ring.round(1)
+    before = ring.model.copy()
+    for number in (7, 8):
+        asks = ring.step(number, away=(0, 3))
+        assert all(not ask.bundles for ask in asks.values())
+    assert (ring.model == before).all()
+    asks = ring.round(9)
+    assert all("start" not in ask.bundles for ask in asks[0].values())  # nobody lost anything
+    weights = np.arange(1.0, 5)
+    assert np.allclose(ring.model, before + (weights**2).sum() / weights.sum(), rtol=1e-5)
+
+
+def test_devices_train_in_the_first_step_alone(coordinate, make_experiment):
+    chosen = ["federation.algorithm=ring", "federation.rounds=10", "model.name=mlp", "devices.availability=always"]
+    made = coordinate(make_experiment(*chosen, 'devices.population={"raspberry-pi-4" = 6}'))
+    made.run()
+    lines = [json.loads(line) for line in made.run_folder.devices.read_text().splitlines()]
+    assert [line["devices"][0][3] > 0 for line in lines] == [True, *[False] * 9]
+
+
 def test_a_client_that_fails_costs_its_part_alone(coordinate, make_experiment, digits):
     from dataclasses import replace
 
@@ -141,6 +211,7 @@ def test_a_resumed_ring_goes_on_in_the_middle(coordinate, make_experiment):
     ("chosen", "message"),
     [
         (["data.clients=2"], "a ring needs at least 3 members, there are 2"),
+        (["federation.rounds=9"], "10 rounds make one training of 6 clients: set federation.rounds to a multiple"),
         (["federation.cohort=3"], "they are all that are there: set federation.cohort = 0"),
         (["privacy.unit=client", "privacy.noise=client"], "privacy bounds what is one client's"),
         (['federation.transforms=["top-k"]'], "federation.transforms are for updates"),
@@ -149,4 +220,6 @@ def test_a_resumed_ring_goes_on_in_the_middle(coordinate, make_experiment):
 )
 def test_what_a_ring_cannot_is_told_before_training(chosen, message, coordinate, make_experiment):
     with pytest.raises(EdgekitError, match=message):
-        coordinate(make_experiment("federation.algorithm=ring", "model.name=mlp", *chosen)).run()
+        coordinate(
+            make_experiment("federation.algorithm=ring", "federation.rounds=10", "model.name=mlp", *chosen)
+        ).run()

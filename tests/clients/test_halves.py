@@ -65,7 +65,7 @@ def test_a_half_that_fails_costs_its_own_client(monkeypatch):
     monkeypatch.setattr(halves, "MOST_REQUESTS", 5)
     ended, _ = _run(_raises(), _yields("sleep"), _forever(), _times(1))
     assert isinstance(ended[0], ValueError)
-    assert "asks for 'sleep': it may yield Train or Score" in str(ended[1])
+    assert "asks for 'sleep': it may yield Train, Score or Predict" in str(ended[1])
     assert "made 5 requests without an end" in str(ended[2])
     assert ended[3].weight == 7
 

@@ -63,6 +63,24 @@ def test_an_array_that_is_on_no_grid_any_more_travels_whole():
     assert size > 4 * (SENT["a"].size + SENT["b"].size)
 
 
+def test_what_is_less_travels():
+    """Of a change in one place of many, the place and the value; and numbers that no reader would take go whole."""
+    few = {name: a.copy() for name, a in SENT.items()}
+    few["a"][3, 4] += 1.0
+    left = _made("quantise").on_update(Update({WEIGHTS: few}, 1.0), ASK, Client(10, frozenset()), RNG)
+    assert "weights:a" in left.grids
+    found, size = _travelled(left)
+    assert size == 6
+    assert found.bundles[WEIGHTS]["a"].tobytes() == left.bundles[WEIGHTS]["a"].tobytes()
+    for strange in (5e8, 3e38, np.inf, np.nan):
+        wild = {**SENT, "b": np.where(np.arange(51) == 3, np.float32(strange), SENT["b"] - 1)}
+        for name in ("quantise", "sign"):
+            with np.errstate(all="ignore"):
+                made = _made(name).on_update(Update({WEIGHTS: wild}, 1.0), ASK, Client(10, frozenset()), RNG)
+            flat, grids = coded(made.bundles, made.grids, {WEIGHTS: SENT})
+            assert "weights:b" not in {**flat, **grids}
+
+
 @pytest.mark.parametrize("bits", [4, 8])
 def test_rounding_is_unbiased(bits):
     one, update, client = _made("quantise", bits=bits), _update(), Client(10, frozenset())
