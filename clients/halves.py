@@ -220,7 +220,7 @@ def protected(update: object, ask: Ask, noise: Callable[[], np.random.Generator]
             name: _bounded(arrays, ask.bundles[WEIGHTS] if name == WEIGHTS else None, *_scale(name, settings), rng)
             for name, arrays in bundles.items()
         }
-    return Update(bundles, grids=update.grids)  # where clipping left them on these
+    return Update(bundles, grids={} if settings.update_noise else update.grids)
 
 
 def check_kept(update: Update, state: Mapping[str, Weights], expected: Bundles) -> None:

@@ -85,6 +85,7 @@ def test_a_crowd_of_one_address_goes_and_whoever_is_known_stays(served):
     assert member.getresponse().read() == b"ok"
 
 
+@pytest.mark.long
 def test_a_crowd_of_many_addresses_takes_no_place_of_others(served):
     port, door, now = served
     honest = _asks(port, source="127.0.0.99")

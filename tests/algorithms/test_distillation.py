@@ -120,6 +120,7 @@ def test_a_resumed_run_gives_the_same_bits(method, coordinate, make_experiment):
     assert all((found[name] == array).all() for name, array in expected.items())
 
 
+@pytest.mark.long
 def test_the_server_teaches_what_unequal_clients_know(coordinate, make_experiment):
     """With labels by client, the ensemble's answers are worth more than the mean of the weights in early rounds."""
     chosen = ["model.name=mlp", "data.clients=5", "data.alpha=0.1", "federation.rounds=5", "training.epochs=10"]

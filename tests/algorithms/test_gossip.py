@@ -30,6 +30,7 @@ def test_gossip(measured, clients):
     assert lines[-1]["clients"]["mean"] == pytest.approx(np.mean(scores), abs=1e-5)
 
 
+@pytest.mark.long
 def test_models_come_nearer_to_each_other(run):
     made, *_, folder = run("federation.algorithm=gossip", "federation.rounds=12", "training.learning_rate=0.01")
     kept = [made.engine._here.clients.states.load(c, 13)["own"]["1.weight"] for c in range(6)]

@@ -150,6 +150,7 @@ def test_what_a_method_asks_for_wrongly_is_one_line(made, method, told):
         made(method).run()
 
 
+@pytest.mark.long
 def test_litert_trains_them_too(made):
     """Each by a training graph of its own."""
     coordinators = [made("TwoSizes", f"training.trainer={one}", name=one) for one in ("one-by-one", "litert")]

@@ -360,14 +360,14 @@ MUTANTS = [
     Mutant(
         "replies tell how many examples there are",
         "clients/halves.py",
-        "    return Update(bundles)\n",
+        "    return Update(bundles, grids={} if settings.update_noise else update.grids)\n",
         "    return Update(bundles, update.weight + 1, update.facts)\n",
         chosen="replies",
     ),
     Mutant(
         "replies tell the loss",
         "clients/halves.py",
-        "    return Update(bundles)\n",
+        "    return Update(bundles, grids={} if settings.update_noise else update.grids)\n",
         '    return Update(bundles, 1.0, {"train_loss": 1.0})\n',
         chosen="replies",
     ),

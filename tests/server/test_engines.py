@@ -92,6 +92,7 @@ def test_a_shard_that_ends_every_process_ends_the_round_with_a_line(
         made.run()
 
 
+@pytest.mark.long
 def test_processes_end_with_the_one_that_began_them(tmp_path):
     program = textwrap.dedent("""
         import os, time

@@ -77,7 +77,20 @@ class Everybody:
 @pytest.mark.long
 @pytest.mark.parametrize(
     "method",
-    ["scaffold", "rolling:Rolling", "feddyn", "ditto", "fedbn", "ifca", "qfedavg", "fltrust", "feddf", "fedmd"],
+    [
+        "scaffold",
+        "rolling:Rolling",
+        "feddyn",
+        "ditto",
+        "fedbn",
+        "ifca",
+        "qfedavg",
+        "fltrust",
+        "feddf",
+        "fedmd",
+        "gossip",
+        "perfedavg",
+    ],
 )
 def test_two_nodes_end_where_the_simulation_of_two_clients_ends(
     federation, fleet, edgekit, tmp_path, method, monkeypatch

@@ -105,7 +105,7 @@ def test_a_run_in_which_all_are_late_says_so(coordinate, make_experiment):
 
 
 def test_where_the_draw_is_secret_nobody_learns_who_took_part(coordinate, make_experiment):
-    private = ("privacy.unit=client", "privacy.epsilon=50", "federation.cohort=4")
+    private = ("privacy.unit=client", "privacy.epsilon=50", "federation.cohort=4", "federation.rounds=2")
     made = coordinate(make_experiment(*SMALL, PHONES, *private, "devices.deadline_seconds=60"))
     made.run()
     assert made.charging.hides_cohort
