@@ -248,9 +248,9 @@ class Algorithm:
         """Return how many rounds of the loop a round of training takes, of so many clients."""
         return 1
 
-    def trains(self, ask: Ask) -> bool:
-        """Whether a client trains for this ask, as far as time and energy are reckoned."""
-        return True
+    def batches(self, ask: Ask) -> int | None:
+        """Return how many batches a client takes for this ask, as time is reckoned; None is as its settings say."""
+        return None
 
     def shares(self, name: str) -> bool:
         """Whether the server sees clients' values of a running statistic, and averages them."""

@@ -1,7 +1,7 @@
 """Gossip: everybody has a model, trains it, and averages it with a neighbour's, drawn anew in each round.
 
 Decentralised SGD (Lian et al. 2017, algorithm 1) with the mixing of randomised gossip in pairs (Boyd et al. 2006). The
-coordinator passes models on, and measures their mean; it sees each of them, and so does the neighbour.
+coordinator passes models on, and measures the mean of those that came; it sees each of them, and so does the neighbour.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +26,8 @@ OWN, PEER, START, KNOWN = "own", "peer", "start", "known"
 
 
 class Gossip(Algorithm):
-    """A member's next model is trained from the mean of its own and its neighbour's; the run's is the mean of all."""
+    """A member's next model is trained from the mean of its own and its neighbour's; the run's is the mean of those who
+    answered, by their numbers of examples."""
 
     Settings: ClassVar[type[Section]] = Section
     reads = "each"

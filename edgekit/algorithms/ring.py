@@ -49,9 +49,9 @@ class Ring(Algorithm):
         """Return the steps of a round of training."""
         return 2 * (clients - 1)
 
-    def trains(self, ask: Ask) -> bool:
-        """Whether this step is one in which members train."""
-        return ask.config.get(STEP) == 0
+    def batches(self, ask: Ask) -> int | None:
+        """Return that members train in the first step alone."""
+        return None if ask.config.get(STEP) == 0 else 0
 
     def begin(self, weights: Weights, learnt: frozenset[str]) -> State:
         """Begin before the first step; nobody has the model yet."""

@@ -95,7 +95,7 @@ class VirtualDevices:
             metered=settings.metered,
         )
         self._began = self.clock.time
-        self._operations = float(PASSES * cost.macs * algorithm.trainings)
+        self._operations = float(PASSES * cost.macs)
         self._compacts = any(one.compacts for one in transforms)
         self._share = float(np.prod([one.passed for one in transforms]))
         # What one client owns moves its own update alone: times by which others are judged may not go by it.
@@ -293,13 +293,22 @@ class VirtualDevices:
                 ups[id(ask)] = size_of(answer_like(self._algorithm, ask))
             own = size_of({WEIGHTS: ask.bundles.get(WEIGHTS, {})})
             part = own / self._size if self._algorithm.unequal else 1.0  # of a slice: as its weights
-            taken, steps = _passes(ask.settings, self._examples(client)) if self._algorithm.trains(ask) else (0.0, 0.0)
+            taken, steps = self._batches(ask, self._examples(client))
             rows.append((ask.nbytes, taken, steps, ups[id(ask)] * self._share, self._operations * part))
         return _columns(rows)
 
+    def _batches(self, ask: Ask, examples: int) -> tuple[float, float]:
+        """Return how many examples a client takes for an ask, and in how many steps."""
+        steps = self._algorithm.batches(ask)
+        if steps is not None:
+            return float(steps * min(ask.settings.batch_size, examples)), float(steps)
+        taken, own = _passes(ask.settings, examples)
+        return taken * self._algorithm.trainings, own * self._algorithm.trainings
+
     def _rough(self, clients: Places) -> Work:
         """Return what a round will be about, before anybody is asked."""
-        each = [_passes(self._plain, self._examples(int(client))) for client in clients]
+        ask = Ask({}, settings=self._plain)
+        each = [self._batches(ask, self._examples(int(client))) for client in clients]
         size = float(self._size)
         return _columns([(size, taken, steps, size * self._share, self._operations) for taken, steps in each])
 

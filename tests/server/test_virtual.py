@@ -98,6 +98,27 @@ def test_who_is_late_does_not_count_and_fewer_steps_are_in_time(coordinate, make
     assert all(sum(row[2:5]) <= limit + 0.002 for line in _lines(fitted, "devices") for row in line["devices"])
 
 
+def test_time_goes_by_what_a_method_trains(coordinate, make_experiment):
+    chosen = [*SMALL, PHONES, "devices.availability=always", "federation.rounds=1", "devices.spread=0"]
+    takes = {}
+    for name, more in {
+        "fedavg": (),
+        "ditto": ("federation.algorithm=ditto",),
+        "short": ("federation.algorithm=perfedavg", "federation.arguments.steps=5", "training.epochs=9"),
+        "long": ("federation.algorithm=perfedavg", "federation.arguments.steps=50"),
+    }.items():
+        made = coordinate(make_experiment(*chosen, *more), name)
+        made.run()
+        takes[name] = np.array([row[3] for row in _lines(made, "devices")[0]["devices"]])
+    assert takes["ditto"] == pytest.approx(2 * takes["fedavg"], rel=0.05)
+    assert takes["long"] == pytest.approx(10 * takes["short"], rel=0.05)
+    tight = ("devices.fit_work=true", f"devices.deadline_seconds={takes['long'].max() / 2}")
+    fitted = coordinate(make_experiment(*chosen, *more, *tight), "fitted")
+    fitted.run()
+    assert _lines(fitted)[0]["replies"] == 4
+    assert (np.array([row[3] for row in _lines(fitted, "devices")[0]["devices"]]) < takes["long"]).any()
+
+
 def test_a_run_in_which_all_are_late_says_so(coordinate, make_experiment):
     made = coordinate(make_experiment(*SMALL, PHONES, "devices.deadline_seconds=0.001"))
     with pytest.raises(TrainingError, match=r"every client failed .* was not done by the deadline"):
