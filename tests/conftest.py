@@ -123,6 +123,21 @@ def coordinate(tmp_path):
 
 
 @pytest.fixture
+def interrupted():
+    """Run a coordinator until Ctrl-C comes, right after a round."""
+
+    def run(coordinator, number: int) -> None:
+        def stop(line):
+            if line.round == number:
+                raise KeyboardInterrupt
+
+        coordinator.on_round = stop
+        coordinator.run()
+
+    return run
+
+
+@pytest.fixture
 def blocks():
     """Random clients of unequal sizes, with the shape and the number of classes of digits."""
 

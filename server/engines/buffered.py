@@ -190,7 +190,7 @@ class BufferedDevices(VirtualDevices):
 
     def _train(self, begun: Sequence[tuple[Flight, Ask]]) -> None:
         """Have those train who will be done."""
-        flights = {one.client: one for one, _ in begun if one.end in (clocks.DONE, STALE)}
+        flights = {one.client: one for one, _ in begun if one.end == clocks.DONE}
         asks = {one.client: ask for one, ask in begun if one.client in flights}
         for reply in self._engine.exchange(dict(sorted(asks.items()))).replies:
             one = flights[reply.client]

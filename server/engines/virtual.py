@@ -129,9 +129,7 @@ class VirtualDevices:
             return self._hidden(asks, clients, work, fold)
         deadline, least = self._settings.deadline_seconds, self._settings.every_seconds
         self.last = self.clock.play(clients, work, wanted=wanted, deadline=deadline, least=least)
-        done = self.last.done
-        found = self._engine.exchange({client: asks[client] for client in sorted(done)}, fold)
-        unused = sum(ask.nbytes for client, ask in asks.items() if client not in set(done))
+        found = self._exchanged(asks, self.last.done, fold)
         if asks:
             self._tell(self._shown.round)
         missed = [
@@ -139,22 +137,24 @@ class VirtualDevices:
             for client, end in zip(asks, self.last.ends, strict=True)
             if end != clocks.DONE
         ]
-        return replace(found, bytes_down=found.bytes_down + unused, missed=missed)
+        return replace(found, missed=missed)
+
+    def _exchanged(self, asks: Mapping[int, Ask], done: Sequence[int], fold: Fold | None) -> Exchanged:
+        """Have those train whose updates count; the others were sent their asks in vain."""
+        found = self._engine.exchange({client: asks[client] for client in sorted(done)}, fold)
+        unused = sum(ask.nbytes for client, ask in asks.items() if client not in set(done))
+        return replace(found, bytes_down=found.bytes_down + unused)
 
     def _hidden(self, asks: Mapping[int, Ask], clients: Places, work: Work, fold: Fold | None) -> Exchanged:
         """Have those train who are done in a round of fixed length; what it costs is told as it is expected."""
-        there = self.clock.there()
-        rough = self._rough(there)
-        download, compute, upload = self.population.seconds(there, rough)
-        drawn = self.population.joules(there, compute, download + upload)
+        _, drawn = self._rough(self.clock.there())
         self._expected = float(drawn.sum()) * self._wanted / len(self.population)
         self._joules += self._expected
         done = self.clock.play_hidden(clients, work, self._round_seconds)
-        found = self._engine.exchange({client: asks[client] for client in sorted(done)}, fold)
-        unused = sum(ask.nbytes for client, ask in asks.items() if client not in set(done))
+        found = self._exchanged(asks, done, fold)
         missed = [(client, "not done by the deadline, or gone") for client in asks if client not in set(done)]
         up = round(float(work.up.sum()))  # as if all had answered: who can, is no secret, so that these would tell
-        return replace(found, bytes_up=up, bytes_down=found.bytes_down + unused, missed=missed)
+        return replace(found, bytes_up=up, missed=missed)
 
     @property
     def _round_seconds(self) -> float:
@@ -188,16 +188,14 @@ class VirtualDevices:
     def conditions(self, clients: Sequence[int]) -> Conditions:
         """Return how some devices are now, and what a round would take them."""
         places = np.asarray(clients, np.int64)
-        work = self._rough(places)
-        download, compute, upload = self.population.seconds(places, work)
-        joules = self.population.joules(places, compute, download + upload)
+        seconds, joules = self._rough(places)
         now = self.clock.presence()
         full = self.population.battery[places]
         return Conditions(
             battery=self.clock.level[places],
             charging=now.charging[places] | (full == 0),
             metered=now.metered[places],
-            seconds=download + compute + upload,
+            seconds=seconds,
             joules=joules,
             battery_joules=full,
             deadline=self._settings.deadline_seconds,
@@ -214,7 +212,7 @@ class VirtualDevices:
         return 0 if self.last is None else list(self.last.ends).count(clocks.SURPLUS)
 
     def metrics(self) -> dict[str, Any]:
-        """Return what a round's line tells of the devices; nothing where who took part is secret."""
+        """Return what a round's line tells of the devices; under a secret draw what does not depend on it."""
         if self._secret:  # what is the same whoever took part
             return {
                 "clock": round(self.clock.time, 3),
@@ -241,7 +239,7 @@ class VirtualDevices:
         clock, grid = self.clock, self._settings.grid_gco2e_per_kwh
         joules = self._joules if self._secret else float(clock.joules.sum())
         found: dict[str, Any] = {
-            "population": {name: int(n) for name, n in counts(self.population, range(len(self.population))).items()},
+            "population": counts(self.population, range(len(self.population))),
             "hours": round((clock.time - self._began) / HOUR, 4),
             "joules": round(joules, 3),
             "assumed": list(self.population.assumed),
@@ -305,12 +303,14 @@ class VirtualDevices:
         taken, own = _passes(ask.settings, examples)
         return taken * self._algorithm.trainings, own * self._algorithm.trainings
 
-    def _rough(self, clients: Places) -> Work:
-        """Return what a round will be about, before anybody is asked."""
+    def _rough(self, clients: Places) -> tuple[Floats, Floats]:
+        """Return the seconds and joules that a round will take about, before anybody is asked."""
         ask = Ask({}, settings=self._plain)
         each = [self._batches(ask, self._examples(int(client))) for client in clients]
         size = float(self._size)
-        return _columns([(size, taken, steps, size * self._share, self._operations) for taken, steps in each])
+        work = _columns([(size, taken, steps, size * self._share, self._operations) for taken, steps in each])
+        download, compute, upload = self.population.seconds(clients, work)
+        return download + compute + upload, self.population.joules(clients, compute, download + upload)
 
     def _fitted(self, client: int, ask: Ask) -> Ask:
         """Return an ask of no more steps than the device can make by the deadline."""

@@ -35,7 +35,7 @@ class RoundMetrics:
         beside: names of the metrics that are told beside it.
         problem: why a figure is missing that was measured; "" if none is.
         devices: of simulated devices: the virtual clock's seconds, joules, and how many were there, done, late or gone;
-            {} without, or where who took part is secret.
+            {} without; where who took part is secret, what does not depend on that.
     """
 
     round: int

@@ -105,17 +105,10 @@ def test_clients_of_fedmd_have_unequal_networks_and_measure_their_own(coordinate
 
 
 @pytest.mark.parametrize("method", ["feddf", "fedmd"])
-def test_a_resumed_run_gives_the_same_bits(method, coordinate, make_experiment):
+def test_a_resumed_run_gives_the_same_bits(method, coordinate, make_experiment, interrupted):
     chosen = [*ZOO, f"federation.algorithm={method}", "federation.cohort=4"]
     expected = coordinate(make_experiment(*chosen), "whole").run().weights
-    first = coordinate(make_experiment(*chosen), "parts")
-
-    def stop(line):
-        if line.round == 2:
-            raise KeyboardInterrupt
-
-    first.on_round = stop
-    first.run()
+    interrupted(coordinate(make_experiment(*chosen), "parts"), 2)
     found = coordinate(make_experiment(*chosen), "parts").run().weights
     assert all((found[name] == array).all() for name, array in expected.items())
 

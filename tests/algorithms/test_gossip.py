@@ -42,17 +42,10 @@ def test_models_come_nearer_to_each_other(run):
     assert line["bytes_up"] == line["bytes_down"] == 6 * 650 * 4
 
 
-def test_a_resumed_run_gives_the_same_bits(coordinate, make_experiment):
+def test_a_resumed_run_gives_the_same_bits(coordinate, make_experiment, interrupted):
     chosen = ["model.name=mlp", "federation.algorithm=gossip", "federation.rounds=4"]
     expected = coordinate(make_experiment(*chosen), "whole").run().weights
-    first = coordinate(make_experiment(*chosen), "parts")
-
-    def stop(line):
-        if line.round == 2:
-            raise KeyboardInterrupt
-
-    first.on_round = stop
-    first.run()
+    interrupted(coordinate(make_experiment(*chosen), "parts"), 2)
     found = coordinate(make_experiment(*chosen), "parts").run().weights
     assert all((found[name] == array).all() for name, array in expected.items())
 

@@ -192,17 +192,10 @@ def test_a_client_that_fails_costs_its_part_alone(coordinate, make_experiment, d
     assert lines[-1]["accuracy"] > 0.2
 
 
-def test_a_resumed_ring_goes_on_in_the_middle(coordinate, make_experiment):
+def test_a_resumed_ring_goes_on_in_the_middle(coordinate, make_experiment, interrupted):
     chosen = ["model.name=mlp", "federation.algorithm=ring", "federation.rounds=20"]
     expected = coordinate(make_experiment(*chosen), "whole").run().weights
-    first = coordinate(make_experiment(*chosen), "parts")
-
-    def stop(line):
-        if line.round == 13:
-            raise KeyboardInterrupt
-
-    first.on_round = stop
-    first.run()
+    interrupted(coordinate(make_experiment(*chosen), "parts"), 13)
     found = coordinate(make_experiment(*chosen), "parts").run().weights
     assert all((found[name] == array).all() for name, array in expected.items())
 

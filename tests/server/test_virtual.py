@@ -46,18 +46,11 @@ def test_a_run_on_devices_tells_their_time_and_energy(coordinate, make_experimen
 
 
 @pytest.mark.parametrize("more", [(), ("federation.selector=oort",), ("federation.algorithm=scaffold",)])
-def test_a_resumed_run_plays_the_same_day(more, coordinate, make_experiment):
+def test_a_resumed_run_plays_the_same_day(more, coordinate, make_experiment, interrupted):
     chosen = [*SMALL, PHONES, "devices.every_seconds=1800", "devices.over_selection=1.5", *more]
     whole = coordinate(make_experiment(*chosen), "whole")
     expected = whole.run().weights
-    first = coordinate(make_experiment(*chosen), "parts")
-
-    def stop(line):
-        if line.round == 2:
-            raise KeyboardInterrupt
-
-    first.on_round = stop
-    first.run()
+    interrupted(coordinate(make_experiment(*chosen), "parts"), 2)
     second = coordinate(make_experiment(*chosen), "parts")
     found = second.run().weights
     assert all((found[name] == array).all() for name, array in expected.items())
